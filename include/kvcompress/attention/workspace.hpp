@@ -1,0 +1,53 @@
+// include/kvcompress/attention/workspace.hpp - the buffers of one calling thread.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+
+#include "kvcompress/attention/rope.hpp"
+
+namespace kvcompress {
+
+/// Scratch for attend and observe; one per thread that calls them at the same time. It grows to what a call needs and stays: a few
+/// tens of KiB, plus 4 bytes per row and query (a block of at most 32, or one token's group) for policies that observe attention.
+class Workspace {
+ public:
+  explicit Workspace(const Shape& shape, const Memory& memory = {})
+      : rotation(shape, memory), queries(Allocator<float>(memory)), turned(Allocator<float>(memory)),
+        logits(Allocator<float>(memory)), weights(Allocator<float>(memory)), outputs(Allocator<float>(memory)),
+        running(Allocator<float>(memory)), store(Allocator<float>(memory)), positions(Allocator<Position>(memory)),
+        limits(Allocator<std::size_t>(memory)) {}
+
+  /// At least `count` floats; never shrinks, doubles when it grows.
+  static float* ensure(Vector<float>& buffer, std::size_t count) {
+    if (buffer.size() < count) { buffer.resize(std::max(count, 2 * buffer.size())); }
+    return buffer.data();
+  }
+  void account(MemoryReport& report) const noexcept {
+    rotation.account(report);
+    for (const auto* buffer : {&queries, &turned, &logits, &weights, &outputs, &running, &store}) {
+      report.add(&MemoryReport::scratch, *buffer);
+    }
+    report.add(&MemoryReport::scratch, positions);
+    report.add(&MemoryReport::scratch, limits);
+  }
+  /// Bytes held.
+  [[nodiscard]] std::size_t bytes() const noexcept {
+    MemoryReport report;
+    account(report);
+    return report.total();
+  }
+
+  Rotation rotation;
+  Vector<float> queries;  // (queries, key width), scaled
+  Vector<float> turned;   // the same, rotated for rows whose slot and position differ by another distance
+  Vector<float> logits;   // (queries, rows of a chunk), or all rows if the policy observes
+  Vector<float> weights;  // (queries, rows of a chunk), e^(logit - maximum); later one query's probabilities
+  Vector<float> outputs;  // (queries, value width)
+  Vector<float> running;  // (2, queries): running maximum and sum
+  Vector<float> store;    // what the stores need
+  Vector<Position> positions;   // (tokens) of the queries
+  Vector<std::size_t> limits;   // (tokens) rows each query may see
+};
+
+}  // namespace kvcompress

@@ -1,0 +1,503 @@
+// include/kvcompress/cache.hpp - KVCache<Policy>: one sequence, all its lanes; phases, positions, lifecycle, memory.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "kvcompress/attention/attend.hpp"
+#include "kvcompress/cache/checks.hpp"
+#include "kvcompress/cache/lane.hpp"
+#include "kvcompress/core/shared.hpp"
+
+namespace kvcompress {
+
+/// A range of KV heads; by default all of them.
+struct HeadRange {
+  std::size_t first = 0;
+  std::size_t last = static_cast<std::size_t>(-1);
+};
+
+/// The key-value cache of one sequence, compressed as `P` says.
+///
+/// Per layer: append and attend the prompt (in one piece or in chunks), end_prompt, then append and attend token by token. Until
+/// end_prompt nothing is evicted or encoded: the prompt's outputs are exact and do not depend on its chunks. Later, rows are
+/// compressed when they are committed: by commit, or by the next append. Rows since the last commit can be truncated.
+///
+/// Errors: every function checks its arguments first and raises an Error that names argument, value and bound; the cache is then
+/// unchanged. Threads: different caches are independent. On one cache, attend may run at the same time for disjoint ranges of KV heads,
+/// each call with a Workspace of its own; everything else needs the cache to itself.
+template <class P>
+class KVCache {
+  static_assert(PolicyPart<P>, "kvcompress::KVCache<P>: P must model kvcompress::PolicyPart: name an Eviction, a Storage, or both");
+  static_assert(Eviction<typename detail::Axes<P>::Eviction>,
+                "kvcompress::KVCache<P>: the eviction of P must model kvcompress::Eviction (see kvcompress/concepts.hpp)");
+  static_assert(Storage<typename detail::Axes<P>::Storage>,
+                "kvcompress::KVCache<P>: the storage of P must model kvcompress::Storage (see kvcompress/concepts.hpp)");
+
+ public:
+  using Policy = P;
+  using Eviction = typename detail::Axes<P>::Eviction;
+  using Storage = typename detail::Axes<P>::Storage;
+  using Keys = typename Storage::Keys;
+  using Values = typename Storage::Values;
+  using Options = PolicyOptions<P>;
+
+  static_assert(Eviction::observes == Observes::nothing || ObservesAttention<Eviction>,
+                "kvcompress::KVCache<P>: the eviction of P says that it observes attention, so it must model "
+                "kvcompress::ObservesAttention: provide observe(options, state, head, probabilities)");
+
+  explicit KVCache(const Shape& shape, const Options& options = {}, const Memory& memory = {})
+      : shape_(checked(shape, options)), options_(options), memory_(memory), layers_(Allocator<Shared<Layer>>(memory)),
+        workspace_(shape, memory), scratch_(memory), row_(Allocator<float>(memory)) {
+    layers_.reserve(shape.layers);
+    for (std::size_t l = 0; l < shape.layers; ++l) { layers_.emplace_back(memory, shape_, options_, memory_); }
+    row_.resize(shape_.key_width() + shape_.value_width());
+  }
+  /// A deep copy: shares nothing with `other`.
+  KVCache(const KVCache& other) : KVCache(other, Sharing{}) {
+    for (Shared<Layer>& layer : layers_) {
+      for (Lane& lane : layer.write().lanes) {
+        lane.keys.unshare();
+        lane.values.unshare();
+      }
+    }
+  }
+  KVCache(KVCache&&) noexcept = default;
+  KVCache& operator=(const KVCache& other) { return *this = KVCache(other); }
+  KVCache& operator=(KVCache&&) noexcept = default;
+  ~KVCache() = default;
+
+  [[nodiscard]] const Shape& shape() const noexcept { return shape_; }
+  [[nodiscard]] const Options& options() const noexcept { return options_; }
+  /// Tokens that a layer has seen: one more than the newest position.
+  [[nodiscard]] std::size_t tokens(std::size_t layer = 0) const noexcept { return layers_[layer].read().next; }
+
+  /// Adds rows to a layer: keys (tokens, kv_heads, key width) and values (tokens, kv_heads, value width) for consecutive positions from
+  /// `first_position`, by default the next one. Commits what was left open, unless the layer's prompt is.
+  void append(std::size_t layer, const Rows& keys, const Rows& values) {
+    detail::check_layer(shape_, "append", layer);
+    append(layer, keys, values, at(layer).next);
+  }
+  void append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) {
+    detail::check_layer(shape_, "append", layer);
+    detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest<typename Keys::exact_type>,
+                       largest<typename Values::exact_type>, row_.data());
+    if (!at(layer).in_prompt && at(layer).open > 0) { commit(layer); }
+    Layer& l = layers_[layer].write();
+    for (Lane& lane : l.lanes) {
+      lane.keys.make_room(keys.tokens());
+      lane.values.make_room(keys.tokens());
+      lane.state.reserve(lane.keys.rows() + keys.tokens());
+    }
+    for (RowTable& table : l.tables) { table.make_room(keys.tokens(), first_position); }
+    for (std::size_t t = 0; t < keys.tokens(); ++t) {
+      const Position position = first_position + static_cast<Position>(t);
+      for (std::size_t head = 0; head < shape_.kv_heads; ++head) { append_row(l.lanes[head], keys, values, t, head, position); }
+      for (RowTable& table : l.tables) { table.append(position); }
+    }
+    l.next = first_position + static_cast<Position>(keys.tokens());
+    l.open += keys.tokens();
+  }
+
+  /// Attention of the newest tokens: queries (tokens, query_heads, key width) belong to the last `queries.tokens()` rows since the last
+  /// commit; out (tokens, query_heads, value width) receives the result. With `heads`, only the query heads of those KV heads are read
+  /// and written. Records what the policy observes, so a query must be attended once.
+  void attend(std::size_t layer, const Rows& queries, const Output& out, const AttendOptions& options = {}, HeadRange heads = {}) {
+    attend(layer, queries, out, workspace_, options, heads);
+  }
+  void attend(std::size_t layer, const Rows& queries, const Output& out, Workspace& ws, const AttendOptions& options = {},
+              HeadRange heads = {}) {
+    heads.last = std::min(heads.last, shape_.kv_heads);
+    detail::check_layer(shape_, "attend", layer);
+    detail::check_queries(shape_, queries, heads.first, heads.last, Workspace::ensure(ws.queries, shape_.key_width()));
+    const Layer& l = at(layer);
+    require(l.open > 0, ErrorCode::phase, "attend(layer = ", layer, ") before append: no rows since the last commit");
+    require(queries.tokens() <= l.open, ErrorCode::phase, "attend: queries.tokens() is ", queries.tokens(), ", must be at most the ", l.open,
+            " rows since the last commit");
+    require(out.data != nullptr, ErrorCode::input, "attend: out.data is null");
+    for (std::size_t head = heads.first; head < heads.last; ++head) {
+      const RowTable& table = l.table(head);
+      const std::size_t first = table.rows() - queries.tokens();
+      ws.positions.resize(queries.tokens());
+      ws.limits.resize(queries.tokens());
+      for (std::size_t t = 0; t < queries.tokens(); ++t) {
+        ws.positions[t] = table.position(first + t);
+        ws.limits[t] = first + t + 1;
+      }
+      remember(layer, head, queries, ws);
+      const Lane& lane = l.lanes[head];
+      LaneAttention<Keys, Values>(shape_, lane.keys, &lane.values, table, options)
+          .run(ws.positions, ws.limits, false, ws, Eviction::observes == Observes::every_query, loader(queries, head, ws),
+               [&](std::size_t t, std::size_t h, const float* output, float log_sum_exp) {
+                 const std::size_t query_head = head * shape_.group() + h;
+                 std::copy_n(output, shape_.value_width(), out.row(t, query_head));
+                 if (options.log_sum_exp != nullptr) { options.log_sum_exp[t * shape_.query_heads + query_head] = log_sum_exp; }
+               },
+               observer(layer, head, ws));
+    }
+  }
+
+  /// For an engine with its own attention: shows the policy queries (tokens, query_heads, key width) at `positions`, as attend would.
+  /// Does nothing for a policy that observes nothing.
+  void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options = {}) {
+    detail::check_layer(shape_, "observe", layer);
+    detail::check_queries(shape_, queries, 0, shape_.kv_heads, row_.data());
+    const Layer& l = at(layer);
+    require(positions.size() == queries.tokens(), ErrorCode::shape, "observe: positions.size() is ", positions.size(),
+            ", must be queries.tokens() = ", queries.tokens());
+    require(l.open > 0, ErrorCode::phase, "observe(layer = ", layer, ") before append: no rows since the last commit");
+    if constexpr (Eviction::observes != Observes::nothing) {
+      for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+        workspace_.positions.assign(positions.begin(), positions.end());
+        remember(layer, head, queries, workspace_);
+        if constexpr (Eviction::observes == Observes::every_query) { see(layer, head, loader(queries, head, workspace_), options); }
+      }
+    }
+  }
+
+  /// Ends the layer's open step: the policy evicts, then rows that are due are encoded.
+  void commit(std::size_t layer) {
+    detail::check_layer(shape_, "commit", layer);
+    require(!at(layer).in_prompt, ErrorCode::phase, "commit(layer = ", layer, ") before end_prompt(layer)");
+    if (at(layer).open > 0) { finish(layer, false); }
+  }
+  /// The commit that closes a prompt. May come again, for a later prompt given in one append.
+  void end_prompt(std::size_t layer) {
+    detail::check_layer(shape_, "end_prompt", layer);
+    require(at(layer).open > 0, ErrorCode::phase, "end_prompt(layer = ", layer, ") without rows since the last commit");
+    if constexpr (Eviction::observes == Observes::last_prompt_queries) {
+      for (const Lane& lane : at(layer).lanes) {
+        require(!lane.last.positions().empty(), ErrorCode::phase, "end_prompt(layer = ", layer, ") before attend or observe: ",
+                std::string(Eviction::name), " needs the last queries of the prompt");
+      }
+    }
+    finish(layer, true);
+  }
+
+  /// Forgets all rows at positions >= position. Exact down to the last commit; below it only for a cache that neither evicts nor encodes.
+  /// Queries that a policy has observed can be taken back if there are at most Options::speculation of them.
+  void truncate(Position position) {
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer) { check_truncate(layer, position); }
+    for (Shared<Layer>& shared : layers_) {
+      if (shared.read().next > position) { truncate(shared.write(), position); }
+    }
+  }
+  /// Removes the rows at positions [first, last) that are still there; positions of other rows stay. Needs everything committed.
+  void remove(Position first, Position last) {
+    require(first < last, ErrorCode::position, "remove: first is ", first, ", must be less than last = ", last);
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+      require(at(layer).open == 0, ErrorCode::phase, "remove with ", at(layer).open, " uncommitted rows in layer ", layer, ": commit first");
+    }
+    for (Shared<Layer>& shared : layers_) {
+      Layer& l = shared.write();
+      for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
+        const RowTable& table = l.tables[unit];
+        scratch_.drop.assign(table.rows(), 0);
+        for (std::size_t row = 0; row < table.rows(); ++row) {
+          const Position p = table.position(row);
+          scratch_.drop[row] = p >= first && p < last && p != no_position ? 1 : 0;
+        }
+        l.evict(unit, scratch_.drop, true, scratch_.rows);
+      }
+    }
+  }
+  /// Back to an empty cache; memory goes back to the handle.
+  void clear() { *this = KVCache(shape_, options_, memory_); }
+  /// Another cache with the same contents. Both share rows, positions and scores until one of them writes (copy-on-write).
+  [[nodiscard]] KVCache fork() const { return KVCache(*this, Sharing{}); }
+
+  /// Takes memory for `tokens` rows per lane now, so that decoding up to there allocates nothing.
+  void reserve(std::size_t tokens) {
+    for (Shared<Layer>& shared : layers_) {
+      Layer& l = shared.write();
+      for (Lane& lane : l.lanes) {
+        lane.keys.reserve(tokens);
+        lane.values.reserve(tokens);
+        lane.state.reserve(tokens);
+      }
+      for (RowTable& table : l.tables) {
+        if (Eviction::decides != Decides::never) { table.reserve(tokens); }
+      }
+    }
+  }
+
+  /// Bytes taken from the memory handle, by purpose; the total is what the handle gave (blocks shared with forks count in each).
+  [[nodiscard]] MemoryReport memory() const noexcept {
+    MemoryReport report;
+    report.add(&MemoryReport::indices, layers_);
+    workspace_.account(report);
+    scratch_.account(report);
+    report.add(&MemoryReport::scratch, row_);
+    for (const Shared<Layer>& shared : layers_) { account(shared, report); }
+    return report;
+  }
+  /// Bits held (everything but scratch) per number that the tokens seen would take uncompressed.
+  [[nodiscard]] double bits_per_value() const noexcept {
+    double values = 0.0;
+    for (const Shared<Layer>& l : layers_) {
+      values += static_cast<double>(l.read().next) * static_cast<double>(shape_.values_per_token() / shape_.layers);
+    }
+    const MemoryReport report = memory();
+    return values == 0.0 ? 0.0 : 8.0 * static_cast<double>(report.total() - report.scratch) / values;
+  }
+
+  /// Positions that a lane still holds, ascending.
+  [[nodiscard]] std::vector<Position> kept(std::size_t layer, std::size_t kv_head) const {
+    const RowTable& table = at(layer).table(kv_head);
+    std::vector<Position> positions;
+    for (std::size_t row = 0; row < table.rows(); ++row) {
+      if (table.alive(row)) { positions.push_back(table.position(row)); }
+    }
+    std::sort(positions.begin(), positions.end());
+    return positions;
+  }
+  /// Inspection of one lane: which row holds which position, the stores, the policy's state.
+  [[nodiscard]] const RowTable& table(std::size_t layer, std::size_t kv_head) const noexcept { return at(layer).table(kv_head); }
+  [[nodiscard]] const Keys& keys(std::size_t layer, std::size_t kv_head) const noexcept { return at(layer).lanes[kv_head].keys; }
+  [[nodiscard]] const Values& values(std::size_t layer, std::size_t kv_head) const noexcept { return at(layer).lanes[kv_head].values; }
+  [[nodiscard]] const typename Eviction::State& state(std::size_t layer, std::size_t kv_head) const noexcept {
+    return at(layer).lanes[kv_head].state;
+  }
+
+ private:
+  using Lane = detail::Lane<P>;
+  using Layer = detail::Layer<P>;
+  struct Sharing {};
+
+  KVCache(const KVCache& other, Sharing)
+      : shape_(other.shape_), options_(other.options_), memory_(other.memory_), layers_(other.layers_),
+        workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_) {
+    if constexpr (Eviction::observes != Observes::nothing) {
+      for (Shared<Layer>& layer : layers_) {  // attend writes observations of open rows without asking
+        if (layer.read().open > 0) { static_cast<void>(layer.write()); }
+      }
+    }
+  }
+
+  static const Shape& checked(const Shape& shape, const Options& options) {
+    shape.validate();
+    Eviction::validate(options.eviction, shape);
+    Storage::validate(options.storage);
+    return shape;
+  }
+  /// Floats of one token's queries that share a KV head.
+  [[nodiscard]] std::size_t query_width() const noexcept { return shape_.group() * shape_.key_width(); }
+  [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[layer].read(); }
+
+  void check_truncate(std::size_t layer, Position position) const {
+    const Layer& l = at(layer);
+    if (position >= l.next) { return; }
+    constexpr bool exact = Eviction::decides == Decides::never && Eviction::observes == Observes::nothing &&
+                           !requires(const Keys keys) { keys.body(); } && !requires(const Values values) { values.body(); };
+    require(exact || position >= l.committed, ErrorCode::position, "truncate: position is ", position,
+            ", must be at least the position of the last commit, ", l.committed, " in layer ", layer);
+    for (const Lane& lane : l.lanes) {
+      require(position >= lane.observed_end, ErrorCode::phase, "truncate: position is ", position, ", must be at least ", lane.observed_end,
+              ": observed queries before it are counted already (Options::speculation is ", options_.speculation, ")");
+      const Position newest = lane.last.forgotten() ? lane.last.positions().back() : 0;
+      require(!lane.last.forgotten() || position > newest, ErrorCode::phase, "truncate: position is ", position, ", must be above ", newest,
+              ": the queries before the observation window are gone");
+    }
+  }
+
+  // ------------------------------------------------------------------ rows
+
+  void append_row(Lane& lane, const Rows& keys, const Rows& values, std::size_t token, std::size_t head, Position position) {
+    float* key = row_.data();
+    float* value = key + shape_.key_width();
+    keys.load(token, head, key);
+    values.load(token, head, value);
+    if (shape_.keys == KeyForm::unrotated) {
+      workspace_.rotation.turn_by(position);
+      workspace_.rotation.apply(key);
+    }
+    lane.keys.append(key);
+    lane.values.append(value);
+    lane.state.resize(lane.keys.rows());
+    if constexpr (ObservesRows<Eviction>) {
+      Eviction::observe_row(options_.eviction, lane.state, lane.keys.rows() - 1, std::span<const float>(key, shape_.key_width()),
+                            std::span<const float>(value, shape_.value_width()));
+    }
+  }
+  void truncate(Layer& l, Position position) {
+    for (std::size_t head = 0; head < l.lanes.size(); ++head) {
+      Lane& lane = l.lanes[head];
+      const std::size_t rows = rows_before(l.table(head), position);
+      lane.keys.resize(rows);
+      lane.values.resize(rows);
+      lane.state.resize(rows);
+      lane.pending.truncate(position);
+      lane.last.truncate(position, query_width());
+    }
+    std::size_t rows = 0;
+    for (RowTable& table : l.tables) {
+      rows = table.rows();
+      table.resize(rows_before(table, position));
+      rows -= table.rows();
+    }
+    l.open -= std::min(l.open, rows);
+    l.next = position;
+    l.committed = std::min(l.committed, position);
+  }
+  /// Rows in front of the first open one at or above `position`; open rows lie at the end, in order.
+  static std::size_t rows_before(const RowTable& table, Position position) noexcept {
+    std::size_t rows = table.rows();
+    while (rows > 0 && table.alive(rows - 1) && table.position(rows - 1) >= position) { --rows; }
+    return rows;
+  }
+
+  // ------------------------------------------------------------------ observation
+
+  /// Writes one query in the stored keys' form.
+  auto loader(const Rows& queries, std::size_t head, Workspace& ws) const {
+    return [this, &queries, head, &ws](std::size_t token, std::size_t h, float* row) {
+      queries.load(token, head * shape_.group() + h, row);
+      if (shape_.keys == KeyForm::unrotated) {
+        ws.rotation.turn_by(ws.positions[token]);
+        ws.rotation.apply(row);
+      }
+    };
+  }
+  auto observer(std::size_t layer, std::size_t head, Workspace& ws) {
+    return [this, layer, head, &ws](std::size_t token, std::size_t h, std::span<const float> probabilities) {
+      if constexpr (Eviction::observes == Observes::every_query) {
+        Layer& l = layers_[layer].write_in_place();
+        record(l, l.lanes[head], ws.positions[token], h, probabilities);
+      }
+    };
+  }
+  void record(const Layer& l, Lane& lane, Position position, std::size_t head, std::span<const float> probabilities) {
+    if (!l.in_prompt && lane.pending.size() < options_.speculation * shape_.group()) {
+      lane.pending.push(position, head, probabilities);
+      return;
+    }
+    fold(lane);
+    Eviction::observe(options_.eviction, lane.state, head, probabilities);
+    lane.observed_end = position + 1;
+  }
+  /// Counts what was pending; it can no longer be taken back.
+  void fold(Lane& lane) const {
+    if constexpr (Eviction::observes != Observes::nothing) {
+      lane.pending.drain([&](Position position, std::size_t head, std::span<const float> probabilities) {
+        Eviction::observe(options_.eviction, lane.state, head, probabilities);
+        lane.observed_end = position + 1;
+      });
+    }
+  }
+  /// Keeps the queries at ws.positions if they may turn out to be the last of a prompt.
+  void remember(std::size_t layer, std::size_t head, const Rows& queries, Workspace& ws) {
+    if constexpr (Eviction::observes == Observes::last_prompt_queries) {
+      const auto load = loader(queries, head, ws);
+      layers_[layer].write_in_place().lanes[head].last.remember(
+          ws.positions, Eviction::window(options_.eviction), query_width(), [&](std::size_t t, float* to) {
+            for (std::size_t h = 0; h < shape_.group(); ++h) { load(t, h, to + h * shape_.key_width()); }
+          });
+    }
+  }
+  /// Shows the eviction the probabilities of queries at workspace_.positions, without computing outputs.
+  void see(std::size_t layer, std::size_t head, auto&& load, const AttendOptions& options) {
+    const Layer& l = at(layer);
+    const RowTable& table = l.table(head);
+    workspace_.limits.resize(workspace_.positions.size());
+    for (std::size_t t = 0; t < workspace_.positions.size(); ++t) { workspace_.limits[t] = table.rows_up_to(workspace_.positions[t]); }
+    LaneAttention<Keys, Values>(shape_, l.lanes[head].keys, nullptr, table, options)
+        .run(workspace_.positions, workspace_.limits, true, workspace_, true, load, [](auto&&...) {},
+             [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
+               Layer& writable = layers_[layer].write_in_place();
+               if constexpr (Eviction::observes == Observes::every_query) {
+                 record(writable, writable.lanes[head], workspace_.positions[t], h, probabilities);
+               } else {
+                 Eviction::observe(options_.eviction, writable.lanes[head].state, h, probabilities);
+               }
+             });
+  }
+
+  // ------------------------------------------------------------------ commits
+
+  void finish(std::size_t layer, bool end_of_prompt) {
+    Layer& l = layers_[layer].write();
+    if (end_of_prompt) {
+      l.prompt_tokens = l.next;
+      if constexpr (HasBudget<Eviction>) {
+        l.budget = options_.eviction.budget.resolve(l.prompt_tokens, shape_.layers * shape_.kv_heads, [this](std::size_t bytes) { return rows_in(bytes); });
+      }
+    }
+    for (Lane& lane : l.lanes) { fold(lane); }
+    if constexpr (Eviction::observes == Observes::last_prompt_queries) {
+      for (std::size_t head = 0; end_of_prompt && head < l.lanes.size(); ++head) { see_last(layer, head); }
+    }
+    if constexpr (Eviction::decides != Decides::never) {
+      for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
+        scratch_.drop.assign(l.tables[unit].rows(), 0);
+        Selection selection{l.tables[unit], end_of_prompt, l.prompt_tokens, l.budget, scratch_.order, scratch_.drop};
+        Eviction::select(options_.eviction, l.unit(unit).front().state, selection);
+        l.evict(unit, scratch_.drop, end_of_prompt, scratch_.rows);
+      }
+    }
+    for (Lane& lane : l.lanes) {
+      lane.keys.settle(scratch_.rows);
+      lane.values.settle(scratch_.rows);
+      lane.last.clear(end_of_prompt);
+      lane.observed_end = 0;
+      if (end_of_prompt) { lane.state.compact(slack); }
+    }
+    if (end_of_prompt) {
+      for (RowTable& table : l.tables) { table.compact(slack); }
+      release_scratch();
+    }
+    l.open = 0;
+    l.committed = l.next;
+    l.in_prompt = false;
+  }
+  void see_last(std::size_t layer, std::size_t head) {
+    const detail::LastQueries& last = at(layer).lanes[head].last;
+    workspace_.positions.assign(last.positions().begin(), last.positions().end());
+    see(layer, head,
+        [&](std::size_t t, std::size_t h, float* row) {
+          std::copy_n(last.query(t, query_width()) + h * shape_.key_width(), shape_.key_width(), row);
+        },
+        {});
+  }
+  /// A prompt's scratch is long; decoding needs little of it.
+  void release_scratch() {
+    RowTable::compact_vector(scratch_.order, slack);
+    RowTable::compact_vector(scratch_.drop, slack);
+  }
+  /// Rows of one lane that fit in `bytes`, as this policy holds them.
+  [[nodiscard]] std::size_t rows_in(std::size_t bytes) const {
+    std::size_t rows = 0;
+    for (std::size_t step = std::size_t{1} << 31U; step > 0; step /= 2) {
+      if (lane_bytes(rows + step) <= bytes) { rows += step; }
+    }
+    return rows;
+  }
+  [[nodiscard]] std::size_t lane_bytes(std::size_t rows) const {
+    return Keys::bytes_for(rows, shape_.key_width(), options_.storage) + Values::bytes_for(rows, shape_.value_width(), options_.storage) +
+           rows * (sizeof(Position) + sizeof(float));
+  }
+
+  // ------------------------------------------------------------------ memory
+
+  static constexpr std::size_t slack = 64;  // entries that tables and scores keep free for decoding
+
+  static void account(const Shared<Layer>& shared, MemoryReport& total) noexcept {
+    MemoryReport report = total;
+    report.indices += Shared<Layer>::box_bytes();
+    shared.read().account(report);
+    if (shared.shared()) { report.shared = total.shared + report.total() - total.total(); }
+    total = report;
+  }
+
+  Shape shape_;
+  Options options_;
+  Memory memory_;
+  Vector<Shared<Layer>> layers_;
+  Workspace workspace_;
+  detail::CommitScratch scratch_;
+  Vector<float> row_;  // one key or value
+};
+
+}  // namespace kvcompress

@@ -1,0 +1,106 @@
+// include/kvcompress/cache/observation.hpp - what a lane remembers of the queries since the last commit.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <span>
+
+#include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/shape.hpp"
+
+namespace kvcompress::detail {
+
+/// Probabilities seen since the last commit that truncate may still take back, in the order they were seen.
+class Pending {
+ public:
+  explicit Pending(const Memory& memory) : entries_(Allocator<Entry>(memory)), probabilities_(Allocator<float>(memory)) {}
+
+  [[nodiscard]] std::size_t size() const noexcept { return entries_.size(); }
+  void push(Position position, std::size_t head, std::span<const float> probabilities) {
+    entries_.push_back({position, head, probabilities.size()});
+    probabilities_.insert(probabilities_.end(), probabilities.begin(), probabilities.end());
+  }
+  void truncate(Position position) noexcept {
+    while (!entries_.empty() && entries_.back().position >= position) {
+      probabilities_.resize(probabilities_.size() - entries_.back().rows);
+      entries_.pop_back();
+    }
+  }
+  /// Calls count(position, head, probabilities) for every entry, then forgets them.
+  template <class Count>
+  void drain(Count&& count) {
+    const float* from = probabilities_.data();
+    for (const Entry& entry : entries_) {
+      count(entry.position, entry.head, std::span<const float>(from, entry.rows));
+      from += entry.rows;
+    }
+    entries_.clear();
+    probabilities_.clear();
+  }
+  void account(MemoryReport& report) const noexcept {
+    report.add(&MemoryReport::policy_state, entries_);
+    report.add(&MemoryReport::policy_state, probabilities_);
+  }
+
+ private:
+  struct Entry {
+    Position position;
+    std::size_t head;
+    std::size_t rows;
+  };
+  Vector<Entry> entries_;
+  Vector<float> probabilities_;  // of all entries, one behind the other
+};
+
+/// The newest queries of the open rows, at most a window of them, in the stored keys' form.
+class LastQueries {
+ public:
+  explicit LastQueries(const Memory& memory) : queries_(Allocator<float>(memory)), positions_(Allocator<Position>(memory)) {}
+
+  [[nodiscard]] std::span<const Position> positions() const noexcept { return positions_; }
+  /// Query `index` of the window: (group, key width) floats.
+  [[nodiscard]] const float* query(std::size_t index, std::size_t width) const noexcept { return queries_.data() + index * width; }
+  /// Older queries have had to make room.
+  [[nodiscard]] bool forgotten() const noexcept { return forgotten_; }
+
+  /// Adds queries at ascending `positions`; load(t, to) writes query t, `width` floats. Keeps the newest `window`.
+  template <class Load>
+  void remember(std::span<const Position> positions, std::size_t window, std::size_t width, Load&& load) {
+    const std::size_t fresh = std::min(window, positions.size());
+    const std::size_t leaving = positions_.size() + fresh > window ? positions_.size() + fresh - window : 0;
+    forgotten_ = forgotten_ || leaving > 0 || fresh < positions.size();
+    positions_.erase(positions_.begin(), positions_.begin() + static_cast<std::ptrdiff_t>(leaving));
+    queries_.erase(queries_.begin(), queries_.begin() + static_cast<std::ptrdiff_t>(leaving * width));
+    for (std::size_t t = positions.size() - fresh; t < positions.size(); ++t) {
+      positions_.push_back(positions[t]);
+      queries_.resize(positions_.size() * width);
+      load(t, queries_.data() + (positions_.size() - 1) * width);
+    }
+  }
+  void truncate(Position position, std::size_t width) noexcept {
+    while (!positions_.empty() && positions_.back() >= position) { positions_.pop_back(); }
+    queries_.resize(positions_.size() * width);
+  }
+  /// Forgets everything; after a prompt the memory goes back too.
+  void clear(bool release) {
+    positions_.clear();
+    queries_.clear();
+    forgotten_ = false;
+    if (release) {
+      positions_.shrink_to_fit();
+      queries_.shrink_to_fit();
+    }
+  }
+  void account(MemoryReport& report) const noexcept {
+    report.add(&MemoryReport::policy_state, queries_);
+    report.add(&MemoryReport::policy_state, positions_);
+  }
+
+ private:
+  Vector<float> queries_;       // (positions, group, key width)
+  Vector<Position> positions_;  // ascending
+  bool forgotten_ = false;
+};
+
+}  // namespace kvcompress::detail

@@ -1,0 +1,134 @@
+// include/kvcompress/core/blocks.hpp - a list of equal blocks that copies share until one of them writes.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <cstring>
+#include <new>
+#include <utility>
+
+#include "kvcompress/core/memory.hpp"
+
+namespace kvcompress {
+
+/// Blocks [0, used()) hold data, the rest are spare. Copying shares the used blocks (a reference count lies behind each block's
+/// payload); `write` clones a block that somebody else holds too. Only spare blocks beyond `keep` are given back to the handle.
+class BlockList {
+ public:
+  BlockList(std::size_t payload_bytes, const Memory& memory)
+      : payload_(bytes_per_block(payload_bytes) - sizeof(Count)), blocks_(Allocator<std::byte*>(memory)) {}
+
+  BlockList(const BlockList& other) : payload_(other.payload_), used_(other.used_), blocks_(other.blocks_.get_allocator()) {
+    blocks_.assign(other.blocks_.begin(), other.blocks_.begin() + static_cast<std::ptrdiff_t>(used_));
+    for (std::byte* block : blocks_) { count(block).fetch_add(1, std::memory_order_relaxed); }
+  }
+  BlockList(BlockList&& other) noexcept
+      : payload_(other.payload_), used_(std::exchange(other.used_, 0)), keep_(other.keep_),
+        blocks_(std::move(other.blocks_)) {
+    other.blocks_.clear();
+  }
+  BlockList& operator=(BlockList other) noexcept {
+    std::swap(payload_, other.payload_);
+    std::swap(used_, other.used_);
+    std::swap(keep_, other.keep_);
+    blocks_.swap(other.blocks_);
+    return *this;
+  }
+  ~BlockList() {
+    for (std::byte* block : blocks_) { drop(block); }
+  }
+
+  [[nodiscard]] std::size_t used() const noexcept { return used_; }
+  [[nodiscard]] const std::byte* read(std::size_t index) const noexcept { return blocks_[index]; }
+
+  /// The block for writing: cloned first if a copy of this list still reads it.
+  [[nodiscard]] std::byte* write(std::size_t index) {
+    if (shared(blocks_[index])) {
+      std::byte* clone = allocate();
+      std::memcpy(clone, blocks_[index], payload_);
+      drop(std::exchange(blocks_[index], clone));
+    }
+    return blocks_[index];
+  }
+
+  /// Makes sure that `used() + more` blocks exist, so that the next `more` calls of grow() allocate nothing.
+  void make_room(std::size_t more) {
+    if (blocks_.capacity() < used_ + more) { blocks_.reserve(std::max(used_ + more, 2 * blocks_.capacity())); }
+    while (blocks_.size() < used_ + more) { blocks_.push_back(allocate()); }
+  }
+  /// Takes one more block into use and returns its index.
+  std::size_t grow() {
+    make_room(1);
+    return used_++;
+  }
+  /// Gives up the used blocks [first, first + count): they become spare.
+  void erase(std::size_t first, std::size_t count) noexcept {
+    const auto begin = blocks_.begin() + static_cast<std::ptrdiff_t>(first);
+    std::rotate(begin, begin + static_cast<std::ptrdiff_t>(count), blocks_.begin() + static_cast<std::ptrdiff_t>(used_));
+    used_ -= count;
+    trim();
+  }
+  void shrink(std::size_t used) noexcept { erase(used, used_ - used); }
+
+  /// Allocates up to `blocks` blocks in all now and keeps them when they fall out of use.
+  void reserve(std::size_t blocks) {
+    keep_ = std::max(keep_, blocks);
+    make_room(blocks > used_ ? blocks - used_ : 0);
+  }
+  /// Keeps as many blocks as there are now when they fall out of use.
+  void retain() noexcept { keep_ = std::max(keep_, used_); }
+  /// Clones every block that a copy holds too.
+  void unshare() {
+    for (std::size_t index = 0; index < used_; ++index) { static_cast<void>(write(index)); }
+  }
+
+  /// Bytes of one block as the handle sees it: the payload and a reference count.
+  [[nodiscard]] static constexpr std::size_t bytes_per_block(std::size_t payload_bytes) noexcept {
+    return (payload_bytes + alignof(Count) - 1) / alignof(Count) * alignof(Count) + sizeof(Count);
+  }
+  [[nodiscard]] std::size_t block_bytes() const noexcept { return payload_ + sizeof(Count); }
+
+  /// Adds the list's table, reference counts, spare blocks and shared bytes; the caller adds what the payloads hold.
+  void account(MemoryReport& report) const noexcept {
+    report.add(&MemoryReport::indices, blocks_);
+    report.indices += used_ * sizeof(Count);
+    report.spare += (blocks_.size() - used_) * block_bytes();
+    for (std::size_t index = 0; index < used_; ++index) { report.shared += shared(blocks_[index]) ? block_bytes() : 0; }
+  }
+
+ private:
+  using Count = std::atomic<std::uint32_t>;
+
+  [[nodiscard]] Count& count(std::byte* block) const noexcept { return *std::launder(reinterpret_cast<Count*>(block + payload_)); }
+  [[nodiscard]] bool shared(std::byte* block) const noexcept { return count(block).load(std::memory_order_acquire) > 1; }
+
+  std::byte* allocate() {
+    std::byte* block = Allocator<std::byte>(blocks_.get_allocator()).allocate(block_bytes());
+    ::new (static_cast<void*>(block + payload_)) Count(1);
+    return block;
+  }
+  void drop(std::byte* block) noexcept {
+    if (count(block).fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      Allocator<std::byte>(blocks_.get_allocator()).deallocate(block, block_bytes());
+    }
+  }
+  /// One spare block stays, so that a list that breathes around a block's edge never allocates; shared spares always go.
+  void trim() noexcept {
+    const std::size_t limit = std::max(keep_, used_ + 1);
+    for (std::size_t index = blocks_.size(); index > used_; --index) {
+      if (index > limit || shared(blocks_[index - 1])) {
+        drop(blocks_[index - 1]);
+        blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(index - 1));
+      }
+    }
+  }
+
+  std::size_t payload_ = 0;
+  std::size_t used_ = 0;
+  std::size_t keep_ = 0;
+  Vector<std::byte*> blocks_;
+};
+
+}  // namespace kvcompress

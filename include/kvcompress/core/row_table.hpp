@@ -1,0 +1,156 @@
+// include/kvcompress/core/row_table.hpp - which position each row of a lane holds, and its slot where positions are renumbered.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+#include <utility>
+
+#include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/shape.hpp"
+
+namespace kvcompress {
+
+/// Rows of a lane in store order. A row is alive and has a position, or is dead: evicted, its place not yet given back. While every
+/// row r is alive at position r, nothing is allocated. With `renumber`, a live row also has a slot: its rank by position among
+/// the live rows (StreamingLLM's in-cache position).
+class RowTable {
+ public:
+  RowTable(bool renumber, const Memory& memory)
+      : renumber_(renumber), positions_(Allocator<Position>(memory)), slots_(Allocator<Position>(memory)) {}
+
+  [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
+  [[nodiscard]] std::size_t live() const noexcept { return live_; }
+  [[nodiscard]] bool all_alive() const noexcept { return live_ == rows_; }
+  [[nodiscard]] bool renumbers() const noexcept { return renumber_; }
+  [[nodiscard]] bool alive(std::size_t row) const noexcept { return position(row) != no_position; }
+  [[nodiscard]] Position position(std::size_t row) const noexcept {
+    return positions_.empty() ? static_cast<Position>(row) : positions_[row];
+  }
+  /// An upper bound of the rows that hold positions up to `position`: exact while positions are implied.
+  [[nodiscard]] std::size_t rows_up_to(Position position) const noexcept {
+    return positions_.empty() ? std::min<std::size_t>(rows_, std::size_t{position} + 1) : rows_;
+  }
+  /// How far row's position is ahead of its slot; 0 unless the table renumbers.
+  [[nodiscard]] Position shift(std::size_t row) const noexcept {
+    return slots_.empty() ? 0 : positions_[row] - slots_[row];
+  }
+  /// Live rows in [first, last).
+  [[nodiscard]] std::size_t live_in(std::size_t first, std::size_t last) const noexcept {
+    if (all_alive()) { return last - first; }
+    return last - first - static_cast<std::size_t>(std::count(positions_.begin() + at(first), positions_.begin() + at(last), no_position));
+  }
+
+  /// Room for `more` rows, the first of them at `position`, so that their append cannot fail.
+  void make_room(std::size_t more, Position position) {
+    if (implicit_at(position)) { return; }
+    spell_out();
+    reserve(rows_ + more);
+  }
+  /// A row at the end. Positions of live rows must be distinct and the new one the largest.
+  void append(Position position) {
+    if (!implicit_at(position)) {
+      spell_out();
+      positions_.push_back(position);
+      if (renumber_) { slots_.push_back(static_cast<Position>(live_)); }
+    }
+    ++rows_;
+    ++live_;
+  }
+  /// Marks a live row dead. Call settle() once the last one is marked.
+  void kill(std::size_t row) {
+    spell_out();
+    const Position gone = positions_[row];
+    positions_[row] = no_position;
+    --live_;
+    ++unsettled_;
+    if (renumber_ && unsettled_ <= few) {  // a few deaths: later rows close the gap; many: settle() ranks anew
+      for (std::size_t r = 0; r < rows_; ++r) { slots_[r] -= positions_[r] != no_position && positions_[r] > gone ? 1U : 0U; }
+    }
+  }
+  void settle() {
+    if (renumber_ && unsettled_ > few) { rank(); }
+    unsettled_ = 0;
+  }
+  /// Row `from` takes the place of the dead row `to`.
+  void move(std::size_t from, std::size_t to) noexcept {
+    positions_[to] = std::exchange(positions_[from], no_position);
+    if (renumber_) { slots_[to] = slots_[from]; }
+  }
+  /// Forgets the rows from `rows` on.
+  void resize(std::size_t rows) noexcept {
+    live_ -= live_in(rows, rows_);
+    rows_ = rows;
+    if (!positions_.empty()) {
+      positions_.resize(rows);
+      if (renumber_) { slots_.resize(rows); }
+    }
+  }
+  /// Removes the dead rows [first, first + count), later rows move up.
+  void erase(std::size_t first, std::size_t count) noexcept {
+    live_ -= live_in(first, first + count);
+    positions_.erase(positions_.begin() + at(first), positions_.begin() + at(first + count));
+    if (renumber_) { slots_.erase(slots_.begin() + at(first), slots_.begin() + at(first + count)); }
+    rows_ -= count;
+  }
+  void reserve(std::size_t rows) {
+    if (positions_.capacity() < rows) { positions_.reserve(std::max(rows, 2 * positions_.capacity())); }
+    if (renumber_ && slots_.capacity() < rows) { slots_.reserve(positions_.capacity()); }
+  }
+  /// Gives back capacity that a prompt needed and the rows left of it do not.
+  void compact(std::size_t slack) {
+    compact_vector(positions_, slack);
+    compact_vector(slots_, slack);
+  }
+  void account(MemoryReport& report) const noexcept {
+    report.add(&MemoryReport::positions, positions_);
+    report.add(&MemoryReport::positions, slots_);
+  }
+
+  /// Reallocates `vector` to size + slack when more than that and twice its size is allocated.
+  template <class T>
+  static void compact_vector(Vector<T>& vector, std::size_t slack) {
+    if (vector.capacity() <= 2 * vector.size() + slack) { return; }
+    Vector<T> smaller(vector.get_allocator());
+    smaller.reserve(vector.size() + slack);
+    smaller.assign(vector.begin(), vector.end());
+    vector.swap(smaller);
+  }
+
+ private:
+  static constexpr std::size_t few = 4;
+
+  static std::ptrdiff_t at(std::size_t row) noexcept { return static_cast<std::ptrdiff_t>(row); }
+  [[nodiscard]] bool implicit_at(Position position) const noexcept {
+    return positions_.empty() && position == rows_;
+  }
+  void spell_out() {
+    if (!positions_.empty() || rows_ == 0) { return; }
+    reserve(rows_ + 1);
+    positions_.resize(rows_);
+    std::iota(positions_.begin(), positions_.end(), Position{0});
+    if (renumber_) { slots_.assign(positions_.begin(), positions_.end()); }
+  }
+  void rank() {
+    Vector<Position> order(positions_.get_allocator());
+    order.reserve(live_);
+    for (const Position p : positions_) {
+      if (p != no_position) { order.push_back(p); }
+    }
+    std::sort(order.begin(), order.end());
+    for (std::size_t r = 0; r < rows_; ++r) {
+      slots_[r] = static_cast<Position>(std::lower_bound(order.begin(), order.end(), positions_[r]) - order.begin());
+    }
+  }
+
+  bool renumber_;
+  std::size_t rows_ = 0;
+  std::size_t live_ = 0;
+  std::size_t unsettled_ = 0;
+  Vector<Position> positions_;  // empty while row r is alive at position r
+  Vector<Position> slots_;      // beside positions_, if renumber_
+};
+
+}  // namespace kvcompress

@@ -1,0 +1,83 @@
+// include/kvcompress/eviction/heavy_hitters.hpp - H2O's rule: the rows with the largest accumulated attention, and the newest ones.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "kvcompress/concepts.hpp"
+#include "kvcompress/core/row_scores.hpp"
+#include "kvcompress/eviction/budget.hpp"
+
+namespace kvcompress {
+
+/// Each lane keeps the newest `recent` rows and, of the others, those with the largest sums of attention probability, `budget` rows
+/// in all. Sums run over all queries since the row was written, prompt included; ties go to the older row.
+///
+/// Source: "H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language Models";
+/// FMInference/H2O@ac75c2a8a9e7:h2o_hf/utils_real_drop/modify_llama.py (real dropping). Beyond it: grouped queries, which that code
+/// does not support, are reduced to one score per KV head as Zefan-Cai/KVCache-Factory@c97f9d706d63 does.
+/// Cost: column sums of the probabilities in attend; O(budget) per lane and commit; 8 bytes per row and lane (max: 4 + 4 * group).
+/// Loses: rows nobody attended to yet, for good. In-cache positions rotate the query once per run of neighbours, up to once per row.
+/// A later end_prompt evicts like any commit.
+struct HeavyHitters {
+  static constexpr std::string_view name = "heavy_hitters";
+  static constexpr Scope scope = Scope::lane;
+  static constexpr Decides decides = Decides::every_commit;
+  static constexpr Observes observes = Observes::every_query;
+
+  struct Options {
+    Budget budget = 2048;               ///< rows that stay, recent ones included
+    std::size_t recent = 0;             ///< newest rows that always stay, 1 to budget; 0 means half the budget
+    Reduction reduction = Reduction::mean;  ///< over the query heads of a KV head
+    bool in_cache_positions = false;    ///< attention sees the kept rows at positions 0, 1, 2, ... (the code's streaming class)
+    static void fields(auto& options, auto&& field) {
+      field("budget", options.budget);
+      field("recent", options.recent);
+      field("reduction", options.reduction);
+      field("in_cache_positions", options.in_cache_positions);
+    }
+  };
+  using State = RowScores;
+
+  static void validate(const Options& options, const Shape&) {
+    options.budget.validate("h2o: budget");
+    require(options.budget.rows_of == 0 || options.recent <= options.budget.rows_of, ErrorCode::option, "h2o: recent is ",
+            options.recent, ", must be at most budget = ", options.budget.rows_of);
+  }
+  static bool renumbers(const Options& options) noexcept { return options.in_cache_positions; }
+  static State state(const Options& options, const Shape& shape, const Memory& memory) {
+    return State(options.reduction == Reduction::max ? shape.group() : 1, memory);
+  }
+
+  static void observe(const Options& options, State& state, std::size_t head, std::span<const float> probabilities) noexcept {
+    const std::size_t column = options.reduction == Reduction::max ? head : 0;
+    for (std::size_t r = 0; r < probabilities.size(); ++r) { state[r][column] += probabilities[r]; }
+  }
+
+  static void select(const Options& options, State& state, Selection& selection) {
+    const std::size_t live = selection.rows.live();
+    const std::size_t budget = selection.budget;
+    if (live <= budget) { return; }
+    const std::size_t recent = std::min(budget, options.recent != 0 ? options.recent : std::max<std::size_t>(1, budget / 2));
+    const Position first_recent = selection.newest(recent - 1);
+    const auto lighter = [&](Position a, Position b) {  // a goes before b: smaller score, or equal and newer
+      const float x = score(state, a);
+      const float y = score(state, b);
+      return x != y ? x < y : selection.rows.position(a) > selection.rows.position(b);
+    };
+    selection.order.clear();
+    for (std::size_t r = 0; r < selection.rows.rows(); ++r) {
+      if (selection.rows.alive(r) && selection.rows.position(r) < first_recent) { selection.order.push_back(static_cast<Position>(r)); }
+    }
+    const auto last_gone = selection.order.begin() + static_cast<std::ptrdiff_t>(live - budget - 1);
+    std::nth_element(selection.order.begin(), last_gone, selection.order.end(), lighter);
+    for (auto row = selection.order.begin(); row <= last_gone; ++row) { selection.drop[*row] = 1; }
+  }
+
+  /// A row's score as the selection sees it: the sum over the query heads of the group (which ranks as their mean does), or the largest.
+  [[nodiscard]] static float score(const State& state, std::size_t row) noexcept {
+    return *std::max_element(state[row].begin(), state[row].end());
+  }
+};
+
+static_assert(ObservesAttention<HeavyHitters> && HasBudget<HeavyHitters>);
+
+}  // namespace kvcompress

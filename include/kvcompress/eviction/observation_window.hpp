@@ -1,0 +1,129 @@
+// include/kvcompress/eviction/observation_window.hpp - SnapKV's rule: what the last queries of the prompt look at stays.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "kvcompress/concepts.hpp"
+#include "kvcompress/core/row_scores.hpp"
+#include "kvcompress/eviction/budget.hpp"
+
+namespace kvcompress {
+
+/// How neighbouring scores are joined: the mean with a divisor that is always the kernel size, or the maximum.
+enum class Pooling { average, max };
+
+/// At the end of a prompt each lane keeps its newest `window` rows and, of the older ones, those to which the last `window` queries
+/// give the largest pooled attention, `budget` rows in all. Rows decoded later stay, unless `decode_budget` bounds them: then the
+/// oldest decoded rows go. Positions are never renumbered; survivors stay in text order. Ties go to the older row.
+///
+/// Source: "SnapKV: LLM Knows What You are Looking for Before Generation"; FasterDecoding/SnapKV@e216ddc84c5b. Deviations: one row
+/// set per KV head, scores reduced over its query heads before pooling (as Zefan-Cai/KVCache-Factory@c97f9d706d63), where the
+/// official code caches a copy per query head; kept rows are sorted by position; a prompt may come in chunks.
+/// Cost: window/tokens of the prompt's attention, once; window * group * key_dim floats per lane until then, 4 bytes per row after.
+/// Loses: what only later questions would have asked for.
+/// A later end_prompt scores all rows again with the last queries of its own prompt and keeps `budget` of them.
+struct ObservationWindow {
+  static constexpr std::string_view name = "observation_window";
+  static constexpr Scope scope = Scope::lane;
+  static constexpr Decides decides = Decides::every_commit;
+  static constexpr Observes observes = Observes::last_prompt_queries;
+
+  struct Options {
+    Budget budget = 1024;                   ///< rows of the prompt that stay, window included
+    std::size_t window = 32;                ///< observing queries, 1 to budget - 1
+    std::size_t kernel = 7;                 ///< pooling width, odd; 1 means none
+    Pooling pooling = Pooling::max;         ///< the published configurations use max, the code's default is average
+    Reduction reduction = Reduction::mean;  ///< over the query heads of a KV head
+    std::size_t decode_budget = 0;          ///< decoded rows that stay; 0 means all
+    static void fields(auto& options, auto&& field) {
+      field("budget", options.budget);
+      field("window", options.window);
+      field("kernel", options.kernel);
+      field("pooling", options.pooling);
+      field("reduction", options.reduction);
+      field("decode_budget", options.decode_budget);
+    }
+  };
+  using State = RowScores;
+
+  static void validate(const Options& options, const Shape&) {
+    options.budget.validate("snapkv: budget");
+    require(options.window > 0, ErrorCode::option, "snapkv: window is 0, must be at least 1");
+    require(options.budget.rows_of == 0 || options.window < options.budget.rows_of, ErrorCode::option, "snapkv: window is ",
+            options.window, ", must be less than budget = ", options.budget.rows_of);
+    require(options.kernel % 2 == 1, ErrorCode::option, "snapkv: kernel is ", options.kernel, ", must be odd");
+  }
+  static constexpr bool renumbers(const Options&) noexcept { return false; }
+  static std::size_t window(const Options& options) noexcept { return options.window; }
+  static State state(const Options& options, const Shape& shape, const Memory& memory) {
+    return State(options.reduction == Reduction::max ? shape.group() : 1, memory);
+  }
+
+  static void observe(const Options& options, State& state, std::size_t head, std::span<const float> probabilities) noexcept {
+    const std::size_t column = options.reduction == Reduction::max ? head : 0;
+    for (std::size_t r = 0; r < probabilities.size(); ++r) { state[r][column] += probabilities[r]; }
+  }
+
+  static void select(const Options& options, State& state, Selection& selection) {
+    if (selection.end_of_prompt) { select_prompt(options, state, selection); }
+    else if (options.decode_budget > 0) { select_decoded(options.decode_budget, selection); }
+  }
+
+ private:
+  static void select_prompt(const Options& options, State& state, Selection& selection) {
+    selection.sort_rows();
+    auto& order = selection.order;
+    const std::size_t live = order.size();
+    const std::size_t window = std::min(options.window, selection.budget);
+    if (live > selection.budget) {
+      const std::size_t prefix = live - window;
+      pool(options, state, {order.data(), prefix});
+      const auto first_gone = order.begin() + static_cast<std::ptrdiff_t>(selection.budget - window);
+      const auto end = order.begin() + static_cast<std::ptrdiff_t>(prefix);
+      std::nth_element(order.begin(), first_gone, end, [&](Position a, Position b) {  // a stays before b
+        const float x = state[a][0];
+        const float y = state[b][0];
+        return x != y ? x > y : selection.rows.position(a) < selection.rows.position(b);
+      });
+      for (auto row = first_gone; row != end; ++row) { selection.drop[*row] = 1; }
+    }
+    for (std::size_t r = 0; r < selection.rows.rows(); ++r) { std::fill(state[r].begin(), state[r].end(), 0.0F); }
+  }
+
+  /// Replaces the score of each row in `order` (column 0) by the pooled one.
+  static void pool(const Options& options, State& state, std::span<const Position> order) {
+    const std::size_t reach = options.kernel / 2;
+    std::vector<float, Allocator<float>> scores(order.size(), 0.0F, state.allocator());
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      scores[i] = *std::max_element(state[order[i]].begin(), state[order[i]].end());
+    }
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      const auto first = scores.begin() + static_cast<std::ptrdiff_t>(i - std::min(i, reach));
+      const auto last = scores.begin() + static_cast<std::ptrdiff_t>(std::min(i + reach + 1, order.size()));
+      float pooled = 0.0F;
+      if (options.pooling == Pooling::max) {
+        pooled = *std::max_element(first, last);
+      } else {
+        for (auto score = first; score != last; ++score) { pooled += *score; }
+        pooled /= static_cast<float>(options.kernel);
+      }
+      state[order[i]][0] = pooled;
+    }
+  }
+
+  static void select_decoded(std::size_t budget, Selection& selection) {
+    std::size_t decoded = 0;
+    for (std::size_t r = 0; r < selection.rows.rows(); ++r) {
+      decoded += selection.rows.alive(r) && selection.rows.position(r) >= selection.prompt_tokens ? 1U : 0U;
+    }
+    if (decoded <= budget) { return; }
+    const Position first_kept = selection.newest(budget - 1);
+    for (std::size_t r = 0; r < selection.rows.rows(); ++r) {
+      const Position p = selection.rows.position(r);
+      selection.drop[r] = p >= selection.prompt_tokens && p < first_kept ? 1 : 0;
+    }
+  }
+};
+
+static_assert(ObservesAttention<ObservationWindow> && HasBudget<ObservationWindow>);
+
+}  // namespace kvcompress

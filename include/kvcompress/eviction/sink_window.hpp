@@ -1,0 +1,54 @@
+// include/kvcompress/eviction/sink_window.hpp - StreamingLLM's rule: the first tokens and a window of the newest ones.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "kvcompress/eviction/keep_all.hpp"
+
+namespace kvcompress {
+
+/// Keeps the first `sinks` rows and the newest `window` rows; by default attention sees them at in-cache positions 0, 1, 2, ...
+///
+/// Source: "Efficient Streaming Language Models with Attention Sinks"; mit-han-lab/streaming-llm@2e5042606d69
+/// (StartRecentKVCache: trim after appending; position-shifted attention over the sinks + window + new rows).
+/// Cost: O(sinks + window) per layer and commit. In-cache positions cost one extra rotation of the query per run of rows with equal
+/// distance between position and slot (here two runs), 8 bytes per row and layer.
+/// Loses: every fact that lives only in the middle of the text.
+/// A later end_prompt trims like any commit.
+struct SinkWindow {
+  static constexpr std::string_view name = "sink_window";
+  static constexpr Scope scope = Scope::layer;
+  static constexpr Decides decides = Decides::every_commit;
+  static constexpr Observes observes = Observes::nothing;
+
+  struct Options {
+    std::size_t sinks = 4;              ///< first rows, 0 or more
+    std::size_t window = 1020;          ///< newest rows, at least 1
+    bool in_cache_positions = true;     ///< renumber as the paper's code does; false keeps original positions
+    static void fields(auto& options, auto&& field) {
+      field("sinks", options.sinks);
+      field("window", options.window);
+      field("in_cache_positions", options.in_cache_positions);
+    }
+  };
+  using State = NoState;
+
+  static void validate(const Options& options, const Shape&) {
+    require(options.window > 0, ErrorCode::option, "streaming: window is 0, must be at least 1");
+  }
+  static bool renumbers(const Options& options) noexcept { return options.in_cache_positions; }
+  static State state(const Options&, const Shape&, const Memory&) noexcept { return {}; }
+
+  static void select(const Options& options, State&, Selection& selection) {
+    if (selection.rows.live() <= options.sinks + options.window) { return; }
+    const Position first_gone = selection.oldest(options.sinks);
+    const Position first_kept = selection.newest(options.window - 1);
+    for (std::size_t r = 0; r < selection.rows.rows(); ++r) {
+      const Position p = selection.rows.position(r);
+      selection.drop[r] = p >= first_gone && p < first_kept ? 1 : 0;
+    }
+  }
+};
+
+static_assert(Eviction<SinkWindow>);
+
+}  // namespace kvcompress

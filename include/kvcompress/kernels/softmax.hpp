@@ -1,0 +1,61 @@
+// include/kvcompress/kernels/softmax.hpp - exponentials of a row of logits, in fp32.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <limits>
+
+#include "kvcompress/simd/native.hpp"
+
+namespace kvcompress::kernels {
+
+inline constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
+
+inline float largest_of(const float* x, std::size_t count) noexcept {
+  namespace vec = simd::native;
+  vec::f32 top = vec::set(minus_infinity);
+  std::size_t i = 0;
+  for (; i + vec::lanes <= count; i += vec::lanes) { top = vec::max(top, vec::load(x + i)); }
+  float result = vec::reduce_max(top);
+  for (; i < count; ++i) { result = std::max(result, x[i]); }
+  return result;
+}
+
+/// to[i] = e^(x[i] - shift), for x[i] <= shift; returns their sum. `to` may be `x`.
+inline float exponentials(const float* x, std::size_t count, float shift, float* to) noexcept {
+  namespace vec = simd::native;
+  const vec::f32 minus = vec::set(-shift);
+  vec::f32 sum = vec::set(0.0F);
+  std::size_t i = 0;
+  for (; i + vec::lanes <= count; i += vec::lanes) {
+    const vec::f32 e = vec::exp(vec::add(vec::load(x + i), minus));
+    vec::store(to + i, e);
+    sum = vec::add(sum, e);
+  }
+  if (i < count) {
+    float rest[vec::lanes];
+    std::fill(rest, rest + vec::lanes, minus_infinity);
+    std::copy(x + i, x + count, rest);
+    const vec::f32 e = vec::exp(vec::add(vec::load(rest), minus));
+    vec::store(rest, e);
+    sum = vec::add(sum, e);
+    std::copy(rest, rest + (count - i), to + i);
+  }
+  return vec::reduce_add(sum);
+}
+
+inline void multiply(float* x, std::size_t count, float factor) noexcept {
+  namespace vec = simd::native;
+  std::size_t i = 0;
+  for (; i + vec::lanes <= count; i += vec::lanes) { vec::store(x + i, vec::mul(vec::load(x + i), vec::set(factor))); }
+  for (; i < count; ++i) { x[i] *= factor; }
+}
+
+/// x[i] = cap * tanh(x[i] / cap).
+inline void soft_cap(float* x, std::size_t count, float cap) noexcept {
+  for (std::size_t i = 0; i < count; ++i) { x[i] = cap * std::tanh(x[i] / cap); }
+}
+
+}  // namespace kvcompress::kernels

@@ -1,0 +1,41 @@
+// include/kvcompress/policies/kivi.hpp - KIVI: keys quantised per channel, values per token, the newest rows exact.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "kvcompress/policies/combine.hpp"
+#include "kvcompress/quantization/per_channel.hpp"
+#include "kvcompress/quantization/per_token.hpp"
+#include "kvcompress/quantization/recent.hpp"
+
+namespace kvcompress {
+
+/// KIVI's storage; see Kivi.
+template <int Bits, std::size_t Group, std::size_t Residual, class Scale>
+struct KiviStorage {
+  using Keys = Recent<PerChannel<Bits, Group, Scale>, FlushAll>;
+  using Values = Recent<PerToken<Bits, Group, Scale>, FlushOldest>;
+  struct Options {
+    std::size_t residual = Residual;  ///< residual length: exact rows, a multiple of Group
+    static void fields(auto& options, auto&& field) { field("residual", options.residual); }
+  };
+  static void validate(const Options& options) {
+    require(options.residual >= Group && options.residual % Group == 0, ErrorCode::option, "kivi: residual is ", options.residual,
+            ", must be a positive multiple of the group size ", Group);
+  }
+};
+
+/// "KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache"; jy-yuan/KIVI@876b4d2d08e3. Keys (rotated) in groups of `Group`
+/// tokens per channel, flushed `Residual` rows at a time; values in groups of `Group` channels per token, the newest `Residual` exact.
+/// `Scale` (half, bfloat16, float) is the type of scales, minima and exact rows: the model's dtype in the official code.
+/// Deviations: scales are rounded to Scale before codes are computed; a group that does not divide the head size has a shorter last
+/// group; several tokens at once flush as the same tokens one by one would. 1 to 8 bits.
+///
+/// Keeps: every row. Observes: nothing. Loses: at most half a step per number. Bits per number: Bits + 32/Group behind the newest rows.
+/// With an eviction, rows die in place until fewer than half of the encoded rows are alive; then the live ones are encoded anew once
+/// (values are moved, not encoded: no further loss), so that bytes stay within twice those of live rows.
+template <int Bits = 2, std::size_t Group = 32, std::size_t Residual = 128, class Scale = half>
+struct Kivi {
+  using Storage = KiviStorage<Bits, Group, Residual, Scale>;
+};
+
+}  // namespace kvcompress

@@ -1,0 +1,142 @@
+// include/kvcompress/quantization/exact.hpp - rows kept as they are, in 32 or 16 bits: a store for keys or values.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "kvcompress/core/blocks.hpp"
+#include "kvcompress/core/row_table.hpp"
+#include "kvcompress/core/views.hpp"
+#include "kvcompress/kernels/exact.hpp"
+
+namespace kvcompress {
+
+/// Rows of `dim` numbers of type T (float, half, bfloat16), row-major, in blocks of `BlockRows`. Rows can leave at both ends and move
+/// freely.
+///
+/// Memory: rows * dim * sizeof(T), the unused rest of the outer blocks, 12 bytes per block.
+template <class T, std::size_t BlockRows = 32>
+class Exact {
+ public:
+  using exact_type = T;
+
+  Exact(const auto& /*options*/, std::size_t dim, const Memory& memory) : Exact(dim, memory) {}
+  Exact(std::size_t dim, const Memory& memory) : dim_(dim), blocks_(block_rows * dim * sizeof(T), memory) {}
+
+  [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
+  /// Rows before this one are encoded and stay where they are; here none.
+  [[nodiscard]] static constexpr std::size_t settled() noexcept { return 0; }
+
+  /// Room for `more` rows, writable without cloning, so that the next `more` appends cannot fail.
+  void make_room(std::size_t more) {
+    const std::size_t needed = (front_ + rows_ + more + block_rows - 1) / block_rows;
+    if (needed > blocks_.used()) { blocks_.make_room(needed - blocks_.used()); }
+    if ((front_ + rows_) % block_rows != 0) { static_cast<void>(blocks_.write(blocks_.used() - 1)); }
+  }
+  void append(const float* row) {
+    if (front_ + rows_ == blocks_.used() * block_rows) { blocks_.grow(); }
+    ++rows_;
+    kernels::convert(row, writable(rows_ - 1), dim_);
+  }
+  /// Puts `count` rows, `dim` floats each, before the others.
+  void insert_front(const float* rows, std::size_t count) {
+    if (count == 0) { return; }
+    make_room(count);
+    for (std::size_t r = 0; r < count; ++r) { append(rows); }
+    for (std::size_t r = rows_; r > count; --r) { move(r - 1 - count, r - 1); }
+    for (std::size_t r = 0; r < count; ++r) { kernels::convert(rows + r * dim_, writable(r), dim_); }
+    blocks_.retain();
+  }
+  /// Row `from` overwrites row `to`.
+  void move(std::size_t from, std::size_t to) {
+    T* target = writable(to);  // first: it may clone the block that `from` lies in
+    std::copy_n(at(from), dim_, target);
+  }
+  void resize(std::size_t rows) noexcept {
+    rows_ = rows;
+    blocks_.shrink((front_ + rows_ + block_rows - 1) / block_rows);
+    if (rows_ == 0) { clear_front(); }
+  }
+  void pop_front(std::size_t count) noexcept {
+    front_ += count;
+    rows_ -= count;
+    blocks_.erase(0, front_ / block_rows);
+    front_ %= block_rows;
+    if (rows_ == 0) { clear_front(); }
+  }
+  /// Removes the dead rows of `table`, keeping the order of the others. Row r of this store is row `first` + r of the table.
+  void compact(const RowTable& table, Vector<float>& /*scratch*/, std::size_t first = 0) {
+    std::size_t kept = 0;
+    for (std::size_t r = 0; r < rows_; ++r) {
+      if (!table.alive(first + r)) { continue; }
+      if (kept != r) { move(r, kept); }
+      ++kept;
+    }
+    resize(kept);
+  }
+  /// Encodes what is due; here nothing ever is.
+  void settle(Vector<float>& /*scratch*/) noexcept {}
+
+  void read(std::size_t row, float* out) const noexcept { kernels::widen(at(row), out, dim_); }
+
+  /// logits[q][r - range.first] = queries[q] . row r. Needs no scratch.
+  void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
+              std::size_t logit_stride, float* /*scratch*/) const noexcept {
+    for_runs(range, [&](const T* run, std::size_t offset, std::size_t count) {
+      kernels::dot_rows(run, count, dim_, queries, query_stride, query_count, logits + offset, logit_stride);
+    });
+  }
+  /// out[q] += sum over r of weights[q][r - range.first] * row r. Needs no scratch.
+  void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
+                  std::size_t out_stride, float* /*scratch*/) const noexcept {
+    for_runs(range, [&](const T* run, std::size_t offset, std::size_t count) {
+      kernels::mix_rows(run, count, dim_, weights + offset, weight_stride, query_count, out, out_stride);
+    });
+  }
+  static constexpr std::size_t scratch_floats(std::size_t /*dim*/, std::size_t /*queries*/) noexcept { return 0; }
+
+  /// Bytes of the blocks that hold `rows` rows.
+  [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& /*options*/) noexcept {
+    return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_rows * dim * sizeof(T));
+  }
+  void reserve(std::size_t rows) { blocks_.reserve(rows / block_rows + 2); }
+  void unshare() { blocks_.unshare(); }
+  void account(MemoryReport& report) const noexcept {
+    blocks_.account(report);
+    report.exact_rows += rows_ * dim_ * sizeof(T);
+    report.spare += blocks_.used() * (blocks_.block_bytes() - sizeof(std::uint32_t)) - rows_ * dim_ * sizeof(T);
+  }
+
+ private:
+  static constexpr std::size_t block_rows = BlockRows;
+
+  [[nodiscard]] const T* at(std::size_t row) const noexcept {
+    const std::size_t place = front_ + row;
+    return reinterpret_cast<const T*>(blocks_.read(place / block_rows)) + place % block_rows * dim_;
+  }
+  [[nodiscard]] T* writable(std::size_t row) {
+    const std::size_t place = front_ + row;
+    return reinterpret_cast<T*>(blocks_.write(place / block_rows)) + place % block_rows * dim_;
+  }
+  void clear_front() noexcept {
+    front_ = 0;
+    blocks_.shrink(0);
+  }
+  /// Calls run(first row, offset in the range, rows) for every stretch that lies in one block.
+  template <class Run>
+  void for_runs(RowRange range, Run&& run) const noexcept {
+    for (std::size_t row = range.first; row < range.last;) {
+      const std::size_t count = std::min(range.last - row, block_rows - (front_ + row) % block_rows);
+      run(at(row), row - range.first, count);
+      row += count;
+    }
+  }
+
+  std::size_t dim_;
+  std::size_t front_ = 0;  // rows of the first block that have left
+  std::size_t rows_ = 0;
+  BlockList blocks_;
+};
+
+}  // namespace kvcompress

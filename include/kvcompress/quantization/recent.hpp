@@ -1,0 +1,156 @@
+// include/kvcompress/quantization/recent.hpp - encoded rows behind a window of recent exact ones: a store for keys or values.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "kvcompress/quantization/exact.hpp"
+
+namespace kvcompress {
+
+/// KIVI's rule for keys: when `residual` rows are there, all of them are encoded (so 0 to residual - 1 exact rows remain).
+struct FlushAll {
+  static constexpr std::size_t due(std::size_t exact, std::size_t residual) noexcept { return exact / residual * residual; }
+};
+/// KIVI's rule for values: the newest `residual` rows stay exact, older ones are encoded one by one.
+struct FlushOldest {
+  static constexpr std::size_t due(std::size_t exact, std::size_t residual) noexcept {
+    return exact > residual ? exact - residual : 0;
+  }
+};
+
+/// Rows [0, settled()) as `Body` encodes them, the newer ones exact in Body::exact_type. New rows are exact until `settle()` finds
+/// them due by `Rule`. Encoded rows keep their place; exact ones move freely.
+template <class Body, class Rule>
+class Recent {
+  using Tail = Exact<typename Body::exact_type, 16>;  // few rows: small blocks, so that little of them is spare
+
+ public:
+  using exact_type = typename Body::exact_type;
+  static constexpr std::size_t block_rows = Body::block_rows;
+
+  /// `options.residual`: exact rows, in `Body::row_multiple`s, at least one.
+  Recent(const auto& options, std::size_t dim, const Memory& memory)
+      : residual_(options.residual), dim_(dim), body_(dim, memory), tail_(dim, memory) {}
+
+  [[nodiscard]] std::size_t rows() const noexcept { return body_.rows() + tail_.rows(); }
+  [[nodiscard]] std::size_t settled() const noexcept { return body_.rows(); }
+  [[nodiscard]] const Body& body() const noexcept { return body_; }
+
+  void make_room(std::size_t more) { tail_.make_room(more); }
+  void append(const float* row) { tail_.append(row); }
+  /// Row `from` overwrites row `to`; both exact.
+  void move(std::size_t from, std::size_t to) { tail_.move(from - settled(), to - settled()); }
+  /// Forgets the rows from `rows` on, which must not be encoded.
+  void resize(std::size_t rows) noexcept { tail_.resize(rows - settled()); }
+  /// Forgets everything.
+  void clear() noexcept {
+    body_.resize(0);
+    tail_.resize(0);
+  }
+
+  /// Encodes what is due. `scratch` grows to one block of rows.
+  void settle(Vector<float>& scratch) {
+    std::size_t due = Rule::due(tail_.rows(), residual_);
+    while (due > 0) {
+      const std::size_t count = std::min(due, block_rows);
+      scratch.resize(std::max(scratch.size(), count * dim_));
+      for (std::size_t r = 0; r < count; ++r) { tail_.read(r, scratch.data() + r * dim_); }
+      body_.append(scratch.data(), count);
+      tail_.pop_front(count);
+      due -= count;
+    }
+  }
+  /// Removes a whole block of dead rows without touching the others.
+  void erase_block(std::size_t first) noexcept { body_.erase_block(first); }
+
+  /// Removes the dead rows of `table`, keeping the order. Codes of values are copied; keys are decoded and encoded anew in groups of
+  /// live rows, and what does not fill a group joins the exact rows.
+  void compact(const RowTable& table, Vector<float>& scratch) {
+    tail_.compact(table, scratch, settled());
+    if constexpr (Body::row_multiple == 1) {
+      std::size_t kept = 0;
+      for (std::size_t r = 0; r < body_.rows(); ++r) {
+        if (!table.alive(r)) { continue; }
+        if (kept != r) { body_.move(r, kept); }
+        ++kept;
+      }
+      body_.resize(kept);
+    } else {
+      rebuild(table, scratch);
+    }
+  }
+
+  void read(std::size_t row, float* out) const noexcept {
+    row < settled() ? body_.read(row, out) : tail_.read(row - settled(), out);
+  }
+  void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
+              std::size_t logit_stride, float* scratch) const noexcept {
+    split(range, [&](const auto& part, RowRange rows, std::size_t offset) {
+      part.scores(rows, queries, query_stride, query_count, logits + offset, logit_stride, scratch);
+    });
+  }
+  void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
+                  std::size_t out_stride, float* scratch) const noexcept {
+    split(range, [&](const auto& part, RowRange rows, std::size_t offset) {
+      part.accumulate(rows, weights + offset, weight_stride, query_count, out, out_stride, scratch);
+    });
+  }
+  static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {
+    return Body::scratch_floats(dim, queries);
+  }
+
+  /// Bytes of the blocks that hold `rows` rows, as many of them exact as may be.
+  [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options) noexcept {
+    const std::size_t exact = std::min<std::size_t>(rows, options.residual);
+    return Body::bytes_for(rows - exact, dim) + Tail::bytes_for(exact, dim, options);
+  }
+  void reserve(std::size_t rows) {
+    body_.reserve(rows);
+    tail_.reserve(std::min(rows, residual_ + 1));
+  }
+  void unshare() {
+    body_.unshare();
+    tail_.unshare();
+  }
+  void account(MemoryReport& report) const noexcept {
+    body_.account(report);
+    tail_.account(report);
+  }
+
+ private:
+  template <class Part>
+  void split(RowRange range, Part&& part) const noexcept {
+    const std::size_t border = settled();
+    if (range.first < border) { part(body_, RowRange{range.first, std::min(range.last, border)}, std::size_t{0}); }
+    if (range.last > border) {
+      const std::size_t first = std::max(range.first, border);
+      part(tail_, RowRange{first - border, range.last - border}, first - range.first);
+    }
+  }
+  /// In place: a group is written only after as many live rows, hence at least as many rows, have been read.
+  void rebuild(const RowTable& table, Vector<float>& scratch) {
+    scratch.resize(std::max(scratch.size(), Body::row_multiple * dim_));
+    std::size_t written = 0;
+    std::size_t waiting = 0;
+    for (std::size_t r = 0; r < body_.rows(); ++r) {
+      if (!table.alive(r)) { continue; }
+      body_.read(r, scratch.data() + waiting * dim_);
+      if (++waiting == Body::row_multiple) {
+        body_.replace(written, scratch.data());
+        written += waiting;
+        waiting = 0;
+      }
+    }
+    body_.resize(written);
+    tail_.insert_front(scratch.data(), waiting);
+  }
+
+  std::size_t residual_;
+  std::size_t dim_;
+  Body body_;
+  Tail tail_;
+};
+
+}  // namespace kvcompress
