@@ -136,7 +136,9 @@ class KVCache {
                  std::copy_n(output, shape_.value_width(), out.row(t, query_head));
                  if (options.log_sum_exp != nullptr) { options.log_sum_exp[t * shape_.query_heads + query_head] = log_sum_exp; }
                },
-               observer(layer, head, ws));
+               [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
+                 record(layer, head, ws.positions[t], h, probabilities);
+               });
     }
   }
 
@@ -187,7 +189,7 @@ class KVCache {
   }
   /// Removes the rows at positions [first, last) that are still there; positions of other rows stay. Needs everything committed.
   void remove(Position first, Position last) {
-    require(first < last, ErrorCode::position, "remove: first is ", first, ", must be less than last = ", last);
+    require(first <= last, ErrorCode::position, "remove: first is ", first, ", must be at most last = ", last);
     for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
       require(at(layer).open == 0, ErrorCode::phase, "remove with ", at(layer).open, " uncommitted rows in layer ", layer, ": commit first");
     }
@@ -361,22 +363,19 @@ class KVCache {
       }
     };
   }
-  auto observer(std::size_t layer, std::size_t head, Workspace& ws) {
-    return [this, layer, head, &ws](std::size_t token, std::size_t h, std::span<const float> probabilities) {
-      if constexpr (Eviction::observes == Observes::every_query) {
-        Layer& l = layers_[layer].write_in_place();
-        record(l, l.lanes[head], ws.positions[token], h, probabilities);
+  /// One query's probabilities, counted at once or kept back while truncate may still forget them.
+  void record(std::size_t layer, std::size_t head, Position position, std::size_t h, std::span<const float> probabilities) {
+    if constexpr (Eviction::observes == Observes::every_query) {
+      Layer& l = layers_[layer].write_in_place();
+      Lane& lane = l.lanes[head];
+      if (!l.in_prompt && lane.pending.size() < options_.speculation * shape_.group()) {
+        lane.pending.push(position, h, probabilities);
+        return;
       }
-    };
-  }
-  void record(const Layer& l, Lane& lane, Position position, std::size_t head, std::span<const float> probabilities) {
-    if (!l.in_prompt && lane.pending.size() < options_.speculation * shape_.group()) {
-      lane.pending.push(position, head, probabilities);
-      return;
+      fold(lane);
+      Eviction::observe(options_.eviction, lane.state, h, probabilities);
+      lane.observed_end = position + 1;
     }
-    fold(lane);
-    Eviction::observe(options_.eviction, lane.state, head, probabilities);
-    lane.observed_end = position + 1;
   }
   /// Counts what was pending; it can no longer be taken back.
   void fold(Lane& lane) const {
@@ -406,11 +405,10 @@ class KVCache {
     LaneAttention<Keys, Values>(shape_, l.lanes[head].keys, nullptr, table, options)
         .run(workspace_.positions, workspace_.limits, true, workspace_, true, load, [](auto&&...) {},
              [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
-               Layer& writable = layers_[layer].write_in_place();
                if constexpr (Eviction::observes == Observes::every_query) {
-                 record(writable, writable.lanes[head], workspace_.positions[t], h, probabilities);
+                 record(layer, head, workspace_.positions[t], h, probabilities);
                } else {
-                 Eviction::observe(options_.eviction, writable.lanes[head].state, h, probabilities);
+                 Eviction::observe(options_.eviction, layers_[layer].write_in_place().lanes[head].state, h, probabilities);
                }
              });
   }

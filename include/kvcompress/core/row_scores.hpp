@@ -2,44 +2,74 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
-#include <span>
 
 #include "kvcompress/core/row_table.hpp"
 
 namespace kvcompress {
 
-/// `columns` float scores per row, 0 for a new row; they follow their rows when rows move.
+/// `columns` scores per row, 0 for a new row; they follow their rows when rows move. Until the first prompt ends (compact) they are
+/// held in double, since a prompt adds thousands of small numbers to some of them; afterwards in float.
 class RowScores {
  public:
-  RowScores(std::size_t columns, const Memory& memory) : columns_(columns), scores_(Allocator<float>(memory)) {}
+  RowScores(std::size_t columns, const Memory& memory)
+      : columns_(columns), sums_(Allocator<double>(memory)), scores_(Allocator<float>(memory)) {}
 
   [[nodiscard]] std::size_t columns() const noexcept { return columns_; }
-  [[nodiscard]] std::size_t rows() const noexcept { return scores_.size() / columns_; }
-  /// Scores of one row, `columns()` numbers.
-  [[nodiscard]] std::span<float> operator[](std::size_t row) noexcept { return {scores_.data() + row * columns_, columns_}; }
-  [[nodiscard]] std::span<const float> operator[](std::size_t row) const noexcept {
-    return {scores_.data() + row * columns_, columns_};
+  [[nodiscard]] float get(std::size_t row, std::size_t column) const noexcept {
+    return summing_ ? static_cast<float>(sums_[row * columns_ + column]) : scores_[row * columns_ + column];
+  }
+  void set(std::size_t row, std::size_t column, float score) noexcept {
+    visit([&](auto& numbers) { numbers[row * columns_ + column] = score; });
+  }
+  void add(std::size_t row, std::size_t column, float score) noexcept {
+    visit([&](auto& numbers) { numbers[row * columns_ + column] += score; });
+  }
+  /// The largest score of a row.
+  [[nodiscard]] float largest(std::size_t row) const noexcept {
+    float result = get(row, 0);
+    for (std::size_t c = 1; c < columns_; ++c) { result = std::max(result, get(row, c)); }
+    return result;
   }
 
   void reserve(std::size_t rows) {
-    if (scores_.capacity() < rows * columns_) { scores_.reserve(std::max(rows * columns_, 2 * scores_.capacity())); }
+    visit([&](auto& numbers) {
+      if (numbers.capacity() < rows * columns_) { numbers.reserve(std::max(rows * columns_, 2 * numbers.capacity())); }
+    });
   }
-  void resize(std::size_t rows) { scores_.resize(rows * columns_); }
+  void resize(std::size_t rows) {
+    visit([&](auto& numbers) { numbers.resize(rows * columns_); });
+  }
   void move(std::size_t from, std::size_t to) noexcept {
-    for (std::size_t c = 0; c < columns_; ++c) { scores_[to * columns_ + c] = scores_[from * columns_ + c]; }
+    visit([&](auto& numbers) { std::copy_n(numbers.begin() + at(from), columns_, numbers.begin() + at(to)); });
   }
   void erase(std::size_t first, std::size_t count) noexcept {
-    const auto begin = scores_.begin() + static_cast<std::ptrdiff_t>(first * columns_);
-    scores_.erase(begin, begin + static_cast<std::ptrdiff_t>(count * columns_));
+    visit([&](auto& numbers) { numbers.erase(numbers.begin() + at(first), numbers.begin() + at(first + count)); });
   }
-  void compact(std::size_t slack) { RowTable::compact_vector(scores_, slack * columns_); }
-  [[nodiscard]] Allocator<float> allocator() const noexcept { return scores_.get_allocator(); }
-  void account(MemoryReport& report) const noexcept { report.add(&MemoryReport::policy_state, scores_); }
+  void compact(std::size_t slack) {
+    if (summing_) {
+      scores_.reserve(sums_.size() + slack * columns_);
+      for (const double sum : sums_) { scores_.push_back(static_cast<float>(sum)); }
+      sums_ = Vector<double>(sums_.get_allocator());
+      summing_ = false;
+    }
+    RowTable::compact_vector(scores_, slack * columns_);
+  }
+  void account(MemoryReport& report) const noexcept {
+    report.add(&MemoryReport::policy_state, sums_);
+    report.add(&MemoryReport::policy_state, scores_);
+  }
+  [[nodiscard]] const Allocator<float> allocator() const noexcept { return scores_.get_allocator(); }
 
  private:
+  [[nodiscard]] std::ptrdiff_t at(std::size_t row) const noexcept { return static_cast<std::ptrdiff_t>(row * columns_); }
+  void visit(auto&& work) { summing_ ? work(sums_) : work(scores_); }
+
   std::size_t columns_;
-  Vector<float> scores_;  // (rows, columns)
+  bool summing_ = true;
+  Vector<double> sums_;   // (rows, columns) while a first prompt is open
+  Vector<float> scores_;  // (rows, columns) afterwards
 };
 
 }  // namespace kvcompress

@@ -9,7 +9,8 @@
 namespace kvcompress {
 
 /// Each lane keeps the newest `recent` rows and, of the others, those with the largest sums of attention probability, `budget` rows
-/// in all. Sums run over all queries since the row was written, prompt included; ties go to the older row.
+/// in all. Sums run over all queries since the row was written, prompt included, and over the query heads of the KV head (mean and sum
+/// rank alike) or are kept per query head, the largest counting; ties go to the older row.
 ///
 /// Source: "H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language Models";
 /// FMInference/H2O@ac75c2a8a9e7:h2o_hf/utils_real_drop/modify_llama.py (real dropping). Beyond it: grouped queries, which that code
@@ -49,7 +50,7 @@ struct HeavyHitters {
 
   static void observe(const Options& options, State& state, std::size_t head, std::span<const float> probabilities) noexcept {
     const std::size_t column = options.reduction == Reduction::max ? head : 0;
-    for (std::size_t r = 0; r < probabilities.size(); ++r) { state[r][column] += probabilities[r]; }
+    for (std::size_t r = 0; r < probabilities.size(); ++r) { state.add(r, column, probabilities[r]); }
   }
 
   static void select(const Options& options, State& state, Selection& selection) {
@@ -59,8 +60,8 @@ struct HeavyHitters {
     const std::size_t recent = std::min(budget, options.recent != 0 ? options.recent : std::max<std::size_t>(1, budget / 2));
     const Position first_recent = selection.newest(recent - 1);
     const auto lighter = [&](Position a, Position b) {  // a goes before b: smaller score, or equal and newer
-      const float x = score(state, a);
-      const float y = score(state, b);
+      const float x = state.largest(a);
+      const float y = state.largest(b);
       return x != y ? x < y : selection.rows.position(a) > selection.rows.position(b);
     };
     selection.order.clear();
@@ -70,11 +71,6 @@ struct HeavyHitters {
     const auto last_gone = selection.order.begin() + static_cast<std::ptrdiff_t>(live - budget - 1);
     std::nth_element(selection.order.begin(), last_gone, selection.order.end(), lighter);
     for (auto row = selection.order.begin(); row <= last_gone; ++row) { selection.drop[*row] = 1; }
-  }
-
-  /// A row's score as the selection sees it: the sum over the query heads of the group (which ranks as their mean does), or the largest.
-  [[nodiscard]] static float score(const State& state, std::size_t row) noexcept {
-    return *std::max_element(state[row].begin(), state[row].end());
   }
 };
 

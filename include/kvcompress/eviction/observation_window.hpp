@@ -60,12 +60,31 @@ struct ObservationWindow {
 
   static void observe(const Options& options, State& state, std::size_t head, std::span<const float> probabilities) noexcept {
     const std::size_t column = options.reduction == Reduction::max ? head : 0;
-    for (std::size_t r = 0; r < probabilities.size(); ++r) { state[r][column] += probabilities[r]; }
+    for (std::size_t r = 0; r < probabilities.size(); ++r) { state.add(r, column, probabilities[r]); }
   }
 
   static void select(const Options& options, State& state, Selection& selection) {
     if (selection.end_of_prompt) { select_prompt(options, state, selection); }
     else if (options.decode_budget > 0) { select_decoded(options.decode_budget, selection); }
+  }
+
+  /// Replaces the score of each row in `order` (column 0) by the one reduced over heads and pooled over neighbours in that order.
+  static void pool(const Options& options, State& state, std::span<const Position> order) {
+    const std::size_t reach = options.kernel / 2;
+    Vector<float> scores(order.size(), 0.0F, state.allocator());
+    for (std::size_t i = 0; i < order.size(); ++i) { scores[i] = state.largest(order[i]); }
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      const auto first = scores.begin() + static_cast<std::ptrdiff_t>(i - std::min(i, reach));
+      const auto last = scores.begin() + static_cast<std::ptrdiff_t>(std::min(i + reach + 1, order.size()));
+      float pooled = 0.0F;
+      if (options.pooling == Pooling::max) {
+        pooled = *std::max_element(first, last);
+      } else {
+        for (auto score = first; score != last; ++score) { pooled += *score; }
+        pooled /= static_cast<float>(options.kernel);
+      }
+      state.set(order[i], 0, pooled);
+    }
   }
 
  private:
@@ -80,33 +99,14 @@ struct ObservationWindow {
       const auto first_gone = order.begin() + static_cast<std::ptrdiff_t>(selection.budget - window);
       const auto end = order.begin() + static_cast<std::ptrdiff_t>(prefix);
       std::nth_element(order.begin(), first_gone, end, [&](Position a, Position b) {  // a stays before b
-        const float x = state[a][0];
-        const float y = state[b][0];
+        const float x = state.get(a, 0);
+        const float y = state.get(b, 0);
         return x != y ? x > y : selection.rows.position(a) < selection.rows.position(b);
       });
       for (auto row = first_gone; row != end; ++row) { selection.drop[*row] = 1; }
     }
-    for (std::size_t r = 0; r < selection.rows.rows(); ++r) { std::fill(state[r].begin(), state[r].end(), 0.0F); }
-  }
-
-  /// Replaces the score of each row in `order` (column 0) by the pooled one.
-  static void pool(const Options& options, State& state, std::span<const Position> order) {
-    const std::size_t reach = options.kernel / 2;
-    std::vector<float, Allocator<float>> scores(order.size(), 0.0F, state.allocator());
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      scores[i] = *std::max_element(state[order[i]].begin(), state[order[i]].end());
-    }
-    for (std::size_t i = 0; i < order.size(); ++i) {
-      const auto first = scores.begin() + static_cast<std::ptrdiff_t>(i - std::min(i, reach));
-      const auto last = scores.begin() + static_cast<std::ptrdiff_t>(std::min(i + reach + 1, order.size()));
-      float pooled = 0.0F;
-      if (options.pooling == Pooling::max) {
-        pooled = *std::max_element(first, last);
-      } else {
-        for (auto score = first; score != last; ++score) { pooled += *score; }
-        pooled /= static_cast<float>(options.kernel);
-      }
-      state[order[i]][0] = pooled;
+    for (std::size_t r = 0; r < selection.rows.rows(); ++r) {  // the next prompt scores afresh
+      for (std::size_t column = 0; column < state.columns(); ++column) { state.set(r, column, 0.0F); }
     }
   }
 

@@ -1,0 +1,189 @@
+// include/kvcompress/reference/attention.hpp - causal attention by position, written out in double.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <numeric>
+#include <span>
+#include <vector>
+
+/// The slow definitions that every kernel and policy of the library answers to: double precision, loop by
+/// loop, in the order of the papers. Shapes are preconditions, checked with `assert`.
+namespace kvcompress::reference {
+
+using Index = Eigen::Index;
+using Matrix = Eigen::MatrixXd;                                    // (tokens, channels) unless said otherwise
+using Vector = Eigen::VectorXd;                                    // one number per row
+using Positions = Eigen::Matrix<std::int64_t, Eigen::Dynamic, 1>;  // place of each row in the text
+using Rows = std::vector<Index>;                                   // places in a cache, ascending
+
+/// The numbers first, first + 1, ..., first + count - 1.
+inline Positions consecutive(std::int64_t first, Index count) {
+  Positions out(count);
+  for (Index i = 0; i < count; ++i) { out(i) = first + i; }
+  return out;
+}
+
+/// The rows of `a` followed by the rows of `b`; a matrix without rows may have any width.
+template <class M>
+M append_rows(const M& a, const M& b) {
+  if (a.rows() == 0) { return b; }
+  if (b.rows() == 0) { return a; }
+  assert(a.cols() == b.cols() && "both matrices must have the same number of columns");
+  M out(a.rows() + b.rows(), a.cols());
+  out << a, b;
+  return out;
+}
+
+/// A tensor (tokens, heads, dim) in memory, given by its strides in elements; channels are contiguous.
+template <class T>
+struct HeadsView {
+  const T* data = nullptr;
+  Index tokens = 0;
+  Index heads = 0;
+  Index dim = 0;
+  Index token_stride = 0;
+  Index head_stride = 0;
+
+  [[nodiscard]] Matrix head(Index h) const {
+    assert(h >= 0 && h < heads && "head must be below the number of heads");
+    Matrix out(tokens, dim);
+    for (Index t = 0; t < tokens; ++t) {
+      for (Index c = 0; c < dim; ++c) {
+        out(t, c) = static_cast<double>(data[h * head_stride + t * token_stride + c]);
+      }
+    }
+    return out;
+  }
+
+  /// One matrix (tokens, dim) per head, the form in which the references take several heads.
+  [[nodiscard]] std::vector<Matrix> split() const {
+    std::vector<Matrix> out;
+    for (Index h = 0; h < heads; ++h) { out.push_back(head(h)); }
+    return out;
+  }
+};
+
+struct AttentionOptions {
+  double scale = 0.0;       // factor of q.k; 0 means 1 / sqrt(key_dim)
+  double soft_cap = 0.0;    // c * tanh(logit / c) before the log weights; 0 means no cap
+  std::int64_t window = 0;  // a query sees keys fewer than `window` positions back; 0 means all
+  std::int64_t start = 0;   // keys at positions below `start` are padding and are never seen
+};
+
+struct AttentionResult {
+  Matrix output{};         // (queries, value_dim)
+  Matrix probabilities{};  // (queries, keys); 0 where a key is not seen
+  Vector log_sum_exp{};    // (queries); minus infinity, and a row of zeros above, where no key is seen
+};
+
+/// Whether the query at one position sees the key at another.
+inline bool sees(std::int64_t query, std::int64_t key, const AttentionOptions& options) {
+  if (key > query || key < options.start) { return false; }
+  return options.window == 0 || query - key < options.window;
+}
+
+/// Softmax attention of one head, causal by position; rows may lie in any order.
+/// `log_weight`, when not empty, is added to the logits of each key: (keys).
+inline AttentionResult attention(const Matrix& queries, const Matrix& keys, const Matrix& values,
+                                 const Positions& query_positions, const Positions& key_positions,
+                                 const AttentionOptions& options = {}, const Vector& log_weight = {}) {
+  assert(queries.cols() == keys.cols() && "queries and keys must have the same head size");
+  assert(keys.rows() == values.rows() && "there must be one value for every key");
+  assert(queries.rows() == query_positions.size() && "there must be one position for every query");
+  assert(keys.rows() == key_positions.size() && "there must be one position for every key");
+  assert((log_weight.size() == 0 || log_weight.size() == keys.rows()) &&
+         "there must be one log weight for every key");
+  constexpr double unseen = -std::numeric_limits<double>::infinity();
+  const double scale =
+      options.scale != 0.0 ? options.scale : 1.0 / std::sqrt(static_cast<double>(keys.cols()));
+
+  AttentionResult result{Matrix::Zero(queries.rows(), values.cols()),
+                         Matrix::Zero(queries.rows(), keys.rows()), Vector::Constant(queries.rows(), unseen)};
+  for (Index i = 0; i < queries.rows(); ++i) {
+    Vector logits = Vector::Constant(keys.rows(), unseen);
+    double largest = unseen;
+    for (Index j = 0; j < keys.rows(); ++j) {
+      if (!sees(query_positions(i), key_positions(j), options)) { continue; }
+      double dot = 0.0;
+      for (Index c = 0; c < keys.cols(); ++c) { dot += queries(i, c) * keys(j, c); }
+      double logit = dot * scale;
+      if (options.soft_cap != 0.0) { logit = options.soft_cap * std::tanh(logit / options.soft_cap); }
+      if (log_weight.size() != 0) { logit += log_weight(j); }
+      logits(j) = logit;
+      largest = std::max(largest, logit);
+    }
+    if (largest == unseen) { continue; }
+    double total = 0.0;
+    for (Index j = 0; j < keys.rows(); ++j) { total += std::exp(logits(j) - largest); }
+    result.log_sum_exp(i) = largest + std::log(total);
+    for (Index j = 0; j < keys.rows(); ++j) {
+      const double probability = std::exp(logits(j) - largest) / total;
+      result.probabilities(i, j) = probability;
+      for (Index c = 0; c < values.cols(); ++c) { result.output(i, c) += probability * values(j, c); }
+    }
+  }
+  return result;
+}
+
+/// Grouped-query attention: query head h reads KV head h / (query heads / KV heads). One result per query
+/// head.
+inline std::vector<AttentionResult> grouped_attention(
+    std::span<const Matrix> queries, std::span<const Matrix> keys, std::span<const Matrix> values,
+    const Positions& query_positions, const Positions& key_positions, const AttentionOptions& options = {},
+    const Vector& log_weight = {}) {
+  assert(keys.size() == values.size() && "keys and values must have the same number of heads");
+  assert(!keys.empty() && queries.size() % keys.size() == 0 &&
+         "query heads must be a multiple of the KV heads");
+  const std::size_t group = queries.size() / keys.size();
+  std::vector<AttentionResult> results;
+  for (std::size_t h = 0; h < queries.size(); ++h) {
+    results.push_back(attention(queries[h], keys[h / group], values[h / group], query_positions,
+                                key_positions, options, log_weight));
+  }
+  return results;
+}
+
+/// The probability each key received from all queries together: (keys).
+inline Vector column_sums(const Matrix& probabilities) {
+  Vector sums = Vector::Zero(probabilities.cols());
+  for (Index j = 0; j < probabilities.cols(); ++j) {
+    for (Index i = 0; i < probabilities.rows(); ++i) { sums(j) += probabilities(i, j); }
+  }
+  return sums;
+}
+
+/// How the scores of the query heads of one KV head become one score.
+enum class HeadReduction { mean, max, sum };
+
+/// One score per row from the scores of each query head of a group.
+inline Vector reduce_heads(std::span<const Vector> scores, HeadReduction reduction) {
+  assert(!scores.empty() && "there must be at least one query head");
+  Vector out = scores.front();
+  for (const Vector& head : scores.subspan(1)) {
+    for (Index j = 0; j < out.size(); ++j) {
+      out(j) = reduction == HeadReduction::max ? std::max(out(j), head(j)) : out(j) + head(j);
+    }
+  }
+  if (reduction == HeadReduction::mean) { out /= static_cast<double>(scores.size()); }
+  return out;
+}
+
+/// The `count` rows with the largest scores, ascending; among equal scores the lower row wins.
+inline Rows top_rows(const Vector& scores, Index count) {
+  Rows rows(static_cast<std::size_t>(scores.size()));
+  std::iota(rows.begin(), rows.end(), Index{0});
+  std::stable_sort(rows.begin(), rows.end(), [&](Index a, Index b) { return scores(a) > scores(b); });
+  rows.resize(static_cast<std::size_t>(std::clamp(count, Index{0}, scores.size())));
+  std::sort(rows.begin(), rows.end());
+  return rows;
+}
+
+}  // namespace kvcompress::reference

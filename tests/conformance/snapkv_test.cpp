@@ -1,0 +1,183 @@
+// tests/conformance/snapkv_test.cpp - SnapKV through KVCache against the official implementations, and against the reference.
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+
+#include "kvcompress/policies/full.hpp"
+#include "kvcompress/policies/snapkv.hpp"
+#include "kvcompress/reference/snapkv.hpp"
+#include "support/cases.hpp"
+#include "support/sequence.hpp"
+
+namespace {
+
+using kvcompress::Pooling;
+using kvcompress::Position;
+using kvcompress::Reduction;
+using kvcompress::test::HeadArray;
+namespace conformance = kvcompress::conformance;
+namespace reference = kvcompress::reference;
+
+/// SnapKV that also writes down the scores of each lane, in the order in which the lanes decide.
+struct Watched : kvcompress::ObservationWindow {
+  struct Scores {
+    std::vector<float> sums;    // of the rows before the window, over queries and the heads of the group
+    std::vector<float> pooled;  // the same, pooled
+  };
+  static inline std::vector<Scores> lanes;
+
+  static void select(const Options& options, State& state, kvcompress::Selection& selection) {
+    selection.sort_rows();
+    const std::span<const Position> prefix(selection.order.data(), selection.order.size() - std::min(selection.order.size(), options.window));
+    State pooled = state;
+    pool(options, pooled, prefix);
+    Scores& scores = lanes.emplace_back();
+    for (const Position row : prefix) {
+      scores.sums.push_back(state.largest(row));
+      scores.pooled.push_back(pooled.get(row, 0));
+    }
+    ObservationWindow::select(options, state, selection);
+  }
+};
+struct WatchedSnapKV {
+  using Eviction = Watched;
+};
+using Sequence = kvcompress::test::Sequence<kvcompress::Combine<WatchedSnapKV, kvcompress::Full<float>>>;
+
+Reduction reduction_of(const conformance::Case& one) {
+  const nlohmann::json given = one.params.value("reduction", nlohmann::json());
+  const std::string name = given.is_string() ? given.get<std::string>() : "mean";
+  return name == "max" ? Reduction::max : name == "sum" ? Reduction::sum : Reduction::mean;
+}
+
+/// What counts as the divisor between our sums and a mean over the group.
+double divisor(Reduction reduction, std::size_t group) { return reduction == Reduction::mean ? static_cast<double>(group) : 1.0; }
+
+double deviation(const std::vector<float>& scores, double divide_by, const reference::Matrix& expected, std::size_t row) {
+  double worst = 0.0;
+  for (std::size_t i = 0; i < scores.size(); ++i) {
+    worst = std::max(worst, std::abs(static_cast<double>(scores[i]) / divide_by - expected(static_cast<reference::Index>(row), static_cast<reference::Index>(i))));
+  }
+  return worst;
+}
+
+/// Average pooling: the same rows. Max pooling has exact ties across the cut: the same scores, and everything above the cut.
+void compare_selection(const std::vector<Position>& official, const std::vector<Position>& kept, const std::vector<float>& pooled, Pooling pooling) {
+  ASSERT_EQ(official.size(), kept.size());
+  if (pooling == Pooling::average) {
+    EXPECT_EQ(official, kept);
+    return;
+  }
+  const auto scores = [&](const std::vector<Position>& rows) {
+    std::vector<float> of;
+    for (const Position row : rows) {
+      if (row < pooled.size()) { of.push_back(pooled[row]); }
+    }
+    std::sort(of.begin(), of.end());
+    return of;
+  };
+  const auto ours = scores(kept);
+  const auto theirs = scores(official);
+  ASSERT_EQ(ours.size(), theirs.size());
+  for (std::size_t i = 0; i < ours.size(); ++i) { EXPECT_NEAR(ours[i], theirs[i], 5e-6F); }
+  for (std::size_t row = 0; row < pooled.size() && !ours.empty(); ++row) {
+    if (pooled[row] > ours.front() + 5e-6F) { EXPECT_TRUE(std::binary_search(official.begin(), official.end(), row)) << "row " << row; }
+  }
+}
+
+void prompt(const conformance::Case& one) {
+  const HeadArray q(one.array("q_postrope"));
+  const HeadArray given(one.array("k_postrope"));
+  const std::size_t times = one.get<std::string>("granularity") == "kv_head" ? 1 : q.heads / given.heads;
+  const HeadArray k = given.repeated(times);
+  const HeadArray v = HeadArray(one.array("v")).repeated(times);
+  const std::string pooling_name = one.get<std::string>("pooling");
+  if (pooling_name != "avg" && pooling_name != "max") { throw conformance::NotCovered(one.path() + ": pooling " + pooling_name); }
+  const Pooling pooling = pooling_name == "avg" ? Pooling::average : Pooling::max;
+  const Reduction reduction = reduction_of(one);
+  const auto capacity = one.get<std::size_t>("capacity");
+  Watched::lanes.clear();
+  Sequence run(kvcompress::test::shape_of(q, k, v),
+               {.eviction = {.budget = capacity, .window = one.get<std::size_t>("window"), .kernel = one.get<std::size_t>("kernel"),
+                             .pooling = pooling, .reduction = reduction}}, q, k, v);
+  run.step(q.tokens);
+  run.cache.end_prompt(0);
+  const auto stored = conformance::matrix(one.array("idx_storage_order"));
+  ASSERT_EQ(static_cast<std::size_t>(stored.rows()), k.heads);
+  const double divide_by = divisor(reduction, q.heads / k.heads);
+  const std::string sum_name = one.has("score_sum") ? "score_sum" : "score_grouped_before_pool";
+  double worst_sum = 0.0;
+  double worst_pooled = 0.0;
+  for (std::size_t head = 0; head < k.heads; ++head) {
+    std::vector<Position> official;
+    for (reference::Index i = 0; i < stored.cols(); ++i) { official.push_back(static_cast<Position>(stored(static_cast<reference::Index>(head), i))); }
+    std::sort(official.begin(), official.end());
+    const auto& scores = Watched::lanes.at(head);
+    if (k.tokens < capacity) {
+      EXPECT_EQ(run.cache.kept(0, head), official);
+      continue;
+    }
+    if (one.has(sum_name)) { worst_sum = std::max(worst_sum, deviation(scores.sums, divide_by, conformance::matrix(one.array(sum_name)), head)); }
+    if (one.has("score_pooled")) {
+      worst_pooled = std::max(worst_pooled, deviation(scores.pooled, divide_by, conformance::matrix(one.array("score_pooled")), head));
+    }
+    compare_selection(official, run.cache.kept(0, head), scores.pooled, pooling);
+  }
+  conformance::expect_within(one, "scores before pooling", worst_sum, 5e-6);
+  conformance::expect_within(one, "pooled scores", worst_pooled, 5e-6);
+}
+
+/// kvpress: the mean over the window's queries, average pooling, the mean over the group (the two commute).
+void scores(const conformance::Case& one) {
+  const HeadArray q(one.array("q_postrope"));
+  const HeadArray k(one.array("k_postrope"));
+  const auto window = one.get<std::size_t>("window");
+  Watched::lanes.clear();
+  Sequence run(kvcompress::test::shape_of(q, k, k),
+               {.eviction = {.budget = k.tokens, .window = window, .kernel = one.get<std::size_t>("kernel"), .pooling = Pooling::average}}, q, k, k);
+  run.step(q.tokens);
+  run.cache.end_prompt(0);
+  const auto expected = conformance::matrix(one.any({"score", "scores"}));
+  double worst = 0.0;
+  for (std::size_t head = 0; head < k.heads; ++head) {
+    worst = std::max(worst, deviation(Watched::lanes.at(head).pooled, static_cast<double>(window * q.heads / k.heads), expected, head));
+  }
+  conformance::expect_within(one, "scores", worst, 5e-6);
+}
+
+TEST(SnapKV, ReproducesTheOfficialVectors) { conformance::run_cases("snapkv", {{"prompt", prompt}, {"scores", scores}}); }
+
+// For users without the official vectors: the same path against the shipped reference, on numbers made here.
+TEST(SnapKV, SelectsWhatTheReferenceSelects) {
+  std::mt19937 rng(5);
+  std::normal_distribution<float> normal;
+  HeadArray q(4, 90, 16);
+  HeadArray k(2, 90, 16);
+  for (HeadArray* array : {&q, &k}) {
+    for (float& x : array->data) { x = normal(rng); }
+  }
+  const auto matrices = [](const HeadArray& a) {
+    const auto size = [](std::size_t n) { return static_cast<reference::Index>(n); };
+    return reference::HeadsView<float>{a.data.data(), size(a.tokens), size(a.heads), size(a.dim), size(a.dim), size(a.tokens * a.dim)}.split();
+  };
+  for (const Pooling pooling : {Pooling::average, Pooling::max}) {
+    for (const Reduction reduction : {Reduction::mean, Reduction::max}) {
+      Sequence run(kvcompress::test::shape_of(q, k, k),
+                   {.eviction = {.budget = 40, .window = 8, .kernel = 5, .pooling = pooling, .reduction = reduction}}, q, k, k);
+      for (const std::size_t chunk : {50U, 37U, 3U}) { run.step(chunk); }  // the window spans two chunks
+      run.cache.end_prompt(0);
+      for (std::size_t head = 0; head < 2; ++head) {
+        const auto queries = matrices(q);
+        const auto kept = reference::snapkv_select(std::span(queries).subspan(2 * head, 2), matrices(k)[head],
+            {.window = 8, .capacity = 40, .kernel = 5, .pooling = pooling == Pooling::max ? reference::Pooling::max : reference::Pooling::average,
+             .reduction = reduction == Reduction::max ? reference::HeadReduction::max : reference::HeadReduction::mean});
+        const auto ours = run.cache.kept(0, head);
+        EXPECT_EQ(reference::Rows(ours.begin(), ours.end()), kept);
+      }
+    }
+  }
+}
+
+}  // namespace

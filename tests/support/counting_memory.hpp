@@ -1,0 +1,57 @@
+// tests/support/counting_memory.hpp - a Memory handle that counts what it gives, and can refuse.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdlib>
+
+#include "kvcompress/core/memory.hpp"
+
+namespace kvcompress::test {
+
+/// Counts calls and bytes; from the call on that brings `refuse_after` to 0, it returns null. Must outlive every cache that uses it.
+class CountingMemory {
+ public:
+  CountingMemory() = default;
+  CountingMemory(const CountingMemory&) = delete;
+  CountingMemory& operator=(const CountingMemory&) = delete;
+
+  [[nodiscard]] Memory handle() {
+    return {[](void* self, std::size_t bytes, std::size_t alignment) { return static_cast<CountingMemory*>(self)->allocate(bytes, alignment); },
+            [](void* self, void* address, std::size_t bytes, std::size_t) { static_cast<CountingMemory*>(self)->release(address, bytes); }, this};
+  }
+  /// The next `calls` allocations succeed, all later ones fail.
+  void refuse_after(std::size_t calls) { left_ = calls; }
+  void allow() { left_ = static_cast<std::size_t>(-1); }
+  /// Forgets the calls and the peak so far.
+  void restart() {
+    calls = 0;
+    peak = bytes;
+  }
+
+  std::size_t calls = 0;  // allocations
+  std::size_t live = 0;   // allocations not yet released
+  std::size_t bytes = 0;  // held now
+  std::size_t peak = 0;   // largest `bytes`
+
+ private:
+  void* allocate(std::size_t size, std::size_t alignment) {
+    if (left_ == 0) { return nullptr; }
+    if (left_ != static_cast<std::size_t>(-1)) { --left_; }
+    ++calls;
+    ++live;
+    bytes += size;
+    peak = std::max(peak, bytes);
+    return std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+  }
+  void release(void* address, std::size_t size) {
+    --live;
+    bytes -= size;
+    std::free(address);
+  }
+
+  std::size_t left_ = static_cast<std::size_t>(-1);
+};
+
+}  // namespace kvcompress::test

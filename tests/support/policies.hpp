@@ -1,0 +1,108 @@
+// tests/support/policies.hpp - the policies of the typed tests, with small budgets, and an oracle that fits them all.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "kvcompress/kvcompress.hpp"
+#include "support/random_rows.hpp"
+
+namespace kvcompress::test {
+
+using Policies = ::testing::Types<Full<float>, Full<half>, Kivi<2, 32, 32>, Kivi<4, 32, 64, float>, StreamingLLM, H2O, SnapKV,
+                                  Combine<H2O, Kivi<2, 32, 32>>, Combine<StreamingLLM, Kivi<4, 32, 32>>,
+                                  Combine<SnapKV, Kivi<4, 32, 32, float>>>;
+
+inline constexpr std::size_t unbounded = std::numeric_limits<std::size_t>::max();
+
+/// Small settings of each eviction, for tests; `rows` of a lane stay, `unbounded` means all.
+inline void set_budget(KeepAll::Options& /*options*/, std::size_t /*rows*/) {}
+inline void set_budget(SinkWindow::Options& options, std::size_t rows) {
+  options.sinks = 4;
+  options.window = rows == unbounded ? 1U << 20U : rows - options.sinks;
+}
+inline void set_budget(HeavyHitters::Options& options, std::size_t rows) {
+  options.budget = rows == unbounded ? 1U << 20U : rows;
+  options.recent = rows == unbounded ? 0 : rows / 3;
+}
+/// Two thirds for the prompt, one third for decoded rows.
+inline void set_budget(ObservationWindow::Options& options, std::size_t rows) {
+  options.budget = rows == unbounded ? 1U << 20U : rows - rows / 3;
+  options.window = 8;
+  options.decode_budget = rows == unbounded ? 0 : rows / 3;
+}
+template <class P>
+PolicyOptions<P> options_with(std::size_t rows = unbounded) {
+  PolicyOptions<P> options{};
+  set_budget(options.eviction, rows);
+  return options;
+}
+
+template <class P>
+using EvictionOf = typename KVCache<P>::Eviction;
+/// Whether rows ever leave.
+template <class P>
+inline constexpr bool evicts = EvictionOf<P>::decides != Decides::never;
+/// Whether rows are encoded with loss.
+template <class P>
+inline constexpr bool encodes = requires(const typename KVCache<P>::Keys keys) { keys.body(); };
+/// Rounding of a row that is held exactly.
+template <class P>
+inline constexpr double row_rounding = std::is_same_v<typename KVCache<P>::Keys::exact_type, float> ? 1e-6 : 5e-4;
+
+/// What a cache must answer for the newest `count` tokens of `text`, whose rows are open: attention in double over the rows that it
+/// holds, as it decodes them, at the positions or slots that it gives them.
+template <class P>
+Outputs attention_over_held_rows(const KVCache<P>& cache, const Text& text, std::size_t end, std::size_t count, std::size_t layer = 0,
+                                 const AttendOptions& options = {}) {
+  using reference::Index;
+  const Shape& shape = text.shape;
+  Outputs out(count * text.output_width());
+  std::vector<float> row(std::max(shape.key_width(), shape.value_width()));
+  const reference::Rope rope{.pairing = shape.rope.pairing == RopePairing::half_split ? reference::Pairing::half : reference::Pairing::interleaved,
+                             .theta = shape.rope.theta,
+                             .rotary_dim = static_cast<Index>(shape.rope.rotary_dim)};
+  for (std::size_t lane = 0; lane < shape.kv_heads; ++lane) {
+    const RowTable& table = cache.table(layer, lane);
+    const auto live = static_cast<Index>(table.live());
+    reference::Matrix keys(live, static_cast<Index>(shape.key_width()));
+    reference::Matrix values(live, static_cast<Index>(shape.value_width()));
+    reference::Positions positions(live);
+    reference::Positions slots(live);
+    Index at = 0;
+    for (std::size_t r = 0; r < table.rows(); ++r) {
+      if (!table.alive(r)) { continue; }
+      cache.keys(layer, lane).read(r, row.data());
+      for (Index c = 0; c < keys.cols(); ++c) { keys(at, c) = static_cast<double>(row[static_cast<std::size_t>(c)]); }
+      cache.values(layer, lane).read(r, row.data());
+      for (Index c = 0; c < values.cols(); ++c) { values(at, c) = static_cast<double>(row[static_cast<std::size_t>(c)]); }
+      positions(at++) = static_cast<std::int64_t>(table.position(r));
+    }
+    for (Index i = 0; i < live; ++i) {  // the rank by position, found without the table
+      slots(i) = table.renumbers() ? (positions.array() < positions(i)).count() : positions(i);
+    }
+    if (table.renumbers()) { keys = reference::rerotate(keys, positions, slots, rope); }
+    const reference::Positions query_slots = slots.tail(static_cast<Index>(count));
+    const reference::Positions query_positions = positions.tail(static_cast<Index>(count));
+    for (std::size_t h = 0; h < shape.group(); ++h) {
+      const std::size_t head = lane * shape.group() + h;
+      reference::Matrix queries = text.query_matrix(head).middleRows(static_cast<Index>(end - count), static_cast<Index>(count));
+      if (shape.keys == KeyForm::unrotated) { queries = reference::rotate(queries, query_slots, rope); }
+      else if (table.renumbers()) { queries = reference::rerotate(queries, query_positions, query_slots, rope); }
+      const auto result = reference::attention(queries, keys, values, query_positions, positions, reference_options(options));
+      for (std::size_t t = 0; t < count; ++t) {
+        for (std::size_t c = 0; c < shape.value_width(); ++c) {
+          out[(t * shape.query_heads + head) * shape.value_width() + c] = static_cast<float>(result.output(static_cast<Index>(t), static_cast<Index>(c)));
+        }
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace kvcompress::test
