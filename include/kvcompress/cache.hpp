@@ -9,7 +9,8 @@
 
 #include "kvcompress/attention/attend.hpp"
 #include "kvcompress/cache/checks.hpp"
-#include "kvcompress/cache/lane.hpp"
+#include "kvcompress/cache/layer.hpp"
+#include "kvcompress/cache/observe.hpp"
 #include "kvcompress/core/shared.hpp"
 
 namespace kvcompress {
@@ -18,6 +19,13 @@ namespace kvcompress {
 struct HeadRange {
   std::size_t first = 0;
   std::size_t last = static_cast<std::size_t>(-1);
+};
+
+/// The archetype of an executor: runs every task on the calling thread, worker 0. A thread pool of yours offers the same call.
+struct SerialExecutor {
+  void operator()(std::size_t tasks, auto&& run) const {
+    for (std::size_t task = 0; task < tasks; ++task) { run(task, std::size_t{0}); }
+  }
 };
 
 /// The key-value cache of one sequence, compressed as `P` says.
@@ -59,10 +67,7 @@ class KVCache {
   /// A deep copy: shares nothing with `other`.
   KVCache(const KVCache& other) : KVCache(other, Sharing{}) {
     for (Shared<Layer>& layer : layers_) {
-      for (Lane& lane : layer.write().lanes) {
-        lane.keys.unshare();
-        lane.values.unshare();
-      }
+      for (Lane& lane : layer.write().lanes) { lane.unshare(); }
     }
   }
   KVCache(KVCache&&) noexcept = default;
@@ -127,19 +132,34 @@ class KVCache {
         ws.positions[t] = table.position(first + t);
         ws.limits[t] = first + t + 1;
       }
-      remember(layer, head, queries, ws);
+      if constexpr (Eviction::observes == Observes::last_prompt_queries) {
+        detail::remember<P>(shape_, options_, writable(layer).lanes[head], queries, head, options, ws);
+      }
       const Lane& lane = l.lanes[head];
       LaneAttention<Keys, Values>(shape_, lane.keys, &lane.values, table, options)
-          .run(ws.positions, ws.limits, false, ws, Eviction::observes == Observes::every_query, loader(queries, head, ws),
+          .run(ws.positions, ws.limits, false, ws, Eviction::observes == Observes::every_query, detail::query_loader(shape_, queries, head, ws),
                [&](std::size_t t, std::size_t h, const float* output, float log_sum_exp) {
                  const std::size_t query_head = head * shape_.group() + h;
                  std::copy_n(output, shape_.value_width(), out.row(t, query_head));
                  if (options.log_sum_exp != nullptr) { options.log_sum_exp[t * shape_.query_heads + query_head] = log_sum_exp; }
                },
                [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
-                 record(layer, head, ws.positions[t], h, probabilities);
+                 if constexpr (Eviction::observes == Observes::every_query) {
+                   detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], h, probabilities);
+                 }
                });
     }
+  }
+
+  /// The same with the caller's threads: executor(tasks, run) calls run(task, worker) once for every task < tasks, with a worker number
+  /// below workspaces.size() that no other call uses at that time (see SerialExecutor). The result is the same for any executor.
+  template <class Executor>
+  void attend(std::size_t layer, const Rows& queries, const Output& out, std::span<Workspace> workspaces, Executor&& executor,
+              const AttendOptions& options = {}) {
+    require(!workspaces.empty(), ErrorCode::input, "attend: workspaces is empty, must have one per worker");
+    executor(shape_.kv_heads, [&](std::size_t head, std::size_t worker) {
+      attend(layer, queries, out, workspaces[worker], options, {head, head + 1});
+    });
   }
 
   /// For an engine with its own attention: shows the policy queries (tokens, query_heads, key width) at `positions`, as attend would.
@@ -154,8 +174,11 @@ class KVCache {
     if constexpr (Eviction::observes != Observes::nothing) {
       for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
         workspace_.positions.assign(positions.begin(), positions.end());
-        remember(layer, head, queries, workspace_);
-        if constexpr (Eviction::observes == Observes::every_query) { see(layer, head, loader(queries, head, workspace_), options); }
+        if constexpr (Eviction::observes == Observes::every_query) {
+          detail::see<P>(shape_, options_, writable(layer), head, detail::query_loader(shape_, queries, head, workspace_), options, workspace_);
+        } else {
+          detail::remember<P>(shape_, options_, writable(layer).lanes[head], queries, head, options, workspace_);
+        }
       }
     }
   }
@@ -182,9 +205,9 @@ class KVCache {
   /// Forgets all rows at positions >= position. Exact down to the last commit; below it only for a cache that neither evicts nor encodes.
   /// Queries that a policy has observed can be taken back if there are at most Options::speculation of them.
   void truncate(Position position) {
-    for (std::size_t layer = 0; layer < shape_.layers; ++layer) { check_truncate(layer, position); }
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer) { at(layer).check_truncate(position, layer, options_.speculation); }
     for (Shared<Layer>& shared : layers_) {
-      if (shared.read().next > position) { truncate(shared.write(), position); }
+      if (shared.read().next > position) { shared.write().truncate(position, query_width()); }
     }
   }
   /// Removes the rows at positions [first, last) that are still there; positions of other rows stay. Needs everything committed.
@@ -213,6 +236,7 @@ class KVCache {
 
   /// Takes memory for `tokens` rows per lane now, so that decoding up to there allocates nothing.
   void reserve(std::size_t tokens) {
+    reserved_ = std::max(reserved_, tokens);
     for (Shared<Layer>& shared : layers_) {
       Layer& l = shared.write();
       for (Lane& lane : l.lanes) {
@@ -226,6 +250,10 @@ class KVCache {
     }
   }
 
+  /// What `tokens` rows in every lane take: blocks, positions and policy state; rows that an eviction drops do not count.
+  [[nodiscard]] static std::size_t bytes_for(const Shape& shape, std::size_t tokens, const Options& options = {}) {
+    return shape.layers * shape.kv_heads * lane_bytes(checked(shape, options), options, tokens);
+  }
   /// Bytes taken from the memory handle, by purpose; the total is what the handle gave (blocks shared with forks count in each).
   [[nodiscard]] MemoryReport memory() const noexcept {
     MemoryReport report;
@@ -271,7 +299,7 @@ class KVCache {
 
   KVCache(const KVCache& other, Sharing)
       : shape_(other.shape_), options_(other.options_), memory_(other.memory_), layers_(other.layers_),
-        workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_) {
+        workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_), reserved_(other.reserved_) {
     if constexpr (Eviction::observes != Observes::nothing) {
       for (Shared<Layer>& layer : layers_) {  // attend writes observations of open rows without asking
         if (layer.read().open > 0) { static_cast<void>(layer.write()); }
@@ -288,22 +316,8 @@ class KVCache {
   /// Floats of one token's queries that share a KV head.
   [[nodiscard]] std::size_t query_width() const noexcept { return shape_.group() * shape_.key_width(); }
   [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[layer].read(); }
-
-  void check_truncate(std::size_t layer, Position position) const {
-    const Layer& l = at(layer);
-    if (position >= l.next) { return; }
-    constexpr bool exact = Eviction::decides == Decides::never && Eviction::observes == Observes::nothing &&
-                           !requires(const Keys keys) { keys.body(); } && !requires(const Values values) { values.body(); };
-    require(exact || position >= l.committed, ErrorCode::position, "truncate: position is ", position,
-            ", must be at least the position of the last commit, ", l.committed, " in layer ", layer);
-    for (const Lane& lane : l.lanes) {
-      require(position >= lane.observed_end, ErrorCode::phase, "truncate: position is ", position, ", must be at least ", lane.observed_end,
-              ": observed queries before it are counted already (Options::speculation is ", options_.speculation, ")");
-      const Position newest = lane.last.forgotten() ? lane.last.positions().back() : 0;
-      require(!lane.last.forgotten() || position > newest, ErrorCode::phase, "truncate: position is ", position, ", must be above ", newest,
-              ": the queries before the observation window are gone");
-    }
-  }
+  /// For observations of open rows: no fork shares a layer that has them (see the constructor above).
+  [[nodiscard]] Layer& writable(std::size_t layer) noexcept { return layers_[layer].write_in_place(); }
 
   // ------------------------------------------------------------------ rows
 
@@ -324,94 +338,6 @@ class KVCache {
                             std::span<const float>(value, shape_.value_width()));
     }
   }
-  void truncate(Layer& l, Position position) {
-    for (std::size_t head = 0; head < l.lanes.size(); ++head) {
-      Lane& lane = l.lanes[head];
-      const std::size_t rows = rows_before(l.table(head), position);
-      lane.keys.resize(rows);
-      lane.values.resize(rows);
-      lane.state.resize(rows);
-      lane.pending.truncate(position);
-      lane.last.truncate(position, query_width());
-    }
-    std::size_t rows = 0;
-    for (RowTable& table : l.tables) {
-      rows = table.rows();
-      table.resize(rows_before(table, position));
-      rows -= table.rows();
-    }
-    l.open -= std::min(l.open, rows);
-    l.next = position;
-    l.committed = std::min(l.committed, position);
-  }
-  /// Rows in front of the first open one at or above `position`; open rows lie at the end, in order.
-  static std::size_t rows_before(const RowTable& table, Position position) noexcept {
-    std::size_t rows = table.rows();
-    while (rows > 0 && table.alive(rows - 1) && table.position(rows - 1) >= position) { --rows; }
-    return rows;
-  }
-
-  // ------------------------------------------------------------------ observation
-
-  /// Writes one query in the stored keys' form.
-  auto loader(const Rows& queries, std::size_t head, Workspace& ws) const {
-    return [this, &queries, head, &ws](std::size_t token, std::size_t h, float* row) {
-      queries.load(token, head * shape_.group() + h, row);
-      if (shape_.keys == KeyForm::unrotated) {
-        ws.rotation.turn_by(ws.positions[token]);
-        ws.rotation.apply(row);
-      }
-    };
-  }
-  /// One query's probabilities, counted at once or kept back while truncate may still forget them.
-  void record(std::size_t layer, std::size_t head, Position position, std::size_t h, std::span<const float> probabilities) {
-    if constexpr (Eviction::observes == Observes::every_query) {
-      Layer& l = layers_[layer].write_in_place();
-      Lane& lane = l.lanes[head];
-      if (!l.in_prompt && lane.pending.size() < options_.speculation * shape_.group()) {
-        lane.pending.push(position, h, probabilities);
-        return;
-      }
-      fold(lane);
-      Eviction::observe(options_.eviction, lane.state, h, probabilities);
-      lane.observed_end = position + 1;
-    }
-  }
-  /// Counts what was pending; it can no longer be taken back.
-  void fold(Lane& lane) const {
-    if constexpr (Eviction::observes != Observes::nothing) {
-      lane.pending.drain([&](Position position, std::size_t head, std::span<const float> probabilities) {
-        Eviction::observe(options_.eviction, lane.state, head, probabilities);
-        lane.observed_end = position + 1;
-      });
-    }
-  }
-  /// Keeps the queries at ws.positions if they may turn out to be the last of a prompt.
-  void remember(std::size_t layer, std::size_t head, const Rows& queries, Workspace& ws) {
-    if constexpr (Eviction::observes == Observes::last_prompt_queries) {
-      const auto load = loader(queries, head, ws);
-      layers_[layer].write_in_place().lanes[head].last.remember(
-          ws.positions, Eviction::window(options_.eviction), query_width(), [&](std::size_t t, float* to) {
-            for (std::size_t h = 0; h < shape_.group(); ++h) { load(t, h, to + h * shape_.key_width()); }
-          });
-    }
-  }
-  /// Shows the eviction the probabilities of queries at workspace_.positions, without computing outputs.
-  void see(std::size_t layer, std::size_t head, auto&& load, const AttendOptions& options) {
-    const Layer& l = at(layer);
-    const RowTable& table = l.table(head);
-    workspace_.limits.resize(workspace_.positions.size());
-    for (std::size_t t = 0; t < workspace_.positions.size(); ++t) { workspace_.limits[t] = table.rows_up_to(workspace_.positions[t]); }
-    LaneAttention<Keys, Values>(shape_, l.lanes[head].keys, nullptr, table, options)
-        .run(workspace_.positions, workspace_.limits, true, workspace_, true, load, [](auto&&...) {},
-             [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
-               if constexpr (Eviction::observes == Observes::every_query) {
-                 record(layer, head, workspace_.positions[t], h, probabilities);
-               } else {
-                 Eviction::observe(options_.eviction, layers_[layer].write_in_place().lanes[head].state, h, probabilities);
-               }
-             });
-  }
 
   // ------------------------------------------------------------------ commits
 
@@ -423,9 +349,11 @@ class KVCache {
         l.budget = options_.eviction.budget.resolve(l.prompt_tokens, shape_.layers * shape_.kv_heads, [this](std::size_t bytes) { return rows_in(bytes); });
       }
     }
-    for (Lane& lane : l.lanes) { fold(lane); }
+    if constexpr (Eviction::observes == Observes::every_query) {
+      for (Lane& lane : l.lanes) { lane.count_pending(options_.eviction); }
+    }
     if constexpr (Eviction::observes == Observes::last_prompt_queries) {
-      for (std::size_t head = 0; end_of_prompt && head < l.lanes.size(); ++head) { see_last(layer, head); }
+      for (std::size_t head = 0; end_of_prompt && head < l.lanes.size(); ++head) { detail::see_last<P>(shape_, options_, l, head, workspace_); }
     }
     if constexpr (Eviction::decides != Decides::never) {
       for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
@@ -435,51 +363,24 @@ class KVCache {
         l.evict(unit, scratch_.drop, end_of_prompt, scratch_.rows);
       }
     }
-    for (Lane& lane : l.lanes) {
-      lane.keys.settle(scratch_.rows);
-      lane.values.settle(scratch_.rows);
-      lane.last.clear(end_of_prompt);
-      lane.observed_end = 0;
-      if (end_of_prompt) { lane.state.compact(slack); }
-    }
-    if (end_of_prompt) {
-      for (RowTable& table : l.tables) { table.compact(slack); }
-      release_scratch();
-    }
-    l.open = 0;
-    l.committed = l.next;
-    l.in_prompt = false;
-  }
-  void see_last(std::size_t layer, std::size_t head) {
-    const detail::LastQueries& last = at(layer).lanes[head].last;
-    workspace_.positions.assign(last.positions().begin(), last.positions().end());
-    see(layer, head,
-        [&](std::size_t t, std::size_t h, float* row) {
-          std::copy_n(last.query(t, query_width()) + h * shape_.key_width(), shape_.key_width(), row);
-        },
-        {});
-  }
-  /// A prompt's scratch is long; decoding needs little of it.
-  void release_scratch() {
-    RowTable::compact_vector(scratch_.order, slack);
-    RowTable::compact_vector(scratch_.drop, slack);
+    l.settle(end_of_prompt, reserved_, scratch_.rows);
+    if (end_of_prompt) { scratch_.shrink(); }
   }
   /// Rows of one lane that fit in `bytes`, as this policy holds them.
   [[nodiscard]] std::size_t rows_in(std::size_t bytes) const {
     std::size_t rows = 0;
     for (std::size_t step = std::size_t{1} << 31U; step > 0; step /= 2) {
-      if (lane_bytes(rows + step) <= bytes) { rows += step; }
+      if (lane_bytes(shape_, options_, rows + step) <= bytes) { rows += step; }
     }
     return rows;
   }
-  [[nodiscard]] std::size_t lane_bytes(std::size_t rows) const {
-    return Keys::bytes_for(rows, shape_.key_width(), options_.storage) + Values::bytes_for(rows, shape_.value_width(), options_.storage) +
-           rows * (sizeof(Position) + sizeof(float));
+  [[nodiscard]] static std::size_t lane_bytes(const Shape& shape, const Options& options, std::size_t rows) {
+    const std::size_t table = Eviction::decides == Decides::never ? 0 : sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
+    return Keys::bytes_for(rows, shape.key_width(), options.storage) + Values::bytes_for(rows, shape.value_width(), options.storage) +
+           rows * (table + Eviction::row_bytes(options.eviction, shape));
   }
 
   // ------------------------------------------------------------------ memory
-
-  static constexpr std::size_t slack = 64;  // entries that tables and scores keep free for decoding
 
   static void account(const Shared<Layer>& shared, MemoryReport& total) noexcept {
     MemoryReport report = total;
@@ -495,7 +396,8 @@ class KVCache {
   Vector<Shared<Layer>> layers_;
   Workspace workspace_;
   detail::CommitScratch scratch_;
-  Vector<float> row_;  // one key or value
+  Vector<float> row_;  // one key, one value
+  std::size_t reserved_ = 0;
 };
 
 }  // namespace kvcompress

@@ -148,7 +148,8 @@ concept RowState = std::copy_constructible<S> && std::movable<S> && requires(S s
 /// Decides which rows of a full lane go. Static functions over an Options value and a State that the cache owns per lane:
 ///
 /// validate(options, shape): raises an Error for bad options.   renumbers(options): attention uses in-cache positions.
-/// state(options, shape, memory): the State of one lane.        select(options, state, selection): sets selection.drop.
+/// state(options, shape, memory): the State of one lane.        row_bytes(options, shape): what it takes for one row.
+/// select(options, state, selection): sets selection.drop.
 template <class E>
 concept Eviction = std::semiregular<typename E::Options> && RowState<typename E::State> &&
                    requires(const typename E::Options options, const Shape& shape, const Memory& memory, typename E::State state,
@@ -159,6 +160,7 @@ concept Eviction = std::semiregular<typename E::Options> && RowState<typename E:
                      { E::observes } -> std::convertible_to<Observes>;
                      E::validate(options, shape);
                      { E::renumbers(options) } -> std::same_as<bool>;
+                     { E::row_bytes(options, shape) } -> std::same_as<std::size_t>;
                      { E::state(options, shape, memory) } -> std::same_as<typename E::State>;
                      E::select(options, state, selection);
                    };

@@ -6,8 +6,7 @@
 #include <cstddef>
 #include <span>
 
-#include "kvcompress/core/memory.hpp"
-#include "kvcompress/core/shape.hpp"
+#include "kvcompress/attention/attend.hpp"
 
 namespace kvcompress::detail {
 
@@ -64,9 +63,14 @@ class LastQueries {
   /// Older queries have had to make room.
   [[nodiscard]] bool forgotten() const noexcept { return forgotten_; }
 
+  /// How the newest queries attended.
+  [[nodiscard]] const AttendOptions& options() const noexcept { return options_; }
+
   /// Adds queries at ascending `positions`; load(t, to) writes query t, `width` floats. Keeps the newest `window`.
   template <class Load>
-  void remember(std::span<const Position> positions, std::size_t window, std::size_t width, Load&& load) {
+  void remember(std::span<const Position> positions, const AttendOptions& options, std::size_t window, std::size_t width, Load&& load) {
+    options_ = options;
+    options_.log_sum_exp = nullptr;
     const std::size_t fresh = std::min(window, positions.size());
     const std::size_t leaving = positions_.size() + fresh > window ? positions_.size() + fresh - window : 0;
     forgotten_ = forgotten_ || leaving > 0 || fresh < positions.size();
@@ -100,6 +104,7 @@ class LastQueries {
  private:
   Vector<float> queries_;       // (positions, group, key width)
   Vector<Position> positions_;  // ascending
+  AttendOptions options_{};
   bool forgotten_ = false;
 };
 

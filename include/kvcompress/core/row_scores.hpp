@@ -16,6 +16,8 @@ class RowScores {
   RowScores(std::size_t columns, const Memory& memory)
       : columns_(columns), sums_(Allocator<double>(memory)), scores_(Allocator<float>(memory)) {}
 
+  /// Bytes of one row after the prompt.
+  [[nodiscard]] static constexpr std::size_t row_bytes(std::size_t columns) noexcept { return columns * sizeof(float); }
   [[nodiscard]] std::size_t columns() const noexcept { return columns_; }
   [[nodiscard]] float get(std::size_t row, std::size_t column) const noexcept {
     return summing_ ? static_cast<float>(sums_[row * columns_ + column]) : scores_[row * columns_ + column];

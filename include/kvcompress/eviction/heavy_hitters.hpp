@@ -44,6 +44,9 @@ struct HeavyHitters {
             options.recent, ", must be at most budget = ", options.budget.rows_of);
   }
   static bool renumbers(const Options& options) noexcept { return options.in_cache_positions; }
+  static std::size_t row_bytes(const Options& options, const Shape& shape) noexcept {
+    return RowScores::row_bytes(options.reduction == Reduction::max ? shape.group() : 1);
+  }
   static State state(const Options& options, const Shape& shape, const Memory& memory) {
     return State(options.reduction == Reduction::max ? shape.group() : 1, memory);
   }

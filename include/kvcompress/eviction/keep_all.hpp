@@ -29,6 +29,7 @@ struct KeepAll {
 
   static void validate(const Options&, const Shape&) noexcept {}
   static constexpr bool renumbers(const Options&) noexcept { return false; }
+  static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
   static State state(const Options&, const Shape&, const Memory&) noexcept { return {}; }
   static void select(const Options&, State&, Selection&) noexcept {}
 };

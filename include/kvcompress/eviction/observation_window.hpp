@@ -54,6 +54,9 @@ struct ObservationWindow {
   }
   static constexpr bool renumbers(const Options&) noexcept { return false; }
   static std::size_t window(const Options& options) noexcept { return options.window; }
+  static std::size_t row_bytes(const Options& options, const Shape& shape) noexcept {
+    return RowScores::row_bytes(options.reduction == Reduction::max ? shape.group() : 1);
+  }
   static State state(const Options& options, const Shape& shape, const Memory& memory) {
     return State(options.reduction == Reduction::max ? shape.group() : 1, memory);
   }

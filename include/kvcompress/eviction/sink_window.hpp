@@ -36,6 +36,7 @@ struct SinkWindow {
     require(options.window > 0, ErrorCode::option, "streaming: window is 0, must be at least 1");
   }
   static bool renumbers(const Options& options) noexcept { return options.in_cache_positions; }
+  static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
   static State state(const Options&, const Shape&, const Memory&) noexcept { return {}; }
 
   static void select(const Options& options, State&, Selection& selection) {

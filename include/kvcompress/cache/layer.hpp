@@ -1,0 +1,215 @@
+// include/kvcompress/cache/layer.hpp - the lanes of one layer, their phase, and the one remap of rows.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <span>
+
+#include "kvcompress/cache/lane.hpp"
+
+namespace kvcompress::detail {
+
+/// Buffers that a commit needs; they hold nothing between calls.
+struct CommitScratch {
+  explicit CommitScratch(const Memory& memory)
+      : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)) {}
+
+  /// A prompt's scratch is long; decoding needs little of it.
+  void shrink() {
+    RowTable::compact_vector(order, 64);
+    RowTable::compact_vector(drop, 64);
+  }
+  void account(MemoryReport& report) const noexcept {
+    report.add(&MemoryReport::scratch, rows);
+    report.add(&MemoryReport::scratch, order);
+    report.add(&MemoryReport::scratch, drop);
+  }
+
+  Vector<float> rows;
+  Vector<Position> order;
+  Vector<unsigned char> drop;
+};
+
+/// All lanes of one layer. Lanes that decide together share one row table.
+template <class P>
+struct Layer {
+  using Eviction = typename Axes<P>::Eviction;
+  static constexpr bool per_lane = Eviction::scope == Scope::lane;
+
+  Layer(const Shape& shape, const PolicyOptions<P>& options, const Memory& memory)
+      : lanes(Allocator<Lane<P>>(memory)), tables(Allocator<RowTable>(memory)) {
+    lanes.reserve(shape.kv_heads);
+    for (std::size_t head = 0; head < shape.kv_heads; ++head) { lanes.emplace_back(shape, options, memory); }
+    const std::size_t count = per_lane ? shape.kv_heads : 1;
+    tables.reserve(count);
+    for (std::size_t unit = 0; unit < count; ++unit) { tables.emplace_back(Eviction::renumbers(options.eviction), memory); }
+  }
+
+  [[nodiscard]] const RowTable& table(std::size_t head) const noexcept { return tables[per_lane ? head : 0]; }
+  /// The lanes that table `unit` describes.
+  [[nodiscard]] std::span<Lane<P>> unit(std::size_t index) noexcept {
+    return per_lane ? std::span(&lanes[index], 1) : std::span(lanes.data(), lanes.size());
+  }
+
+  /// Removes the rows marked in `drop` from the lanes of a unit: positions, rows, states move in one operation. Exact rows close the gap
+  /// (in order, or the last ones jump into the free places); encoded rows die in place, and go when a whole block of 128 is dead
+  /// or when fewer than half of them are alive.
+  void evict(std::size_t index, std::span<const unsigned char> drop, bool in_order, Vector<float>& scratch) {
+    RowTable& table = tables[index];
+    const auto members = unit(index);
+    const std::size_t settled = members.front().settled();
+    bool any = false;
+    for (std::size_t row = 0; row < table.rows(); ++row) {
+      if (drop[row] != 0 && table.alive(row)) {
+        table.kill(row);
+        any = true;
+      }
+    }
+    if (!any) { return; }
+    table.settle();
+    in_order || settled > 0 ? close_gaps(table, members, settled) : fill_gaps(table, members);
+    if constexpr (requires { members.front().keys.erase_block(std::size_t{}); }) {
+      if (settled > 0) { tidy_encoded(table, members, scratch); }
+    }
+  }
+
+  /// Encodes the rows that are due and forgets what was seen; after a prompt (end_of_prompt) the memory of it goes too, but for room
+  /// for `reserved` rows.
+  void settle(bool end_of_prompt, std::size_t reserved, Vector<float>& scratch) {
+    const auto room = [&](std::size_t rows) { return std::max(slack, reserved - std::min(reserved, rows)); };
+    for (Lane<P>& lane : lanes) {
+      lane.keys.settle(scratch);
+      lane.values.settle(scratch);
+      lane.last.clear(end_of_prompt);
+      lane.observed_end = 0;
+      if (end_of_prompt) { lane.state.compact(room(lane.keys.rows())); }
+    }
+    for (RowTable& table : tables) {
+      if (end_of_prompt) { table.compact(room(table.rows())); }
+    }
+    open = 0;
+    committed = next;
+    in_prompt = false;
+  }
+
+  /// Raises an Error if the rows at positions >= position cannot be forgotten exactly.
+  void check_truncate(Position position, std::size_t layer, std::size_t speculation) const {
+    if (position >= next) { return; }
+    constexpr bool anywhere = Eviction::decides == Decides::never && Eviction::observes == Observes::nothing &&
+                              !requires(const Lane<P> lane) { lane.keys.body(); } && !requires(const Lane<P> lane) { lane.values.body(); };
+    require(anywhere || position >= committed, ErrorCode::position, "truncate: position is ", position,
+            ", must be at least the position of the last commit, ", committed, " in layer ", layer);
+    for (const Lane<P>& lane : lanes) {
+      require(position >= lane.observed_end, ErrorCode::phase, "truncate: position is ", position, ", must be at least ", lane.observed_end,
+              ": observed queries before it are counted already (Options::speculation is ", speculation, ")");
+      const Position newest = lane.last.forgotten() ? lane.last.positions().back() : 0;
+      require(!lane.last.forgotten() || position > newest, ErrorCode::phase, "truncate: position is ", position, ", must be above ", newest,
+              ": the queries before the observation window are gone");
+    }
+  }
+  /// Forgets the rows at positions >= position, which lie at the end, in order.
+  void truncate(Position position, std::size_t query_width) noexcept {
+    const std::size_t before = tables.front().rows();
+    for (std::size_t unit_index = 0; unit_index < tables.size(); ++unit_index) {
+      RowTable& table = tables[unit_index];
+      std::size_t rows = table.rows();
+      while (rows > 0 && table.alive(rows - 1) && table.position(rows - 1) >= position) { --rows; }
+      for (Lane<P>& lane : unit(unit_index)) {
+        lane.resize(rows);
+        lane.pending.truncate(position);
+        lane.last.truncate(position, query_width);
+      }
+      table.resize(rows);
+    }
+    open -= std::min(open, before - tables.front().rows());
+    next = position;
+    committed = std::min(committed, position);
+  }
+
+  void account(MemoryReport& report) const noexcept {
+    report.add(&MemoryReport::indices, lanes);
+    report.add(&MemoryReport::indices, tables);
+    for (const Lane<P>& lane : lanes) { lane.account(report); }
+    for (const RowTable& table : tables) { table.account(report); }
+  }
+
+  Vector<Lane<P>> lanes;
+  Vector<RowTable> tables;
+  Position next = 0;              // position of the next token
+  Position committed = 0;         // `next` at the last commit
+  std::size_t open = 0;           // rows since the last commit
+  bool in_prompt = true;          // until the first end_prompt
+  std::size_t prompt_tokens = 0;  // tokens up to the last end_prompt
+  std::size_t budget = 0;         // the eviction's budget in rows, known from the first end_prompt on
+
+ private:
+  static constexpr std::size_t slack = 64;  // entries that tables and states keep free for decoding
+
+  static void move_row(RowTable& table, std::span<Lane<P>> members, std::size_t from, std::size_t to) {
+    for (Lane<P>& lane : members) {
+      lane.keys.move(from, to);
+      lane.values.move(from, to);
+      lane.state.move(from, to);
+    }
+    table.move(from, to);
+  }
+  static void cut(RowTable& table, std::span<Lane<P>> members, std::size_t rows) noexcept {
+    for (Lane<P>& lane : members) { lane.resize(rows); }
+    table.resize(rows);
+  }
+  static void close_gaps(RowTable& table, std::span<Lane<P>> members, std::size_t first) {
+    std::size_t kept = first;
+    for (std::size_t row = first; row < table.rows(); ++row) {
+      if (!table.alive(row)) { continue; }
+      if (kept != row) { move_row(table, members, row, kept); }
+      ++kept;
+    }
+    cut(table, members, kept);
+  }
+  static void fill_gaps(RowTable& table, std::span<Lane<P>> members) {
+    std::size_t end = table.rows();
+    for (std::size_t row = 0; row < end; ++row) {
+      if (table.alive(row)) { continue; }
+      while (end > row && !table.alive(end - 1)) { --end; }
+      if (end > row) { move_row(table, members, --end, row); }
+    }
+    cut(table, members, std::min(end, table.rows()));
+  }
+  static void tidy_encoded(RowTable& table, std::span<Lane<P>> members, Vector<float>& scratch) {
+    constexpr std::size_t block = Lane<P>::Keys::block_rows;
+    static_assert(block == Lane<P>::Values::block_rows, "key and value stores of a policy use blocks of the same length");
+    const std::size_t both = std::min(members.front().keys.settled(), members.front().values.settled());
+    for (std::size_t end = both / block * block; end >= block; end -= block) {
+      if (table.live_in(end - block, end) > 0) { continue; }
+      for (Lane<P>& lane : members) {
+        lane.keys.erase_block(end - block);
+        lane.values.erase_block(end - block);
+        lane.state.erase(end - block, block);
+      }
+      table.erase(end - block, block);
+    }
+    const std::size_t settled = members.front().settled();
+    if (2 * table.live_in(0, settled) >= settled) { return; }
+    for (Lane<P>& lane : members) { lane.unshare(); }  // what could fail happens before anything moves
+    std::size_t kept = 0;
+    for (Lane<P>& lane : members) {
+      lane.keys.compact(table, scratch);
+      lane.values.compact(table, scratch);
+      kept = 0;
+      for (std::size_t row = 0; row < table.rows(); ++row) {
+        if (table.alive(row)) { lane.state.move(row, kept++); }
+      }
+      lane.state.resize(kept);
+    }
+    kept = 0;
+    for (std::size_t row = 0; row < table.rows(); ++row) {
+      if (!table.alive(row)) { continue; }
+      if (kept != row) { table.move(row, kept); }
+      ++kept;
+    }
+    table.resize(kept);
+  }
+};
+
+}  // namespace kvcompress::detail
