@@ -225,7 +225,7 @@ class KVCache {
           const Position p = table.position(row);
           scratch_.drop[row] = p >= first && p < last && p != no_position ? 1 : 0;
         }
-        l.evict(unit, scratch_.drop, true, scratch_.rows);
+        l.evict(unit, scratch_, true);
       }
     }
   }
@@ -360,7 +360,7 @@ class KVCache {
         scratch_.drop.assign(l.tables[unit].rows(), 0);
         Selection selection{l.tables[unit], end_of_prompt, l.prompt_tokens, l.budget, scratch_.order, scratch_.drop};
         Eviction::select(options_.eviction, l.unit(unit).front().state, selection);
-        l.evict(unit, scratch_.drop, end_of_prompt, scratch_.rows);
+        l.evict(unit, scratch_, end_of_prompt);
       }
     }
     l.settle(end_of_prompt, reserved_, scratch_.rows);

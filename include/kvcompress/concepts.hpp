@@ -116,6 +116,23 @@ struct Selection {
     std::nth_element(order.begin(), nth, order.end(), std::greater<>());
     return *nth;
   }
+  /// Evicts down to `budget` rows: the newest `recent` stay (1 to budget) and, of the others, those with the largest score(row); ties
+  /// go to the older row. Cost: O(rows).
+  void keep_best(std::size_t rows_to_keep, std::size_t recent, auto&& score) {
+    if (rows.live() <= rows_to_keep) { return; }
+    const Position first_recent = newest(recent - 1);
+    order.clear();
+    for (std::size_t r = 0; r < rows.rows(); ++r) {
+      if (rows.alive(r) && rows.position(r) < first_recent) { order.push_back(static_cast<Position>(r)); }
+    }
+    const auto last_gone = order.begin() + static_cast<std::ptrdiff_t>(rows.live() - rows_to_keep - 1);
+    std::nth_element(order.begin(), last_gone, order.end(), [&](Position a, Position b) {  // a goes before b
+      const auto x = score(a);
+      const auto y = score(b);
+      return x != y ? x < y : rows.position(a) > rows.position(b);
+    });
+    for (auto row = order.begin(); row <= last_gone; ++row) { drop[*row] = 1; }
+  }
   /// Live rows in ascending position, in `order`. Cost: a sort.
   void sort_rows() {
     order.clear();

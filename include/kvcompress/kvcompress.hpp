@@ -4,6 +4,7 @@
 
 #include "kvcompress/cache.hpp"
 #include "kvcompress/core/version.hpp"
+#include "kvcompress/eviction/scored.hpp"
 #include "kvcompress/policies/combine.hpp"
 #include "kvcompress/policies/full.hpp"
 #include "kvcompress/policies/h2o.hpp"

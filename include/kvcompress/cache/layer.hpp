@@ -52,25 +52,23 @@ struct Layer {
     return per_lane ? std::span(&lanes[index], 1) : std::span(lanes.data(), lanes.size());
   }
 
-  /// Removes the rows marked in `drop` from the lanes of a unit: positions, rows, states move in one operation. Exact rows close the gap
+  /// Removes the rows marked in scratch.drop from the lanes of a unit: positions, rows, states move in one operation. Exact rows close the gap
   /// (in order, or the last ones jump into the free places); encoded rows die in place, and go when a whole block of 128 is dead
   /// or when fewer than half of them are alive.
-  void evict(std::size_t index, std::span<const unsigned char> drop, bool in_order, Vector<float>& scratch) {
+  void evict(std::size_t index, CommitScratch& scratch, bool in_order) {
     RowTable& table = tables[index];
     const auto members = unit(index);
     const std::size_t settled = members.front().settled();
-    bool any = false;
+    const auto marked = static_cast<std::size_t>(std::count(scratch.drop.begin(), scratch.drop.end(), 1));
+    if (marked == 0 && table.all_alive()) { return; }
+    table.prepare_to_kill(scratch.order);
     for (std::size_t row = 0; row < table.rows(); ++row) {
-      if (drop[row] != 0 && table.alive(row)) {
-        table.kill(row);
-        any = true;
-      }
+      if (scratch.drop[row] != 0 && table.alive(row)) { table.kill(row); }
     }
-    if (!any) { return; }
-    table.settle();
+    table.settle(scratch.order);
     in_order || settled > 0 ? close_gaps(table, members, settled) : fill_gaps(table, members);
     if constexpr (requires { members.front().keys.erase_block(std::size_t{}); }) {
-      if (settled > 0) { tidy_encoded(table, members, scratch); }
+      if (settled > 0) { tidy_encoded(table, members, scratch.rows); }
     }
   }
 

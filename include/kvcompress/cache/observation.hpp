@@ -69,10 +69,11 @@ class LastQueries {
   /// Adds queries at ascending `positions`; load(t, to) writes query t, `width` floats. Keeps the newest `window`.
   template <class Load>
   void remember(std::span<const Position> positions, const AttendOptions& options, std::size_t window, std::size_t width, Load&& load) {
-    options_ = options;
-    options_.log_sum_exp = nullptr;
     const std::size_t fresh = std::min(window, positions.size());
+    truncate(positions.front(), width);  // a repeated call replaces what the first one left
     const std::size_t leaving = positions_.size() + fresh > window ? positions_.size() + fresh - window : 0;
+    positions_.reserve(positions_.size() + fresh);
+    queries_.reserve((positions_.size() + fresh) * width);
     forgotten_ = forgotten_ || leaving > 0 || fresh < positions.size();
     positions_.erase(positions_.begin(), positions_.begin() + static_cast<std::ptrdiff_t>(leaving));
     queries_.erase(queries_.begin(), queries_.begin() + static_cast<std::ptrdiff_t>(leaving * width));
@@ -81,6 +82,8 @@ class LastQueries {
       queries_.resize(positions_.size() * width);
       load(t, queries_.data() + (positions_.size() - 1) * width);
     }
+    options_ = options;
+    options_.log_sum_exp = nullptr;
   }
   void truncate(Position position, std::size_t width) noexcept {
     while (!positions_.empty() && positions_.back() >= position) { positions_.pop_back(); }

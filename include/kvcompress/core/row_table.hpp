@@ -59,9 +59,13 @@ class RowTable {
     ++rows_;
     ++live_;
   }
-  /// Marks a live row dead. Call settle() once the last one is marked.
-  void kill(std::size_t row) {
+  /// Afterwards kill and settle cannot fail. `order` is scratch for settle.
+  void prepare_to_kill(Vector<Position>& order) {
     spell_out();
+    order.reserve(renumber_ ? rows_ : 0);
+  }
+  /// Marks a live row dead. Call settle() once the last one is marked.
+  void kill(std::size_t row) noexcept {
     const Position gone = positions_[row];
     positions_[row] = no_position;
     --live_;
@@ -70,8 +74,8 @@ class RowTable {
       for (std::size_t r = 0; r < rows_; ++r) { slots_[r] -= positions_[r] != no_position && positions_[r] > gone ? 1U : 0U; }
     }
   }
-  void settle() {
-    if (renumber_ && unsettled_ > few) { rank(); }
+  void settle(Vector<Position>& order) noexcept {
+    if (renumber_ && unsettled_ > few) { rank(order); }
     unsettled_ = 0;
   }
   /// Row `from` takes the place of the dead row `to`.
@@ -133,9 +137,8 @@ class RowTable {
     std::iota(positions_.begin(), positions_.end(), Position{0});
     if (renumber_) { slots_.assign(positions_.begin(), positions_.end()); }
   }
-  void rank() {
-    Vector<Position> order(positions_.get_allocator());
-    order.reserve(live_);
+  void rank(Vector<Position>& order) noexcept {
+    order.clear();
     for (const Position p : positions_) {
       if (p != no_position) { order.push_back(p); }
     }

@@ -57,23 +57,8 @@ struct HeavyHitters {
   }
 
   static void select(const Options& options, State& state, Selection& selection) {
-    const std::size_t live = selection.rows.live();
-    const std::size_t budget = selection.budget;
-    if (live <= budget) { return; }
-    const std::size_t recent = std::min(budget, options.recent != 0 ? options.recent : std::max<std::size_t>(1, budget / 2));
-    const Position first_recent = selection.newest(recent - 1);
-    const auto lighter = [&](Position a, Position b) {  // a goes before b: smaller score, or equal and newer
-      const float x = state.largest(a);
-      const float y = state.largest(b);
-      return x != y ? x < y : selection.rows.position(a) > selection.rows.position(b);
-    };
-    selection.order.clear();
-    for (std::size_t r = 0; r < selection.rows.rows(); ++r) {
-      if (selection.rows.alive(r) && selection.rows.position(r) < first_recent) { selection.order.push_back(static_cast<Position>(r)); }
-    }
-    const auto last_gone = selection.order.begin() + static_cast<std::ptrdiff_t>(live - budget - 1);
-    std::nth_element(selection.order.begin(), last_gone, selection.order.end(), lighter);
-    for (auto row = selection.order.begin(); row <= last_gone; ++row) { selection.drop[*row] = 1; }
+    const std::size_t recent = options.recent != 0 ? options.recent : std::max<std::size_t>(1, selection.budget / 2);
+    selection.keep_best(selection.budget, std::min(recent, selection.budget), [&](std::size_t row) { return state.largest(row); });
   }
 };
 
