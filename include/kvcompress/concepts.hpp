@@ -125,12 +125,17 @@ struct Selection {
     for (std::size_t r = 0; r < rows.rows(); ++r) {
       if (rows.alive(r) && rows.position(r) < first_recent) { order.push_back(static_cast<Position>(r)); }
     }
-    const auto last_gone = order.begin() + static_cast<std::ptrdiff_t>(rows.live() - rows_to_keep - 1);
-    std::nth_element(order.begin(), last_gone, order.end(), [&](Position a, Position b) {  // a goes before b
+    const auto goes_before = [&](Position a, Position b) {
       const auto x = score(a);
       const auto y = score(b);
       return x != y ? x < y : rows.position(a) > rows.position(b);
-    });
+    };
+    if (rows.live() == rows_to_keep + 1) {  // every step of decoding
+      drop[*std::min_element(order.begin(), order.end(), goes_before)] = 1;
+      return;
+    }
+    const auto last_gone = order.begin() + static_cast<std::ptrdiff_t>(rows.live() - rows_to_keep - 1);
+    std::nth_element(order.begin(), last_gone, order.end(), goes_before);
     for (auto row = order.begin(); row <= last_gone; ++row) { drop[*row] = 1; }
   }
   /// Live rows in ascending position, in `order`. Cost: a sort.

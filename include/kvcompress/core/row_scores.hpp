@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <span>
 
 #include "kvcompress/core/row_table.hpp"
 
@@ -25,8 +26,11 @@ class RowScores {
   void set(std::size_t row, std::size_t column, float score) noexcept {
     visit([&](auto& numbers) { numbers[row * columns_ + column] = score; });
   }
-  void add(std::size_t row, std::size_t column, float score) noexcept {
-    visit([&](auto& numbers) { numbers[row * columns_ + column] += score; });
+  /// Adds scores[r] to the score of row r in `column`, for the first scores.size() rows.
+  void add(std::size_t column, std::span<const float> scores) noexcept {
+    visit([&](auto& numbers) {
+      for (std::size_t r = 0; r < scores.size(); ++r) { numbers[r * columns_ + column] += scores[r]; }
+    });
   }
   /// The largest score of a row.
   [[nodiscard]] float largest(std::size_t row) const noexcept {

@@ -62,8 +62,7 @@ struct ObservationWindow {
   }
 
   static void observe(const Options& options, State& state, std::size_t head, std::span<const float> probabilities) noexcept {
-    const std::size_t column = options.reduction == Reduction::max ? head : 0;
-    for (std::size_t r = 0; r < probabilities.size(); ++r) { state.add(r, column, probabilities[r]); }
+    state.add(options.reduction == Reduction::max ? head : 0, probabilities);
   }
 
   static void select(const Options& options, State& state, Selection& selection) {

@@ -32,43 +32,77 @@ inline std::uint8_t code_at(const std::uint8_t* from, std::size_t index) noexcep
   return static_cast<std::uint8_t>(word >> (Bits * (index % unit)) & ((1U << Bits) - 1U));
 }
 
-/// Eight tokens, lanes = tokens: logits[q][i] = offsets[q] + sum over c of weights[q][c] * code(c, i), where the unit of channel c
-/// lies at codes + c * channel_stride.
-template <int Bits>
-inline void dot_unit(const std::uint8_t* codes, std::size_t channel_stride, std::size_t dim, const float* weights,
-                     std::size_t weight_stride, const float* offsets, std::size_t query_count, float* logits,
-                     std::size_t logit_stride) noexcept {
+/// folded[i] = x[i] * scale[i] for `count` numbers; returns the sum of x[i] * minimum[i]. What makes codes integers to the loops below.
+template <class Scale>
+inline float fold(const float* x, const Scale* scale, const Scale* minimum, std::size_t count, float* folded) noexcept {
+  namespace vec = simd::native;
+  vec::f32 sum = vec::set(0.0F);
+  std::size_t i = 0;
+  for (; i + vec::lanes <= count; i += vec::lanes) {
+    const vec::f32 number = vec::load(x + i);
+    vec::store(folded + i, vec::mul(number, vec::load(scale + i)));
+    sum = vec::fma(number, vec::load(minimum + i), sum);
+  }
+  float rest = 0.0F;
+  for (; i < count; ++i) {
+    folded[i] = x[i] * static_cast<float>(scale[i]);
+    rest += x[i] * static_cast<float>(minimum[i]);
+  }
+  return vec::reduce_add(sum) + rest;
+}
+
+/// `Units` times eight tokens, lanes = tokens: logits[q][i] = offsets[q] + sum over c of weights[q][c] * code(c, i), where the units of
+/// channel c lie at codes + c * channel_stride. Two units share every broadcast weight.
+template <int Bits, std::size_t Units>
+inline void dot_units(const std::uint8_t* codes, std::size_t channel_stride, std::size_t dim, const float* weights,
+                      std::size_t weight_stride, const float* offsets, std::size_t query_count, float* logits,
+                      std::size_t logit_stride) noexcept {
   namespace vec = simd::native;
   detail::in_query_blocks(query_count, [&]<std::size_t Queries>(std::size_t first) {
-    vec::f32 sums[Queries];
+    vec::f32 sums[Queries][Units];
     const float* weight = weights + first * weight_stride;
-    for (std::size_t q = 0; q < Queries; ++q) { sums[q] = vec::set(offsets[first + q]); }
-    for (std::size_t c = 0; c < dim; ++c) {
-      const vec::f32 code = vec::unpack<Bits>(codes + c * channel_stride);
-      for (std::size_t q = 0; q < Queries; ++q) { sums[q] = vec::fma(vec::set(weight[q * weight_stride + c]), code, sums[q]); }
+    for (std::size_t q = 0; q < Queries; ++q) {
+      for (std::size_t u = 0; u < Units; ++u) { sums[q][u] = vec::set(offsets[first + q]); }
     }
-    for (std::size_t q = 0; q < Queries; ++q) { vec::store(logits + (first + q) * logit_stride, sums[q]); }
+    for (std::size_t c = 0; c < dim; ++c) {
+      vec::f32 code[Units];
+      for (std::size_t u = 0; u < Units; ++u) { code[u] = vec::unpack<Bits>(codes + c * channel_stride + u * Bits); }
+      for (std::size_t q = 0; q < Queries; ++q) {
+        const vec::f32 w = vec::set(weight[q * weight_stride + c]);
+        for (std::size_t u = 0; u < Units; ++u) { sums[q][u] = vec::fma(w, code[u], sums[q][u]); }
+      }
+    }
+    for (std::size_t q = 0; q < Queries; ++q) {
+      for (std::size_t u = 0; u < Units; ++u) { vec::store(logits + (first + q) * logit_stride + u * unit, sums[q][u]); }
+    }
   });
 }
 
-/// Eight channels, lanes = channels: out[q][i] += offsets[q] + sum over r of weights[q][r] * code(r, i), where the unit of row r
-/// lies at codes + r * row_stride.
-template <int Bits>
-inline void mix_unit(const std::uint8_t* codes, std::size_t row_stride, std::size_t count, const float* weights,
-                     std::size_t weight_stride, const float* offsets, std::size_t query_count, float* out,
-                     std::size_t out_stride) noexcept {
+/// `Units` times eight channels, lanes = channels: out[q][i] += offsets[q] + sum over r of weights[q][r] * code(r, i), where the units of
+/// row r lie at codes + r * row_stride.
+template <int Bits, std::size_t Units>
+inline void mix_units(const std::uint8_t* codes, std::size_t row_stride, std::size_t count, const float* weights,
+                      std::size_t weight_stride, const float* offsets, std::size_t query_count, float* out,
+                      std::size_t out_stride) noexcept {
   namespace vec = simd::native;
   detail::in_query_blocks(query_count, [&]<std::size_t Queries>(std::size_t first) {
-    vec::f32 sums[Queries];
+    vec::f32 sums[Queries][Units];
     const float* weight = weights + first * weight_stride;
     for (std::size_t q = 0; q < Queries; ++q) {
-      sums[q] = vec::add(vec::load(out + (first + q) * out_stride), vec::set(offsets[first + q]));
+      const vec::f32 offset = vec::set(offsets[first + q]);
+      for (std::size_t u = 0; u < Units; ++u) { sums[q][u] = vec::add(vec::load(out + (first + q) * out_stride + u * unit), offset); }
     }
     for (std::size_t r = 0; r < count; ++r) {
-      const vec::f32 code = vec::unpack<Bits>(codes + r * row_stride);
-      for (std::size_t q = 0; q < Queries; ++q) { sums[q] = vec::fma(vec::set(weight[q * weight_stride + r]), code, sums[q]); }
+      vec::f32 code[Units];
+      for (std::size_t u = 0; u < Units; ++u) { code[u] = vec::unpack<Bits>(codes + r * row_stride + u * Bits); }
+      for (std::size_t q = 0; q < Queries; ++q) {
+        const vec::f32 w = vec::set(weight[q * weight_stride + r]);
+        for (std::size_t u = 0; u < Units; ++u) { sums[q][u] = vec::fma(w, code[u], sums[q][u]); }
+      }
     }
-    for (std::size_t q = 0; q < Queries; ++q) { vec::store(out + (first + q) * out_stride, sums[q]); }
+    for (std::size_t q = 0; q < Queries; ++q) {
+      for (std::size_t u = 0; u < Units; ++u) { vec::store(out + (first + q) * out_stride + u * unit, sums[q][u]); }
+    }
   });
 }
 

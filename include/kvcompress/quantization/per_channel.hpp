@@ -65,22 +65,25 @@ class PerChannel {
     float* edge = offsets + query_count;                 // (queries, 8), a unit of which the range holds a part
     for (std::size_t g = range.first / Group; g * Group < range.last; ++g) {
       const std::byte* group = group_of(g);
-      fold(group, queries, query_stride, query_count, folded, offsets);
-      for (std::size_t u = 0; u < Group / kernels::unit; ++u) {
-        const std::size_t first = g * Group + u * kernels::unit;
-        const std::size_t from = std::max(first, range.first);
-        const std::size_t to = std::min(first + kernels::unit, range.last);
-        if (from >= to) { continue; }
-        const std::uint8_t* codes = channel(group, 0) + u * Bits;
-        float* out = logits + (from - range.first);
-        if (to - from == kernels::unit) {
-          kernels::dot_unit<Bits>(codes, channel_bytes, dim_, folded, dim_, offsets, query_count, out, logit_stride);
+      for (std::size_t q = 0; q < query_count; ++q) {
+        offsets[q] = kernels::fold(queries + q * query_stride, scales(group), minima(group), dim_, folded + q * dim_);
+      }
+      for (std::size_t row = std::max(g * Group, range.first); row < std::min((g + 1) * Group, range.last);) {
+        const std::size_t place = row % Group;
+        const std::size_t count = std::min(range.last - row, std::min(Group - place, 2 * kernels::unit - place % kernels::unit));
+        const std::uint8_t* codes = channel(group, 0) + place / kernels::unit * Bits;
+        float* out = logits + (row - range.first);
+        if (place % kernels::unit == 0 && count == 2 * kernels::unit) {
+          kernels::dot_units<Bits, 2>(codes, channel_bytes, dim_, folded, dim_, offsets, query_count, out, logit_stride);
+          row += count;
           continue;
         }
-        kernels::dot_unit<Bits>(codes, channel_bytes, dim_, folded, dim_, offsets, query_count, edge, kernels::unit);
+        const std::size_t part = std::min(count, kernels::unit - place % kernels::unit);
+        kernels::dot_units<Bits, 1>(codes, channel_bytes, dim_, folded, dim_, offsets, query_count, edge, kernels::unit);
         for (std::size_t q = 0; q < query_count; ++q) {
-          std::copy(edge + q * kernels::unit + (from - first), edge + q * kernels::unit + (to - first), out + q * logit_stride);
+          std::copy_n(edge + q * kernels::unit + place % kernels::unit, part, out + q * logit_stride);
         }
+        row += part;
       }
     }
   }
@@ -139,20 +142,6 @@ class PerChannel {
         for (std::size_t i = 0; i < kernels::unit; ++i) { eight[i] = quantizer.encode(rows[(u * kernels::unit + i) * dim_ + c]); }
         kernels::pack<Bits>(eight, codes + c * channel_bytes + u * Bits);
       }
-    }
-  }
-  void fold(const std::byte* group, const float* queries, std::size_t query_stride, std::size_t query_count, float* folded,
-            float* offsets) const noexcept {
-    const Scale* scale = scales(group);
-    const Scale* minimum = minima(group);
-    for (std::size_t q = 0; q < query_count; ++q) {
-      float offset = 0.0F;
-      for (std::size_t c = 0; c < dim_; ++c) {
-        const float query = queries[q * query_stride + c];
-        folded[q * dim_ + c] = query * static_cast<float>(scale[c]);
-        offset += query * static_cast<float>(minimum[c]);
-      }
-      offsets[q] = offset;
     }
   }
 

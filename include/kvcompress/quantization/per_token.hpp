@@ -86,12 +86,20 @@ class PerToken {
       const std::size_t count = std::min(range.last - row, block_rows - first);
       const float* weight = weights + (row - range.first);
       for (std::size_t g = 0; g < groups(dim_); ++g) {
-        fold(scales(block) + g * block_rows + first, minima(block) + g * block_rows + first, count, weight, weight_stride,
-             query_count, folded, offsets);
+        const std::size_t place = g * block_rows + first;
+        for (std::size_t q = 0; q < query_count; ++q) {
+          offsets[q] = kernels::fold(weight + q * weight_stride, scales(block) + place, minima(block) + place, count, folded + q * block_rows);
+        }
         const std::size_t end = std::min((g + 1) * Group, dim_);
-        for (std::size_t c = g * Group; c < end; c += kernels::unit) {
-          kernels::mix_unit<Bits>(codes(block) + first * row_bytes(dim_) + c / kernels::unit * Bits, row_bytes(dim_), count, folded,
-                                  block_rows, offsets, query_count, out + c, out_stride);
+        const std::uint8_t* first_codes = codes(block) + first * row_bytes(dim_);
+        std::size_t c = g * Group;
+        for (; c + 2 * kernels::unit <= end; c += 2 * kernels::unit) {
+          kernels::mix_units<Bits, 2>(first_codes + c / kernels::unit * Bits, row_bytes(dim_), count, folded, block_rows, offsets, query_count,
+                                      out + c, out_stride);
+        }
+        for (; c < end; c += kernels::unit) {
+          kernels::mix_units<Bits, 1>(first_codes + c / kernels::unit * Bits, row_bytes(dim_), count, folded, block_rows, offsets, query_count,
+                                      out + c, out_stride);
         }
       }
       row += count;
@@ -141,18 +149,6 @@ class PerToken {
         for (std::size_t i = 0; i < std::min(kernels::unit, end - c); ++i) { eight[i] = quantizer.encode(row[c + i]); }
         kernels::pack<Bits>(eight, packed + c / kernels::unit * Bits);
       }
-    }
-  }
-  static void fold(const Scale* scale, const Scale* minimum, std::size_t count, const float* weights, std::size_t weight_stride,
-                   std::size_t query_count, float* folded, float* offsets) noexcept {
-    for (std::size_t q = 0; q < query_count; ++q) {
-      float offset = 0.0F;
-      for (std::size_t t = 0; t < count; ++t) {
-        const float weight = weights[q * weight_stride + t];
-        folded[q * block_rows + t] = weight * static_cast<float>(scale[t]);
-        offset += weight * static_cast<float>(minimum[t]);
-      }
-      offsets[q] = offset;
     }
   }
 
