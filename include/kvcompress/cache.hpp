@@ -220,7 +220,7 @@ class KVCache {
       Layer& l = shared.write();
       for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
         const RowTable& table = l.tables[unit];
-        scratch_.drop.assign(table.rows(), 0);
+        scratch_.start(table.rows());
         for (std::size_t row = 0; row < table.rows(); ++row) {
           const Position p = table.position(row);
           scratch_.drop[row] = p >= first && p < last && p != no_position ? 1 : 0;
@@ -234,7 +234,8 @@ class KVCache {
   /// Another cache with the same contents. Both share rows, positions and scores until one of them writes (copy-on-write).
   [[nodiscard]] KVCache fork() const { return KVCache(*this, Sharing{}); }
 
-  /// Takes memory for `tokens` rows per lane now, so that decoding up to there allocates nothing.
+  /// Takes memory for `tokens` rows per lane now, so that decoding up to there allocates nothing (workspaces of your own: reserve them
+  /// too, if the policy observes every query).
   void reserve(std::size_t tokens) {
     reserved_ = std::max(reserved_, tokens);
     for (Shared<Layer>& shared : layers_) {
@@ -248,6 +249,8 @@ class KVCache {
         if (Eviction::decides != Decides::never) { table.reserve(tokens); }
       }
     }
+    if (Eviction::decides != Decides::never) { scratch_.reserve(tokens); }
+    if (Eviction::observes == Observes::every_query) { workspace_.reserve(shape_, tokens); }
   }
 
   /// What `tokens` rows in every lane take: blocks, positions and policy state; rows that an eviction drops do not count.
@@ -357,7 +360,7 @@ class KVCache {
     }
     if constexpr (Eviction::decides != Decides::never) {
       for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
-        scratch_.drop.assign(l.tables[unit].rows(), 0);
+        scratch_.start(l.tables[unit].rows());
         Selection selection{l.tables[unit], end_of_prompt, l.prompt_tokens, l.budget, scratch_.order, scratch_.drop};
         Eviction::select(options_.eviction, l.unit(unit).front().state, selection);
         l.evict(unit, scratch_, end_of_prompt);

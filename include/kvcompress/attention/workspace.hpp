@@ -23,6 +23,11 @@ class Workspace {
     if (buffer.size() < count) { buffer.resize(std::max(count, 2 * buffer.size())); }
     return buffer.data();
   }
+  /// Room for one token's queries over `rows` rows, all logits kept, as a policy that observes every query needs.
+  void reserve(const Shape& shape, std::size_t rows) {
+    ensure(logits, shape.group() * rows);
+    ensure(weights, rows);
+  }
   void account(MemoryReport& report) const noexcept {
     rotation.account(report);
     for (const auto* buffer : {&queries, &turned, &logits, &weights, &outputs, &running, &store}) {

@@ -22,7 +22,10 @@ struct Lane {
 
   Lane(const Shape& shape, const PolicyOptions<P>& options, const Memory& memory)
       : keys(options.storage, shape.key_width(), memory), values(options.storage, shape.value_width(), memory),
-        state(Eviction::state(options.eviction, shape, memory)), last(memory), pending(memory) {}
+        state(Eviction::state(options.eviction, shape, memory)), last(memory), pending(memory) {
+    if constexpr (Eviction::decides != Decides::never && requires { keys.keep_recent(); }) { keys.keep_recent(); }
+    if constexpr (Eviction::decides != Decides::never && requires { values.keep_recent(); }) { values.keep_recent(); }
+  }
 
   Keys keys;
   Values values;

@@ -15,6 +15,15 @@ struct CommitScratch {
   explicit CommitScratch(const Memory& memory)
       : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)) {}
 
+  /// One flag per row, all 0; room for the rows in `order`.
+  void start(std::size_t row_count) {
+    reserve(row_count > drop.capacity() ? std::max(row_count, 2 * drop.capacity()) : 0);
+    drop.assign(row_count, 0);
+  }
+  void reserve(std::size_t row_count) {
+    drop.reserve(row_count);
+    order.reserve(row_count);
+  }
   /// A prompt's scratch is long; decoding needs little of it.
   void shrink() {
     RowTable::compact_vector(order, 64);

@@ -74,11 +74,11 @@ class BlockList {
 
   /// Allocates up to `blocks` blocks in all now and keeps them when they fall out of use.
   void reserve(std::size_t blocks) {
-    keep_ = std::max(keep_, blocks);
+    keep(blocks);
     make_room(blocks > used_ ? blocks - used_ : 0);
   }
-  /// Keeps as many blocks as there are now when they fall out of use.
-  void retain() noexcept { keep_ = std::max(keep_, used_); }
+  /// From now on, up to `blocks` blocks in all stay when they fall out of use.
+  void keep(std::size_t blocks) noexcept { keep_ = std::max(keep_, blocks); }
   /// Clones every block that a copy holds too.
   void unshare() {
     for (std::size_t index = 0; index < used_; ++index) { static_cast<void>(write(index)); }

@@ -46,7 +46,6 @@ class Exact {
     for (std::size_t r = 0; r < count; ++r) { append(rows); }
     for (std::size_t r = rows_; r > count; --r) { move(r - 1 - count, r - 1); }
     for (std::size_t r = 0; r < count; ++r) { kernels::convert(rows + r * dim_, writable(r), dim_); }
-    blocks_.retain();
   }
   /// Row `from` overwrites row `to`.
   void move(std::size_t from, std::size_t to) {
@@ -100,7 +99,9 @@ class Exact {
   [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& /*options*/) noexcept {
     return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_rows * dim * sizeof(T));
   }
-  void reserve(std::size_t rows) { blocks_.reserve(rows / block_rows + 2); }
+  void reserve(std::size_t rows) { blocks_.reserve(blocks_across(rows)); }
+  /// Memory of up to `rows` rows stays here when rows leave.
+  void keep(std::size_t rows) noexcept { blocks_.keep(blocks_across(rows)); }
   void unshare() { blocks_.unshare(); }
   void account(MemoryReport& report) const noexcept {
     blocks_.account(report);
@@ -111,6 +112,8 @@ class Exact {
  private:
   static constexpr std::size_t block_rows = BlockRows;
 
+  /// Blocks that `rows` rows can touch, wherever the first one lies.
+  static constexpr std::size_t blocks_across(std::size_t rows) noexcept { return rows == 0 ? 0 : (rows + block_rows - 2) / block_rows + 1; }
   [[nodiscard]] const T* at(std::size_t row) const noexcept {
     const std::size_t place = front_ + row;
     return reinterpret_cast<const T*>(blocks_.read(place / block_rows)) + place % block_rows * dim_;

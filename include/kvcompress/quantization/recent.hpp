@@ -24,7 +24,7 @@ struct FlushOldest {
 /// them due by `Rule`. Encoded rows keep their place; exact ones move freely.
 template <class Body, class Rule>
 class Recent {
-  using Tail = Exact<typename Body::exact_type, 16>;  // few rows: small blocks, so that little of them is spare
+  using Tail = Exact<typename Body::exact_type, 8>;  // few rows: small blocks, so that little of them is spare
 
  public:
   using exact_type = typename Body::exact_type;
@@ -108,8 +108,10 @@ class Recent {
   }
   void reserve(std::size_t rows) {
     body_.reserve(rows);
-    tail_.reserve(std::min(rows, residual_ + 1));
+    tail_.reserve(std::min(rows, residual_ + Body::row_multiple));
   }
+  /// The memory of the recent rows stays here when they are encoded: under a budget the next ones need no allocation.
+  void keep_recent() noexcept { tail_.keep(residual_ + Body::row_multiple); }
   void unshare() {
     body_.unshare();
     tail_.unshare();
