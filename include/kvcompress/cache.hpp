@@ -196,7 +196,7 @@ class KVCache {
     if constexpr (Eviction::observes == Observes::last_prompt_queries) {
       for (const Lane& lane : at(layer).lanes) {
         require(!lane.last.positions().empty(), ErrorCode::phase, "end_prompt(layer = ", layer, ") before attend or observe: ",
-                std::string(Eviction::name), " needs the last queries of the prompt");
+                Eviction::name, " needs the last queries of the prompt");
       }
     }
     finish(layer, true);

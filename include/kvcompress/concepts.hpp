@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
-#include <functional>
 #include <span>
 #include <string_view>
 
@@ -113,7 +112,7 @@ struct Selection {
     }
     gather();
     const auto nth = order.begin() + static_cast<std::ptrdiff_t>(k);
-    std::nth_element(order.begin(), nth, order.end(), std::greater<>());
+    std::nth_element(order.begin(), nth, order.end(), [](Position a, Position b) { return a > b; });
     return *nth;
   }
   /// Evicts down to `budget` rows: the newest `recent` stay (1 to budget) and, of the others, those with the largest score(row); ties

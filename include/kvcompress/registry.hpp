@@ -36,16 +36,16 @@ struct PartSpec {
     rest.remove_prefix(std::min(end + 1, rest.size()));
     return piece;
   };
-  require(!text.empty() && text.back() != '+', ErrorCode::option, "policy \"", std::string(text), "\" has an empty part");
+  require(!text.empty() && text.back() != '+', ErrorCode::option, "policy \"", text, "\" has an empty part");
   std::vector<PartSpec> parts;
   for (std::string_view rest = text; !rest.empty();) {
     std::string_view part = cut(rest, '+');
     PartSpec spec{std::string(cut(part, ':')), {}};
-    require(!spec.name.empty(), ErrorCode::option, "policy \"", std::string(text), "\" has an empty part");
+    require(!spec.name.empty(), ErrorCode::option, "policy \"", text, "\" has an empty part");
     while (!part.empty()) {
       std::string_view setting = cut(part, ',');
       const std::string key(cut(setting, '='));
-      require(!key.empty() && !setting.empty(), ErrorCode::option, "policy \"", std::string(text), "\": \"", key,
+      require(!key.empty() && !setting.empty(), ErrorCode::option, "policy \"", text, "\": \"", key,
               "\" is no setting, must be key=value");
       spec.settings.push_back({key, std::string(setting)});
     }
@@ -57,7 +57,7 @@ struct PartSpec {
 namespace detail {
 
 [[noreturn]] inline void bad_setting(const std::string& key, const std::string& text, const char* wanted) {
-  fail(ErrorCode::option, "kvcompress: option " + key + " is \"" + text + "\", must be " + wanted);
+  fail(ErrorCode::option, "option ", key, " is \"", text, "\", must be ", wanted);
 }
 template <class Number>
 bool parse_number(std::string_view text, Number& value) {
@@ -184,7 +184,7 @@ class Registry {
       if (part.name == "full") { part.name = "f16"; }
       const std::string kind = kind_of(part.name);
       const bool is_storage = kind == "storage";
-      require(is_storage ? !storage_named : eviction.name.empty(), ErrorCode::option, "policy \"", std::string(policy), "\" names two ",
+      require(is_storage ? !storage_named : eviction.name.empty(), ErrorCode::option, "policy \"", policy, "\" names two ",
               is_storage ? "storages" : "evictions");
       (is_storage ? storage : eviction) = std::move(part);
       storage_named = storage_named || is_storage;
@@ -192,7 +192,7 @@ class Registry {
     for (const Entry& entry : entries_) {
       if (entry.eviction == eviction.name && entry.storage == storage.name) { return entry.make(eviction, storage, shape, memory); }
     }
-    fail(ErrorCode::option, "kvcompress: policy \"" + std::string(policy) + "\" combines parts that are not registered together");
+    fail(ErrorCode::option, "policy \"", policy, "\" combines parts that are not registered together");
   }
   [[nodiscard]] const std::vector<PartInfo>& parts() const noexcept { return parts_; }
 
@@ -216,7 +216,7 @@ class Registry {
       if (part.name == name) { return part.kind; }
       known += (known.empty() ? "" : ", ") + part.name;
     }
-    fail(ErrorCode::option, "kvcompress: \"" + name + "\" is no part of a policy, must be one of full, " + known);
+    fail(ErrorCode::option, "\"", name, "\" is no part of a policy, must be one of full, ", known);
   }
 
   std::vector<Entry> entries_;

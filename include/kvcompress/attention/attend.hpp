@@ -3,12 +3,12 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <span>
 
 #include "kvcompress/attention/workspace.hpp"
 #include "kvcompress/concepts.hpp"
+#include "kvcompress/core/math.hpp"
 #include "kvcompress/kernels/exact.hpp"
 #include "kvcompress/kernels/softmax.hpp"
 
@@ -110,7 +110,7 @@ void attend_block(const Keys& keys, const Values* values, const RowTable& table,
         continue;
       }
       if (top > maxima[q]) {
-        const float shrink = std::exp(maxima[q] - top);
+        const float shrink = math::exp(maxima[q] - top);
         sums[q] *= shrink;
         kernels::multiply(ws.outputs.data() + q * value_stride, value_stride, shrink);
         maxima[q] = top;
@@ -123,7 +123,7 @@ void attend_block(const Keys& keys, const Values* values, const RowTable& table,
   }
   for (std::size_t q = 0; q < queries; ++q) {
     if (sums[q] > 0.0F) { kernels::multiply(ws.outputs.data() + q * value_stride, value_stride, 1.0F / sums[q]); }
-    maxima[q] = sums[q] > 0.0F ? maxima[q] + std::log(sums[q]) : kernels::minus_infinity;
+    maxima[q] = sums[q] > 0.0F ? maxima[q] + math::log(sums[q]) : kernels::minus_infinity;
   }
 }
 
@@ -139,7 +139,7 @@ class LaneAttention {
  public:
   LaneAttention(const Shape& shape, const Keys& keys, const Values* values, const RowTable& table, const AttendOptions& options)
       : shape_(shape), keys_(keys), values_(values), table_(table), options_(options),
-        scale_(options.scale != 0.0F ? options.scale : 1.0F / std::sqrt(static_cast<float>(shape.key_width()))) {}
+        scale_(options.scale != 0.0F ? options.scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()))) {}
 
   void run(std::span<const Position> positions, std::span<const std::size_t> row_limits, bool by_position, Workspace& ws, bool observe,
            auto&& load, auto&& store, auto&& see) const {

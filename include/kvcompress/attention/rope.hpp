@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
+#include "kvcompress/core/math.hpp"
 #include "kvcompress/core/memory.hpp"
 #include "kvcompress/core/shape.hpp"
 
@@ -24,11 +24,11 @@ class Rotation {
     if (positions == positions_) { return; }
     positions_ = positions;
     for (std::size_t i = 0; i < pairs_; ++i) {
-      double frequency = rope_.scale * std::pow(rope_.theta, -static_cast<double>(i) / static_cast<double>(pairs_));
+      double frequency = rope_.scale * math::pow(rope_.theta, -static_cast<double>(i) / static_cast<double>(pairs_));
       if (rope_.frequency_factors != nullptr) { frequency /= rope_.frequency_factors[i]; }
       const double angle = static_cast<double>(positions) * frequency;
-      cosines_[i] = static_cast<float>(std::cos(angle));
-      sines_[i] = static_cast<float>(std::sin(angle));
+      cosines_[i] = static_cast<float>(math::cos(angle));
+      sines_[i] = static_cast<float>(math::sin(angle));
     }
   }
   /// Turns one row in place by the chosen rotation.

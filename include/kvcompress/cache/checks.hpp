@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 
+#include "kvcompress/core/math.hpp"
 #include "kvcompress/core/shape.hpp"
 #include "kvcompress/core/views.hpp"
 
@@ -24,9 +24,9 @@ inline void check_finite(const char* name, const Rows& rows, float bound, std::s
     for (std::size_t h = first; h < last; ++h) {
       rows.load(t, h, row);
       bool fits = true;
-      for (std::size_t c = 0; c < rows.dim(); ++c) { fits = fits && std::abs(row[c]) <= bound; }  // false for NaN
+      for (std::size_t c = 0; c < rows.dim(); ++c) { fits = fits && math::abs(row[c]) <= bound; }  // false for NaN
       for (std::size_t c = 0; !fits && c < rows.dim(); ++c) {
-        require(std::abs(row[c]) <= bound, ErrorCode::input, name, " is ", row[c], " at token ", t, ", head ", h, ", channel ", c,
+        require(math::abs(row[c]) <= bound, ErrorCode::input, name, " is ", row[c], " at token ", t, ", head ", h, ", channel ", c,
                 ", must be finite and at most ", bound, " in magnitude");
       }
     }

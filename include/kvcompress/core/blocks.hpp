@@ -3,13 +3,13 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <cstring>
 #include <new>
 #include <utility>
 
 #include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/reference_count.hpp"
 
 namespace kvcompress {
 
@@ -22,7 +22,7 @@ class BlockList {
 
   BlockList(const BlockList& other) : payload_(other.payload_), used_(other.used_), blocks_(other.blocks_.get_allocator()) {
     blocks_.assign(other.blocks_.begin(), other.blocks_.begin() + static_cast<std::ptrdiff_t>(used_));
-    for (std::byte* block : blocks_) { count(block).fetch_add(1, std::memory_order_relaxed); }
+    for (std::byte* block : blocks_) { count(block).add(); }
   }
   BlockList(BlockList&& other) noexcept
       : payload_(other.payload_), used_(std::exchange(other.used_, 0)), keep_(other.keep_),
@@ -99,18 +99,18 @@ class BlockList {
   }
 
  private:
-  using Count = std::atomic<std::uint32_t>;
+  using Count = ReferenceCount;
 
   [[nodiscard]] Count& count(std::byte* block) const noexcept { return *std::launder(reinterpret_cast<Count*>(block + payload_)); }
-  [[nodiscard]] bool shared(std::byte* block) const noexcept { return count(block).load(std::memory_order_acquire) > 1; }
+  [[nodiscard]] bool shared(std::byte* block) const noexcept { return count(block).shared(); }
 
   std::byte* allocate() {
     std::byte* block = Allocator<std::byte>(blocks_.get_allocator()).allocate(block_bytes());
-    ::new (static_cast<void*>(block + payload_)) Count(1);
+    ::new (static_cast<void*>(block + payload_)) Count();
     return block;
   }
   void drop(std::byte* block) noexcept {
-    if (count(block).fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    if (count(block).drop()) {
       Allocator<std::byte>(blocks_.get_allocator()).deallocate(block, block_bytes());
     }
   }

@@ -2,10 +2,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cstdlib>
+#include <concepts>
+#include <cstddef>
 #include <exception>
-#include <string>
-#include <utility>
+#include <string_view>
 
 namespace kvcompress {
 
@@ -18,16 +18,44 @@ enum class ErrorCode {
   memory,    ///< the memory handle returned no memory
 };
 
+/// Text of at most 383 characters, formed without allocating; what does not fit is cut.
+class Sentence {
+ public:
+  void add(std::string_view part) noexcept {
+    const std::size_t count = part.size() < capacity - length_ ? part.size() : capacity - length_;
+    for (std::size_t i = 0; i < count; ++i) { text_[length_ + i] = part[i]; }
+    length_ += count;
+    text_[length_] = '\0';
+  }
+  template <std::integral Number>
+  void add(Number number) noexcept {
+    char digits[24];
+    add_formatted(digits, __builtin_snprintf(digits, sizeof digits, std::signed_integral<Number> ? "%lld" : "%llu", static_cast<long long>(number)));
+  }
+  void add(double number) noexcept {
+    char digits[24];
+    add_formatted(digits, __builtin_snprintf(digits, sizeof digits, "%.9g", number));
+  }
+  [[nodiscard]] const char* c_str() const noexcept { return text_; }
+
+ private:
+  static constexpr std::size_t capacity = 383;
+  void add_formatted(const char* digits, int count) noexcept { add(std::string_view(digits, static_cast<std::size_t>(count))); }
+
+  char text_[capacity + 1] = {};
+  std::size_t length_ = 0;
+};
+
 /// What every public function of the library raises; the object it was called on is unchanged afterwards.
 class Error : public std::exception {
  public:
-  Error(ErrorCode code, std::string sentence) : code_(code), sentence_(std::move(sentence)) {}
+  Error(ErrorCode code, const Sentence& sentence) noexcept : code_(code), sentence_(sentence) {}
   [[nodiscard]] ErrorCode code() const noexcept { return code_; }
   [[nodiscard]] const char* what() const noexcept override { return sentence_.c_str(); }
 
  private:
   ErrorCode code_;
-  std::string sentence_;
+  Sentence sentence_;
 };
 
 /// Receives errors in programs compiled with -fno-exceptions; it must not return (the library aborts if it does).
@@ -39,32 +67,26 @@ inline ErrorHandler& error_handler() noexcept {
   return handler;
 }
 
-/// Raises an Error: throws it, or hands it to error_handler() where exceptions are off.
-[[noreturn]] inline void fail(ErrorCode code, std::string sentence) {
+/// Raises an Error whose sentence is the parts (texts and numbers) written one after the other: throws it, or hands it to
+/// error_handler() where exceptions are off.
+template <class... Parts>
+[[noreturn]] void fail(ErrorCode code, const Parts&... parts) {
+  Sentence sentence;
+  sentence.add("kvcompress: ");
+  (sentence.add(parts), ...);
 #if defined(__cpp_exceptions)
-  throw Error(code, std::move(sentence));
+  throw Error(code, sentence);
 #else
-  const Error error(code, std::move(sentence));
+  const Error error(code, sentence);
   if (error_handler() != nullptr) { error_handler()(error); }
-  std::abort();
+  __builtin_abort();
 #endif
 }
 
-namespace detail {
-
-inline std::string text(std::string part) { return part; }
-inline std::string text(const char* part) { return part; }
-template <class Number>
-std::string text(Number number) {
-  return std::to_string(number);
-}
-
-}  // namespace detail
-
-/// Raises an Error whose sentence is the parts written one after the other; the parts are formed only on failure.
+/// Raises that Error unless `condition` holds; the sentence is formed only then.
 template <class... Parts>
 void require(bool condition, ErrorCode code, const Parts&... parts) {
-  if (!condition) [[unlikely]] { fail(code, (std::string("kvcompress: ") + ... + detail::text(parts))); }
+  if (!condition) [[unlikely]] { fail(code, parts...); }
 }
 
 }  // namespace kvcompress

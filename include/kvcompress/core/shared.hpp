@@ -2,12 +2,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <atomic>
-#include <cstdint>
-#include <memory>
+#include <new>
 #include <utility>
 
 #include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/reference_count.hpp"
 
 namespace kvcompress {
 
@@ -18,7 +17,7 @@ class Shared {
   template <class... Arguments>
   explicit Shared(const Memory& memory, Arguments&&... arguments) : memory_(memory), box_(make(memory, std::forward<Arguments>(arguments)...)) {}
   Shared(const Shared& other) noexcept : memory_(other.memory_), box_(other.box_) {
-    box_->count.fetch_add(1, std::memory_order_relaxed);
+    box_->count.add();
   }
   Shared(Shared&& other) noexcept : memory_(other.memory_), box_(std::exchange(other.box_, nullptr)) {}
   Shared& operator=(Shared other) noexcept {
@@ -27,8 +26,8 @@ class Shared {
     return *this;
   }
   ~Shared() {
-    if (box_ != nullptr && box_->count.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-      std::destroy_at(box_);
+    if (box_ != nullptr && box_->count.drop()) {
+      box_->~Box();
       Allocator<Box>(memory_).deallocate(box_, 1);
     }
   }
@@ -40,13 +39,13 @@ class Shared {
   }
   /// The value for changes that no other holder may be reading: callers make sure of that (see KVCache::fork).
   [[nodiscard]] T& write_in_place() noexcept { return box_->value; }
-  [[nodiscard]] bool shared() const noexcept { return box_->count.load(std::memory_order_acquire) > 1; }
+  [[nodiscard]] bool shared() const noexcept { return box_->count.shared(); }
   static constexpr std::size_t box_bytes() noexcept { return sizeof(Box); }
 
  private:
   struct Box {
     T value;
-    std::atomic<std::uint32_t> count{1};
+    ReferenceCount count{};
     template <class... Arguments>
     explicit Box(Arguments&&... arguments) : value(std::forward<Arguments>(arguments)...) {}
   };
@@ -61,7 +60,7 @@ class Shared {
       }
     } guard{Allocator<Box>(memory), nullptr};
     guard.box = guard.allocator.allocate(1);
-    std::construct_at(guard.box, std::forward<Arguments>(arguments)...);
+    ::new (static_cast<void*>(guard.box)) Box(std::forward<Arguments>(arguments)...);
     return std::exchange(guard.box, nullptr);
   }
 

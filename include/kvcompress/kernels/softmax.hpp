@@ -3,10 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <limits>
 
+#include "kvcompress/core/math.hpp"
 #include "kvcompress/simd/native.hpp"
 
 namespace kvcompress::kernels {
@@ -55,7 +55,7 @@ inline void multiply(float* x, std::size_t count, float factor) noexcept {
 
 /// x[i] = cap * tanh(x[i] / cap).
 inline void soft_cap(float* x, std::size_t count, float cap) noexcept {
-  for (std::size_t i = 0; i < count; ++i) { x[i] = cap * std::tanh(x[i] / cap); }
+  for (std::size_t i = 0; i < count; ++i) { x[i] = cap * math::tanh(x[i] / cap); }
 }
 
 }  // namespace kvcompress::kernels

@@ -3,11 +3,11 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
 #include "kvcompress/core/half.hpp"
+#include "kvcompress/core/math.hpp"
 
 namespace kvcompress {
 
@@ -40,7 +40,7 @@ struct GroupQuantizer {
     const auto step = static_cast<float>(scale);
     if (step == 0.0F) { return 0; }
     const float code = (x - static_cast<float>(minimum)) / step;
-    return static_cast<std::uint8_t>(std::nearbyint(std::clamp(code, 0.0F, static_cast<float>(largest_code))));
+    return static_cast<std::uint8_t>(math::round_half_even(std::clamp(code, 0.0F, static_cast<float>(largest_code))));
   }
   [[nodiscard]] static float decode(std::uint8_t code, Scale scale, Scale minimum) noexcept {
     return static_cast<float>(code) * static_cast<float>(scale) + static_cast<float>(minimum);

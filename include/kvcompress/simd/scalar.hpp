@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 
 #include "kvcompress/core/half.hpp"
+#include "kvcompress/core/math.hpp"
 
 namespace kvcompress::simd::scalar {
 
@@ -50,14 +50,14 @@ inline f32 mul(f32 a, f32 b) noexcept {
 }
 /// a * b + c, rounded once.
 inline f32 fma(f32 a, f32 b, f32 c) noexcept {
-  return each([&](std::size_t i) { return std::fma(a.v[i], b.v[i], c.v[i]); });
+  return each([&](std::size_t i) { return math::fma(a.v[i], b.v[i], c.v[i]); });
 }
 inline f32 max(f32 a, f32 b) noexcept {
   return each([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
 }
 /// e^x for x <= 0; exactly 0 below -87 and for -infinity.
 inline f32 exp(f32 x) noexcept {
-  return each([&](std::size_t i) { return x.v[i] < -87.0F ? 0.0F : std::exp(x.v[i]); });
+  return each([&](std::size_t i) { return x.v[i] < -87.0F ? 0.0F : math::exp(x.v[i]); });
 }
 inline float reduce_add(f32 x) noexcept {
   return ((x.v[0] + x.v[4]) + (x.v[2] + x.v[6])) + ((x.v[1] + x.v[5]) + (x.v[3] + x.v[7]));
