@@ -88,12 +88,14 @@ struct Layer {
     for (Lane<P>& lane : lanes) {
       lane.keys.settle(scratch);
       lane.values.settle(scratch);
-      lane.last.clear(end_of_prompt);
-      lane.observed_end = 0;
       if (end_of_prompt) { lane.state.compact(room(lane.keys.rows())); }
     }
     for (RowTable& table : tables) {
       if (end_of_prompt) { table.compact(room(table.rows())); }
+    }
+    for (Lane<P>& lane : lanes) {  // last: what was seen is needed if the above ran out of memory and the commit is repeated
+      lane.last.clear(end_of_prompt);
+      lane.observed_end = 0;
     }
     open = 0;
     committed = next;
