@@ -14,14 +14,17 @@
 #include <string>
 #include <vector>
 
+#include "cache_attention.hpp"
 #include "engine.hpp"
 #include "perplexity.hpp"
+#include "registry/registry.hpp"
 #include "sampler.hpp"
 
 namespace {
 
 struct Options {
   std::filesystem::path model;
+  std::string policy = "f32";
   std::string prompt;
   std::filesystem::path score;
   std::size_t tokens = 100;
@@ -34,9 +37,11 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// The cache that the program runs on.
-std::unique_ptr<llama::Attention> make_attention(const llama::Engine& engine) {
-  return std::make_unique<llama::PlainAttention>(engine.plain_attention());
+/// The cache that the policy names.
+std::unique_ptr<llama::CacheAttention> make_attention(const llama::Engine& engine, const std::string& policy) {
+  static std::vector<double> frequency_factors;  // the shape of every cache refers to them
+  const kvcompress::Shape shape = llama::shape_of(engine.model(), frequency_factors);
+  return std::make_unique<llama::CacheAttention>(examples::registry().make(policy, shape));
 }
 
 void generate(llama::Engine& engine, const Options& options) {
@@ -45,7 +50,7 @@ void generate(llama::Engine& engine, const Options& options) {
   if (tokens.empty()) { llama::fail("The prompt has no tokens."); }
   const std::size_t prompt_tokens = tokens.size();
   llama::Sampler sampler(options.sampling);
-  const std::unique_ptr<llama::Attention> attention = make_attention(engine);
+  const std::unique_ptr<llama::CacheAttention> attention = make_attention(engine, options.policy);
   std::vector<float> logits(engine.config().vocabulary);
 
   const auto prompt_start = std::chrono::steady_clock::now();
@@ -72,6 +77,8 @@ void generate(llama::Engine& engine, const Options& options) {
     fmt::print(stderr, "decode: {} tokens, {:.0f} tokens/s\n", steps,
                static_cast<double>(steps) / seconds_since(decode_start));
   }
+  fmt::print(stderr, "cache: {}, {} bytes, {:.2f} bits per value\n", options.policy, attention->cache().memory().total(),
+             attention->cache().bits_per_value());
 }
 
 void score(llama::Engine& engine, const Options& options) {
@@ -82,7 +89,7 @@ void score(llama::Engine& engine, const Options& options) {
   const auto start = std::chrono::steady_clock::now();
   const llama::Perplexity result = llama::perplexity(
       engine, tokens, options.context == 0 ? engine.config().context : options.context,
-      [&] { return make_attention(engine); },
+      [&] { return make_attention(engine, options.policy); },
       [](const llama::Perplexity& so_far) {
         fmt::print(stderr, "\r{} chunks: {:.4f}", so_far.chunks, so_far.value);
       });
@@ -97,6 +104,7 @@ int main(int argc, char** argv) {
   CLI::App app("Runs a Llama-architecture GGUF model: continues a prompt, or scores a text.", "llama");
   Options options;
   app.add_option("MODEL", options.model, "a GGUF file")->required();
+  app.add_option("--policy", options.policy, "how the cache is compressed, e.g. snapkv:budget=256+kivi4")->capture_default_str();
   CLI::Option* prompt = app.add_option("--prompt", options.prompt, "text to continue");
   app.add_option("--tokens", options.tokens, "how many tokens to write at most")->capture_default_str();
   app.add_option("--temperature", options.sampling.temperature, "0 takes the likeliest token")

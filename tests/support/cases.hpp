@@ -148,6 +148,7 @@ inline void run_cases(const std::string& method, const Handlers& handlers) {
     SCOPED_TRACE(one.path());
     const auto handler = handlers.find(one.kind);
     if (handler == handlers.end()) {
+      std::cout << "conformance: " << one.path() << " is of kind " << one.kind << ", not covered\n";
       Tally::get().missed(method, one.kind);
       continue;
     }

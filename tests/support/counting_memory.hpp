@@ -10,7 +10,7 @@
 
 namespace kvcompress::test {
 
-/// Counts calls and bytes; from the call on that brings `refuse_after` to 0, it returns null. Must outlive every cache that uses it.
+/// Counts calls and bytes; after refuse_after(n), only n more calls get memory. Must outlive every cache that uses it. One thread only.
 class CountingMemory {
  public:
   CountingMemory() = default;
@@ -18,11 +18,11 @@ class CountingMemory {
   CountingMemory& operator=(const CountingMemory&) = delete;
 
   [[nodiscard]] Memory handle() {
-    return {[](void* self, std::size_t bytes, std::size_t alignment) { return static_cast<CountingMemory*>(self)->allocate(bytes, alignment); },
-            [](void* self, void* address, std::size_t bytes, std::size_t) { static_cast<CountingMemory*>(self)->release(address, bytes); }, this};
+    return {[](void* self, std::size_t size, std::size_t alignment) { return static_cast<CountingMemory*>(self)->allocate(size, alignment); },
+            [](void* self, void* address, std::size_t size, std::size_t) { static_cast<CountingMemory*>(self)->release(address, size); }, this};
   }
-  /// The next `calls` allocations succeed, all later ones fail.
-  void refuse_after(std::size_t calls) { left_ = calls; }
+  /// The next `count` allocations succeed, all later ones fail.
+  void refuse_after(std::size_t count) { left_ = count; }
   void allow() { left_ = static_cast<std::size_t>(-1); }
   /// Forgets the calls and the peak so far.
   void restart() {

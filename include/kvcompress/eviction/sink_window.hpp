@@ -33,7 +33,9 @@ struct SinkWindow {
   using State = NoState;
 
   static void validate(const Options& options, const Shape&) {
-    require(options.window > 0, ErrorCode::option, "streaming: window is 0, must be at least 1");
+    require(options.window > 0 && options.window < no_position, ErrorCode::option, "streaming: window is ", options.window,
+            ", must be 1 to ", no_position - 1);
+    require(options.sinks < no_position, ErrorCode::option, "streaming: sinks is ", options.sinks, ", must be less than ", no_position);
   }
   static bool renumbers(const Options& options) noexcept { return options.in_cache_positions; }
   static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }

@@ -1,0 +1,104 @@
+// examples/compare_policies/facts.hpp - what a report states about the model, the machine and the run.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+
+#include <chrono>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <span>
+#include <string>
+#include <string_view>
+#include <thread>
+#include <vector>
+
+#include "compare_policies/results.hpp"
+#include "kvcompress/core/version.hpp"
+#include "llama/model.hpp"
+
+namespace comparison {
+
+inline std::vector<Fact> model_facts(const llama::Model& model, const std::filesystem::path& path) {
+  const llama::Config& c = model.config;
+  std::size_t parameters = 0;
+  for (const auto& [name, tensor] : model.gguf.tensors()) { parameters += tensor.rows * tensor.columns; }
+  return {
+      {"Model", fmt::format("{} ({}), {:.2f} million parameters, {:.1f} MB", model.gguf.text_or("general.name", "unnamed"),
+                            path.filename().string(), static_cast<double>(parameters) / 1e6,
+                            static_cast<double>(std::filesystem::file_size(path)) / 1e6)},
+      {"Architecture",
+       fmt::format("Llama: {} layers, {} query heads and {} KV heads of {} channels, vocabulary {}, context {}, RoPE base {}",
+                   c.layers, c.query_heads, c.kv_heads, c.head_dim, c.vocabulary, c.context, c.rope_base)},
+      {"KV cache", fmt::format("{} numbers per token, {} bytes in f16", 2 * c.layers * c.kv_heads * c.head_dim,
+                               4 * c.layers * c.kv_heads * c.head_dim)},
+  };
+}
+
+/// The list under "## Known limits" of MODEL.md beside the model, if there is one.
+inline std::vector<std::string> known_limits(std::istream& card) {
+  std::vector<std::string> limits;
+  bool inside = false;
+  for (std::string line; std::getline(card, line);) {
+    if (line.starts_with("#")) {
+      inside = line == "## Known limits";
+    } else if (inside && line.starts_with("- ")) {
+      limits.push_back(line.substr(2));
+    } else if (inside && line.starts_with("  ") && !limits.empty()) {
+      limits.back() += line.substr(1);
+    }
+  }
+  return limits;
+}
+
+inline std::string cpu_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("model name") && line.find(": ") != std::string::npos) { return line.substr(line.find(": ") + 2); }
+  }
+  return "unknown CPU";
+}
+
+inline std::string compiler_name() {
+#if defined(__clang__)
+  return "clang " __clang_version__;
+#elif defined(__GNUC__)
+  return "g++ " __VERSION__;
+#else
+  return "unknown compiler";
+#endif
+}
+
+inline std::vector<Fact> machine_facts(const std::string& simd) {
+  return {
+      {"CPU", fmt::format("{}, {} hardware threads", cpu_name(), std::thread::hardware_concurrency())},
+      {"Program", fmt::format("kvcompress {}.{}.{}, {} kernels, {}", kvcompress::version_major, kvcompress::version_minor,
+                              kvcompress::version_patch, simd, compiler_name())},
+  };
+}
+
+inline std::string date_now() {
+  return fmt::format("{:%Y-%m-%d %H:%M} UTC", fmt::gmtime(std::chrono::system_clock::to_time_t(std::chrono::system_clock::now())));
+}
+
+/// A command line that a shell reads back as the same arguments.
+inline std::string shell_command(std::span<const char* const> arguments) {
+  std::string command;
+  for (const std::string_view argument : arguments) {
+    const bool plain = !argument.empty() && argument.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                                                        "0123456789_-+=:,./@%") == std::string_view::npos;
+    command += command.empty() ? "" : " ";
+    if (plain) {
+      command += argument;
+      continue;
+    }
+    command += '\'';
+    for (const char c : argument) { command += c == '\'' ? std::string("'\\''") : std::string(1, c); }
+    command += '\'';
+  }
+  return command;
+}
+
+}  // namespace comparison

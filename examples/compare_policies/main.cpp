@@ -1,0 +1,128 @@
+// examples/compare_policies/main.cpp - compare_policies: what each way to compress a KV cache costs and saves, on a real text.
+// SPDX-License-Identifier: MIT
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <exception>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "compare_policies/facts.hpp"
+#include "compare_policies/policies.hpp"
+#include "compare_policies/policy_list.hpp"
+#include "compare_policies/progress.hpp"
+#include "compare_policies/protocol.hpp"
+#include "compare_policies/report.hpp"
+
+namespace {
+
+constexpr const char* description =
+    R"(Compares ways to compress a KV cache, on the same tokens of a text, with a Llama-architecture model.
+
+For each policy: bytes of the cache, perplexity, KL divergence from the exact model, top-1 agreement, needles found, speed.
+Without arguments: the project's own model and text, in about a minute on two cores. The first row is always full (f16).
+
+Speeds are per CPU second of one thread while --threads work at once. Prompt tokens/s: the prompt's tokens by the time of the
+exact forward pass (run once, shared by all policies) plus that of the policy's own append, observe and end_prompt. Decode
+tokens/s: the whole model, token by token.)";
+
+constexpr const char* policies_help =
+    "policies, separated by ',' or ';'. A piece like key=value behind a ',' belongs to the policy before it: "
+    "\"h2o:budget=256,recent=128+kivi2,full\" are two. See --list";
+
+struct Options {
+  comparison::Setup setup;
+  std::string policies = "full,streaming,h2o,snapkv,kivi2,kivi4,kivi8,h2o+kivi4,snapkv+kivi4";
+  std::string budget = "25%";
+  std::string format = "table";
+  std::string report;
+  bool list = false;
+};
+
+/// CLI11 would wrap a negative number around.
+std::string is_whole(const std::string& text) {
+  const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+  return digits ? "" : "\"" + text + "\" is no whole number from 0";
+}
+
+void declare(CLI::App& app, Options& o) {
+  o.setup.model = KVCOMPRESS_EXAMPLE_DATA "/kvlab-6m-q8_0.gguf";
+  o.setup.text = KVCOMPRESS_EXAMPLE_DATA "/the-lighthouse-ledger.txt";
+  o.setup.threads = std::min(std::max(1U, std::thread::hardware_concurrency()), 64U);
+  app.add_option("MODEL", o.setup.model, "a GGUF file (default: the project's own)")->check(CLI::ExistingFile);
+  app.add_option("--text", o.setup.text, "a text file (default: the project's own)")->check(CLI::ExistingFile);
+  app.add_option("--policies", o.policies, policies_help)->capture_default_str();
+  app.add_option("--budget", o.budget,
+                 "rows that streaming (sinks and window), h2o and snapkv keep per lane, or a percentage of the prompt; settings in a "
+                 "policy's own name come first")
+      ->capture_default_str();
+  app.add_option("--context", o.setup.context, "tokens of a window; the first half is the prompt")
+      ->check(CLI::Range(32, 1 << 24))
+      ->capture_default_str();
+  app.add_option("--windows", o.setup.windows, "at most this many windows of the text; 0 takes all")
+      ->check(is_whole)
+      ->capture_default_str();
+  app.add_option("--threads", o.setup.threads, "windows and policies are spread over them (default: what the machine has)")
+      ->check(CLI::Range(1, 256));
+  app.add_option("--seed", o.setup.seed, "of the needles' names and numbers")
+      ->check(is_whole)
+      ->capture_default_str();
+  app.add_option("--format", o.format, "of the results on standard output")
+      ->check(CLI::IsMember({"table", "json", "csv"}))
+      ->capture_default_str();
+  app.add_option("--report", o.report, "also write an HTML report with a plot to this file");
+  app.add_flag("--list", o.list, "print the parts that policies are made of, with their options, and end");
+}
+
+void run(Options& o, const std::string& command) {
+  o.setup.budget = comparison::budget_rows(o.budget, o.setup.context / 2);
+  o.setup.policies = comparison::read_policies(o.policies, o.setup.budget, o.setup.context / 2);
+  std::optional<comparison::ReportFile> report;
+  if (!o.report.empty()) { report.emplace(o.report); }
+  comparison::Comparison result = comparison::compare_policies(o.setup);
+  const std::filesystem::path model(o.setup.model);
+  result.model = comparison::model_facts(llama::Model(model), model);
+  std::ifstream card(model.parent_path() / "MODEL.md");
+  result.known_limits = comparison::known_limits(card);
+  result.machine = comparison::machine_facts(comparison::simd_backend());
+  result.date = comparison::date_now();
+  result.command = command;
+  if (report) { report->write(result); }
+  fmt::print("{}", comparison::formatted(result, o.format));
+  if (std::fflush(stdout) != 0) { throw std::runtime_error("standard output cannot be written"); }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    CLI::App app(description, "compare_policies");
+    Options options;
+    declare(app, options);
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::Success& help) {
+      return app.exit(help);
+    } catch (const CLI::ParseError& error) {
+      throw comparison::BadArgument(error.what());
+    }
+    if (options.list) {
+      fmt::print("{}", comparison::list_of_parts());
+      return 0;
+    }
+    comparison::watch_for_interrupt();
+    run(options, comparison::shell_command({argv, static_cast<std::size_t>(argc)}));
+    return 0;
+  } catch (const comparison::BadArgument& error) {
+    fmt::print(stderr, "compare_policies: {}\n", error.what());
+    return 2;
+  } catch (const comparison::Interrupted&) {
+    fmt::print(stderr, "compare_policies: interrupted\n");
+    return 130;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "compare_policies: {}\n", error.what());
+    return 1;
+  }
+}

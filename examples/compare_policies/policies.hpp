@@ -1,0 +1,22 @@
+// examples/compare_policies/policies.hpp - the registry's policies, made in the one source file that compiles them all.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "kvcompress/any_cache.hpp"
+
+namespace comparison {
+
+/// The cache that a policy names; raises the registry's Error.
+std::unique_ptr<kvcompress::AnyCache> make_cache(const std::string& policy, const kvcompress::Shape& shape,
+                                                 const kvcompress::Memory& memory);
+
+/// The parts of the registry with their options and defaults, one per line.
+std::string list_of_parts();
+
+/// The vector instructions that the library's kernels use here.
+std::string simd_backend();
+
+}  // namespace comparison

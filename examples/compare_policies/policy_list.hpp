@@ -1,0 +1,127 @@
+// examples/compare_policies/policy_list.hpp - the text after --policies and --budget: cutting it up, and filling in what it leaves open.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "compare_policies/results.hpp"
+
+namespace comparison {
+
+/// A bad argument: a sentence. The program ends with 2.
+struct BadArgument : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+/// "128" or "25%" (of the prompt's tokens) as rows.
+inline std::size_t budget_rows(std::string_view text, std::size_t prompt_tokens) {
+  const bool percent = text.ends_with('%');
+  const std::string_view digits = text.substr(0, text.size() - (percent ? 1 : 0));
+  double value = 0.0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+  const bool whole = percent || digits.find_first_not_of("0123456789") == std::string_view::npos;
+  if (error != std::errc{} || end != digits.data() + digits.size() || !whole || !(value > 0.0) || (percent && value > 100.0)) {
+    throw BadArgument("--budget is \"" + std::string(text) + "\", must be rows like 128 or a percentage of the prompt like 25%");
+  }
+  const double rows = percent ? std::floor(value / 100.0 * static_cast<double>(prompt_tokens)) : value;
+  if (!(rows >= 2.0 && rows <= 1e9)) {
+    throw BadArgument("--budget is \"" + std::string(text) + "\", must be at least 2 rows of the prompt's " +
+                      std::to_string(prompt_tokens));
+  }
+  return static_cast<std::size_t>(rows);
+}
+
+/// Cuts a list of policies at ',' and ';'. Behind a ',' a piece like key=value (no ':' or '+' in front of its '=') continues the policy
+/// before it: "h2o:budget=256,recent=128+kivi2,full" is "h2o:budget=256,recent=128+kivi2" and "full".
+inline std::vector<std::string> split_policies(std::string_view list) {
+  std::vector<std::string> policies;
+  char before = ';';
+  while (true) {
+    const std::size_t end = std::min(list.find_first_of(",;"), list.size());
+    std::string_view piece = list.substr(0, end);
+    while (piece.starts_with(' ')) { piece.remove_prefix(1); }
+    while (piece.ends_with(' ')) { piece.remove_suffix(1); }
+    const bool setting = piece.find('=') != std::string_view::npos && piece[piece.find_first_of(":+=")] == '=';
+    if (before == ',' && setting && !policies.empty()) {
+      policies.back() += "," + std::string(piece);
+    } else if (!piece.empty() && std::find(policies.begin(), policies.end(), piece) == policies.end()) {
+      policies.emplace_back(piece);
+    }
+    if (end == list.size()) { return policies; }
+    before = list[end];
+    list.remove_prefix(end + 1);
+  }
+}
+
+/// The settings "key=value,..." of one part of a policy.
+class PartSettings {
+ public:
+  explicit PartSettings(std::string_view part)
+      : name_(part.substr(0, part.find(':'))), given_(part.find(':') < part.size() ? part.substr(part.find(':') + 1) : "") {}
+
+  [[nodiscard]] const std::string& name() const noexcept { return name_; }
+  /// The text of a setting, if it is given.
+  [[nodiscard]] std::optional<std::string> find(const std::string& key) const {
+    const std::string text = "," + given_ + ",";
+    const std::size_t at = text.find("," + key + "=");
+    if (at == std::string::npos) { return std::nullopt; }
+    const std::size_t from = at + key.size() + 2;
+    return text.substr(from, text.find(',', from) - from);
+  }
+  /// Gives a setting that is still open.
+  void fill(const std::string& key, std::size_t value) {
+    if (!find(key)) { given_ += (given_.empty() ? "" : ",") + key + "=" + std::to_string(value); }
+  }
+  [[nodiscard]] std::string text() const { return given_.empty() ? name_ : name_ + ":" + given_; }
+
+ private:
+  std::string name_;
+  std::string given_;
+};
+
+/// KIVI's published residual of 128 exact rows would be a quarter of a short prompt.
+inline std::size_t kivi_residual(std::size_t prompt_tokens) { return prompt_tokens >= 2048 ? 128 : 32; }
+
+/// The policy with `budget` rows for its eviction, and KIVI's residual, where it names none of its own. Names of parts that are
+/// not known here pass as they are.
+inline std::string with_defaults(std::string_view policy, std::size_t budget, std::size_t prompt_tokens) {
+  std::string result;
+  while (true) {
+    const std::size_t end = std::min(policy.find('+'), policy.size());
+    PartSettings part(policy.substr(0, end));
+    if (part.name() == "streaming" && !part.find("window")) {
+      std::size_t sinks = std::min<std::size_t>(4, budget / 2);
+      if (const auto given = part.find("sinks")) { std::from_chars(given->data(), given->data() + given->size(), sinks); }
+      part.fill("sinks", sinks);
+      part.fill("window", budget > sinks ? budget - sinks : 1);
+    } else if (part.name() == "h2o") {
+      part.fill("budget", budget);
+    } else if (part.name() == "snapkv") {
+      if (!part.find("budget") && budget <= 32) { part.fill("window", budget / 2); }
+      part.fill("budget", budget);
+    } else if (part.name().starts_with("kivi")) {
+      part.fill("residual", kivi_residual(prompt_tokens));
+    }
+    result += (result.empty() ? "" : "+") + part.text();
+    if (end == policy.size()) { return result; }
+    policy.remove_prefix(end + 1);
+  }
+}
+
+/// The rows of the table: full first, then the policies of the list.
+inline std::vector<Policy> read_policies(std::string_view list, std::size_t budget, std::size_t prompt_tokens) {
+  std::vector<Policy> policies{{"full", "full"}};
+  for (const std::string& name : split_policies(list)) {
+    if (name != "full") { policies.push_back({name, with_defaults(name, budget, prompt_tokens)}); }
+  }
+  return policies;
+}
+
+}  // namespace comparison

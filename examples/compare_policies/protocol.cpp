@@ -1,0 +1,261 @@
+// examples/compare_policies/protocol.cpp - the measurement, see protocol.hpp.
+// SPDX-License-Identifier: MIT
+#include "compare_policies/protocol.hpp"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <memory>
+
+#include "compare_policies/cache_attention.hpp"
+#include "compare_policies/clock.hpp"
+#include "compare_policies/counting_memory.hpp"
+#include "compare_policies/items.hpp"
+#include "compare_policies/policies.hpp"
+#include "compare_policies/policy_list.hpp"
+#include "compare_policies/progress.hpp"
+#include "compare_policies/schedule.hpp"
+#include "llama/engine.hpp"
+
+namespace comparison {
+namespace {
+
+/// What one policy did on one item.
+struct Measurement {
+  Agreement agreement;
+  std::size_t bytes = 0;
+  std::size_t bytes_after_prompt = 0;
+  std::size_t peak_bytes = 0;
+  double bits_per_value = 0.0;
+  double compress_seconds = 0.0;  // append, observe, end_prompt
+  double decode_seconds = 0.0;
+  double cache_seconds = 0.0;  // the part of decode_seconds spent in the cache
+  std::size_t right = 0;
+};
+
+std::size_t bytes_of(const kvcompress::AnyCache& cache) {
+  const kvcompress::MemoryReport report = cache.memory();
+  return report.total() - report.scratch;
+}
+
+class Measuring {
+ public:
+  Measuring(const Setup& setup, const llama::Model& model, Items&& items)
+      : setup_(setup), shape_(shape_of(model, frequency_factors_)), windows_(items.windows), items_(std::move(items.all)) {}
+
+  [[nodiscard]] Comparison run(std::vector<std::unique_ptr<llama::Engine>>& engines);
+
+ private:
+  void prepare(Item& item, llama::Engine& engine, Progress& progress) const;
+  [[nodiscard]] Measurement measure(const Item& item, const std::string& policy, llama::Engine& engine, Progress& progress) const;
+  void decode(const Item& item, kvcompress::AnyCache& cache, const kvcompress::Memory& memory, llama::Engine& engine,
+              Progress& progress, Measurement& result) const;
+  [[nodiscard]] bool ask(const Haystack::Question& question, std::size_t position, kvcompress::AnyCache& cache,
+                         llama::Engine& engine, Progress& progress) const;
+  [[nodiscard]] std::size_t steps() const;
+  [[nodiscard]] Row row(std::size_t policy, double exact_perplexity) const;
+
+  const Setup& setup_;
+  std::vector<double> frequency_factors_;
+  kvcompress::Shape shape_;
+  std::size_t windows_;
+  std::vector<Item> items_;  // (windows) of the text, then the haystacks
+  std::vector<std::vector<Measurement>> measured_;  // (items, policies)
+  Agreement exact_;                                 // the reference's own loss
+};
+
+/// Runs the exact model: the prompt once for all policies, then the rest of the window for the reference.
+void Measuring::prepare(Item& item, llama::Engine& engine, Progress& progress) const {
+  Recording recording(engine.config());
+  const std::span<const llama::Token> tokens(item.tokens);
+  {
+    const Stopwatch watch(item.prompt_seconds);
+    engine.forward(tokens.first(item.prompt_tokens), 0, recording, {}, true);
+  }
+  const std::size_t vocabulary = engine.config().vocabulary;
+  const std::size_t scored = tokens.size() > item.prompt_tokens ? tokens.size() - item.prompt_tokens - 1 : 0;
+  if (scored > 0) {
+    std::vector<float> logits(scored * vocabulary);
+    engine.forward(tokens.subspan(item.prompt_tokens, scored), item.prompt_tokens, recording, logits);
+    item.reference = Reference(std::move(logits), vocabulary);
+  }
+  item.layers = recording.take_rows();
+  progress.advance(0);
+}
+
+Measurement Measuring::measure(const Item& item, const std::string& policy, llama::Engine& engine, Progress& progress) const {
+  CountingMemory memory;
+  const std::unique_ptr<kvcompress::AnyCache> cache = make_cache(policy, shape_, memory.handle());
+  Measurement result;
+  {
+    const Stopwatch watch(result.compress_seconds);
+    compress_prompt(item.layers, *cache);
+  }
+  result.bytes_after_prompt = bytes_of(*cache);
+  if (item.questions.empty()) {
+    decode(item, *cache, memory.handle(), engine, progress, result);
+    result.bytes = bytes_of(*cache);
+    result.bits_per_value = cache->bits_per_value();
+    result.peak_bytes = memory.peak();
+  }
+  for (const Haystack::Question& question : item.questions) {
+    result.right += ask(question, item.prompt_tokens, *cache->fork(), engine, progress) ? 1U : 0U;
+  }
+  return result;
+}
+
+/// Feeds the second half of a window token by token.
+void Measuring::decode(const Item& item, kvcompress::AnyCache& cache, const kvcompress::Memory& memory, llama::Engine& engine,
+                       Progress& progress, Measurement& result) const {
+  CacheAttention attention(cache, memory);
+  std::vector<float> logits(engine.config().vocabulary);
+  for (std::size_t i = item.prompt_tokens; i < item.tokens.size(); ++i) {
+    {
+      const Stopwatch watch(result.decode_seconds);
+      engine.forward({&item.tokens[i], 1}, i, attention, logits);
+    }
+    const std::size_t scored = i - item.prompt_tokens;
+    if (scored < item.reference.tokens()) { result.agreement.add(item.reference, scored, logits, item.tokens[i + 1]); }
+    progress.advance();
+  }
+  attention.commit();
+  result.cache_seconds = attention.seconds();
+}
+
+/// Whether greedy decoding answers the question right, digit by digit.
+bool Measuring::ask(const Haystack::Question& question, std::size_t position, kvcompress::AnyCache& cache, llama::Engine& engine,
+                    Progress& progress) const {
+  CacheAttention attention(cache);
+  std::vector<float> logits(engine.config().vocabulary);
+  for (const llama::Token token : question.asked) {
+    engine.forward({&token, 1}, position++, attention, logits);
+    progress.advance();
+  }
+  for (const llama::Token token : question.answer) {
+    if (arg_max(logits) != token) { return false; }
+    engine.forward({&token, 1}, position++, attention, logits);
+  }
+  return true;
+}
+
+std::size_t Measuring::steps() const {
+  std::size_t steps = 0;
+  for (const Item& item : items_) {
+    steps += item.tokens.size() - item.prompt_tokens;
+    for (const Haystack::Question& question : item.questions) { steps += question.asked.size(); }
+  }
+  return steps * setup_.policies.size();
+}
+
+Comparison Measuring::run(std::vector<std::unique_ptr<llama::Engine>>& engines) {
+  Progress progress(steps());
+  measured_.assign(items_.size(), std::vector<Measurement>(setup_.policies.size()));
+  std::vector<Agreement> exact(items_.size());
+  Schedule schedule(items_.size(), setup_.policies.size());
+  comparison::run(schedule, engines.size(), [&](std::size_t thread, const Schedule::Task& task) {
+    Item& item = items_[task.item];
+    switch (task.step) {
+      case Schedule::Step::prepare:
+        prepare(item, *engines[thread], progress);
+        for (std::size_t t = 0; t < item.reference.tokens(); ++t) {
+          exact[task.item].loss += item.reference.loss(t, item.tokens[item.prompt_tokens + t + 1]);
+          ++exact[task.item].tokens;
+        }
+        break;
+      case Schedule::Step::use:
+        measured_[task.item][task.user] = measure(item, setup_.policies[task.user].settings, *engines[thread], progress);
+        break;
+      case Schedule::Step::release:
+        item.layers = {};
+        item.reference = {};
+        break;
+    }
+  });
+  for (const Agreement& part : exact) { exact_.add(part); }  // in the order of the text, whoever was first
+
+  Comparison result;
+  result.setup = setup_;
+  result.exact_perplexity = exact_.perplexity();
+  result.windows = windows_;
+  result.scored_tokens = exact_.tokens;
+  result.needle_prompts = items_.size() - windows_;
+  for (std::size_t i = windows_; i < items_.size(); ++i) {
+    result.needle_tokens = std::max(result.needle_tokens, items_[i].tokens.size());
+  }
+  for (std::size_t p = 0; p < setup_.policies.size(); ++p) { result.rows.push_back(row(p, result.exact_perplexity)); }
+  const Row& full = result.rows.front();
+  for (Row& r : result.rows) {
+    r.fraction_of_f16 = r.bytes / full.bytes;
+    r.fraction_after_prompt = r.bytes_after_prompt / full.bytes_after_prompt;
+  }
+  return result;
+}
+
+/// Adds up a policy's measurements, in the order of the text.
+Row Measuring::row(std::size_t policy, double exact_perplexity) const {
+  Agreement agreement;
+  Row row;
+  row.policy = setup_.policies[policy];
+  const auto windows = static_cast<double>(windows_);
+  double prompt_seconds = 0.0;
+  double decode_seconds = 0.0;
+  double cache_seconds = 0.0;
+  for (std::size_t i = 0; i < items_.size(); ++i) {
+    const Measurement& m = measured_[i][policy];
+    row.needles_right += m.right;
+    row.needles_asked += items_[i].questions.size();
+    if (i >= windows_) { continue; }
+    agreement.add(m.agreement);
+    row.bytes += static_cast<double>(m.bytes) / windows;
+    row.bytes_after_prompt += static_cast<double>(m.bytes_after_prompt) / windows;
+    row.bits_per_value += m.bits_per_value / windows;
+    row.peak_bytes = std::max(row.peak_bytes, m.peak_bytes);
+    prompt_seconds += items_[i].prompt_seconds + m.compress_seconds;
+    decode_seconds += m.decode_seconds;
+    cache_seconds += m.cache_seconds;
+  }
+  const double prompt_tokens = windows * static_cast<double>(setup_.context / 2);
+  const double decoded = windows * static_cast<double>(setup_.context - setup_.context / 2);
+  row.perplexity = agreement.perplexity();
+  row.perplexity_ratio = row.perplexity / exact_perplexity;
+  row.kl = agreement.mean_kl();
+  row.top1_agreement = agreement.top1();
+  row.prompt_tokens_per_s = prompt_tokens / prompt_seconds;
+  row.decode_tokens_per_s = decoded / decode_seconds;
+  row.cache_us_per_token = 1e6 * cache_seconds / decoded;
+  return row;
+}
+
+}  // namespace
+
+void check(const Setup& setup, const llama::Model& model) {
+  if (setup.context > model.config.context) {
+    throw BadArgument(fmt::format("--context is {}, must be at most {}, what the model knows", setup.context, model.config.context));
+  }
+  std::vector<double> factors;
+  const kvcompress::Shape shape = shape_of(model, factors);
+  for (const Policy& policy : setup.policies) {
+    try {
+      static_cast<void>(make_cache(policy.settings, shape, {}));
+    } catch (const kvcompress::Error& error) {
+      std::string_view sentence = error.what();
+      if (sentence.starts_with("kvcompress: ")) { sentence.remove_prefix(12); }
+      throw BadArgument(fmt::format("policy {}: {}", policy.settings, sentence));
+    }
+  }
+}
+
+Comparison compare_policies(const Setup& setup) {
+  const auto start = std::chrono::steady_clock::now();
+  std::vector<std::unique_ptr<llama::Engine>> engines;
+  for (std::size_t i = 0; i < setup.threads; ++i) { engines.push_back(std::make_unique<llama::Engine>(setup.model, 1)); }
+  check(setup, engines.front()->model());
+  Items items = make_items(setup, engines.front()->vocabulary());
+  const std::size_t text_tokens = items.text_tokens;
+  Comparison result = Measuring(setup, engines.front()->model(), std::move(items)).run(engines);
+  result.text_tokens = text_tokens;
+  result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+}  // namespace comparison

@@ -1,0 +1,80 @@
+// examples/compare_policies/results.hpp - what was asked for and what came out: plain data that every report is written from.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace comparison {
+
+/// A policy as it was typed, and with the settings that this program adds to it.
+struct Policy {
+  std::string name;
+  std::string settings;
+};
+
+/// Everything that decides the numbers; `threads` decides only how long they take.
+struct Setup {
+  std::string model;
+  std::string text;
+  std::vector<Policy> policies;
+  std::size_t context = 1024;  // tokens of a window: the first half is the prompt
+  std::size_t windows = 0;     // at most this many; 0 means all that the text has
+  std::size_t budget = 128;    // rows that an eviction keeps per lane unless its policy says otherwise
+  std::size_t threads = 1;
+  std::uint64_t seed = 1;  // of the needles
+};
+
+/// One line of the table.
+struct Row {
+  Policy policy;
+  double bytes = 0.0;               // after the last token, mean over the windows
+  double bytes_after_prompt = 0.0;  // the same, right after end_prompt
+  double fraction_of_f16 = 0.0;     // bytes / bytes of full
+  double fraction_after_prompt = 0.0;
+  double bits_per_value = 0.0;
+  double perplexity = 0.0;
+  double perplexity_ratio = 0.0;  // to the exact model
+  double kl = 0.0;                // mean KL(exact || policy), nats per token
+  double top1_agreement = 0.0;
+  std::size_t needles_right = 0;
+  std::size_t needles_asked = 0;
+  double prompt_tokens_per_s = 0.0;  // seconds are CPU seconds of one thread
+  double decode_tokens_per_s = 0.0;
+  double cache_us_per_token = 0.0;  // of a decoded token, spent in append, attend and commit of all layers
+  std::size_t peak_bytes = 0;       // most that the memory handle had given out at once
+
+  [[nodiscard]] std::optional<double> needle_accuracy() const {
+    if (needles_asked == 0) { return std::nullopt; }
+    return static_cast<double>(needles_right) / static_cast<double>(needles_asked);
+  }
+};
+
+/// A fact that a report states: "CPU", "2 x ...".
+struct Fact {
+  std::string name;
+  std::string value;
+};
+
+/// One run of the program.
+struct Comparison {
+  Setup setup;
+  std::vector<Row> rows;
+  double exact_perplexity = 0.0;
+  std::size_t text_tokens = 0;
+  std::size_t windows = 0;
+  std::size_t scored_tokens = 0;    // per policy
+  std::size_t needle_prompts = 0;   // haystacks
+  std::size_t needle_tokens = 0;    // of one haystack
+  double seconds = 0.0;
+  std::vector<Fact> model;              // from the file
+  std::vector<std::string> known_limits;  // from the model's card, if one lies beside it
+  std::vector<Fact> machine;
+  std::string date;
+  std::string command;
+};
+
+}  // namespace comparison

@@ -1,0 +1,218 @@
+// examples/compare_policies/tests/compare_policies_test.cpp - the parts of compare_policies that need no model.
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "compare_policies/counting_memory.hpp"
+#include "compare_policies/data_formats.hpp"
+#include "compare_policies/facts.hpp"
+#include "compare_policies/metrics.hpp"
+#include "compare_policies/needles.hpp"
+#include "compare_policies/policy_list.hpp"
+#include "compare_policies/report_html.hpp"
+#include "compare_policies/schedule.hpp"
+#include "compare_policies/table.hpp"
+
+namespace comparison {
+namespace {
+
+using Names = std::vector<std::string>;
+
+TEST(PolicyList, CutsAtCommasAndSemicolons) {
+  EXPECT_EQ(split_policies("full,h2o;kivi2"), (Names{"full", "h2o", "kivi2"}));
+  EXPECT_EQ(split_policies(" full , h2o ,,"), (Names{"full", "h2o"}));
+  EXPECT_EQ(split_policies("full,full"), (Names{"full"}));
+  EXPECT_EQ(split_policies(""), Names{});
+}
+
+TEST(PolicyList, KeepsTheSettingsOfAPolicyTogether) {
+  EXPECT_EQ(split_policies("h2o:budget=256,recent=128+kivi2:residual=64,full"),
+            (Names{"h2o:budget=256,recent=128+kivi2:residual=64", "full"}));
+  EXPECT_EQ(split_policies("h2o:budget=256,recent=128+kivi2,snapkv:budget=9"),
+            (Names{"h2o:budget=256,recent=128+kivi2", "snapkv:budget=9"}));
+  EXPECT_EQ(split_policies("h2o;recent=128"), (Names{"h2o", "recent=128"})) << "only a comma continues";
+  EXPECT_EQ(split_policies("h2o,snapkv+kivi2:residual=32"), (Names{"h2o", "snapkv+kivi2:residual=32"}));
+}
+
+TEST(PolicyList, FillsInWhatAPolicyLeavesOpen) {
+  EXPECT_EQ(with_defaults("streaming", 128, 512), "streaming:sinks=4,window=124");
+  EXPECT_EQ(with_defaults("streaming:sinks=8", 128, 512), "streaming:sinks=8,window=120");
+  EXPECT_EQ(with_defaults("streaming:window=50", 128, 512), "streaming:window=50");
+  EXPECT_EQ(with_defaults("h2o:recent=3+kivi2", 128, 512), "h2o:recent=3,budget=128+kivi2:residual=32");
+  EXPECT_EQ(with_defaults("h2o:budget=20%", 128, 512), "h2o:budget=20%");
+  EXPECT_EQ(with_defaults("snapkv+kivi4:residual=64", 20, 512), "snapkv:window=10,budget=20+kivi4:residual=64");
+  EXPECT_EQ(with_defaults("kivi4", 128, 4096), "kivi4:residual=128");
+  EXPECT_EQ(with_defaults("another:x=1+", 128, 512), "another:x=1+") << "what is wrong is left for the registry to say";
+}
+
+TEST(PolicyList, PutsFullFirst) {
+  const std::vector<Policy> policies = read_policies("h2o,full", 64, 512);
+  ASSERT_EQ(policies.size(), 2U);
+  EXPECT_EQ(policies[0].name, "full");
+  EXPECT_EQ(policies[1].settings, "h2o:budget=64");
+}
+
+TEST(Budget, IsRowsOrAPercentageOfThePrompt) {
+  EXPECT_EQ(budget_rows("128", 512), 128U);
+  EXPECT_EQ(budget_rows("25%", 512), 128U);
+  EXPECT_EQ(budget_rows("12.5%", 512), 64U);
+  for (const char* bad : {"", "%", "x", "-5", "0", "1.5", "0%", "101%", "1", "12x", "nan%", "1e99%"}) {
+    EXPECT_THROW(budget_rows(bad, 512), BadArgument) << bad;
+  }
+}
+
+TEST(Metrics, AreTheDefinitionsOnATwoTokenVocabulary) {
+  const Reference reference({std::log(3.0F), 0.0F}, 2);  // probabilities 3/4, 1/4
+  Agreement agreement;
+  agreement.add(reference, 0, std::vector<float>{0.0F, 0.0F}, 1);
+  EXPECT_NEAR(agreement.mean_kl(), 0.75 * std::log(1.5) + 0.25 * std::log(0.5), 1e-7);
+  EXPECT_NEAR(agreement.perplexity(), 2.0, 1e-12);
+  EXPECT_EQ(agreement.top1(), 1.0) << "of equals the first is taken";
+  agreement.add(reference, 0, std::vector<float>{1000.0F, 1001.0F}, 1);
+  EXPECT_EQ(agreement.top1(), 0.5);
+  EXPECT_NEAR(reference.loss(0, 1), std::log(4.0), 1e-7);
+}
+
+TEST(Metrics, DoNotDependOnAConstantAddedToTheLogits) {
+  const Reference reference({0.5F, -1.0F, 2.0F}, 3);
+  Agreement agreement;
+  agreement.add(reference, 0, std::vector<float>{8.5F, 7.0F, 10.0F}, 0);
+  EXPECT_NEAR(agreement.mean_kl(), 0.0, 1e-7);
+  EXPECT_NEAR(agreement.loss, reference.loss(0, 0), 1e-7);
+}
+
+TEST(Needles, AreTheSameForTheSameSeed) {
+  const std::vector<Needle> needles = draw_needles(5, 7);
+  ASSERT_EQ(needles.size(), 5U);
+  for (std::size_t i = 0; i < 5; ++i) {
+    EXPECT_EQ(needles[i].sentence(), draw_needles(5, 7)[i].sentence());
+    EXPECT_EQ(needles[i].number.size(), 5U);
+    EXPECT_NEAR(needles[i].depth, 0.1 + 0.2 * static_cast<double>(i), 1e-12);
+    for (std::size_t j = 0; j < i; ++j) { EXPECT_NE(needles[i].name, needles[j].name); }
+  }
+  EXPECT_NE(needles[0].sentence(), draw_needles(5, 8)[0].sentence());
+  EXPECT_EQ(needles_for(512), 5U);
+  EXPECT_EQ(needles_for(40), 0U);
+}
+
+TEST(Needles, StandBetweenWordsAtTheirDepths) {
+  const std::vector<Needle> needles{{"Ann", "12345", 0.25}, {"Bob", "54321", 0.9}};
+  EXPECT_EQ(hide("one two three four", needles),
+            "one two\nThe secret number of Ann is 12345.\nthree four\nThe secret number of Bob is 54321.\n");
+  EXPECT_EQ(hide("", {needles[0]}), "\nThe secret number of Ann is 12345.\n");
+}
+
+TEST(Schedule, UsesWhatIsPreparedBeforePreparingMore) {
+  Schedule schedule(2, 2);
+  std::string order;
+  while (const auto task = schedule.next()) {
+    order += "pur"[static_cast<int>(task->step)] + std::to_string(task->item);
+    schedule.done(*task);
+  }
+  EXPECT_EQ(order, "p0u0u0r0p1u1u1r1");
+}
+
+TEST(Schedule, RunsEverythingOnceOverThreadsAndPassesErrorsOn) {
+  Schedule schedule(7, 5);
+  std::vector<int> uses(35, 0);
+  run(schedule, 3, [&](std::size_t, const Schedule::Task& task) {
+    if (task.step == Schedule::Step::use) { ++uses[task.item * 5 + task.user]; }
+  });
+  EXPECT_EQ(uses, std::vector<int>(35, 1));
+  Schedule failing(7, 5);
+  EXPECT_THROW(run(failing, 3, [](std::size_t, const Schedule::Task&) { throw BadArgument("no"); }), BadArgument);
+}
+
+TEST(CountingMemory, RemembersTheMostItHadGivenOut) {
+  CountingMemory memory;
+  const kvcompress::Memory handle = memory.handle();
+  void* first = handle.allocate(handle.context, 100, 64);
+  void* second = handle.allocate(handle.context, 28, 64);
+  handle.release(handle.context, first, 100, 64);
+  EXPECT_EQ(memory.now(), 28U);
+  EXPECT_EQ(memory.peak(), 128U);
+  handle.release(handle.context, second, 28, 64);
+}
+
+Comparison example() {
+  Comparison c;
+  c.setup.text = "a<b>.txt";
+  c.command = "compare_policies --policies '<script>'";
+  Row full{.policy = {"full", "full"}, .bytes = 1000.0, .fraction_of_f16 = 1.0, .perplexity = 20.0, .perplexity_ratio = 1.0, .kl = 1e-8};
+  Row evil{.policy = {"<i>&\"x\"", "<i>&\"x\""}, .bytes = 250.0, .fraction_of_f16 = 0.25, .kl = 0.05,
+           .needles_right = 1, .needles_asked = 4};
+  Row worse{.policy = {"worse", "worse:x=1"}, .bytes = 300.0, .fraction_of_f16 = 0.3, .kl = 0.06};
+  c.rows = {full, evil, worse};
+  return c;
+}
+
+TEST(Report, EscapesEveryText) {
+  const std::string html = html_text(example());
+  for (const char* raw : {"<i>", "<script>", "a<b>", "&\"x\""}) { EXPECT_EQ(html.find(raw), std::string::npos) << raw; }
+  EXPECT_NE(html.find("&lt;i&gt;&amp;&quot;x&quot;"), std::string::npos);
+  EXPECT_EQ(escaped("<a href=\"x\">'&"), "&lt;a href=&quot;x&quot;&gt;&#39;&amp;");
+}
+
+TEST(Report, NeedsNothingFromElsewhere) {
+  const std::string html = html_text(example());
+  for (const char* outside : {"http:", "https:", "src=", "url(", "@import"}) {
+    EXPECT_EQ(html.find(outside), std::string::npos) << outside;
+  }
+  EXPECT_NE(html.find("<svg"), std::string::npos);
+}
+
+TEST(Report, JoinsOnlyTheBestTradeOffs) { EXPECT_EQ(pareto_front(example().rows), (std::vector<std::size_t>{1, 0})); }
+
+TEST(Formats, JsonHasTheAgreedFields) {
+  const auto json = nlohmann::json::parse(json_text(example()));
+  ASSERT_EQ(json.at("results").size(), 3U);
+  for (const char* name : {"policy", "bytes", "bits_per_value", "fraction_of_f16", "perplexity", "perplexity_ratio", "kl", "top1_agreement",
+                           "needle_accuracy", "prompt_tokens_per_s", "decode_tokens_per_s"}) {
+    EXPECT_TRUE(json["results"][0].contains(name)) << name;
+  }
+  EXPECT_TRUE(json["results"][0]["needle_accuracy"].is_null()) << "nothing was asked";
+  EXPECT_EQ(json["results"][1]["needle_accuracy"], 0.25);
+  EXPECT_EQ(json["results"][1]["bytes"], 250);
+}
+
+TEST(Formats, CsvQuotesTexts) {
+  std::istringstream csv(csv_text(example()));
+  std::string header, full, evil;
+  std::getline(csv, header);
+  std::getline(csv, full);
+  std::getline(csv, evil);
+  EXPECT_TRUE(header.starts_with("policy,settings,bytes,"));
+  EXPECT_TRUE(full.starts_with("\"full\",\"full\",1000,"));
+  EXPECT_TRUE(evil.starts_with("\"<i>&\"\"x\"\"\",")) << evil;
+}
+
+TEST(Formats, TableLinesUpAndPutsFullFirst) {
+  std::istringstream text(table(example()));
+  std::string line;
+  while (!line.starts_with("policy")) { ASSERT_TRUE(std::getline(text, line)); }
+  const std::size_t width = line.size();
+  std::getline(text, line);
+  for (const char* name : {"full", "<i>", "worse"}) {
+    std::getline(text, line);
+    EXPECT_EQ(line.size(), width);
+    EXPECT_TRUE(line.starts_with(name)) << line;
+  }
+  EXPECT_EQ(grouped(3145728.0), "3,145,728");
+  EXPECT_EQ(wrapped("one two three", 7), "one two\nthree\n");
+}
+
+TEST(Facts, CommandReadsBackAsTheSameArguments) {
+  const char* const arguments[] = {"compare_policies", "--policies", "h2o;kivi2", "it's", ""};
+  EXPECT_EQ(shell_command(arguments), "compare_policies --policies 'h2o;kivi2' 'it'\\''s' ''");
+}
+
+TEST(Facts, KnownLimitsAreTheListOfTheCard) {
+  std::istringstream card("# Card\n- no\n## Known limits\n- one\n  more\n- two\n\n## Files\n- no\n");
+  EXPECT_EQ(known_limits(card), (Names{"one more", "two"}));
+}
+
+}  // namespace
+}  // namespace comparison

@@ -1,0 +1,12 @@
+// examples/registry/registry.hpp - the library's policies by name, compiled once for all example programs.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "kvcompress/registry.hpp"
+
+namespace examples {
+
+/// kvcompress::Registry::standard(), made at the first call.
+const kvcompress::Registry& registry();
+
+}  // namespace examples

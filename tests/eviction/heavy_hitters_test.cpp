@@ -1,0 +1,212 @@
+// tests/eviction/heavy_hitters_test.cpp - H2O's rule against the reference, and the invariants of its specification.
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <numeric>
+#include <set>
+
+#include "kvcompress/policies/full.hpp"
+#include "kvcompress/policies/h2o.hpp"
+#include "kvcompress/reference/h2o.hpp"
+#include "support/random_rows.hpp"
+
+namespace {
+
+using namespace kvcompress;
+using namespace kvcompress::test;
+using reference::Index;
+
+using Policy = Combine<H2O, Full<float>>;
+using Cache = KVCache<Policy>;
+
+double total_score(const Cache& cache, std::size_t lane) {
+  double sum = 0.0;
+  for (std::size_t r = 0; r < cache.table(0, lane).rows(); ++r) {
+    sum += static_cast<double>(cache.state(0, lane).largest(r));
+  }
+  return sum;
+}
+
+TEST(HeavyHitters, FollowsTheReferenceOverRandomShapes) {
+  for (unsigned seed = 0; seed < 12; ++seed) {
+    std::mt19937 rng(seed);
+    const std::size_t kv_heads = rng() % 2 + 1;
+    const std::size_t group = rng() % 4 + 1;
+    const bool in_cache = seed % 3 == 0;
+    const Shape shape{.query_heads = kv_heads * group, .kv_heads = kv_heads, .head_dim = 8 * (rng() % 4 + 1), .keys = KeyForm::unrotated};
+    const std::size_t heavy = rng() % 16 + 1;
+    const std::size_t recent = rng() % 16 + 1;
+    const Text text(shape, 110, seed + 200);
+    Cache cache(shape, {.eviction = {.budget = heavy + recent, .recent = recent, .in_cache_positions = in_cache}, .speculation = seed % 2});
+    std::vector<reference::H2OState> states(
+        kv_heads, {.options = {.heavy = static_cast<Index>(heavy), .recent = static_cast<Index>(recent), .in_cache_positions = in_cache}});
+    for (std::size_t t = 0, count = 0; t < text.tokens; t += count) {
+      count = std::min<std::size_t>(t == 0 ? rng() % 60 + 1 : rng() % 4 == 0 ? rng() % 9 + 1 : 1, text.tokens - t);
+      const Outputs out = step(cache, text, t, count);
+      t == 0 || rng() % 5 == 0 ? cache.end_prompt(0) : cache.commit(0);
+      const auto from = static_cast<Index>(t);
+      const auto rows = static_cast<Index>(count);
+      for (std::size_t lane = 0; lane < kv_heads; ++lane) {
+        auto& state = states[lane];
+        state.append(text.key_matrix(lane).middleRows(from, rows), text.value_matrix(lane).middleRows(from, rows));
+        std::vector<reference::Matrix> queries;
+        for (std::size_t h = 0; h < group; ++h) { queries.push_back(text.query_matrix(lane * group + h).middleRows(from, rows)); }
+        const auto results = state.attend(queries);
+        for (std::size_t h = 0; h < group; ++h) {
+          for (Index i = 0; i < rows; ++i) {
+            for (Index c = 0; c < results[h].output.cols(); ++c) {
+              const std::size_t at = (static_cast<std::size_t>(i) * shape.query_heads + lane * group + h) * shape.head_dim + static_cast<std::size_t>(c);
+              ASSERT_NEAR(out[at], results[h].output(i, c), 3e-5) << "seed " << seed << " token " << t;
+            }
+          }
+        }
+        state.commit();
+        const std::vector<Position> expected(state.positions.begin(), state.positions.end());
+        ASSERT_EQ(cache.kept(0, lane), expected) << "seed " << seed << " token " << t;
+        ASSERT_NEAR(total_score(cache, lane), static_cast<double>(group) * state.scores.sum(), 1e-3);
+      }
+    }
+  }
+}
+
+TEST(HeavyHitters, EveryQueryAddsExactlyOne) {
+  const Shape shape{.query_heads = 6, .kv_heads = 2, .head_dim = 16};
+  const Text text(shape, 90, 1);
+  Cache cache(shape, {.eviction = {.budget = 1000}});
+  static_cast<void>(run(cache, text, 60, 90));
+  EXPECT_NEAR(total_score(cache, 0), 90.0 * 3, 1e-3);
+  EXPECT_NEAR(total_score(cache, 1), 90.0 * 3, 1e-3);
+  for (std::size_t r = 0; r < 90; ++r) { EXPECT_GE(cache.state(0, 0).largest(r), 0.0F); }
+}
+
+TEST(HeavyHitters, OlderRowsWinTies) {
+  const Shape shape{.query_heads = 1, .kv_heads = 1, .head_dim = 8};
+  Text text(shape, 40, 2);
+  std::fill(text.queries.begin(), text.queries.end(), 0.0F);  // uniform attention: earlier rows have larger sums, later ones equal ...
+  Cache cache(shape, {.eviction = {.budget = 12, .recent = 4}});
+  static_cast<void>(run(cache, text, 30, 40));
+  EXPECT_EQ(cache.kept(0, 0), (std::vector<Position>{0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 39}));
+  Cache blind(shape, {.eviction = {.budget = 12, .recent = 4}});  // ... and without queries all are equal
+  blind.append(0, text.key_rows(0, 30), text.value_rows(0, 30));
+  blind.end_prompt(0);
+  EXPECT_EQ(blind.kept(0, 0), (std::vector<Position>{0, 1, 2, 3, 4, 5, 6, 7, 26, 27, 28, 29}));
+}
+
+TEST(HeavyHitters, WhatIsEvictedNeverReturnsAndTheNewestStay) {
+  const Shape shape{.query_heads = 2, .kv_heads = 1, .head_dim = 16};
+  const Text text(shape, 300, 3);
+  Cache cache(shape, {.eviction = {.budget = 24, .recent = 9}});
+  static_cast<void>(run(cache, text, 50, 50));
+  std::set<Position> gone;
+  std::vector<Position> before(50);
+  std::iota(before.begin(), before.end(), Position{0});
+  for (std::size_t t = 50; t < 300; ++t) {
+    static_cast<void>(step(cache, text, t, 1));
+    cache.commit(0);
+    const auto kept = cache.kept(0, 0);
+    ASSERT_EQ(kept.size(), 24U);
+    for (std::size_t i = 0; i < 9; ++i) { ASSERT_EQ(kept[23 - i], t - i); }
+    for (const Position p : before) {
+      if (!std::binary_search(kept.begin(), kept.end(), p)) { gone.insert(p); }
+    }
+    for (const Position p : kept) { ASSERT_FALSE(gone.contains(p)); }
+    before = kept;
+  }
+  EXPECT_EQ(gone.size(), 300U - 24U);
+}
+
+TEST(HeavyHitters, HeavyRowsSurviveWhereRecentOnesWouldNot) {
+  const Shape shape{.query_heads = 1, .kv_heads = 1, .head_dim = 16};
+  Text text(shape, 120, 4);
+  for (std::size_t t = 0; t < text.tokens; ++t) {  // every query looks for channel 0, which row 17 alone has
+    text.keys[t * 16] = t == 17 ? 30.0F : 0.0F;
+    text.queries[t * 16] = 3.0F;
+  }
+  Cache cache(shape, {.eviction = {.budget = 8}});
+  static_cast<void>(run(cache, text, 60, 120));
+  EXPECT_TRUE(std::ranges::binary_search(cache.kept(0, 0), Position{17}));
+}
+
+TEST(HeavyHitters, LosingARowNobodySeesChangesNoOutput) {
+  const Shape shape{.query_heads = 1, .kv_heads = 1, .head_dim = 16};
+  Text text(shape, 60, 5);
+  for (std::size_t t = 0; t < text.tokens; ++t) {  // row 10 gets a logit of -400 from every query
+    text.keys[t * 16] = t == 10 ? -400.0F : 0.0F;
+    text.queries[t * 16] = 4.0F;
+  }
+  Cache cache(shape, {.eviction = {.budget = 59, .recent = 20}});
+  const Outputs out = run(cache, text, 40, 60);
+  EXPECT_LT(deviation(out, full_attention(text)), 2e-5);
+  EXPECT_FALSE(std::ranges::binary_search(cache.kept(0, 0), Position{10}));
+}
+
+TEST(HeavyHitters, PermutingHeadsPermutesWhatIsKept) {
+  const Shape shape{.query_heads = 2, .kv_heads = 2, .head_dim = 16};
+  const Text text(shape, 80, 6);
+  Text swapped = text;
+  for (auto* numbers : {&swapped.keys, &swapped.values, &swapped.queries}) {
+    for (std::size_t at = 0; at < numbers->size(); at += 32) {
+      std::swap_ranges(numbers->begin() + static_cast<std::ptrdiff_t>(at), numbers->begin() + static_cast<std::ptrdiff_t>(at + 16),
+                       numbers->begin() + static_cast<std::ptrdiff_t>(at + 16));
+    }
+  }
+  Cache a(shape, {.eviction = {.budget = 20}});
+  Cache b(shape, {.eviction = {.budget = 20}});
+  static_cast<void>(run(a, text, 40, 80));
+  static_cast<void>(run(b, swapped, 40, 80));
+  EXPECT_EQ(a.kept(0, 0), b.kept(0, 1));
+  EXPECT_EQ(a.kept(0, 1), b.kept(0, 0));
+  EXPECT_NE(a.kept(0, 0), a.kept(0, 1));
+}
+
+TEST(HeavyHitters, ReductionsOverTheGroupRankAsDefined) {
+  const Shape shape{.query_heads = 3, .kv_heads = 1, .head_dim = 16};
+  const Text text(shape, 70, 7);
+  const auto consecutive = reference::consecutive(0, 70);
+  std::vector<reference::Vector> sums;
+  for (std::size_t h = 0; h < 3; ++h) {
+    sums.push_back(reference::column_sums(
+        reference::attention(text.query_matrix(h), text.key_matrix(0), text.value_matrix(0), consecutive, consecutive).probabilities));
+  }
+  std::vector<std::vector<Position>> kept;
+  for (const auto& [ours, theirs] : {std::pair{Reduction::mean, reference::HeadReduction::mean}, {Reduction::sum, reference::HeadReduction::sum},
+                                     {Reduction::max, reference::HeadReduction::max}}) {
+    Cache cache(shape, {.eviction = {.budget = 25, .recent = 5, .reduction = ours}});
+    static_cast<void>(run(cache, text, 70, 70));
+    const reference::Rows expected = reference::h2o_keep(reference::reduce_heads(sums, theirs), 20, 5);
+    kept.push_back(cache.kept(0, 0));
+    EXPECT_EQ(kept.back(), std::vector<Position>(expected.begin(), expected.end()));
+  }
+  EXPECT_EQ(kept[0], kept[1]);
+  EXPECT_NE(kept[0], kept[2]);
+}
+
+TEST(HeavyHitters, ObserveCountsWhatAttendCounts) {
+  for (const bool in_cache : {false, true}) {
+    const Shape shape{.query_heads = 4, .kv_heads = 2, .head_dim = 16};
+    const Text text(shape, 100, 8);
+    const PolicyOptions<Policy> options{.eviction = {.budget = 24, .in_cache_positions = in_cache}, .speculation = 2};
+    Cache attended(shape, options);
+    Cache observed(shape, options);
+    Position at = 0;
+    for (std::size_t t = 0, count = 0; t < text.tokens; t += count) {
+      count = t < 60 ? 30 : t % 3 == 0 ? 2 : 1;
+      count = std::min(count, text.tokens - t);
+      at = t == 30 ? 50 : at;  // a gap inside the prompt
+      std::vector<Position> positions(count);
+      std::iota(positions.begin(), positions.end(), at);
+      for (Cache* cache : {&attended, &observed}) { cache->append(0, text.key_rows(t, count), text.value_rows(t, count), at); }
+      static_cast<void>(attend(attended, text, t + count, count));
+      observed.observe(0, text.query_rows(t, count), positions);
+      at += static_cast<Position>(count);
+      if (t == 0) { continue; }
+      t == 30 ? attended.end_prompt(0) : attended.commit(0);
+      t == 30 ? observed.end_prompt(0) : observed.commit(0);
+      ASSERT_EQ(attended.kept(0, 0), observed.kept(0, 0)) << "in-cache positions " << in_cache << ", token " << t;
+      ASSERT_EQ(attended.kept(0, 1), observed.kept(0, 1)) << "in-cache positions " << in_cache << ", token " << t;
+      ASSERT_NEAR(total_score(attended, 0), total_score(observed, 0), 1e-4);
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,209 @@
+// tests/kernels/kernels_test.cpp - every kernel against plain loops in double, at sizes that are and are not whole vectors.
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "kvcompress/kernels/exact.hpp"
+#include "kvcompress/kernels/packed.hpp"
+#include "kvcompress/kernels/softmax.hpp"
+
+namespace {
+
+using kvcompress::bfloat16;
+using kvcompress::half;
+namespace kernels = kvcompress::kernels;
+
+std::vector<float> numbers(std::size_t count, std::mt19937& rng) {
+  std::normal_distribution<float> normal;
+  std::vector<float> out(count);
+  for (float& x : out) { x = normal(rng); }
+  return out;
+}
+template <class T>
+std::vector<T> rounded(const std::vector<float>& from) {
+  std::vector<T> to(from.size());
+  for (std::size_t i = 0; i < from.size(); ++i) { to[i] = T(from[i]); }
+  return to;
+}
+
+constexpr std::size_t dims[] = {1, 7, 8, 9, 16, 24, 64, 80, 96, 100, 112, 128, 131, 192, 256};
+constexpr std::size_t counts[] = {1, 2, 3, 7, 8, 9, 17, 32, 33};
+constexpr std::size_t query_counts[] = {1, 2, 3, 4, 5, 7, 8};
+
+template <class T>
+class RowKernels : public ::testing::Test {};
+using Elements = ::testing::Types<float, half, bfloat16>;
+TYPED_TEST_SUITE(RowKernels, Elements);
+
+TYPED_TEST(RowKernels, DotRowsIsTheDotProduct) {
+  std::mt19937 rng(1);
+  for (const std::size_t dim : dims) {
+    for (const std::size_t count : counts) {
+      for (const std::size_t queries : query_counts) {
+        const auto rows = rounded<TypeParam>(numbers(count * dim, rng));
+        const std::size_t stride = kernels::padded(dim);
+        std::vector<float> query(queries * stride, 0.0F);
+        for (std::size_t q = 0; q < queries; ++q) {
+          const auto one = numbers(dim, rng);
+          std::copy(one.begin(), one.end(), query.begin() + static_cast<std::ptrdiff_t>(q * stride));
+        }
+        std::vector<float> logits(queries * (count + 1), -7.0F);
+        kernels::dot_rows(rows.data(), count, dim, query.data(), stride, queries, logits.data(), count + 1);
+        for (std::size_t q = 0; q < queries; ++q) {
+          for (std::size_t r = 0; r < count; ++r) {
+            double expected = 0.0;
+            for (std::size_t c = 0; c < dim; ++c) {
+              expected += static_cast<double>(query[q * stride + c]) * static_cast<double>(static_cast<float>(rows[r * dim + c]));
+            }
+            ASSERT_NEAR(logits[q * (count + 1) + r], expected, 1e-4) << dim << " channels, " << count << " rows, query " << q << " of " << queries;
+          }
+          ASSERT_EQ(logits[q * (count + 1) + count], -7.0F) << "wrote behind the last row";
+        }
+      }
+    }
+  }
+}
+
+TYPED_TEST(RowKernels, MixRowsAddsTheWeightedSum) {
+  std::mt19937 rng(2);
+  for (const std::size_t dim : dims) {
+    for (const std::size_t count : counts) {
+      for (const std::size_t queries : query_counts) {
+        const auto rows = rounded<TypeParam>(numbers(count * dim, rng));
+        const std::size_t stride = kernels::padded(dim);
+        const auto weights = numbers(queries * count, rng);
+        const auto before = numbers(queries * stride, rng);
+        auto out = before;
+        kernels::mix_rows(rows.data(), count, dim, weights.data(), count, queries, out.data(), stride);
+        for (std::size_t q = 0; q < queries; ++q) {
+          for (std::size_t c = 0; c < dim; ++c) {
+            double expected = static_cast<double>(before[q * stride + c]);
+            for (std::size_t r = 0; r < count; ++r) {
+              expected += static_cast<double>(weights[q * count + r]) * static_cast<double>(static_cast<float>(rows[r * dim + c]));
+            }
+            ASSERT_NEAR(out[q * stride + c], expected, 1e-4) << dim << " channels, " << count << " rows, query " << q << " of " << queries;
+          }
+        }
+      }
+    }
+  }
+}
+
+TYPED_TEST(RowKernels, ConvertAndWidenRoundElementByElement) {
+  std::mt19937 rng(3);
+  for (const std::size_t count : {1U, 7U, 8U, 9U, 100U}) {
+    const auto from = numbers(count, rng);
+    std::vector<TypeParam> narrow(count);
+    kernels::convert(from.data(), narrow.data(), count);
+    std::vector<float> wide(count);
+    kernels::widen(narrow.data(), wide.data(), count);
+    for (std::size_t i = 0; i < count; ++i) { ASSERT_EQ(wide[i], static_cast<float>(TypeParam(from[i]))); }
+  }
+}
+
+template <int Bits, std::size_t Units>
+void check_packed() {
+  std::mt19937 rng(static_cast<unsigned>(Bits));
+  constexpr std::size_t wide = 8 * Units;                        // codes that stand side by side
+  for (const std::size_t length : {1U, 5U, 32U, 100U, 128U}) {  // channels for dot_units, rows for mix_units
+    for (const std::size_t queries : query_counts) {
+      const std::size_t stride = Bits * Units + 3;
+      std::vector<std::uint8_t> codes(length * wide);
+      std::vector<std::uint8_t> packed(length * stride, 0xFF);
+      for (auto& code : codes) { code = static_cast<std::uint8_t>(rng() % (1U << Bits)); }
+      for (std::size_t u = 0; u < length * Units; ++u) {
+        kernels::pack<Bits>(codes.data() + 8 * u, packed.data() + u / Units * stride + u % Units * Bits);
+      }
+      for (std::size_t i = 0; i < codes.size(); ++i) { ASSERT_EQ(kernels::code_at<Bits>(packed.data() + i / wide * stride, i % wide), codes[i]); }
+      const auto weights = numbers(queries * length, rng);
+      const auto offsets = numbers(queries, rng);
+      std::vector<float> logits(queries * wide);
+      kernels::dot_units<Bits, Units>(packed.data(), stride, length, weights.data(), length, offsets.data(), queries, logits.data(), wide);
+      const auto before = numbers(queries * wide, rng);
+      auto out = before;
+      kernels::mix_units<Bits, Units>(packed.data(), stride, length, weights.data(), length, offsets.data(), queries, out.data(), wide);
+      for (std::size_t q = 0; q < queries; ++q) {
+        for (std::size_t i = 0; i < wide; ++i) {
+          double expected = static_cast<double>(offsets[q]);
+          for (std::size_t u = 0; u < length; ++u) { expected += static_cast<double>(weights[q * length + u]) * codes[u * wide + i]; }
+          const double tolerance = 2e-6 * std::ldexp(1.0, Bits) * static_cast<double>(length);
+          ASSERT_NEAR(logits[q * wide + i], expected, tolerance) << Bits << " bits, length " << length;
+          ASSERT_NEAR(out[q * wide + i], expected + static_cast<double>(before[q * wide + i]), tolerance) << Bits << " bits, length " << length;
+        }
+      }
+    }
+  }
+}
+
+TEST(PackedKernels, DotAndMixOverCodesOfOneToEightBits) {
+  check_packed<1, 1>();
+  check_packed<1, 2>();
+  check_packed<2, 1>();
+  check_packed<2, 2>();
+  check_packed<3, 1>();
+  check_packed<3, 2>();
+  check_packed<4, 1>();
+  check_packed<4, 2>();
+  check_packed<5, 1>();
+  check_packed<5, 2>();
+  check_packed<6, 1>();
+  check_packed<6, 2>();
+  check_packed<7, 1>();
+  check_packed<7, 2>();
+  check_packed<8, 1>();
+  check_packed<8, 2>();
+}
+
+TYPED_TEST(RowKernels, FoldScalesAndSumsTheMinima) {
+  std::mt19937 rng(5);
+  for (const std::size_t count : {1U, 7U, 8U, 9U, 64U, 100U, 128U}) {
+    const auto x = numbers(count, rng);
+    const auto scale = rounded<TypeParam>(numbers(count, rng));
+    const auto minimum = rounded<TypeParam>(numbers(count, rng));
+    std::vector<float> folded(count + 1, -7.0F);
+    const float sum = kernels::fold(x.data(), scale.data(), minimum.data(), count, folded.data());
+    double expected = 0.0;
+    for (std::size_t i = 0; i < count; ++i) {
+      ASSERT_EQ(folded[i], x[i] * static_cast<float>(scale[i]));
+      expected += static_cast<double>(x[i]) * static_cast<double>(static_cast<float>(minimum[i]));
+    }
+    ASSERT_NEAR(sum, expected, 1e-4);
+    ASSERT_EQ(folded[count], -7.0F);
+  }
+}
+
+TEST(SoftmaxKernels, MatchPlainLoops) {
+  std::mt19937 rng(4);
+  for (std::size_t count = 1; count < 70; ++count) {
+    auto x = numbers(count, rng);
+    for (float& one : x) { one *= 20.0F; }
+    x[count / 2] = kernels::minus_infinity;
+    const float top = kernels::largest_of(x.data(), count);
+    ASSERT_EQ(top, *std::max_element(x.begin(), x.end()));
+    const float shift = top == kernels::minus_infinity ? 0.0F : top;
+    std::vector<float> e(count + 1, -3.0F);
+    const float sum = kernels::exponentials(x.data(), count, shift, e.data());
+    double expected_sum = 0.0;
+    for (std::size_t i = 0; i < count; ++i) {
+      const double expected = std::exp(static_cast<double>(x[i] - shift));
+      expected_sum += expected;
+      ASSERT_NEAR(e[i], expected, 3e-7 * expected + 1e-37) << x[i] - shift;
+    }
+    ASSERT_NEAR(sum, expected_sum, 1e-6 * expected_sum + 1e-37);
+    ASSERT_EQ(e[count], -3.0F);
+    auto capped = x;
+    kernels::soft_cap(capped.data(), count, 30.0F);
+    auto half_of = e;
+    kernels::multiply(half_of.data(), count, 0.5F);
+    for (std::size_t i = 0; i < count; ++i) {
+      ASSERT_NEAR(capped[i], 30.0 * std::tanh(static_cast<double>(x[i]) / 30.0), 1e-4);
+      ASSERT_EQ(half_of[i], 0.5F * e[i]);
+    }
+  }
+}
+
+}  // namespace

@@ -1,0 +1,159 @@
+// tests/registry/registry_test.cpp - policies by name: every combination, their options, and errors that say what there is.
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "kvcompress/registry.hpp"
+#include "support/counting_memory.hpp"
+#include "support/random_rows.hpp"
+
+namespace {
+
+using namespace kvcompress;
+using namespace kvcompress::test;
+
+const Shape small{.query_heads = 4, .kv_heads = 2, .head_dim = 32};
+
+const Registry& registry() {
+  static const Registry standard = Registry::standard();
+  return standard;
+}
+void expect_error(const std::string& policy, const std::string& sentence) {
+  try {
+    static_cast<void>(registry().make(policy, small));
+    ADD_FAILURE() << policy << " is accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::option) << policy;
+    EXPECT_EQ(error.what(), "kvcompress: " + sentence);
+  }
+}
+
+TEST(Registry, EveryEvictionWorksWithEveryStorage) {
+  const Text text(small, 300, 1);
+  const Outputs exact = full_attention(Text(small, 100, 1));
+  for (const std::string eviction : {"", "streaming:sinks=4,window=44", "h2o:budget=48", "snapkv:budget=32,window=8,decode_budget=16"}) {
+    for (const std::string storage : {"f32", "f16", "bf16", "kivi2", "kivi3:residual=32", "kivi4", "kivi8:residual=64", "full"}) {
+      CountingMemory memory;
+      {
+        const std::string name = eviction.empty() ? storage : eviction + "+" + storage;
+        const auto cache = registry().make(name, small, memory.handle());
+        Text same(small, 300, 1);
+        same.tokens = 300;
+        Outputs out = step(*cache, same, 0, 100);
+        const Text prompt(small, 100, 1);
+        cache->end_prompt(0);
+        for (std::size_t t = 100; t < 300; ++t) {
+          const Outputs one = step(*cache, text, t, 1);
+          ASSERT_TRUE(std::ranges::all_of(one, [](float x) { return std::isfinite(x) && std::abs(x) < 10.0F; })) << name;
+        }
+        cache->commit(0);
+        EXPECT_EQ(cache->kept(0, 0).size(), eviction.empty() ? 300U : 48U) << name;
+        EXPECT_EQ(cache->memory().total(), memory.bytes) << name;
+        EXPECT_EQ(cache->tokens(0), 300U);
+      }
+      EXPECT_EQ(memory.bytes, 0U);
+    }
+  }
+}
+
+TEST(Registry, ANamedPolicyIsTheTypedOne) {
+  const Text text(small, 260, 2);
+  using P = Combine<H2O, Kivi<4>>;
+  KVCache<P> typed(small, {.eviction = {.budget = 200, .recent = 40, .reduction = Reduction::max, .in_cache_positions = true}, .storage = {.residual = 64}});
+  const auto named = registry().make("h2o:budget=200,recent=40,reduction=max,in_cache_positions=true+kivi4:residual=64", small);
+  const auto turned = registry().make("kivi4:residual=64+h2o:in_cache_positions=1,reduction=max,recent=40,budget=200", small);
+  const Outputs expected = run(typed, text, 230, 260);
+  EXPECT_TRUE(run(*named, text, 230, 260) == expected);
+  EXPECT_TRUE(run(*turned, text, 230, 260) == expected);
+  EXPECT_EQ(named->kept(0, 1), typed.kept(0, 1));
+}
+
+TEST(Registry, VerbsReachTheCacheBehind) {
+  const Text text(small, 60, 3);
+  const auto cache = registry().make("f16", small);
+  static_cast<void>(run(*cache, text, 30, 40));
+  const auto fork = cache->fork();
+  cache->truncate(20);
+  EXPECT_EQ(cache->tokens(0), 20U);
+  EXPECT_EQ(fork->tokens(0), 40U);
+  fork->remove(5, 10);
+  EXPECT_EQ(fork->kept(0, 0).size(), 35U);
+  fork->clear();
+  EXPECT_EQ(fork->tokens(0), 0U);
+  cache->reserve(1000);
+  EXPECT_GT(cache->memory().total(), std::size_t{1000} * 2 * 2 * 32 * 2);
+  EXPECT_GT(cache->bits_per_value(), 16.0);
+  cache->append(0, text.key_rows(0, 1), text.value_rows(0, 1), 77);
+  EXPECT_EQ(cache->tokens(0), 78U);
+  const std::vector<Position> position{77};
+  cache->observe(0, text.query_rows(0, 1), position, {});
+  EXPECT_EQ(cache->shape().head_dim, 32U);
+}
+
+TEST(Registry, BudgetsAreRowsPercentOrBytes) {
+  const Text text(small, 200, 4);
+  const auto kept = [&](const char* policy) {
+    const auto cache = registry().make(policy, small);
+    static_cast<void>(run(*cache, text, 200, 200));
+    return cache->kept(0, 0).size();
+  };
+  EXPECT_EQ(kept("h2o:budget=30"), 30U);
+  EXPECT_EQ(kept("h2o:budget=20%"), 40U);
+  EXPECT_EQ(kept("snapkv:budget=12.5%,window=8"), 25U);
+  const std::size_t rows = kept("h2o:budget=40000B+f32");
+  EXPECT_LE(rows * 2 * 2 * 32 * 4, 40000U);  // two lanes of keys and values
+  EXPECT_GE((rows + 33) * 2 * (2 * 32 * 4 + 8), 40000U) << "a block more would not fit";
+}
+
+TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
+  const std::string parts = "f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, streaming, h2o, snapkv";
+  expect_error("kivi5", "\"kivi5\" is no part of a policy, must be one of full, " + parts);
+  expect_error("h2o+kiwi2", "\"kiwi2\" is no part of a policy, must be one of full, " + parts);
+  expect_error("h2o:budgets=5", "h2o has no option \"budgets\", must be one of budget, recent, reduction, in_cache_positions");
+  expect_error("f16:bits=3", "f16 has no option \"bits\", must be without options");
+  expect_error("h2o:budget=many", "option h2o:budget is \"many\", must be rows, a percentage like 20% or bytes like 1000000B");
+  expect_error("h2o:budget=-5", "option h2o:budget is \"-5\", must be rows, a percentage like 20% or bytes like 1000000B");
+  expect_error("h2o:budget=x%", "option h2o:budget is \"x%\", must be rows, a percentage like 20% or bytes like 1000000B");
+  expect_error("h2o:recent=1.5", "option h2o:recent is \"1.5\", must be a whole number");
+  expect_error("h2o:reduction=median", "option h2o:reduction is \"median\", must be mean, max or sum");
+  expect_error("snapkv:pooling=min", "option snapkv:pooling is \"min\", must be average or max");
+  expect_error("streaming:in_cache_positions=maybe", "option streaming:in_cache_positions is \"maybe\", must be true or false");
+  expect_error("kivi2:residual=33", "kivi: residual is 33, must be a positive multiple of the group size 32");
+  expect_error("snapkv:kernel=2", "snapkv: kernel is 2, must be odd");
+  expect_error("h2o:budget=0%", "h2o: budget is empty or given in two ways, must be rows, a fraction or bytes");
+  expect_error("h2o:budget=nan%", "h2o: budget is a fraction of nan, must be in (0, 1]");
+  expect_error("h2o+snapkv", "policy \"h2o+snapkv\" names two evictions");
+  expect_error("f16+kivi2", "policy \"f16+kivi2\" names two storages");
+  expect_error("", "policy \"\" has an empty part");
+  expect_error("h2o+", "policy \"h2o+\" has an empty part");
+  expect_error("+h2o", "policy \"+h2o\" has an empty part");
+  expect_error("h2o:budget", "policy \"h2o:budget\": \"budget\" is no setting, must be key=value");
+  expect_error("h2o:=5", "policy \"h2o:=5\": \"\" is no setting, must be key=value");
+}
+
+TEST(Registry, ListsPartsWithTheirDefaults) {
+  std::set<std::string> names;
+  for (const PartInfo& part : registry().parts()) {
+    names.insert(part.kind + " " + part.name);
+    if (part.name == "streaming") { EXPECT_EQ(part.defaults, "sinks=4,window=1020,in_cache_positions=true"); }
+    if (part.name == "h2o") { EXPECT_EQ(part.defaults, "budget=2048,recent=0,reduction=mean,in_cache_positions=false"); }
+    if (part.name == "snapkv") { EXPECT_EQ(part.defaults, "budget=1024,window=32,kernel=7,pooling=max,reduction=mean,decode_budget=0"); }
+    if (part.name == "kivi2") { EXPECT_EQ(part.defaults, "residual=128"); }
+  }
+  EXPECT_EQ(names, (std::set<std::string>{"storage f16", "storage f32", "storage bf16", "storage kivi2", "storage kivi3", "storage kivi4",
+                                          "storage kivi8", "eviction streaming", "eviction h2o", "eviction snapkv"}));
+}
+
+TEST(Registry, TakesPoliciesOfYourOwn) {
+  Registry own;
+  own.add<Kivi<1, 8, 8>>("", "tiny");
+  EXPECT_EQ(own.parts().size(), 1U);
+  const auto cache = own.make("tiny:residual=16", small);
+  const Text text(small, 40, 5);
+  static_cast<void>(run(*cache, text, 30, 40));
+  EXPECT_EQ(cache->kept(0, 0).size(), 40U);
+  EXPECT_THROW(static_cast<void>(own.make("h2o+tiny", small)), Error);
+}
+
+}  // namespace
