@@ -1,4 +1,4 @@
-// examples/compare_policies/policies.hpp - the registry's policies, made in the one source file that compiles them all.
+// examples/compare_policies/policies.hpp - caches by name, and what names there are.
 // SPDX-License-Identifier: MIT
 #pragma once
 

@@ -7,7 +7,6 @@
 #include <chrono>
 #include <memory>
 
-#include "compare_policies/cache_attention.hpp"
 #include "compare_policies/clock.hpp"
 #include "compare_policies/counting_memory.hpp"
 #include "compare_policies/items.hpp"
@@ -15,6 +14,7 @@
 #include "compare_policies/policy_list.hpp"
 #include "compare_policies/progress.hpp"
 #include "compare_policies/schedule.hpp"
+#include "compare_policies/timed_attention.hpp"
 #include "llama/engine.hpp"
 
 namespace comparison {
@@ -41,17 +41,16 @@ std::size_t bytes_of(const kvcompress::AnyCache& cache) {
 class Measuring {
  public:
   Measuring(const Setup& setup, const llama::Model& model, Items&& items)
-      : setup_(setup), shape_(shape_of(model, frequency_factors_)), windows_(items.windows), items_(std::move(items.all)) {}
+      : setup_(setup), shape_(llama::shape_of(model, frequency_factors_)), windows_(items.windows), items_(std::move(items.all)) {}
 
   [[nodiscard]] Comparison run(std::vector<std::unique_ptr<llama::Engine>>& engines);
 
  private:
   void prepare(Item& item, llama::Engine& engine, Progress& progress) const;
   [[nodiscard]] Measurement measure(const Item& item, const std::string& policy, llama::Engine& engine, Progress& progress) const;
-  void decode(const Item& item, kvcompress::AnyCache& cache, const kvcompress::Memory& memory, llama::Engine& engine,
-              Progress& progress, Measurement& result) const;
-  [[nodiscard]] bool ask(const Haystack::Question& question, std::size_t position, kvcompress::AnyCache& cache,
-                         llama::Engine& engine, Progress& progress) const;
+  void decode(const Item& item, TimedAttention& attention, llama::Engine& engine, Progress& progress, Measurement& result) const;
+  [[nodiscard]] bool ask(const Haystack::Question& question, std::size_t position, TimedAttention& attention, llama::Engine& engine,
+                         Progress& progress) const;
   [[nodiscard]] std::size_t steps() const;
   [[nodiscard]] Row row(std::size_t policy, double exact_perplexity) const;
 
@@ -85,29 +84,30 @@ void Measuring::prepare(Item& item, llama::Engine& engine, Progress& progress) c
 
 Measurement Measuring::measure(const Item& item, const std::string& policy, llama::Engine& engine, Progress& progress) const {
   CountingMemory memory;
-  const std::unique_ptr<kvcompress::AnyCache> cache = make_cache(policy, shape_, memory.handle());
+  std::unique_ptr<kvcompress::AnyCache> cache = make_cache(policy, shape_, memory.handle());
   Measurement result;
   {
     const Stopwatch watch(result.compress_seconds);
     compress_prompt(item.layers, *cache);
   }
   result.bytes_after_prompt = bytes_of(*cache);
-  if (item.questions.empty()) {
-    decode(item, *cache, memory.handle(), engine, progress, result);
-    result.bytes = bytes_of(*cache);
-    result.bits_per_value = cache->bits_per_value();
-    result.peak_bytes = memory.peak();
-  }
   for (const Haystack::Question& question : item.questions) {
-    result.right += ask(question, item.prompt_tokens, *cache->fork(), engine, progress) ? 1U : 0U;
+    TimedAttention attention(cache->fork());
+    result.right += ask(question, item.prompt_tokens, attention, engine, progress) ? 1U : 0U;
+  }
+  if (item.questions.empty()) {
+    TimedAttention attention(std::move(cache), memory.handle());
+    decode(item, attention, engine, progress, result);
+    result.bytes = bytes_of(attention.cache());
+    result.bits_per_value = attention.cache().bits_per_value();
+    result.peak_bytes = memory.peak();
   }
   return result;
 }
 
 /// Feeds the second half of a window token by token.
-void Measuring::decode(const Item& item, kvcompress::AnyCache& cache, const kvcompress::Memory& memory, llama::Engine& engine,
-                       Progress& progress, Measurement& result) const {
-  CacheAttention attention(cache, memory);
+void Measuring::decode(const Item& item, TimedAttention& attention, llama::Engine& engine, Progress& progress,
+                       Measurement& result) const {
   std::vector<float> logits(engine.config().vocabulary);
   for (std::size_t i = item.prompt_tokens; i < item.tokens.size(); ++i) {
     {
@@ -123,9 +123,8 @@ void Measuring::decode(const Item& item, kvcompress::AnyCache& cache, const kvco
 }
 
 /// Whether greedy decoding answers the question right, digit by digit.
-bool Measuring::ask(const Haystack::Question& question, std::size_t position, kvcompress::AnyCache& cache, llama::Engine& engine,
+bool Measuring::ask(const Haystack::Question& question, std::size_t position, TimedAttention& attention, llama::Engine& engine,
                     Progress& progress) const {
-  CacheAttention attention(cache);
   std::vector<float> logits(engine.config().vocabulary);
   for (const llama::Token token : question.asked) {
     engine.forward({&token, 1}, position++, attention, logits);
@@ -233,7 +232,7 @@ void check(const Setup& setup, const llama::Model& model) {
     throw BadArgument(fmt::format("--context is {}, must be at most {}, what the model knows", setup.context, model.config.context));
   }
   std::vector<double> factors;
-  const kvcompress::Shape shape = shape_of(model, factors);
+  const kvcompress::Shape shape = llama::shape_of(model, factors);
   for (const Policy& policy : setup.policies) {
     try {
       static_cast<void>(make_cache(policy.settings, shape, {}));

@@ -34,7 +34,9 @@ inline std::string grouped(double value) {
 }
 
 /// "1 window", "2 windows"
-inline std::string counted(std::size_t count, std::string_view thing) { return fmt::format("{} {}{}", count, thing, count == 1 ? "" : "s"); }
+inline std::string counted(std::size_t count, std::string_view thing) {
+  return fmt::format("{} {}{}", count, thing, count == 1 ? "" : "s");
+}
 
 /// The cells of the table: a title of two lines, and one text per row.
 struct Column {

@@ -170,6 +170,11 @@ class KVCache {
     const Layer& l = at(layer);
     require(positions.size() == queries.tokens(), ErrorCode::shape, "observe: positions.size() is ", positions.size(),
             ", must be queries.tokens() = ", queries.tokens());
+    for (std::size_t t = 0; t < positions.size(); ++t) {
+      const Position bound = t + 1 < positions.size() ? positions[t + 1] : l.next;
+      require(positions[t] < bound, ErrorCode::position, "observe: positions[", t, "] is ", positions[t], ", must be less than ", bound,
+              t + 1 < positions.size() ? ", the one after it" : ", the position after the newest row");
+    }
     require(l.open > 0, ErrorCode::phase, "observe(layer = ", layer, ") before append: no rows since the last commit");
     if constexpr (Eviction::observes != Observes::nothing) {
       for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
@@ -367,7 +372,7 @@ class KVCache {
       }
     }
     l.settle(end_of_prompt, reserved_, scratch_.rows);
-    if (end_of_prompt) { scratch_.shrink(); }
+    if (end_of_prompt) { scratch_.shrink(reserved_); }
   }
   /// Rows of one lane that fit in `bytes`, as this policy holds them.
   [[nodiscard]] std::size_t rows_in(std::size_t bytes) const {

@@ -24,6 +24,7 @@ namespace kvcompress {
 /// make_room(n): afterwards n appends cannot fail.     append(row): one exact row of `dim` floats at the end.
 /// move(from, to), resize(n): exact rows only.         settle(scratch): encodes the rows that are due (called at a commit).
 /// compact(table, scratch): removes dead rows.         read(row, out): decodes one row, for inspection.
+/// A store that encodes under an eviction also has erase_block and prepare_to_compact (see Recent).
 /// reserve(n): n rows will need no allocation.         unshare(): clones what a copy holds too.     account(report): bytes held.
 template <class S>
 concept RowStore = std::copy_constructible<S> && std::movable<S> &&

@@ -50,15 +50,18 @@ TYPED_TEST(Allocation, NoneInSteadyStateUnderABudget) {
 }
 
 TYPED_TEST(Allocation, NoneAfterReserve) {
-  const Text text(small, 900, 42);
-  CountingMemory memory;
-  KVCache<TypeParam> cache(small, options_with<TypeParam>(), memory.handle());
-  prefill(cache, text, 100);
-  decode(cache, text, 100, 101);  // the first decoded token may size the workspace
-  cache.reserve(text.tokens);
-  memory.restart();
-  decode(cache, text, 101, text.tokens);
-  EXPECT_EQ(memory.calls, 0U);
+  for (const bool before_the_prompt : {false, true}) {
+    const Text text(small, 900, 42);
+    CountingMemory memory;
+    KVCache<TypeParam> cache(small, options_with<TypeParam>(), memory.handle());
+    if (before_the_prompt) { cache.reserve(text.tokens); }
+    prefill(cache, text, 100);
+    decode(cache, text, 100, 101);  // the first decoded token may size the workspace
+    if (!before_the_prompt) { cache.reserve(text.tokens); }
+    memory.restart();
+    decode(cache, text, 101, text.tokens);
+    EXPECT_EQ(memory.calls, 0U) << (before_the_prompt ? "reserved before the prompt" : "reserved after the prompt");
+  }
 }
 
 TYPED_TEST(Allocation, AtMostOnePerBlockOtherwise) {

@@ -24,8 +24,9 @@ struct CommitScratch {
     drop.reserve(row_count);
     order.reserve(row_count);
   }
-  /// A prompt's scratch is long; decoding needs little of it.
-  void shrink() {
+  /// A prompt's scratch is long; decoding needs little of it, or what was reserved.
+  void shrink(std::size_t reserved) {
+    if (reserved > 0) { return; }
     RowTable::compact_vector(order, 64);
     RowTable::compact_vector(drop, 64);
   }
@@ -200,7 +201,11 @@ struct Layer {
     }
     const std::size_t settled = members.front().settled();
     if (2 * table.live_in(0, settled) >= settled) { return; }
-    for (Lane<P>& lane : members) { lane.unshare(); }  // what could fail happens before anything moves
+    for (Lane<P>& lane : members) {  // what could fail happens before anything moves
+      lane.unshare();
+      lane.keys.prepare_to_compact(scratch);
+      lane.values.prepare_to_compact(scratch);
+    }
     std::size_t kept = 0;
     for (Lane<P>& lane : members) {
       lane.keys.compact(table, scratch);

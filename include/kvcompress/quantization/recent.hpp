@@ -65,6 +65,11 @@ class Recent {
   /// Removes a whole block of dead rows without touching the others.
   void erase_block(std::size_t first) noexcept { body_.erase_block(first); }
 
+  /// Afterwards compact cannot fail, if the store shares no block.
+  void prepare_to_compact(Vector<float>& scratch) {
+    tail_.make_room(Body::row_multiple);
+    scratch.resize(std::max(scratch.size(), Body::row_multiple * dim_));
+  }
   /// Removes the dead rows of `table`, keeping the order. Codes of values are copied; keys are decoded and encoded anew in groups of
   /// live rows, and what does not fill a group joins the exact rows.
   void compact(const RowTable& table, Vector<float>& scratch) {
@@ -133,7 +138,6 @@ class Recent {
   }
   /// In place: a group is written only after as many live rows, hence at least as many rows, have been read.
   void rebuild(const RowTable& table, Vector<float>& scratch) {
-    scratch.resize(std::max(scratch.size(), Body::row_multiple * dim_));
     std::size_t written = 0;
     std::size_t waiting = 0;
     for (std::size_t r = 0; r < body_.rows(); ++r) {
