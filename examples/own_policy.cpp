@@ -1,7 +1,7 @@
 // examples/own_policy.cpp - a policy of your own, combined with KIVI and chosen by name; the README shows this program.
 // SPDX-License-Identifier: MIT
-#include <kvcompress/registry.hpp>
 #include <kvcompress/kvcompress.hpp>
+#include <kvcompress/registry.hpp>
 
 #include <cstdio>
 #include <vector>

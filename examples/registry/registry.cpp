@@ -2,10 +2,12 @@
 // SPDX-License-Identifier: MIT
 #include "registry/registry.hpp"
 
+#include "kvcompress/standard_registry.hpp"
+
 namespace examples {
 
 const kvcompress::Registry& registry() {
-  static const kvcompress::Registry standard = kvcompress::Registry::standard();
+  static const kvcompress::Registry standard = kvcompress::standard_registry();
   return standard;
 }
 

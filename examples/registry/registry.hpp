@@ -6,7 +6,7 @@
 
 namespace examples {
 
-/// kvcompress::Registry::standard(), made at the first call.
+/// kvcompress::standard_registry(), made at the first call.
 const kvcompress::Registry& registry();
 
 }  // namespace examples

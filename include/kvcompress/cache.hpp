@@ -168,14 +168,8 @@ class KVCache {
     detail::check_layer(shape_, "observe", layer);
     detail::check_queries(shape_, queries, 0, shape_.kv_heads, row_.data());
     const Layer& l = at(layer);
-    require(positions.size() == queries.tokens(), ErrorCode::shape, "observe: positions.size() is ", positions.size(),
-            ", must be queries.tokens() = ", queries.tokens());
-    for (std::size_t t = 0; t < positions.size(); ++t) {
-      const Position bound = t + 1 < positions.size() ? positions[t + 1] : l.next;
-      require(positions[t] < bound, ErrorCode::position, "observe: positions[", t, "] is ", positions[t], ", must be less than ", bound,
-              t + 1 < positions.size() ? ", the one after it" : ", the position after the newest row");
-    }
     require(l.open > 0, ErrorCode::phase, "observe(layer = ", layer, ") before append: no rows since the last commit");
+    detail::check_positions(positions, queries.tokens(), l.next);
     if constexpr (Eviction::observes != Observes::nothing) {
       for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
         workspace_.positions.assign(positions.begin(), positions.end());

@@ -10,11 +10,8 @@
 #include <vector>
 
 #include "kvcompress/any_cache.hpp"
-#include "kvcompress/policies/full.hpp"
-#include "kvcompress/policies/h2o.hpp"
-#include "kvcompress/policies/kivi.hpp"
-#include "kvcompress/policies/snapkv.hpp"
-#include "kvcompress/policies/streaming_llm.hpp"
+#include "kvcompress/eviction/budget.hpp"
+#include "kvcompress/eviction/observation_window.hpp"
 
 namespace kvcompress {
 
@@ -140,14 +137,9 @@ struct PartInfo {
   std::string defaults;  ///< "key=value,..." of every option
 };
 
-/// Policies by name. A name is an eviction, a storage, or both joined by '+'; no eviction keeps all, no storage is f16 ("full").
+/// Policies by name; standard_registry.hpp has all of the library's. A name is an eviction, a storage, or both joined by '+'; no eviction keeps all, no storage is f16 ("full").
 class Registry {
  public:
-  Registry() = default;
-  /// Every eviction with every storage that the library has: (none, streaming, h2o, snapkv) x (f32, f16, bf16, kivi2, kivi3, kivi4,
-  /// kivi8). "full" is another name of f16. Compiling this function takes a while: call it in one source file.
-  [[nodiscard]] static Registry standard();
-
   /// Adds policy P under the names of its two parts ("" for no eviction); a policy of your own works like the library's.
   template <class P>
   void add(std::string_view eviction, std::string_view storage) {
@@ -163,18 +155,6 @@ class Registry {
                           return AnyCache::of<P>(shape, options, memory);
                         }});
   }
-  /// Adds an eviction part with each of the library's storages.
-  template <class... EvictionPart>
-  void add_with_storages(std::string_view eviction) {
-    add<Combine<EvictionPart..., Full<half>>>(eviction, "f16");
-    add<Combine<EvictionPart..., Full<float>>>(eviction, "f32");
-    add<Combine<EvictionPart..., Full<bfloat16>>>(eviction, "bf16");
-    add<Combine<EvictionPart..., Kivi<2>>>(eviction, "kivi2");
-    add<Combine<EvictionPart..., Kivi<3>>>(eviction, "kivi3");
-    add<Combine<EvictionPart..., Kivi<4>>>(eviction, "kivi4");
-    add<Combine<EvictionPart..., Kivi<8>>>(eviction, "kivi8");
-  }
-
   /// Makes the cache that `policy` names; raises an Error that names an unknown part, option or value and what there is instead.
   [[nodiscard]] std::unique_ptr<AnyCache> make(std::string_view policy, const Shape& shape, const Memory& memory = {}) const {
     PartSpec eviction{};
@@ -222,14 +202,5 @@ class Registry {
   std::vector<Entry> entries_;
   std::vector<PartInfo> parts_;
 };
-
-inline Registry Registry::standard() {
-  Registry registry;
-  registry.add_with_storages<>("");
-  registry.add_with_storages<StreamingLLM>("streaming");
-  registry.add_with_storages<H2O>("h2o");
-  registry.add_with_storages<SnapKV>("snapkv");
-  return registry;
-}
 
 }  // namespace kvcompress

@@ -4,7 +4,7 @@
 
 #include <set>
 
-#include "kvcompress/registry.hpp"
+#include "kvcompress/standard_registry.hpp"
 #include "support/counting_memory.hpp"
 #include "support/random_rows.hpp"
 
@@ -16,7 +16,7 @@ using namespace kvcompress::test;
 const Shape small{.query_heads = 4, .kv_heads = 2, .head_dim = 32};
 
 const Registry& registry() {
-  static const Registry standard = Registry::standard();
+  static const Registry standard = standard_registry();
   return standard;
 }
 void expect_error(const std::string& policy, const std::string& sentence) {

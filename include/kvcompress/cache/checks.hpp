@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <span>
 
 #include "kvcompress/core/math.hpp"
 #include "kvcompress/core/shape.hpp"
@@ -60,6 +61,17 @@ inline void check_queries(const Shape& shape, const Rows& queries, std::size_t f
   require(!queries.empty(), ErrorCode::input, "queries is null");
   require(first < last, ErrorCode::shape, "heads.first is ", first, ", must be less than heads.last = ", last);
   check_finite("queries", queries, largest<float>, first * shape.group(), last * shape.group(), row);
+}
+
+/// One position per query, ascending, none newer than the newest row.
+inline void check_positions(std::span<const Position> positions, std::size_t tokens, Position next) {
+  check_equal("observe: positions.size()", positions.size(), "queries.tokens()", tokens);
+  for (std::size_t t = 0; t < tokens; ++t) {
+    const bool last = t + 1 == tokens;
+    const Position bound = last ? next : positions[t + 1];
+    require(positions[t] < bound, ErrorCode::position, "observe: positions[", t, "] is ", positions[t], ", must be less than ", bound,
+            last ? ", the position after the newest row" : ", the one after it");
+  }
 }
 
 }  // namespace kvcompress::detail

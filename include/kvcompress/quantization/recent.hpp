@@ -67,8 +67,10 @@ class Recent {
 
   /// Afterwards compact cannot fail, if the store shares no block.
   void prepare_to_compact(Vector<float>& scratch) {
-    tail_.make_room(Body::row_multiple);
-    scratch.resize(std::max(scratch.size(), Body::row_multiple * dim_));
+    if constexpr (Body::row_multiple > 1) {
+      tail_.make_room(Body::row_multiple);
+      scratch.resize(std::max(scratch.size(), Body::row_multiple * dim_));
+    }
   }
   /// Removes the dead rows of `table`, keeping the order. Codes of values are copied; keys are decoded and encoded anew in groups of
   /// live rows, and what does not fill a group joins the exact rows.
