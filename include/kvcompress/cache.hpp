@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kvcompress/attention/attend.hpp"
+#include "kvcompress/attention/executor.hpp"
 #include "kvcompress/cache/checks.hpp"
 #include "kvcompress/cache/layer.hpp"
 #include "kvcompress/cache/observe.hpp"
@@ -19,13 +20,6 @@ namespace kvcompress {
 struct HeadRange {
   std::size_t first = 0;
   std::size_t last = static_cast<std::size_t>(-1);
-};
-
-/// The archetype of an executor: runs every task on the calling thread, worker 0. A thread pool of yours offers the same call.
-struct SerialExecutor {
-  void operator()(std::size_t tasks, auto&& run) const {
-    for (std::size_t task = 0; task < tasks; ++task) { run(task, std::size_t{0}); }
-  }
 };
 
 /// The key-value cache of one sequence, compressed as `P` says.

@@ -2,9 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "kvcompress/concepts.hpp"
-#include "kvcompress/core/row_scores.hpp"
 #include "kvcompress/eviction/budget.hpp"
+#include "kvcompress/eviction/scored.hpp"
 
 namespace kvcompress {
 
@@ -18,10 +17,8 @@ namespace kvcompress {
 /// Cost: column sums of the probabilities in attend; O(budget) per lane and commit; 8 bytes per row and lane (max: 4 + 4 * group).
 /// Loses: rows nobody attended to yet, for good. In-cache positions rotate the query once per run of neighbours, up to once per row.
 /// A later end_prompt evicts like any commit.
-struct HeavyHitters {
+struct HeavyHitters : AttentionScoredEviction {
   static constexpr std::string_view name = "heavy_hitters";
-  static constexpr Scope scope = Scope::lane;
-  static constexpr Decides decides = Decides::every_commit;
   static constexpr Observes observes = Observes::every_query;
 
   struct Options {
@@ -36,7 +33,6 @@ struct HeavyHitters {
       field("in_cache_positions", options.in_cache_positions);
     }
   };
-  using State = RowScores;
 
   static void validate(const Options& options, const Shape&) {
     options.budget.validate("h2o: budget");
@@ -44,16 +40,6 @@ struct HeavyHitters {
             options.recent, ", must be at most budget = ", options.budget.rows_of);
   }
   static bool renumbers(const Options& options) noexcept { return options.in_cache_positions; }
-  static std::size_t row_bytes(const Options& options, const Shape& shape) noexcept {
-    return RowScores::row_bytes(options.reduction == Reduction::max ? shape.group() : 1);
-  }
-  static State state(const Options& options, const Shape& shape, const Memory& memory) {
-    return State(options.reduction == Reduction::max ? shape.group() : 1, memory);
-  }
-
-  static void observe(const Options& options, State& state, std::size_t head, std::span<const float> probabilities) noexcept {
-    state.add(options.reduction == Reduction::max ? head : 0, probabilities);
-  }
 
   static void select(const Options& options, State& state, Selection& selection) {
     const std::size_t recent = options.recent != 0 ? options.recent : std::max<std::size_t>(1, selection.budget / 2);

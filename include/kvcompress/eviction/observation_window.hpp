@@ -2,9 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "kvcompress/concepts.hpp"
-#include "kvcompress/core/row_scores.hpp"
 #include "kvcompress/eviction/budget.hpp"
+#include "kvcompress/eviction/scored.hpp"
 
 namespace kvcompress {
 
@@ -21,10 +20,8 @@ enum class Pooling { average, max };
 /// Cost: window/tokens of the prompt's attention, once; window * group * key_dim floats per lane until then, 4 bytes per row after.
 /// Loses: what only later questions would have asked for.
 /// A later end_prompt scores all rows again with the last queries of its own prompt and keeps `budget` of them.
-struct ObservationWindow {
+struct ObservationWindow : AttentionScoredEviction {
   static constexpr std::string_view name = "observation_window";
-  static constexpr Scope scope = Scope::lane;
-  static constexpr Decides decides = Decides::every_commit;
   static constexpr Observes observes = Observes::last_prompt_queries;
 
   struct Options {
@@ -43,7 +40,6 @@ struct ObservationWindow {
       field("decode_budget", options.decode_budget);
     }
   };
-  using State = RowScores;
 
   static void validate(const Options& options, const Shape&) {
     options.budget.validate("snapkv: budget");
@@ -52,18 +48,7 @@ struct ObservationWindow {
             options.window, ", must be less than budget = ", options.budget.rows_of);
     require(options.kernel % 2 == 1, ErrorCode::option, "snapkv: kernel is ", options.kernel, ", must be odd");
   }
-  static constexpr bool renumbers(const Options&) noexcept { return false; }
   static std::size_t window(const Options& options) noexcept { return options.window; }
-  static std::size_t row_bytes(const Options& options, const Shape& shape) noexcept {
-    return RowScores::row_bytes(options.reduction == Reduction::max ? shape.group() : 1);
-  }
-  static State state(const Options& options, const Shape& shape, const Memory& memory) {
-    return State(options.reduction == Reduction::max ? shape.group() : 1, memory);
-  }
-
-  static void observe(const Options& options, State& state, std::size_t head, std::span<const float> probabilities) noexcept {
-    state.add(options.reduction == Reduction::max ? head : 0, probabilities);
-  }
 
   static void select(const Options& options, State& state, Selection& selection) {
     if (selection.end_of_prompt) { select_prompt(options, state, selection); }

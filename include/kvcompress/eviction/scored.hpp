@@ -1,9 +1,10 @@
-// include/kvcompress/eviction/scored.hpp - a start for evictions of your own: one score per row, decided lane by lane.
+// include/kvcompress/eviction/scored.hpp - what evictions by score share, the library's and your own: scores per row, decided lane by lane.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/core/row_scores.hpp"
+#include "kvcompress/eviction/budget.hpp"
 
 namespace kvcompress {
 
@@ -18,6 +19,19 @@ struct ScoredEviction {
   static constexpr bool renumbers(const auto& /*options*/) noexcept { return false; }
   static constexpr std::size_t row_bytes(const auto& /*options*/, const Shape&) noexcept { return RowScores::row_bytes(1); }
   static State state(const auto& /*options*/, const Shape&, const Memory& memory) { return State(1, memory); }
+};
+
+/// The same for evictions that score rows by the attention they receive; Options has a `reduction` over the query heads of a KV head.
+/// Mean and sum are kept as one sum per row, since they rank alike; for the maximum a row has a sum per query head.
+struct AttentionScoredEviction : ScoredEviction {
+  static std::size_t columns(const auto& options, const Shape& shape) noexcept {
+    return options.reduction == Reduction::max ? shape.group() : 1;
+  }
+  static std::size_t row_bytes(const auto& options, const Shape& shape) noexcept { return RowScores::row_bytes(columns(options, shape)); }
+  static State state(const auto& options, const Shape& shape, const Memory& memory) { return State(columns(options, shape), memory); }
+  static void observe(const auto& options, State& state, std::size_t head, std::span<const float> probabilities) noexcept {
+    state.add(options.reduction == Reduction::max ? head : 0, probabilities);
+  }
 };
 
 }  // namespace kvcompress

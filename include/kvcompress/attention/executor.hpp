@@ -1,0 +1,16 @@
+// include/kvcompress/attention/executor.hpp - how a caller lends its threads; the library starts none of its own.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+
+namespace kvcompress {
+
+/// The archetype of an executor: runs every task on the calling thread, worker 0. A thread pool of yours offers the same call.
+struct SerialExecutor {
+  void operator()(std::size_t tasks, auto&& run) const {
+    for (std::size_t task = 0; task < tasks; ++task) { run(task, std::size_t{0}); }
+  }
+};
+
+}  // namespace kvcompress
