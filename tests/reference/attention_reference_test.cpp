@@ -9,21 +9,16 @@
 
 #include "kvcompress/reference/attention.hpp"
 #include "kvcompress/reference/rope.hpp"
+#include "support/random_matrix.hpp"
 
 namespace {
 
 using namespace kvcompress;
+using test::random_matrix;
 using reference::Index;
 using reference::Matrix;
 using reference::Positions;
 using reference::Vector;
-
-reference::Matrix random_matrix(std::mt19937& rng, reference::Index rows, reference::Index columns) {
-  std::normal_distribution<double> normal;
-  reference::Matrix out(rows, columns);
-  for (double& x : out.reshaped()) { x = normal(rng); }
-  return out;
-}
 
 struct Inputs {
   Matrix q, k, v;

@@ -10,21 +10,16 @@
 
 #include "kvcompress/reference/h2o.hpp"
 #include "support/cases.hpp"
+#include "support/random_matrix.hpp"
 
 namespace {
 
 using namespace kvcompress;
+using test::random_matrix;
 using reference::HeadReduction;
 using reference::Index;
 using reference::Matrix;
 using reference::Vector;
-
-reference::Matrix random_matrix(std::mt19937& rng, reference::Index rows, reference::Index columns) {
-  std::normal_distribution<double> normal;
-  reference::Matrix out(rows, columns);
-  for (double& x : out.reshaped()) { x = normal(rng); }
-  return out;
-}
 
 TEST(H2OReference, UniformScoresKeepTheOldestAndTheNewest) {
   EXPECT_EQ(reference::h2o_keep(Vector::Ones(10), 2, 3), (reference::Rows{0, 1, 7, 8, 9}));

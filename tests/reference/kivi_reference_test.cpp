@@ -11,21 +11,16 @@
 
 #include "kvcompress/reference/kivi.hpp"
 #include "support/cases.hpp"
+#include "support/random_matrix.hpp"
 
 namespace {
 
 using namespace kvcompress;
+using test::random_matrix;
 using reference::GroupAxis;
 using reference::Index;
 using reference::Matrix;
 using reference::Vector;
-
-reference::Matrix random_matrix(std::mt19937& rng, reference::Index rows, reference::Index columns) {
-  std::normal_distribution<double> normal;
-  reference::Matrix out(rows, columns);
-  for (double& x : out.reshaped()) { x = normal(rng); }
-  return out;
-}
 
 TEST(KiviReference, RoundsHalvesToEven) {
   EXPECT_EQ(reference::round_half_even(0.5), 0.0);

@@ -10,23 +10,18 @@
 
 #include "kvcompress/reference/snapkv.hpp"
 #include "support/cases.hpp"
+#include "support/random_matrix.hpp"
 
 namespace {
 
 using namespace kvcompress;
+using test::random_matrix;
 using reference::HeadReduction;
 using reference::Index;
 using reference::Matrix;
 using reference::Pooling;
 using reference::Rows;
 using reference::Vector;
-
-reference::Matrix random_matrix(std::mt19937& rng, reference::Index rows, reference::Index columns) {
-  std::normal_distribution<double> normal;
-  reference::Matrix out(rows, columns);
-  for (double& x : out.reshaped()) { x = normal(rng); }
-  return out;
-}
 
 TEST(SnapKVReference, PoolingAtTheEnds) {
   const Vector x{{3.0, 0.0, 0.0, 6.0}};

@@ -1,5 +1,5 @@
-// tests/reference/streaming_llm_reference_test.cpp - StreamingLLM's reference: invariants and official
-// vectors. SPDX-License-Identifier: MIT
+// tests/reference/streaming_llm_reference_test.cpp - StreamingLLM's reference: invariants and official vectors.
+// SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,19 +9,14 @@
 
 #include "kvcompress/reference/streaming_llm.hpp"
 #include "support/cases.hpp"
+#include "support/random_matrix.hpp"
 
 namespace {
 
 using namespace kvcompress;
+using test::random_matrix;
 using reference::Index;
 using reference::Matrix;
-
-reference::Matrix random_matrix(std::mt19937& rng, reference::Index rows, reference::Index columns) {
-  std::normal_distribution<double> normal;
-  reference::Matrix out(rows, columns);
-  for (double& x : out.reshaped()) { x = normal(rng); }
-  return out;
-}
 
 TEST(StreamingLLMReference, TrimKeepsSinksAndNewest) {
   const reference::StreamingLLMOptions options{.sinks = 2, .recent = 3};
