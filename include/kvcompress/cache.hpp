@@ -4,12 +4,14 @@
 
 #include <cstddef>
 #include <span>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "kvcompress/attention/attend.hpp"
 #include "kvcompress/attention/executor.hpp"
 #include "kvcompress/cache/checks.hpp"
+#include "kvcompress/cache/encode.hpp"
 #include "kvcompress/cache/layer.hpp"
 #include "kvcompress/cache/observe.hpp"
 #include "kvcompress/core/shared.hpp"
@@ -33,16 +35,19 @@ struct HeadRange {
 /// each call with a Workspace of its own; everything else needs the cache to itself.
 template <class P>
 class KVCache {
-  static_assert(PolicyPart<P>, "kvcompress::KVCache<P>: P must model kvcompress::PolicyPart: name an Eviction, a Storage, or both");
+  static_assert(PolicyPart<P>, "kvcompress::KVCache<P>: P must model kvcompress::PolicyPart: name an Eviction, a Storage or a Retrieval");
   static_assert(Eviction<typename detail::Axes<P>::Eviction>,
                 "kvcompress::KVCache<P>: the eviction of P must model kvcompress::Eviction (see kvcompress/concepts.hpp)");
   static_assert(Storage<typename detail::Axes<P>::Storage>,
                 "kvcompress::KVCache<P>: the storage of P must model kvcompress::Storage (see kvcompress/concepts.hpp)");
+  static_assert(Retrieval<typename detail::Axes<P>::Retrieval>,
+                "kvcompress::KVCache<P>: the retrieval of P must model kvcompress::Retrieval (see kvcompress/concepts.hpp)");
 
  public:
   using Policy = P;
   using Eviction = typename detail::Axes<P>::Eviction;
   using Storage = typename detail::Axes<P>::Storage;
+  using Retrieval = typename detail::Axes<P>::Retrieval;
   using Keys = typename Storage::Keys;
   using Values = typename Storage::Values;
   using Options = PolicyOptions<P>;
@@ -50,6 +55,15 @@ class KVCache {
   static_assert(Eviction::observes == Observes::nothing || ObservesAttention<Eviction>,
                 "kvcompress::KVCache<P>: the eviction of P says that it observes attention, so it must model "
                 "kvcompress::ObservesAttention: provide observe(options, state, head, probabilities)");
+  static_assert(Eviction::decides != Decides::every_commit || Eviction::scope >= detail::storage_scope<Storage>(),
+                "kvcompress::KVCache<P>: the eviction of P decides lane by lane at every commit, but the storage of P encodes the lanes of a layer "
+                "or of several layers together, which must hold the same rows. Use an eviction that decides once (SnapKV) or by positions "
+                "(StreamingLLM), or a storage per lane (for GEAR: ValueVectors::head)");
+  static_assert(Eviction::observes != Observes::every_query || std::is_same_v<Retrieval, ReadAll>,
+                "kvcompress::KVCache<P>: the eviction of P observes the probabilities of every row for every query, but the retrieval of P reads "
+                "only some of the rows");
+  static_assert(!requires { Storage::needs_retrieval; } || !std::is_same_v<Retrieval, ReadAll>,
+                "kvcompress::KVCache<P>: the storage of P holds rows that must be fetched before they are read, so P needs a retrieval");
 
   explicit KVCache(const Shape& shape, const Options& options = {}, const Memory& memory = {})
       : shape_(checked(shape, options)), options_(options), memory_(memory), layers_(Allocator<Shared<Layer>>(memory)),
@@ -60,9 +74,9 @@ class KVCache {
   }
   /// A deep copy: shares nothing with `other`.
   KVCache(const KVCache& other) : KVCache(other, Sharing{}) {
-    for (Shared<Layer>& layer : layers_) {
-      for (Lane& lane : layer.write().lanes) { lane.unshare(); }
-    }
+    for (Shared<Layer>& layer : layers_) { static_cast<void>(layer.write()); }
+    unshare_all<Keys>([](Lane& lane) -> Keys& { return lane.keys; });
+    unshare_all<Values>([](Lane& lane) -> Values& { return lane.values; });
   }
   KVCache(KVCache&&) noexcept = default;
   KVCache& operator=(const KVCache& other) { return *this = KVCache(other); }
@@ -84,6 +98,8 @@ class KVCache {
     detail::check_layer(shape_, "append", layer);
     detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest<typename Keys::exact_type>,
                        largest<typename Values::exact_type>, row_.data());
+    require(!at(layer).waiting, ErrorCode::phase, "append(layer = ", layer, ") before end_prompt of all the layers that are encoded together with it: ",
+            detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
     if (!at(layer).in_prompt && at(layer).open > 0) { commit(layer); }
     Layer& l = layers_[layer].write();
     for (Lane& lane : l.lanes) {
@@ -126,22 +142,32 @@ class KVCache {
         ws.positions[t] = table.position(first + t);
         ws.limits[t] = first + t + 1;
       }
-      if constexpr (Eviction::observes == Observes::last_prompt_queries) {
-        detail::remember<P>(shape_, options_, writable(layer).lanes[head], queries, head, options, ws);
+      if (const std::size_t window = detail::query_window<P>(options_); window > 0) {
+        detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, options, ws);
       }
       const Lane& lane = l.lanes[head];
-      LaneAttention<Keys, Values>(shape_, lane.keys, &lane.values, table, options)
-          .run(ws.positions, ws.limits, false, ws, Eviction::observes == Observes::every_query, detail::query_loader(shape_, queries, head, ws),
-               [&](std::size_t t, std::size_t h, const float* output, float log_sum_exp) {
-                 const std::size_t query_head = head * shape_.group() + h;
-                 std::copy_n(output, shape_.value_width(), out.row(t, query_head));
-                 if (options.log_sum_exp != nullptr) { options.log_sum_exp[t * shape_.query_heads + query_head] = log_sum_exp; }
-               },
-               [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
-                 if constexpr (Eviction::observes == Observes::every_query) {
-                   detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], h, probabilities);
-                 }
-               });
+      const LaneAttention<Keys, Values> attention(shape_, lane.keys, &lane.values, table, options);
+      const auto load = detail::query_loader(shape_, queries, head, ws);
+      const auto store = [&](std::size_t t, std::size_t h, const float* output, float log_sum_exp) {
+        const std::size_t query_head = head * shape_.group() + h;
+        std::copy_n(output, shape_.value_width(), out.row(t, query_head));
+        if (options.log_sum_exp != nullptr) { options.log_sum_exp[t * shape_.query_heads + query_head] = log_sum_exp; }
+      };
+      if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
+        if (!l.in_prompt && !Retrieval::reads_all(options_.retrieval, layer)) {
+          const auto choose = [&](const float* group, std::size_t stride, Position shift, std::size_t rows) {
+            return detail::choose<P>(shape_, options_, writable(layer), head, group, stride, shift, rows, ws);
+          };
+          attention.run(ws.positions, ws.limits, false, ws, false, load, store, [](auto&&...) {}, choose);
+          continue;
+        }
+      }
+      attention.run(ws.positions, ws.limits, false, ws, Eviction::observes == Observes::every_query, load, store,
+                    [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
+                      if constexpr (Eviction::observes == Observes::every_query) {
+                        detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], h, probabilities);
+                      }
+                    });
     }
   }
 
@@ -164,14 +190,12 @@ class KVCache {
     const Layer& l = at(layer);
     require(l.open > 0, ErrorCode::phase, "observe(layer = ", layer, ") before append: no rows since the last commit");
     detail::check_positions(positions, queries.tokens(), l.next);
-    if constexpr (Eviction::observes != Observes::nothing) {
-      for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
-        workspace_.positions.assign(positions.begin(), positions.end());
-        if constexpr (Eviction::observes == Observes::every_query) {
-          detail::see<P>(shape_, options_, writable(layer), head, detail::query_loader(shape_, queries, head, workspace_), options, workspace_);
-        } else {
-          detail::remember<P>(shape_, options_, writable(layer).lanes[head], queries, head, options, workspace_);
-        }
+    for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+      workspace_.positions.assign(positions.begin(), positions.end());
+      if constexpr (Eviction::observes == Observes::every_query) {
+        detail::see<P>(shape_, options_, writable(layer), head, detail::query_loader(shape_, queries, head, workspace_), options, workspace_);
+      } else if (const std::size_t window = detail::query_window<P>(options_); window > 0) {
+        detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, options, workspace_);
       }
     }
   }
@@ -186,11 +210,10 @@ class KVCache {
   void end_prompt(std::size_t layer) {
     detail::check_layer(shape_, "end_prompt", layer);
     require(at(layer).open > 0, ErrorCode::phase, "end_prompt(layer = ", layer, ") without rows since the last commit");
-    if constexpr (Eviction::observes == Observes::last_prompt_queries) {
-      for (const Lane& lane : at(layer).lanes) {
-        require(!lane.last.positions().empty(), ErrorCode::phase, "end_prompt(layer = ", layer, ") before attend or observe: ",
-                Eviction::name, " needs the last queries of the prompt");
-      }
+    for (const Lane& lane : at(layer).lanes) {
+      require(detail::query_window<P>(options_) == 0 || !lane.last.positions().empty(), ErrorCode::phase, "end_prompt(layer = ", layer,
+              ") before attend or observe: ", Eviction::observes == Observes::last_prompt_queries ? Eviction::name : Retrieval::name,
+              " needs the last queries of the prompt");
     }
     finish(layer, true);
   }
@@ -237,6 +260,7 @@ class KVCache {
         lane.keys.reserve(tokens);
         lane.values.reserve(tokens);
         lane.state.reserve(tokens);
+        lane.index.reserve(tokens);
       }
       for (RowTable& table : l.tables) {
         if (Eviction::decides != Decides::never) { table.reserve(tokens); }
@@ -258,6 +282,8 @@ class KVCache {
     scratch_.account(report);
     report.add(&MemoryReport::scratch, row_);
     for (const Shared<Layer>& shared : layers_) { account(shared, report); }
+    account_together<Keys>(report, [](const Lane& lane) -> const Keys& { return lane.keys; });
+    account_together<Values>(report, [](const Lane& lane) -> const Values& { return lane.values; });
     return report;
   }
   /// Bits held (everything but scratch) per number that the tokens seen would take uncompressed.
@@ -268,6 +294,15 @@ class KVCache {
     }
     const MemoryReport report = memory();
     return values == 0.0 ? 0.0 : 8.0 * static_cast<double>(report.total() - report.scratch) / values;
+  }
+
+  /// Bytes that attention has read from the slow tier so far.
+  [[nodiscard]] std::size_t fetched() const noexcept {
+    std::size_t bytes = 0;
+    for (const Shared<Layer>& l : layers_) {
+      for (const Lane& lane : l.read().lanes) { bytes += lane.fetched; }
+    }
+    return bytes;
   }
 
   /// Positions that a lane still holds, ascending.
@@ -287,17 +322,32 @@ class KVCache {
   [[nodiscard]] const typename Eviction::State& state(std::size_t layer, std::size_t kv_head) const noexcept {
     return at(layer).lanes[kv_head].state;
   }
+  [[nodiscard]] const typename Retrieval::State& index(std::size_t layer, std::size_t kv_head) const noexcept {
+    return at(layer).lanes[kv_head].index;
+  }
+  /// Decodes one row of a lane: its key, rotated to its position, and its value. Rows in a slow tier are fetched, which may fail.
+  void read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) {
+    detail::check_layer(shape_, "read", layer);
+    require(kv_head < shape_.kv_heads, ErrorCode::shape, "read: kv_head is ", kv_head, ", must be less than ", shape_.kv_heads);
+    const RowTable& rows = table(layer, kv_head);
+    require(row < rows.rows(), ErrorCode::shape, "read: row is ", row, ", must be less than ", rows.rows());
+    const Lane& lane = at(layer).lanes[kv_head];
+    lane.read_key(row, rows, workspace_.rotation, key);
+    lane.values.read(row, value);
+  }
 
  private:
   using Lane = detail::Lane<P>;
   using Layer = detail::Layer<P>;
   struct Sharing {};
+  /// The eviction scores lane by lane, the storage encodes lanes together.
+  static constexpr bool decides_together = Eviction::decides == Decides::once && Eviction::scope < detail::storage_scope<Storage>();
 
   KVCache(const KVCache& other, Sharing)
       : shape_(other.shape_), options_(other.options_), memory_(other.memory_), layers_(other.layers_),
         workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_), reserved_(other.reserved_) {
-    if constexpr (Eviction::observes != Observes::nothing) {
-      for (Shared<Layer>& layer : layers_) {  // attend writes observations of open rows without asking
+    if constexpr (Eviction::observes != Observes::nothing || !std::is_same_v<Retrieval, ReadAll>) {
+      for (Shared<Layer>& layer : layers_) {  // attend writes observations and fetched rows without asking
         if (layer.read().open > 0) { static_cast<void>(layer.write()); }
       }
     }
@@ -307,6 +357,9 @@ class KVCache {
     shape.validate();
     Eviction::validate(options.eviction, shape);
     Storage::validate(options.storage);
+    Retrieval::validate(options.retrieval, shape);
+    require(!Eviction::renumbers(options.eviction) || Retrieval::renumbers(options.retrieval), ErrorCode::option, Eviction::name,
+            ": in_cache_positions is true, must be false with ", Retrieval::name, ", whose index is made at the original positions");
     return shape;
   }
   /// Floats of one token's queries that share a KV head.
@@ -351,6 +404,46 @@ class KVCache {
     if constexpr (Eviction::observes == Observes::last_prompt_queries) {
       for (std::size_t head = 0; end_of_prompt && head < l.lanes.size(); ++head) { detail::see_last<P>(shape_, options_, l, head, workspace_); }
     }
+    if (!end_of_prompt || !decides_together) { evict(l, end_of_prompt); }
+    if constexpr (detail::storage_scope<Storage>() == Scope::group) { finish_group(layer, l, end_of_prompt); }
+    else { encode({&l, 1}, layer, end_of_prompt); }
+    l.close(end_of_prompt, reserved_);
+    if (end_of_prompt) { scratch_.shrink(reserved_); }
+  }
+  /// A prompt is encoded when the last of the layers that are encoded together ends it; decoded rows when the last layer commits them.
+  void finish_group(std::size_t layer, Layer& l, bool end_of_prompt) {
+    const RowRange group = detail::layers_with<P>(options_, shape_, layer);
+    l.waiting = end_of_prompt;
+    std::size_t waiting = 0;
+    for (std::size_t other = group.first; other < group.last; ++other) { waiting += at(other).waiting ? 1U : 0U; }
+    if (end_of_prompt ? waiting < group.size() : waiting > 0 || layer + 1 != group.last) { return; }
+    Vector<Layer*> layers{Allocator<Layer*>(memory_)};
+    for (std::size_t other = group.first; other < group.last; ++other) {
+      require(at(other).tables.front().rows() - at(other).open <= l.tables.front().rows(), ErrorCode::phase, "end_prompt(layer = ", layer,
+              "): it has ", l.tables.front().rows(), " rows, must have as many as layer ", other, ", which is encoded together with it");
+      layers.push_back(&layers_[other].write());
+    }
+    encode({layers.data(), layers.size()}, group.first, end_of_prompt);
+    for (Layer* other : layers) { other->waiting = false; }
+  }
+  void encode(std::span<Layer> one, std::size_t layer, bool end_of_prompt) {
+    Layer* only = &one.front();
+    encode(std::span<Layer* const>(&only, 1), layer, end_of_prompt);
+  }
+  /// Evicts what is decided for all of `layers` together, indexes the rows that stay, and encodes those that are due.
+  void encode(std::span<Layer* const> layers, std::size_t layer, bool end_of_prompt) {
+    if constexpr (decides_together) {
+      if (end_of_prompt) { evict_together(layers); }
+    }
+    for (Layer* l : layers) {
+      if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
+        l->refresh_indices(options_, workspace_.rotation, end_of_prompt, scratch_.rows);
+        if (end_of_prompt && Retrieval::wants_last_query(options_.retrieval)) { detail::choose_first<P>(shape_, options_, *l, workspace_); }
+      }
+    }
+    detail::Encoding<P>{shape_, options_, workspace_.rotation, memory_, end_of_prompt, scratch_}.run(layers, layer);
+  }
+  void evict(Layer& l, bool end_of_prompt) {
     if constexpr (Eviction::decides != Decides::never) {
       for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
         scratch_.start(l.tables[unit].rows());
@@ -359,8 +452,22 @@ class KVCache {
         l.evict(unit, scratch_, end_of_prompt);
       }
     }
-    l.settle(end_of_prompt, reserved_, scratch_.rows);
-    if (end_of_prompt) { scratch_.shrink(reserved_); }
+  }
+  /// Lanes that the storage encodes together keep the same rows: their scores are added and decided upon once.
+  void evict_together(std::span<Layer* const> layers)
+    requires(decides_together)
+  {
+    const Layer& first = *layers.front();
+    const RowTable& rows = first.tables.front();
+    auto sums = Eviction::sums(options_.eviction, memory_);
+    sums.resize(rows.rows());
+    for (const Layer* l : layers) {
+      for (const Lane& lane : l->lanes) { Eviction::add(options_.eviction, sums, lane.state); }
+    }
+    scratch_.start(rows.rows());
+    Selection selection{rows, true, first.prompt_tokens, first.budget, scratch_.order, scratch_.drop};
+    Eviction::select(options_.eviction, sums, selection);
+    for (Layer* l : layers) { l->evict(0, scratch_, true); }
   }
   /// Rows of one lane that fit in `bytes`, as this policy holds them.
   [[nodiscard]] std::size_t rows_in(std::size_t bytes) const {
@@ -372,8 +479,14 @@ class KVCache {
   }
   [[nodiscard]] static std::size_t lane_bytes(const Shape& shape, const Options& options, std::size_t rows) {
     const std::size_t table = Eviction::decides == Decides::never ? 0 : sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
-    return Keys::bytes_for(rows, shape.key_width(), options.storage) + Values::bytes_for(rows, shape.value_width(), options.storage) +
-           rows * (table + Eviction::row_bytes(options.eviction, shape));
+    return store_bytes<Keys>(shape, options, rows, shape.key_width()) + store_bytes<Values>(shape, options, rows, shape.value_width()) +
+           rows * (table + Eviction::row_bytes(options.eviction, shape)) + Retrieval::bytes_for(options.retrieval, shape, rows);
+  }
+  /// A store of a wider scope says its share of what its lanes hold together.
+  template <class S>
+  [[nodiscard]] static std::size_t store_bytes(const Shape& shape, const Options& options, std::size_t rows, std::size_t dim) {
+    if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape); }) { return S::bytes_for(rows, dim, options.storage, shape); }
+    else { return S::bytes_for(rows, dim, options.storage); }
   }
 
   // ------------------------------------------------------------------ memory
@@ -386,12 +499,43 @@ class KVCache {
     total = report;
   }
 
+  /// Calls work(lanes, lane) for every set of lanes whose stores S share memory; lane(i) is the i-th of them.
+  template <class S>
+  void for_sharing_lanes(auto&& work) const {
+    for (std::size_t layer = 0; layer < shape_.layers;) {
+      const std::size_t last = scope_of<S>() == Scope::group ? detail::layers_with<P>(options_, shape_, layer).last : layer + 1;
+      work((last - layer) * shape_.kv_heads, [this, layer](std::size_t lane) -> std::pair<std::size_t, std::size_t> {
+        return {layer + lane / shape_.kv_heads, lane % shape_.kv_heads};
+      });
+      layer = last;
+    }
+  }
+  /// Stores of a wider scope may share memory among lanes: what several of them hold counts once.
+  template <class S>
+  void account_together(MemoryReport& report, auto&& store) const noexcept {
+    if constexpr (scope_of<S>() != Scope::lane) {
+      for_sharing_lanes<S>([&](std::size_t lanes, auto&& place) {
+        S::account(lanes, [&](std::size_t lane) -> const S& { return store(at(place(lane).first).lanes[place(lane).second]); }, report);
+      });
+    }
+  }
+  template <class S>
+  void unshare_all(auto&& store) {
+    for_sharing_lanes<S>([&](std::size_t lanes, auto&& place) {
+      const auto member = [&](std::size_t lane) -> S& { return store(layers_[place(lane).first].write_in_place().lanes[place(lane).second]); };
+      if constexpr (requires { S::unshare(lanes, member); }) { S::unshare(lanes, member); }
+      else {
+        for (std::size_t lane = 0; lane < lanes; ++lane) { member(lane).unshare(); }
+      }
+    });
+  }
+
   Shape shape_;
   Options options_;
   Memory memory_;
   Vector<Shared<Layer>> layers_;
   Workspace workspace_;
-  detail::CommitScratch scratch_;
+  detail::CommitScratch<P> scratch_;
   Vector<float> row_;  // one key, one value
   std::size_t reserved_ = 0;
 };

@@ -13,23 +13,67 @@
 #include "kvcompress/core/shape.hpp"
 #include "kvcompress/core/views.hpp"
 
+namespace kvcompress {
+class Rotation;
+}
+
 /// A KV cache holds, for each lane (one layer, one KV head), rows: a row is one token's position, key and value. A policy says which
-/// rows stay (an Eviction) and how rows are held (a Storage: one store for keys, one for values). The cache does everything else.
+/// rows stay (an Eviction), how rows are held (a Storage: one store for keys, one for values) and which rows a query reads (a Retrieval).
+/// The cache does everything else.
 namespace kvcompress {
 
+/// Which lanes share something or decide together: each for itself, all of a layer, or all of a group of layers. An eviction of scope
+/// `group` decides by positions alone, so that all lanes of all layers agree.
+enum class Scope { lane, layer, group };
+
 // ---------------------------------------------------------------- how rows are held
+
+/// What a retrieval can say about the rows of a lane before they are encoded.
+struct Reads {
+  std::size_t indexed = 0;             ///< rows that a query reads only if they are chosen: [0, indexed); it reads all later ones
+  std::size_t unit = 1;                ///< rows are chosen this many at a time, from multiples of it
+  std::span<const RowRange> always{};  ///< of the indexed rows those that every query reads
+  std::span<const RowRange> first{};   ///< those that the prompt's last query chose, if the retrieval looked
+};
+
+/// What a store may use when it encodes rows at a commit.
+struct Settling {
+  const Shape& shape;
+  const RowTable& table;   ///< of the lane, or of all lanes that the store encodes together
+  Rotation& rotation;      ///< takes keys back to their form before the rotary embedding
+  Vector<float>& scratch;  ///< any size, holds nothing between calls
+  const Memory& memory;
+  bool end_of_prompt;      ///< this commit closes a prompt
+  std::size_t layer;       ///< of the lane, or the first of the lanes that the store encodes together
+  std::size_t rows;        ///< rows that all of them have and that are committed: only these may be encoded
+  std::span<const Reads> reads;  ///< what the retrieval says, one entry per lane
+};
+
+/// Whose rows a store encodes together; a lane's where it does not say.
+template <class S>
+constexpr Scope scope_of() noexcept {
+  if constexpr (requires { S::scope; }) { return S::scope; }
+  else { return Scope::lane; }
+}
+
+/// Encodes the rows that are due. A store of a wider scope does so for all lanes of the scope at once (`members`: layer by layer, heads
+/// ascending), so that they can share what they find; each lane has a store of its own all the same. If it fails, nothing has changed.
+template <class S>
+concept Settles = (scope_of<S>() == Scope::lane && requires(S store, const Settling& settling) { store.settle(settling); }) ||
+                  (scope_of<S>() != Scope::lane && requires(std::span<S* const> members, const Settling& settling) { S::settle(members, settling); });
 
 /// Rows of one lane, keys or values, in whatever form. Rows [0, settled()) are encoded and keep their place; the rest are exact.
 ///
 /// make_room(n): afterwards n appends cannot fail.     append(row): one exact row of `dim` floats at the end.
-/// move(from, to), resize(n): exact rows only.         settle(scratch): encodes the rows that are due (called at a commit).
-/// compact(table, scratch): removes dead rows.         read(row, out): decodes one row, for inspection.
-/// A store that encodes under an eviction also has erase_block and prepare_to_compact (see Recent).
-/// reserve(n): n rows will need no allocation.         unshare(): clones what a copy holds too.     account(report): bytes held.
+/// move(from, to), resize(n): exact rows only.         settle: encodes the rows that are due, at a commit (see Settles).
+/// scratch_floats(dim, queries): what scores needs.     account(report): bytes held.
+/// reserve(n): n rows will need no allocation.         unshare(): clones what a copy holds too.
+/// A store that encodes under an eviction also has block_at(row), the rows that can only leave together with an encoded row, and
+/// erase_block(first), which removes such a block. One that can also encode its live rows anew has prepare_to_compact(table, scratch), which
+/// may fail, and then compact(table, scratch), which removes the dead rows (see Recent).
 template <class S>
-concept RowStore = std::copy_constructible<S> && std::movable<S> &&
-                   requires(S store, const S held, std::size_t n, const float* row, float* out, Vector<float>& scratch,
-                            const RowTable& table, MemoryReport& report) {
+concept RowStore = std::copy_constructible<S> && std::movable<S> && Settles<S> &&
+                   requires(S store, const S held, std::size_t n, const float* row, MemoryReport& report) {
                      typename S::exact_type;
                      { held.rows() } noexcept -> std::same_as<std::size_t>;
                      { held.settled() } noexcept -> std::same_as<std::size_t>;
@@ -37,46 +81,69 @@ concept RowStore = std::copy_constructible<S> && std::movable<S> &&
                      store.append(row);
                      store.move(n, n);
                      store.resize(n);
-                     store.settle(scratch);
-                     store.compact(table, scratch);
-                     { held.read(n, out) } noexcept;
                      store.reserve(n);
                      store.unshare();
                      { held.account(report) } noexcept;
-                     { S::scratch_floats(n, n) } noexcept -> std::same_as<std::size_t>;
+                     { held.scratch_floats(n, n) } noexcept -> std::same_as<std::size_t>;
                    };
 
-/// Keys: logits[q][r - range.first] = queries[q] . key r for `n` queries, from the stored form.
+/// Keys that are held as they came, rotated: logits[q][r - range.first] = queries[q] . key r for `n` queries, from the stored form.
+/// read(row, out) decodes one row, for inspection.
 template <class S>
-concept KeyStore = RowStore<S> && requires(const S held, RowRange range, const float* queries, float* logits, std::size_t n) {
+concept RotatedKeyStore = RowStore<S> && requires(const S held, RowRange range, const float* queries, float* logits, std::size_t n) {
   { held.scores(range, queries, n, n, logits, n, logits) } noexcept;
+  { held.read(n, logits) } noexcept;
 };
+
+/// Keys that are held without their rotary embedding: scores and read rotate them to the positions of the table.
+template <class S>
+concept UnrotatedKeyStore = RowStore<S> && requires(const S held, RowRange range, const RowTable& table, Rotation& rotation, const float* queries,
+                                                    float* logits, std::size_t n) {
+  { held.scores(range, table, rotation, queries, n, n, logits, n, logits) } noexcept;
+  { held.read(n, table, rotation, logits) } noexcept;
+};
+
+template <class S>
+concept KeyStore = RotatedKeyStore<S> || UnrotatedKeyStore<S>;
 
 /// Values: out[q] += sum over r of weights[q][r - range.first] * value r for `n` queries, from the stored form.
 template <class S>
 concept ValueStore = RowStore<S> && requires(const S held, RowRange range, const float* weights, float* out, std::size_t n) {
   { held.accumulate(range, weights, n, n, out, n, out) } noexcept;
+  held.read(n, out);
 };
 
-/// How rows are held: a store for keys, one for values, and the options that both are built from. `bytes_for(rows, dim, options)` says
-/// what the blocks of that many rows take.
+/// A store that must fetch or rebuild rows before they can be read: prepare(ranges) does so and returns the bytes it fetched from the
+/// slow tier; it may fail. Then scores and accumulate may be called for rows in these ranges.
+template <class S>
+concept Prepares = requires(S store, std::span<const RowRange> ranges) {
+  { store.prepare(ranges) } -> std::same_as<std::size_t>;
+} || requires(S store, std::span<const RowRange> ranges, const RowTable& table, Rotation& rotation, Vector<float>& scratch) {
+  { store.prepare(ranges, table, rotation, scratch) } -> std::same_as<std::size_t>;
+};
+
+/// Says what the blocks of that many rows take; of a wider scope, one lane's share.
+template <class S, class Options>
+concept SaysBytes = requires(std::size_t n, const Options& options) {
+  { S::bytes_for(n, n, options) } -> std::same_as<std::size_t>;
+} || requires(std::size_t n, const Options& options, const Shape& shape) {
+  { S::bytes_for(n, n, options, shape) } -> std::same_as<std::size_t>;
+};
+
+/// How rows are held: a store for keys, one for values, and the options that both are built from. One whose stores encode the lanes of a
+/// group of layers together also says which: layers_with(options, shape, layer). One whose rows must be fetched before they are read says
+/// `static constexpr bool needs_retrieval = true`.
 template <class S>
 concept Storage = std::semiregular<typename S::Options> && KeyStore<typename S::Keys> && ValueStore<typename S::Values> &&
                   std::constructible_from<typename S::Keys, const typename S::Options&, std::size_t, const Memory&> &&
                   std::constructible_from<typename S::Values, const typename S::Options&, std::size_t, const Memory&> &&
-                  requires(const typename S::Options options, std::size_t n) {
-                    S::validate(options);
-                    { S::Keys::bytes_for(n, n, options) } -> std::same_as<std::size_t>;
-                    { S::Values::bytes_for(n, n, options) } -> std::same_as<std::size_t>;
-                  };
+                  SaysBytes<typename S::Keys, typename S::Options> && SaysBytes<typename S::Values, typename S::Options> &&
+                  requires(const typename S::Options options) { S::validate(options); };
 
 // ---------------------------------------------------------------- which rows stay
 
-/// Which lanes decide together: each for itself, or all lanes of a layer with one decision.
-enum class Scope { lane, layer };
-
-/// When an eviction decides: never, at every commit, or (also) at the end of a prompt.
-enum class Decides { never, every_commit };
+/// When an eviction decides: never; by scores once, at the end of a prompt, and otherwise by positions alone; or at every commit.
+enum class Decides { never, once, every_commit };
 
 /// Which attention probabilities an eviction needs to see.
 enum class Observes {
@@ -205,5 +272,49 @@ concept ObservesRows = Eviction<E> && requires(const typename E::Options options
 /// An eviction that bounds the rows of a lane by a Budget named `budget`.
 template <class E>
 concept HasBudget = Eviction<E> && requires(typename E::Options options) { options.budget.rows_of; };
+
+// ---------------------------------------------------------------- which rows a query reads
+
+/// What a retrieval chooses from: one token's queries of one KV head.
+struct Retrieving {
+  const RowTable& table;
+  const float* queries;     ///< (group, stride), in the stored keys' form, the attention scale included
+  std::size_t stride;
+  std::size_t group;
+  std::size_t key_width;
+  Position shift;           ///< the queries' distance between position and slot (see RowTable::shift)
+  Rotation& rotation;
+  Vector<float>& scratch;   ///< any size
+  Vector<Position>& order;  ///< any size
+};
+
+/// Decides which rows a query reads after the prompt. Static functions over an Options value and a State that the cache owns per lane and
+/// that follows its rows (RowState); [0, state.indexed()) are the rows it chooses from, later ones are always read.
+///
+/// validate(options, shape): raises an Error for bad options.   reads_all(options, layer): this layer is read in full.
+/// state(options, shape, memory): the State of one lane.        bytes_for(options, shape, rows): what it takes for that many rows.
+/// refresh(options, state, table, end_of_prompt, read, scratch): brings the index up to date at a commit, before rows are encoded;
+///   read(row, out) gives a key in the stored form.
+/// select(options, state, retrieving, ranges): appends ascending, disjoint ranges of indexed rows.
+/// state.reads(): what stores may want to know.                 wants_last_query(options): calls remember_first(state, ranges) with what
+///   the prompt's last query chooses.                           renumbers(options): can follow in-cache positions.
+template <class R>
+concept Retrieval = std::semiregular<typename R::Options> && RowState<typename R::State> &&
+                    requires(const typename R::Options options, const Shape& shape, const Memory& memory, typename R::State state,
+                             const RowTable& table, void (*read)(std::size_t, float*), Vector<float>& scratch, const Retrieving& retrieving,
+                             Vector<RowRange>& ranges, std::size_t n) {
+                      { R::name } -> std::convertible_to<std::string_view>;
+                      R::validate(options, shape);
+                      { R::reads_all(options, n) } -> std::same_as<bool>;
+                      { R::wants_last_query(options) } -> std::same_as<bool>;
+                      { R::renumbers(options) } -> std::same_as<bool>;
+                      { R::state(options, shape, memory) } -> std::same_as<typename R::State>;
+                      { R::bytes_for(options, shape, n) } -> std::same_as<std::size_t>;
+                      { state.indexed() } -> std::same_as<std::size_t>;
+                      { state.reads() } -> std::same_as<Reads>;
+                      R::refresh(options, state, table, true, read, scratch);
+                      R::select(options, state, retrieving, ranges);
+                      state.remember_first(ranges);
+                    };
 
 }  // namespace kvcompress

@@ -91,12 +91,15 @@ void check_stores(std::size_t dim) {
   typename Storage::Keys keys(typename Storage::Options{}, dim, Memory{});
   typename Storage::Values values(typename Storage::Options{}, dim, Memory{});
   Vector<float> scratch;
+  Rotation rotation(text.shape, {});
+  const RowTable table(false, {});
+  const Settling settling{text.shape, table, rotation, scratch, {}, false, 0, rows, {}};
   for (std::size_t r = 0; r < rows; ++r) {
     keys.append(text.keys.data() + r * dim);
     values.append(text.values.data() + r * dim);
     if (r == 100 || r + 1 == rows) {
-      keys.settle(scratch);
-      values.settle(scratch);
+      keys.settle(settling);
+      values.settle(settling);
     }
   }
   const auto whole = static_cast<Index>(rows / Group * Group);

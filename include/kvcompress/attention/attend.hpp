@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cstddef>
 #include <span>
+#include <type_traits>
 
+#include "kvcompress/attention/batches.hpp"
 #include "kvcompress/attention/workspace.hpp"
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/core/math.hpp"
@@ -57,7 +59,12 @@ void score_chunk(const Keys& keys, const RowTable& table, RowRange range, const 
       for (std::size_t q = 0; q < block.queries(); ++q) { ws.rotation.apply(ws.turned.data() + q * key_stride); }
       queries = ws.turned.data();
     }
-    keys.scores({row, end}, queries, key_stride, block.queries(), logits + (row - range.first), logit_stride, ws.store.data());
+    float* out = logits + (row - range.first);
+    if constexpr (UnrotatedKeyStore<Keys>) {
+      keys.scores({row, end}, table, ws.rotation, queries, key_stride, block.queries(), out, logit_stride, ws.store.data());
+    } else {
+      keys.scores({row, end}, queries, key_stride, block.queries(), out, logit_stride, ws.store.data());
+    }
     row = end;
   }
 }
@@ -82,31 +89,34 @@ inline void mask_chunk(const RowTable& table, RowRange range, const QueryBlock& 
 }
 
 /// Attention of one block, ws.queries already filled and scaled: normalised outputs to ws.outputs, log-sum-exp per query to
-/// ws.running. Rows are met in chunks with a running softmax, so that any number of rows needs the same scratch; with
-/// `keep_logits` all logits of the block stay in ws.logits, row stride rows_to_see. `values` may be null: then there are no outputs.
+/// ws.running. The rows of `ranges` are met in batches with a running softmax, so that any number of rows needs the same scratch; with
+/// `keep_logits` all logits of the block stay in ws.logits, row stride `rows`, the number of rows in the ranges. `values` may be null:
+/// then there are no outputs.
 template <KeyStore Keys, ValueStore Values>
-void attend_block(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block, std::size_t rows_to_see,
-                  std::size_t key_stride, std::size_t value_stride, bool keep_logits, const AttendOptions& options, Workspace& ws) noexcept {
+void attend_block(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block, std::span<const RowRange> ranges,
+                  std::size_t rows, std::size_t key_stride, std::size_t value_stride, bool keep_logits, const AttendOptions& options,
+                  Workspace& ws) noexcept {
   const std::size_t queries = block.queries();
-  const std::size_t stride = keep_logits ? rows_to_see : chunk_rows;
+  const std::size_t stride = keep_logits ? rows : chunk_rows;
   float* maxima = ws.running.data();
   float* sums = maxima + queries;
   std::fill(maxima, sums, kernels::minus_infinity);
   std::fill(sums, sums + queries, 0.0F);
   std::fill_n(ws.outputs.data(), queries * value_stride, 0.0F);
-  for (std::size_t first = 0; first < rows_to_see; first += chunk_rows) {
-    const RowRange range{first, std::min(first + chunk_rows, rows_to_see)};
-    float* logits = ws.logits.data() + (keep_logits ? first : 0);
-    score_chunk(keys, table, range, block, key_stride, stride, logits, ws);
+  float* logits = ws.logits.data();
+  for (Batches batch(ranges, chunk_rows); !batch.done(); batch.next()) {
+    const std::size_t size = batch.parts([&](RowRange part, std::size_t offset) {
+      score_chunk(keys, table, part, block, key_stride, stride, logits + offset, ws);
+    });
     if (options.soft_cap > 0.0F) {
-      for (std::size_t q = 0; q < queries; ++q) { kernels::soft_cap(logits + q * stride, range.size(), options.soft_cap); }
+      for (std::size_t q = 0; q < queries; ++q) { kernels::soft_cap(logits + q * stride, size, options.soft_cap); }
     }
-    mask_chunk(table, range, block, options, stride, logits);
+    batch.parts([&](RowRange part, std::size_t offset) { mask_chunk(table, part, block, options, stride, logits + offset); });
     for (std::size_t q = 0; q < queries; ++q) {
       float* weights = ws.weights.data() + q * chunk_rows;
-      const float top = std::max(maxima[q], kernels::largest_of(logits + q * stride, range.size()));
+      const float top = std::max(maxima[q], kernels::largest_of(logits + q * stride, size));
       if (top == kernels::minus_infinity) {  // nothing to see so far
-        std::fill_n(weights, range.size(), 0.0F);
+        std::fill_n(weights, size, 0.0F);
         continue;
       }
       if (top > maxima[q]) {
@@ -115,11 +125,14 @@ void attend_block(const Keys& keys, const Values* values, const RowTable& table,
         kernels::multiply(ws.outputs.data() + q * value_stride, value_stride, shrink);
         maxima[q] = top;
       }
-      sums[q] += kernels::exponentials(logits + q * stride, range.size(), top, weights);
+      sums[q] += kernels::exponentials(logits + q * stride, size, top, weights);
     }
     if (values != nullptr) {
-      values->accumulate(range, ws.weights.data(), chunk_rows, queries, ws.outputs.data(), value_stride, ws.store.data());
+      batch.parts([&](RowRange part, std::size_t offset) {
+        values->accumulate(part, ws.weights.data() + offset, chunk_rows, queries, ws.outputs.data(), value_stride, ws.store.data());
+      });
     }
+    if (keep_logits) { logits += size; }
   }
   for (std::size_t q = 0; q < queries; ++q) {
     if (sums[q] > 0.0F) { kernels::multiply(ws.outputs.data() + q * value_stride, value_stride, 1.0F / sums[q]); }
@@ -129,11 +142,15 @@ void attend_block(const Keys& keys, const Values* values, const RowTable& table,
 
 }  // namespace detail
 
+/// Which rows a block of queries reads, when nothing chooses: all.
+struct ReadEverything {};
+
 /// Attention of `tokens` queries per head over the rows of one lane; reports each query's probabilities if asked to.
 ///
 /// `load(token, head, row)` writes one query in the stored keys' form; `store(token, head, output, log_sum_exp)` receives the result;
-/// `see(token, head, probabilities)` is called, if `observe`, in text order with heads ascending. Results do not depend on how queries
-/// are spread over calls.
+/// `see(token, head, probabilities)` is called, if `observe`, in text order with heads ascending. `reading`, unless it is ReadEverything,
+/// is asked for one token's queries at a time: reading(queries, stride, shift, rows) -> ascending ranges of the rows [0, rows). Results
+/// do not depend on how queries are spread over calls.
 template <KeyStore Keys, ValueStore Values>
 class LaneAttention {
  public:
@@ -141,10 +158,12 @@ class LaneAttention {
       : shape_(shape), keys_(keys), values_(values), table_(table), options_(options),
         scale_(options.scale != 0.0F ? options.scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()))) {}
 
+  template <class Reading = ReadEverything>
   void run(std::span<const Position> positions, std::span<const std::size_t> row_limits, bool by_position, Workspace& ws, bool observe,
-           auto&& load, auto&& store, auto&& see) const {
+           auto&& load, auto&& store, auto&& see, Reading&& reading = {}) const {
+    constexpr bool chooses = !std::is_same_v<std::remove_cvref_t<Reading>, ReadEverything>;
     const std::size_t group = shape_.group();
-    const std::size_t at_once = std::max<std::size_t>(1, detail::block_queries / group);
+    const std::size_t at_once = chooses ? 1 : std::max<std::size_t>(1, detail::block_queries / group);
     const std::size_t key_stride = kernels::padded(shape_.key_width());
     const std::size_t value_stride = kernels::padded(shape_.value_width());
     for (std::size_t first = 0; first < positions.size();) {
@@ -160,7 +179,10 @@ class LaneAttention {
         for (std::size_t c = 0; c < shape_.key_width(); ++c) { query[c] *= scale_; }
         std::fill(query + shape_.key_width(), query + key_stride, 0.0F);
       }
-      detail::attend_block(keys_, values_, table_, block, rows, key_stride, value_stride, observe, options_, ws);
+      const RowRange all{0, rows};
+      std::span<const RowRange> ranges(&all, 1);
+      if constexpr (chooses) { ranges = reading(ws.queries.data(), key_stride, shift, rows); }
+      detail::attend_block(keys_, values_, table_, block, ranges, rows, key_stride, value_stride, observe, options_, ws);
       for (std::size_t q = 0; q < block.queries(); ++q) {
         const float log_sum_exp = ws.running[q];
         store(first + q / group, q % group, ws.outputs.data() + q * value_stride, log_sum_exp);
@@ -184,7 +206,8 @@ class LaneAttention {
     Workspace::ensure(ws.weights, std::max(queries * detail::chunk_rows, logit_stride));
     Workspace::ensure(ws.outputs, queries * value_stride);
     Workspace::ensure(ws.running, 2 * queries);
-    Workspace::ensure(ws.store, std::max(Keys::scratch_floats(shape_.key_width(), queries), Values::scratch_floats(shape_.value_width(), queries)));
+    Workspace::ensure(ws.store, std::max(keys_.scratch_floats(shape_.key_width(), queries),
+                                         values_ != nullptr ? values_->scratch_floats(shape_.value_width(), queries) : 0));
   }
 
   const Shape& shape_;

@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "kvcompress/attention/rope.hpp"
+#include "kvcompress/core/views.hpp"
 
 namespace kvcompress {
 
@@ -15,8 +16,8 @@ class Workspace {
   explicit Workspace(const Shape& shape, const Memory& memory = {})
       : rotation(shape, memory), queries(Allocator<float>(memory)), turned(Allocator<float>(memory)),
         logits(Allocator<float>(memory)), weights(Allocator<float>(memory)), outputs(Allocator<float>(memory)),
-        running(Allocator<float>(memory)), store(Allocator<float>(memory)), positions(Allocator<Position>(memory)),
-        limits(Allocator<std::size_t>(memory)) {}
+        running(Allocator<float>(memory)), store(Allocator<float>(memory)), chosen(Allocator<float>(memory)), positions(Allocator<Position>(memory)),
+        limits(Allocator<std::size_t>(memory)), order(Allocator<Position>(memory)), ranges(Allocator<RowRange>(memory)) {}
 
   /// At least `count` floats; never shrinks, doubles when it grows.
   static float* ensure(Vector<float>& buffer, std::size_t count) {
@@ -30,11 +31,13 @@ class Workspace {
   }
   void account(MemoryReport& report) const noexcept {
     rotation.account(report);
-    for (const auto* buffer : {&queries, &turned, &logits, &weights, &outputs, &running, &store}) {
+    for (const auto* buffer : {&queries, &turned, &logits, &weights, &outputs, &running, &store, &chosen}) {
       report.add(&MemoryReport::scratch, *buffer);
     }
     report.add(&MemoryReport::scratch, positions);
     report.add(&MemoryReport::scratch, limits);
+    report.add(&MemoryReport::scratch, order);
+    report.add(&MemoryReport::scratch, ranges);
   }
   /// Bytes held.
   [[nodiscard]] std::size_t bytes() const noexcept {
@@ -51,8 +54,11 @@ class Workspace {
   Vector<float> outputs;  // (queries, value width)
   Vector<float> running;  // (2, queries): running maximum and sum
   Vector<float> store;    // what the stores need
+  Vector<float> chosen;   // what a retrieval scores, and what stores prepare
   Vector<Position> positions;   // (tokens) of the queries
   Vector<std::size_t> limits;   // (tokens) rows each query may see
+  Vector<Position> order;       // what a retrieval sorts
+  Vector<RowRange> ranges;      // what a retrieval chose
 };
 
 }  // namespace kvcompress

@@ -18,11 +18,13 @@ struct Lane {
   using Keys = typename Axes<P>::Storage::Keys;
   using Values = typename Axes<P>::Storage::Values;
   using Eviction = typename Axes<P>::Eviction;
+  using Retrieval = typename Axes<P>::Retrieval;
   using State = typename Eviction::State;
 
   Lane(const Shape& shape, const PolicyOptions<P>& options, const Memory& memory)
       : keys(options.storage, shape.key_width(), memory), values(options.storage, shape.value_width(), memory),
-        state(Eviction::state(options.eviction, shape, memory)), last(memory), pending(memory) {
+        state(Eviction::state(options.eviction, shape, memory)), index(Retrieval::state(options.retrieval, shape, memory)), last(memory),
+        pending(memory) {
     if constexpr (Eviction::decides != Decides::never && requires { keys.keep_recent(); }) { keys.keep_recent(); }
     if constexpr (Eviction::decides != Decides::never && requires { values.keep_recent(); }) { values.keep_recent(); }
   }
@@ -30,9 +32,11 @@ struct Lane {
   Keys keys;
   Values values;
   State state;
+  typename Retrieval::State index;
   LastQueries last;
   Pending pending;
-  Position observed_end = 0;  // observations of queries before this position can no longer be taken back
+  Position observed_end = 0;   // observations of queries before this position can no longer be taken back
+  std::size_t fetched = 0;     // bytes read from the slow tier so far
 
   /// Rows before this one are encoded in one store or the other and keep their place.
   [[nodiscard]] std::size_t settled() const noexcept { return std::max(keys.settled(), values.settled()); }
@@ -59,17 +63,31 @@ struct Lane {
     keys.resize(rows);
     values.resize(rows);
     state.resize(rows);
+    index.resize(rows);
   }
-  /// Clones the blocks that a fork holds too.
-  void unshare() {
-    keys.unshare();
-    values.unshare();
+  /// Row `from` overwrites row `to`, both exact.
+  void move(std::size_t from, std::size_t to) {
+    keys.move(from, to);
+    values.move(from, to);
+    state.move(from, to);
+    index.move(from, to);
   }
-
+  /// One key in the stored form, rotated; by the row table and rotation if it is held unrotated.
+  void read_key(std::size_t row, const RowTable& table, Rotation& rotation, float* out) const noexcept {
+    if constexpr (UnrotatedKeyStore<Keys>) { keys.read(row, table, rotation, out); }
+    else { keys.read(row, out); }
+  }
+  /// What must happen before the rows of `ranges` are read.
+  void prepare(std::span<const RowRange> ranges, const RowTable& table, Rotation& rotation, Vector<float>& scratch) {
+    if constexpr (Prepares<Keys>) { fetched += keys.prepare(ranges, table, rotation, scratch); }
+    if constexpr (Prepares<Values>) { fetched += values.prepare(ranges); }
+  }
+  /// Stores of a wider scope are counted together, since they share memory (see KVCache::memory).
   void account(MemoryReport& report) const noexcept {
-    keys.account(report);
-    values.account(report);
+    if constexpr (scope_of<Keys>() == Scope::lane) { keys.account(report); }
+    if constexpr (scope_of<Values>() == Scope::lane) { values.account(report); }
     state.account(report);
+    index.account(report);
     last.account(report);
     pending.account(report);
   }

@@ -5,15 +5,18 @@
 #include <algorithm>
 #include <cstddef>
 #include <span>
+#include <type_traits>
 
 #include "kvcompress/cache/lane.hpp"
 
 namespace kvcompress::detail {
 
 /// Buffers that a commit needs; they hold nothing between calls.
+template <class P>
 struct CommitScratch {
   explicit CommitScratch(const Memory& memory)
-      : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)) {}
+      : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)),
+        keys(Allocator<typename Lane<P>::Keys*>(memory)), values(Allocator<typename Lane<P>::Values*>(memory)), reads(Allocator<Reads>(memory)) {}
 
   /// One flag per row, all 0; room for the rows in `order`.
   void start(std::size_t row_count) {
@@ -27,6 +30,7 @@ struct CommitScratch {
   /// A prompt's scratch is long; decoding needs little of it, or what was reserved.
   void shrink(std::size_t reserved) {
     if (reserved > 0) { return; }
+    RowTable::compact_vector(rows, 4096);
     RowTable::compact_vector(order, 64);
     RowTable::compact_vector(drop, 64);
   }
@@ -34,18 +38,46 @@ struct CommitScratch {
     report.add(&MemoryReport::scratch, rows);
     report.add(&MemoryReport::scratch, order);
     report.add(&MemoryReport::scratch, drop);
+    report.add(&MemoryReport::scratch, keys);
+    report.add(&MemoryReport::scratch, values);
+    report.add(&MemoryReport::scratch, reads);
   }
 
   Vector<float> rows;
   Vector<Position> order;
   Vector<unsigned char> drop;
+  Vector<typename Lane<P>::Keys*> keys;      // members that encode together
+  Vector<typename Lane<P>::Values*> values;
+  Vector<Reads> reads;                       // what their retrieval says
 };
 
-/// All lanes of one layer. Lanes that decide together share one row table.
+/// A store that can encode its live rows anew, alone or together with the others of its scope.
+template <class S>
+concept Compacts = requires(S store, const RowTable& table, Vector<float>& scratch) {
+  store.prepare_to_compact(table, scratch);
+  store.compact(table, scratch);
+} || requires(std::span<S* const> members, const RowTable& table, Vector<float>& scratch) {
+  S::prepare_to_compact(members, table, scratch);
+  S::compact(members, table, scratch);
+};
+
+/// Calls work(store) for each member of a scope, or work(all of them) for a store that encodes together with others.
+template <class S>
+void for_members(std::span<S* const> members, auto&& work) {
+  if constexpr (scope_of<S>() == Scope::lane) {
+    for (S* store : members) { work(*store); }
+  } else {
+    work(members);
+  }
+}
+
+/// All lanes of one layer. Lanes that decide or encode together share one row table.
 template <class P>
 struct Layer {
   using Eviction = typename Axes<P>::Eviction;
-  static constexpr bool per_lane = Eviction::scope == Scope::lane;
+  using Keys = typename Lane<P>::Keys;
+  using Values = typename Lane<P>::Values;
+  static constexpr bool per_lane = Eviction::scope == Scope::lane && storage_scope<typename Axes<P>::Storage>() == Scope::lane;
 
   Layer(const Shape& shape, const PolicyOptions<P>& options, const Memory& memory)
       : lanes(Allocator<Lane<P>>(memory)), tables(Allocator<RowTable>(memory)) {
@@ -63,9 +95,9 @@ struct Layer {
   }
 
   /// Removes the rows marked in scratch.drop from the lanes of a unit: positions, rows, states move in one operation. Exact rows close the gap
-  /// (in order, or the last ones jump into the free places); encoded rows die in place, and go when a whole block of 128 is dead
-  /// or when fewer than half of them are alive.
-  void evict(std::size_t index, CommitScratch& scratch, bool in_order) {
+  /// (in order, or the last ones jump into the free places); encoded rows die in place, and go when a whole block of them is dead
+  /// or, where the stores can encode anew, when fewer than half of them are alive.
+  void evict(std::size_t index, CommitScratch<P>& scratch, bool in_order) {
     RowTable& table = tables[index];
     const auto members = unit(index);
     const std::size_t settled = members.front().settled();
@@ -77,18 +109,24 @@ struct Layer {
     }
     table.settle(scratch.order);
     in_order || settled > 0 ? close_gaps(table, members, settled) : fill_gaps(table, members);
-    if constexpr (requires { members.front().keys.erase_block(std::size_t{}); }) {
-      if (settled > 0) { tidy_encoded(table, members, scratch.rows); }
+    if constexpr (requires { members.front().keys.erase_block(std::size_t{}); members.front().values.erase_block(std::size_t{}); }) {
+      if (settled > 0) { tidy_encoded(table, members, scratch); }
     }
   }
 
-  /// Encodes the rows that are due and forgets what was seen; after a prompt (end_of_prompt) the memory of it goes too, but for room
-  /// for `reserved` rows.
-  void settle(bool end_of_prompt, std::size_t reserved, Vector<float>& scratch) {
+  /// Brings the retrieval's indices up to date; keys of new rows are still exact.
+  void refresh_indices(const PolicyOptions<P>& options, Rotation& rotation, bool end_of_prompt, Vector<float>& scratch) {
+    for (std::size_t head = 0; head < lanes.size(); ++head) {
+      Lane<P>& lane = lanes[head];
+      const auto read = [&](std::size_t row, float* out) { lane.read_key(row, table(head), rotation, out); };
+      Lane<P>::Retrieval::refresh(options.retrieval, lane.index, table(head), end_of_prompt, read, scratch);
+    }
+  }
+  /// Ends the open step and forgets what was seen; after a prompt (end_of_prompt) the memory of it goes too, but for room for `reserved`
+  /// rows.
+  void close(bool end_of_prompt, std::size_t reserved) {
     const auto room = [&](std::size_t rows) { return std::max(slack, reserved - std::min(reserved, rows)); };
     for (Lane<P>& lane : lanes) {
-      lane.keys.settle(scratch);
-      lane.values.settle(scratch);
       if (end_of_prompt) { lane.state.compact(room(lane.keys.rows())); }
     }
     for (RowTable& table : tables) {
@@ -106,8 +144,9 @@ struct Layer {
   /// Raises an Error if the rows at positions >= position cannot be forgotten exactly.
   void check_truncate(Position position, std::size_t layer, std::size_t speculation) const {
     if (position >= next) { return; }
-    constexpr bool anywhere = Eviction::decides == Decides::never && Eviction::observes == Observes::nothing &&
-                              !requires(const Lane<P> lane) { lane.keys.body(); } && !requires(const Lane<P> lane) { lane.values.body(); };
+    constexpr bool never_loses = Eviction::decides == Decides::never && Eviction::observes == Observes::nothing &&
+                                 std::is_same_v<typename Axes<P>::Retrieval, ReadAll>;
+    const bool anywhere = never_loses && lanes.front().settled() == 0 && !waiting;
     require(anywhere || position >= committed, ErrorCode::position, "truncate: position is ", position,
             ", must be at least the position of the last commit, ", committed, " in layer ", layer);
     for (const Lane<P>& lane : lanes) {
@@ -150,6 +189,7 @@ struct Layer {
   Position committed = 0;         // `next` at the last commit
   std::size_t open = 0;           // rows since the last commit
   bool in_prompt = true;          // until the first end_prompt
+  bool waiting = false;           // its prompt has ended, that of a layer that it is encoded together with has not
   std::size_t prompt_tokens = 0;  // tokens up to the last end_prompt
   std::size_t budget = 0;         // the eviction's budget in rows, known from the first end_prompt on
 
@@ -157,11 +197,7 @@ struct Layer {
   static constexpr std::size_t slack = 64;  // entries that tables and states keep free for decoding
 
   static void move_row(RowTable& table, std::span<Lane<P>> members, std::size_t from, std::size_t to) {
-    for (Lane<P>& lane : members) {
-      lane.keys.move(from, to);
-      lane.values.move(from, to);
-      lane.state.move(from, to);
-    }
+    for (Lane<P>& lane : members) { lane.move(from, to); }
     table.move(from, to);
   }
   static void cut(RowTable& table, std::span<Lane<P>> members, std::size_t rows) noexcept {
@@ -186,43 +222,66 @@ struct Layer {
     }
     cut(table, members, std::min(end, table.rows()));
   }
-  static void tidy_encoded(RowTable& table, std::span<Lane<P>> members, Vector<float>& scratch) {
-    constexpr std::size_t block = Lane<P>::Keys::block_rows;
-    static_assert(block == Lane<P>::Values::block_rows, "key and value stores of a policy use blocks of the same length");
-    const std::size_t both = std::min(members.front().keys.settled(), members.front().values.settled());
-    for (std::size_t end = both / block * block; end >= block; end -= block) {
-      if (table.live_in(end - block, end) > 0) { continue; }
+  static void tidy_encoded(RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch) {
+    const Lane<P>& first = members.front();
+    const std::size_t both = std::min(first.keys.settled(), first.values.settled());
+    for (std::size_t end = both; end > 0;) {
+      const RowRange block = first.keys.block_at(end - 1);
+      end = block.first;
+      const RowRange same = first.values.block_at(block.first);
+      const bool whole = block.last <= both && same.first == block.first && same.last == block.last;
+      if (!whole || table.live_in(block.first, block.last) > 0) { continue; }
       for (Lane<P>& lane : members) {
-        lane.keys.erase_block(end - block);
-        lane.values.erase_block(end - block);
-        lane.state.erase(end - block, block);
+        lane.keys.erase_block(block.first);
+        lane.values.erase_block(block.first);
+        lane.state.erase(block.first, block.size());
+        lane.index.erase(block.first, block.size());
       }
-      table.erase(end - block, block);
+      table.erase(block.first, block.size());
     }
-    const std::size_t settled = members.front().settled();
-    if (2 * table.live_in(0, settled) >= settled) { return; }
-    for (Lane<P>& lane : members) {  // what could fail happens before anything moves
-      lane.unshare();
-      lane.keys.prepare_to_compact(scratch);
-      lane.values.prepare_to_compact(scratch);
+    if constexpr (Compacts<Keys> && Compacts<Values>) {
+      if (2 * table.live_in(0, first.settled()) < first.settled()) { rebuild(table, members, scratch); }
     }
-    std::size_t kept = 0;
+  }
+  /// Encodes the live rows anew, without the dead ones.
+  static void rebuild(RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch) {
+    scratch.keys.clear();
+    scratch.values.clear();
     for (Lane<P>& lane : members) {
-      lane.keys.compact(table, scratch);
-      lane.values.compact(table, scratch);
-      kept = 0;
-      for (std::size_t row = 0; row < table.rows(); ++row) {
-        if (table.alive(row)) { lane.state.move(row, kept++); }
-      }
-      lane.state.resize(kept);
+      scratch.keys.push_back(&lane.keys);
+      scratch.values.push_back(&lane.values);
     }
-    kept = 0;
+    const auto prepare = [&]<class Members>(Members&& stores) {
+      if constexpr (requires { stores.prepare_to_compact(table, scratch.rows); }) { stores.prepare_to_compact(table, scratch.rows); }
+      else { std::remove_pointer_t<typename std::remove_cvref_t<Members>::value_type>::prepare_to_compact(stores, table, scratch.rows); }
+    };
+    const auto compact = [&]<class Members>(Members&& stores) {
+      if constexpr (requires { stores.compact(table, scratch.rows); }) { stores.compact(table, scratch.rows); }
+      else { std::remove_pointer_t<typename std::remove_cvref_t<Members>::value_type>::compact(stores, table, scratch.rows); }
+    };
+    const std::span<Keys* const> keys(scratch.keys.data(), scratch.keys.size());
+    const std::span<Values* const> values(scratch.values.data(), scratch.values.size());
+    for_members<Keys>(keys, prepare);  // what could fail happens before anything moves
+    for_members<Values>(values, prepare);
+    for_members<Keys>(keys, compact);
+    for_members<Values>(values, compact);
+    std::size_t kept = 0;
     for (std::size_t row = 0; row < table.rows(); ++row) {
       if (!table.alive(row)) { continue; }
-      if (kept != row) { table.move(row, kept); }
+      if (kept != row) {
+        for (Lane<P>& lane : members) {
+          lane.state.move(row, kept);
+          lane.index.move(row, kept);
+        }
+        table.move(row, kept);
+      }
       ++kept;
     }
     table.resize(kept);
+    for (Lane<P>& lane : members) {
+      lane.state.resize(kept);
+      lane.index.resize(kept);
+    }
   }
 };
 

@@ -22,15 +22,24 @@ inline auto query_loader(const Shape& shape, const Rows& queries, std::size_t he
   };
 }
 
+/// How many of the last queries of a prompt the policy wants to see at its end.
+template <class P>
+std::size_t query_window(const PolicyOptions<P>& options) {
+  std::size_t window = Axes<P>::Retrieval::wants_last_query(options.retrieval) ? 1 : 0;
+  if constexpr (Axes<P>::Eviction::observes == Observes::last_prompt_queries) {
+    window = std::max(window, Axes<P>::Eviction::window(options.eviction));
+  }
+  return window;
+}
+
 /// Keeps queries that may turn out to be the last of a prompt.
 template <class P>
-void remember(const Shape& shape, const PolicyOptions<P>& options, Lane<P>& lane, const Rows& queries, std::size_t head,
-              const AttendOptions& attended, Workspace& ws) {
+void remember(const Shape& shape, std::size_t window, Lane<P>& lane, const Rows& queries, std::size_t head, const AttendOptions& attended,
+              Workspace& ws) {
   const auto load = query_loader(shape, queries, head, ws);
-  lane.last.remember(ws.positions, attended, Lane<P>::Eviction::window(options.eviction), shape.group() * shape.key_width(),
-                     [&](std::size_t token, float* to) {
-                       for (std::size_t h = 0; h < shape.group(); ++h) { load(token, h, to + h * shape.key_width()); }
-                     });
+  lane.last.remember(ws.positions, attended, window, shape.group() * shape.key_width(), [&](std::size_t token, float* to) {
+    for (std::size_t h = 0; h < shape.group(); ++h) { load(token, h, to + h * shape.key_width()); }
+  });
 }
 
 /// One query's probabilities, for an eviction that observes every query.
@@ -65,12 +74,54 @@ void see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, s
 template <class P>
 void see_last(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, Workspace& ws) {
   const LastQueries& last = layer.lanes[head].last;
-  ws.positions.assign(last.positions().begin(), last.positions().end());
+  const std::size_t count = std::min(last.positions().size(), Lane<P>::Eviction::window(options.eviction));
+  const std::size_t skipped = last.positions().size() - count;
+  ws.positions.assign(last.positions().begin() + static_cast<std::ptrdiff_t>(skipped), last.positions().end());
+  Lane<P>::Eviction::start(options.eviction, layer.lanes[head].state);
   see<P>(shape, options, layer, head,
          [&](std::size_t token, std::size_t h, float* row) {
-           std::copy_n(last.query(token, shape.group() * shape.key_width()) + h * shape.key_width(), shape.key_width(), row);
+           std::copy_n(last.query(skipped + token, shape.group() * shape.key_width()) + h * shape.key_width(), shape.key_width(), row);
          },
          last.options(), ws);
+}
+
+/// The ranges of the rows [0, rows) that one token's queries read: those that the retrieval chooses and all that are not indexed. Fetches
+/// what must be fetched, which may fail.
+template <class P>
+std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, const float* queries,
+                                 std::size_t stride, Position shift, std::size_t rows, Workspace& ws) {
+  Lane<P>& lane = layer.lanes[head];
+  const RowTable& table = layer.table(head);
+  const std::size_t indexed = std::min(lane.index.indexed(), rows);
+  ws.ranges.clear();
+  Lane<P>::Retrieval::select(options.retrieval, lane.index,
+                             {table, queries, stride, shape.group(), shape.key_width(), shift, ws.rotation, ws.chosen, ws.order}, ws.ranges);
+  if (!ws.ranges.empty() && ws.ranges.back().last == indexed) { ws.ranges.back().last = rows; }
+  else { ws.ranges.push_back({indexed, rows}); }
+  const std::span<const RowRange> ranges(ws.ranges.data(), ws.ranges.size());
+  lane.prepare(ranges, table, ws.rotation, ws.chosen);
+  if (Lane<P>::Retrieval::wants_last_query(options.retrieval)) { lane.observed_end = layer.next; }  // what it fetched decides what it keeps
+  return ranges;
+}
+
+/// What the last query of a prompt would read, for retrievals that start from there.
+template <class P>
+void choose_first(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, Workspace& ws) {
+  const std::size_t stride = kernels::padded(shape.key_width());
+  for (std::size_t head = 0; head < layer.lanes.size(); ++head) {
+    Lane<P>& lane = layer.lanes[head];
+    const float scale = lane.last.options().scale != 0.0F ? lane.last.options().scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()));
+    const float* from = lane.last.query(lane.last.positions().size() - 1, shape.group() * shape.key_width());
+    Workspace::ensure(ws.queries, shape.group() * stride);
+    std::fill_n(ws.queries.begin(), shape.group() * stride, 0.0F);
+    for (std::size_t h = 0; h < shape.group(); ++h) {
+      for (std::size_t c = 0; c < shape.key_width(); ++c) { ws.queries[h * stride + c] = scale * from[h * shape.key_width() + c]; }
+    }
+    ws.ranges.clear();
+    const Retrieving retrieving{layer.table(head), ws.queries.data(), stride, shape.group(), shape.key_width(), 0, ws.rotation, ws.chosen, ws.order};
+    Lane<P>::Retrieval::select(options.retrieval, lane.index, retrieving, ws.ranges);
+    lane.index.remember_first(ws.ranges);
+  }
 }
 
 }  // namespace kvcompress::detail

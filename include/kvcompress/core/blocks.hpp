@@ -53,6 +53,14 @@ class BlockList {
     return blocks_[index];
   }
 
+  /// How many lists hold a block, this one included.
+  [[nodiscard]] std::size_t holders(std::size_t index) const noexcept { return count(blocks_[index]).holders(); }
+  /// Whether this list uses that block; likely at `index`.
+  [[nodiscard]] bool uses(const std::byte* block, std::size_t index) const noexcept {
+    const auto end = blocks_.begin() + static_cast<std::ptrdiff_t>(used_);
+    return (index < used_ && blocks_[index] == block) || std::find(blocks_.begin(), end, block) != end;
+  }
+
   /// Makes sure that `used() + more` blocks exist, so that the next `more` calls of grow() allocate nothing.
   void make_room(std::size_t more) {
     if (blocks_.capacity() < used_ + more) { blocks_.reserve(std::max(used_ + more, 2 * blocks_.capacity())); }
@@ -90,11 +98,15 @@ class BlockList {
   }
   [[nodiscard]] std::size_t block_bytes() const noexcept { return payload_ + sizeof(Count); }
 
+  /// Adds the list's table and spare blocks only: for blocks that several lists of one owner hold.
+  void account_table(MemoryReport& report) const noexcept {
+    report.add(&MemoryReport::indices, blocks_);
+    report.spare += (blocks_.size() - used_) * block_bytes();
+  }
   /// Adds the list's table, reference counts, spare blocks and shared bytes; the caller adds what the payloads hold.
   void account(MemoryReport& report) const noexcept {
-    report.add(&MemoryReport::indices, blocks_);
+    account_table(report);
     report.indices += used_ * sizeof(Count);
-    report.spare += (blocks_.size() - used_) * block_bytes();
     for (std::size_t index = 0; index < used_; ++index) { report.shared += shared(blocks_[index]) ? block_bytes() : 0; }
   }
 

@@ -16,6 +16,7 @@ enum class ErrorCode {
   phase,     ///< a verb in the wrong phase (attend before append, commit before end_prompt, ...)
   position,  ///< a position that is not newer than the rows before it, or out of range
   memory,    ///< the memory handle returned no memory
+  io,        ///< the slow tier's file could not be created, reserved, written or read
 };
 
 /// Text of at most 383 characters, formed without allocating; what does not fit is cut.

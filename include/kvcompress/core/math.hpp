@@ -16,6 +16,7 @@ inline float round_half_even(float x) noexcept { return __builtin_nearbyintf(x);
 inline float fma(float a, float b, float c) noexcept { return __builtin_fmaf(a, b, c); }
 inline double pow(double x, double y) noexcept { return __builtin_pow(x, y); }
 inline double sin(double x) noexcept { return __builtin_sin(x); }
+inline double sqrt(double x) noexcept { return __builtin_sqrt(x); }
 inline double cos(double x) noexcept { return __builtin_cos(x); }
 
 }  // namespace kvcompress::math

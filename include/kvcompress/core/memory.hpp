@@ -66,17 +66,23 @@ struct MemoryReport {
   std::size_t codes = 0;         ///< packed integer codes
   std::size_t scales = 0;        ///< scales and minima of the codes
   std::size_t exact_rows = 0;    ///< rows in 16 or 32 bits
+  std::size_t factors = 0;       ///< low-rank factors and bases
+  std::size_t outliers = 0;      ///< exact outliers and their indices
   std::size_t positions = 0;     ///< positions and slots of rows, where they are not implied
   std::size_t policy_state = 0;  ///< what a policy remembers: scores, observed queries
   std::size_t indices = 0;       ///< block tables and lane headers
   std::size_t scratch = 0;       ///< buffers that hold nothing between calls
+  std::size_t slow_tier = 0;     ///< bytes of the slow tier in RAM
   std::size_t spare = 0;         ///< allocated and not yet used: rest of a block, capacity of a vector
   std::size_t shared = 0;        ///< part of the above that a fork holds too (not added to the total again)
+  std::size_t slow_file = 0;     ///< reserved in files of the slow tier; not from the handle, so not in the total
 
   /// Everything the handle gave to this cache, blocks shared with forks included.
   [[nodiscard]] std::size_t total() const noexcept {
-    return codes + scales + exact_rows + positions + policy_state + indices + scratch + spare;
+    return codes + scales + exact_rows + factors + outliers + positions + policy_state + indices + scratch + slow_tier + spare;
   }
+  /// The total without the slow tier: what attention reads at full speed.
+  [[nodiscard]] std::size_t fast() const noexcept { return total() - slow_tier; }
 
   /// Adds a vector's memory: its elements to `purpose`, the unused rest of its capacity to spare.
   template <class T>

@@ -12,7 +12,8 @@ class ReferenceCount {
   void add() noexcept { __atomic_add_fetch(&count_, 1U, __ATOMIC_RELAXED); }
   /// Gives up one; true for the last.
   [[nodiscard]] bool drop() noexcept { return __atomic_sub_fetch(&count_, 1U, __ATOMIC_ACQ_REL) == 0; }
-  [[nodiscard]] bool shared() const noexcept { return __atomic_load_n(&count_, __ATOMIC_ACQUIRE) > 1; }
+  [[nodiscard]] bool shared() const noexcept { return holders() > 1; }
+  [[nodiscard]] std::uint32_t holders() const noexcept { return __atomic_load_n(&count_, __ATOMIC_ACQUIRE); }
 
  private:
   std::uint32_t count_ = 1;

@@ -39,6 +39,17 @@ class RowScores {
     return result;
   }
 
+  /// Adds the largest score of each row of `other` to column 0.
+  void add_largest(const RowScores& other) noexcept {
+    visit([&](auto& numbers) {
+      for (std::size_t r = 0; r < numbers.size() / columns_; ++r) { numbers[r * columns_] += other.largest(r); }
+    });
+  }
+  /// All scores become 0.
+  void forget() noexcept {
+    visit([](auto& numbers) { std::fill(numbers.begin(), numbers.end(), 0.0F); });
+  }
+
   void reserve(std::size_t rows) {
     visit([&](auto& numbers) {
       if (numbers.capacity() < rows * columns_) { numbers.reserve(std::max(rows * columns_, 2 * numbers.capacity())); }

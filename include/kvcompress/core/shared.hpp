@@ -3,6 +3,7 @@
 #pragma once
 
 #include <new>
+#include <cstddef>
 #include <utility>
 
 #include "kvcompress/core/memory.hpp"
@@ -39,6 +40,7 @@ class Shared {
   }
   /// The value for changes that no other holder may be reading: callers make sure of that (see KVCache::fork).
   [[nodiscard]] T& write_in_place() noexcept { return box_->value; }
+  [[nodiscard]] std::size_t holders() const noexcept { return box_->count.holders(); }
   [[nodiscard]] bool shared() const noexcept { return box_->count.shared(); }
   static constexpr std::size_t box_bytes() noexcept { return sizeof(Box); }
 

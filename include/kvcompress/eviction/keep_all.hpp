@@ -1,25 +1,16 @@
-// include/kvcompress/eviction/keep_all.hpp - the eviction that never evicts; and the State of evictions that remember nothing.
+// include/kvcompress/eviction/keep_all.hpp - the eviction that never evicts.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include "kvcompress/concepts.hpp"
+#include "kvcompress/core/no_state.hpp"
 
 namespace kvcompress {
-
-/// Remembers nothing about rows.
-struct NoState {
-  static void reserve(std::size_t) noexcept {}
-  static void resize(std::size_t) noexcept {}
-  static void move(std::size_t, std::size_t) noexcept {}
-  static void erase(std::size_t, std::size_t) noexcept {}
-  static void compact(std::size_t) noexcept {}
-  static void account(MemoryReport&) noexcept {}
-};
 
 /// Every row stays. Cost: none. Loses: nothing.
 struct KeepAll {
   static constexpr std::string_view name = "keep_all";
-  static constexpr Scope scope = Scope::layer;
+  static constexpr Scope scope = Scope::group;
   static constexpr Decides decides = Decides::never;
   static constexpr Observes observes = Observes::nothing;
   struct Options {

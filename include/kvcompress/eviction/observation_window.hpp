@@ -22,6 +22,7 @@ enum class Pooling { average, max };
 /// A later end_prompt scores all rows again with the last queries of its own prompt and keeps `budget` of them.
 struct ObservationWindow : AttentionScoredEviction {
   static constexpr std::string_view name = "observation_window";
+  static constexpr Decides decides = Decides::once;
   static constexpr Observes observes = Observes::last_prompt_queries;
 
   struct Options {
@@ -49,6 +50,12 @@ struct ObservationWindow : AttentionScoredEviction {
     require(options.kernel % 2 == 1, ErrorCode::option, "snapkv: kernel is ", options.kernel, ", must be odd");
   }
   static std::size_t window(const Options& options) noexcept { return options.window; }
+  /// A prompt's queries are about to be observed: scores of an earlier prompt are forgotten.
+  static void start(const Options&, State& state) noexcept { state.forget(); }
+
+  /// For storages that encode lanes together: one score per row, the sum of what the lanes give it.
+  static State sums(const Options&, const Memory& memory) { return State(1, memory); }
+  static void add(const Options&, State& sums, const State& lane) noexcept { sums.add_largest(lane); }
 
   static void select(const Options& options, State& state, Selection& selection) {
     if (selection.end_of_prompt) { select_prompt(options, state, selection); }
@@ -91,9 +98,6 @@ struct ObservationWindow : AttentionScoredEviction {
         return x != y ? x > y : selection.rows.position(a) < selection.rows.position(b);
       });
       for (auto row = first_gone; row != end; ++row) { selection.drop[*row] = 1; }
-    }
-    for (std::size_t r = 0; r < selection.rows.rows(); ++r) {  // the next prompt scores afresh
-      for (std::size_t column = 0; column < state.columns(); ++column) { state.set(r, column, 0.0F); }
     }
   }
 

@@ -16,7 +16,7 @@ namespace kvcompress {
 /// A later end_prompt trims like any commit.
 struct SinkWindow {
   static constexpr std::string_view name = "sink_window";
-  static constexpr Scope scope = Scope::layer;
+  static constexpr Scope scope = Scope::group;
   static constexpr Decides decides = Decides::every_commit;
   static constexpr Observes observes = Observes::nothing;
 

@@ -6,6 +6,7 @@
 
 #include "kvcompress/eviction/keep_all.hpp"
 #include "kvcompress/quantization/exact.hpp"
+#include "kvcompress/retrieval/read_all.hpp"
 
 namespace kvcompress {
 
@@ -20,9 +21,10 @@ struct ExactStorage {
   static void validate(const Options&) noexcept {}
 };
 
-/// A part of a policy: a type that names an eviction (`using Eviction = ...`), a storage (`using Storage = ...`), or both.
+/// A part of a policy: a type that names an eviction (`using Eviction = ...`), a storage (`using Storage = ...`), a retrieval
+/// (`using Retrieval = ...`), or several of them.
 template <class P>
-concept PolicyPart = requires { typename P::Eviction; } || requires { typename P::Storage; };
+concept PolicyPart = requires { typename P::Eviction; } || requires { typename P::Storage; } || requires { typename P::Retrieval; };
 
 namespace detail {
 
@@ -30,6 +32,8 @@ template <class P>
 concept NamesEviction = requires { typename P::Eviction; };
 template <class P>
 concept NamesStorage = requires { typename P::Storage; };
+template <class P>
+concept NamesRetrieval = requires { typename P::Retrieval; };
 
 struct Nothing {};
 
@@ -51,7 +55,16 @@ struct StorageOf<First, Rest...> {
   using Storage = typename First::Storage;
 };
 
-/// A policy with every axis named: what a part leaves open is keep all and f16.
+template <class... Parts>
+struct RetrievalOf : Nothing {};
+template <class First, class... Rest>
+struct RetrievalOf<First, Rest...> : RetrievalOf<Rest...> {};
+template <NamesRetrieval First, class... Rest>
+struct RetrievalOf<First, Rest...> {
+  using Retrieval = typename First::Retrieval;
+};
+
+/// A policy with every axis named: what a part leaves open is keep all, f16 and read all.
 template <class Policy>
 struct Axes {
   template <class P>
@@ -64,31 +77,47 @@ struct Axes {
     if constexpr (NamesStorage<P>) { return std::type_identity<typename P::Storage>{}; }
     else { return std::type_identity<ExactStorage<half>>{}; }
   }
+  template <class P>
+  static auto retrieval() {
+    if constexpr (NamesRetrieval<P>) { return std::type_identity<typename P::Retrieval>{}; }
+    else { return std::type_identity<ReadAll>{}; }
+  }
   using Eviction = typename decltype(eviction<Policy>())::type;
   using Storage = typename decltype(storage<Policy>())::type;
+  using Retrieval = typename decltype(retrieval<Policy>())::type;
 };
+
+/// The widest scope in which a storage encodes lanes together.
+template <class S>
+constexpr Scope storage_scope() noexcept {
+  return std::max(scope_of<typename S::Keys>(), scope_of<typename S::Values>());
+}
 
 }  // namespace detail
 
 /// Several parts as one policy: `Combine<SnapKV, Kivi<4>>`. An axis that two parts name does not compile; an axis that no part names
-/// is the default (keep all, f16).
+/// is the default (keep all, f16, read all).
 template <PolicyPart... Parts>
-struct Combine : detail::EvictionOf<Parts...>, detail::StorageOf<Parts...> {
+struct Combine : detail::EvictionOf<Parts...>, detail::StorageOf<Parts...>, detail::RetrievalOf<Parts...> {
   static_assert((std::size_t{detail::NamesEviction<Parts>} + ... + 0U) <= 1,
                 "kvcompress::Combine: two of the parts name an eviction; a policy has one");
   static_assert((std::size_t{detail::NamesStorage<Parts>} + ... + 0U) <= 1,
                 "kvcompress::Combine: two of the parts name a storage; a policy has one");
+  static_assert((std::size_t{detail::NamesRetrieval<Parts>} + ... + 0U) <= 1,
+                "kvcompress::Combine: two of the parts name a retrieval (ShadowKV brings its own); a policy has one");
 };
 
-/// A policy that KVCache executes: an eviction and a storage that model their concepts.
+/// A policy that KVCache executes: an eviction, a storage and a retrieval that model their concepts.
 template <class P>
-concept Policy = PolicyPart<P> && Eviction<typename detail::Axes<P>::Eviction> && Storage<typename detail::Axes<P>::Storage>;
+concept Policy = PolicyPart<P> && Eviction<typename detail::Axes<P>::Eviction> && Storage<typename detail::Axes<P>::Storage> &&
+                 Retrieval<typename detail::Axes<P>::Retrieval>;
 
 /// What a user sets: the options of each axis.
 template <class P>
 struct PolicyOptions {
   typename detail::Axes<P>::Eviction::Options eviction{};
   typename detail::Axes<P>::Storage::Options storage{};
+  typename detail::Axes<P>::Retrieval::Options retrieval{};
   /// Queries after the last commit whose observations can be taken back by truncate (speculative decoding).
   std::size_t speculation = 0;
 };

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "kvcompress/concepts.hpp"
 #include "kvcompress/core/blocks.hpp"
 #include "kvcompress/core/row_table.hpp"
 #include "kvcompress/core/views.hpp"
@@ -75,7 +76,7 @@ class Exact {
     resize(kept);
   }
   /// Encodes what is due; here nothing ever is.
-  void settle(Vector<float>& /*scratch*/) noexcept {}
+  void settle(const Settling& /*settling*/) noexcept {}
 
   void read(std::size_t row, float* out) const noexcept { kernels::widen(at(row), out, dim_); }
 

@@ -28,7 +28,6 @@ class Recent {
 
  public:
   using exact_type = typename Body::exact_type;
-  static constexpr std::size_t block_rows = Body::block_rows;
 
   /// `options.residual`: exact rows, in `Body::row_multiple`s, at least one.
   Recent(const auto& options, std::size_t dim, const Memory& memory)
@@ -50,8 +49,10 @@ class Recent {
     tail_.resize(0);
   }
 
-  /// Encodes what is due. `scratch` grows to one block of rows.
-  void settle(Vector<float>& scratch) {
+  /// Encodes what is due. The scratch grows to one block of rows.
+  void settle(const Settling& settling) {
+    constexpr std::size_t block_rows = Body::block_rows;
+    Vector<float>& scratch = settling.scratch;
     std::size_t due = Rule::due(tail_.rows(), residual_);
     while (due > 0) {
       const std::size_t count = std::min(due, block_rows);
@@ -62,11 +63,17 @@ class Recent {
       due -= count;
     }
   }
+  /// The rows that share a block with an encoded row; the last block may not be full.
+  [[nodiscard]] static constexpr RowRange block_at(std::size_t row) noexcept {
+    const std::size_t first = row / Body::block_rows * Body::block_rows;
+    return {first, first + Body::block_rows};
+  }
   /// Removes a whole block of dead rows without touching the others.
   void erase_block(std::size_t first) noexcept { body_.erase_block(first); }
 
-  /// Afterwards compact cannot fail, if the store shares no block.
-  void prepare_to_compact(Vector<float>& scratch) {
+  /// Afterwards compact cannot fail.
+  void prepare_to_compact(const RowTable& /*table*/, Vector<float>& scratch) {
+    unshare();
     if constexpr (Body::row_multiple > 1) {
       tail_.make_room(Body::row_multiple);
       scratch.resize(std::max(scratch.size(), Body::row_multiple * dim_));

@@ -1,0 +1,81 @@
+// include/kvcompress/cache/encode.hpp - encoding at a commit: each lane for itself, or all lanes of a layer or a group together.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "kvcompress/cache/layer.hpp"
+
+namespace kvcompress::detail {
+
+/// The layers [first, last) whose rows policy P encodes together with those of `layer`.
+template <class P>
+RowRange layers_with(const PolicyOptions<P>& options, const Shape& shape, std::size_t layer) {
+  using Storage = typename Axes<P>::Storage;
+  if constexpr (storage_scope<Storage>() == Scope::group) { return Storage::layers_with(options.storage, shape, layer); }
+  else { return {layer, layer + 1}; }
+}
+
+/// What all settlings of a commit have in common.
+template <class P>
+struct Encoding {
+  const Shape& shape;
+  const PolicyOptions<P>& options;
+  Rotation& rotation;
+  const Memory& memory;
+  bool end_of_prompt;
+  CommitScratch<P>& scratch;
+
+  /// Encodes the rows that are due in `layers`, which are a whole scope of the storage; `layer` is the number of the first.
+  void run(std::span<Layer<P>* const> layers, std::size_t layer) const {
+    using Keys = typename Lane<P>::Keys;
+    using Values = typename Lane<P>::Values;
+    settle(layers, layer, &Lane<P>::keys, scratch.keys, std::integral_constant<Scope, scope_of<Keys>()>{});
+    settle(layers, layer, &Lane<P>::values, scratch.values, std::integral_constant<Scope, scope_of<Values>()>{});
+  }
+
+ private:
+  [[nodiscard]] Settling settling(const Layer<P>& l, std::size_t head, std::size_t layer, std::size_t rows) const {
+    return {shape, l.table(head), rotation, scratch.rows, memory, end_of_prompt, layer, rows, {scratch.reads.data(), scratch.reads.size()}};
+  }
+
+  template <class S>
+  void settle(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, auto&, std::integral_constant<Scope, Scope::lane>) const {
+    for (std::size_t l = 0; l < layers.size(); ++l) {
+      for (std::size_t head = 0; head < layers[l]->lanes.size(); ++head) {
+        Lane<P>& lane = layers[l]->lanes[head];
+        scratch.reads.assign(1, lane.index.reads());
+        (lane.*store).settle(settling(*layers[l], head, layer + l, lane.keys.rows()));
+      }
+    }
+  }
+  template <class S>
+  void settle(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, Vector<S*>& members,
+              std::integral_constant<Scope, Scope::layer>) const {
+    for (std::size_t l = 0; l < layers.size(); ++l) { settle_together(layers.subspan(l, 1), layer + l, store, members); }
+  }
+  template <class S>
+  void settle(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, Vector<S*>& members,
+              std::integral_constant<Scope, Scope::group>) const {
+    settle_together(layers, layer, store, members);
+  }
+
+  template <class S>
+  void settle_together(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, Vector<S*>& members) const {
+    members.clear();
+    scratch.reads.clear();
+    std::size_t rows = static_cast<std::size_t>(-1);
+    for (Layer<P>* l : layers) {
+      for (Lane<P>& lane : l->lanes) {
+        members.push_back(&(lane.*store));
+        scratch.reads.push_back(lane.index.reads());
+      }
+      // A layer that is ahead, with a token whose step is open, holds rows that the others have not seen yet.
+      rows = std::min(rows, l->tables.front().rows() - (l == layers.back() || l->waiting ? 0 : l->open));
+    }
+    S::settle({members.data(), members.size()}, settling(*layers.front(), 0, layer, rows));
+  }
+};
+
+}  // namespace kvcompress::detail

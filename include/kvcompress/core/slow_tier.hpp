@@ -1,0 +1,94 @@
+// include/kvcompress/core/slow_tier.hpp - bytes that are written once and read seldom, in RAM or in a file (Linux, POSIX).
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <string>
+
+#include "kvcompress/core/error.hpp"
+#include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/shared.hpp"
+#include "kvcompress/core/unnamed_file.hpp"
+
+namespace kvcompress {
+
+/// Where a slow tier lives: in RAM from the cache's memory handle, or in unnamed files in `directory`.
+struct SlowTier {
+  std::string directory{};  ///< empty: RAM
+
+  [[nodiscard]] bool in_file() const noexcept { return !directory.empty(); }
+  friend bool operator==(const SlowTier&, const SlowTier&) = default;
+};
+
+static_assert(std::semiregular<SlowTier>);
+
+/// Bytes of a slow tier, written once and read many times, also by several threads at once. Copies share them until one writes
+/// or unshares. All space is taken by the constructor: later writes to an own region meet neither a full disk nor a refusing handle.
+class SlowRegion {
+ public:
+  /// Holds no bytes.
+  explicit SlowRegion(const Memory& memory) : store_(memory, memory) {}
+  /// `bytes` zeros in `tier`.
+  SlowRegion(const SlowTier& tier, std::size_t bytes, const Memory& memory) : store_(memory, tier, bytes, memory) {}
+
+  [[nodiscard]] std::size_t bytes() const noexcept { return store_.read().bytes(); }
+
+  /// Unshares first. After an Error, the bytes in this range are in any state, the others as before.
+  void write(std::size_t offset, const void* from, std::size_t bytes) {
+    check(offset, bytes);
+    if (bytes == 0) { return; }
+    Store& store = store_.write();
+    if (store.ram.empty()) { return store.file.write(offset, static_cast<const std::byte*>(from), bytes); }
+    std::memcpy(store.ram.data() + offset, from, bytes);
+  }
+  void read(std::size_t offset, void* to, std::size_t bytes) const {
+    check(offset, bytes);
+    if (bytes == 0) { return; }
+    const Store& store = store_.read();
+    if (store.ram.empty()) { return store.file.read(offset, static_cast<std::byte*>(to), bytes); }
+    std::memcpy(to, store.ram.data() + offset, bytes);
+  }
+
+  [[nodiscard]] bool shared() const noexcept { return store_.shared(); }
+  /// Copies the bytes if a copy of this region holds them too; after an Error they are still shared.
+  void unshare() { static_cast<void>(store_.write()); }
+
+  /// A file that copies share is reported by each of them. `own` of the copies belong to the owner of the report.
+  void account(MemoryReport& report, std::size_t own = 1) const noexcept {
+    const std::size_t before = report.total();
+    report.slow_tier += store_.read().ram.size();
+    report.indices += Shared<Store>::box_bytes();
+    store_.read().file.account(report);
+    if (store_.holders() > own) { report.shared += report.total() - before; }
+  }
+
+ private:
+  struct Store {  // one of the two is empty
+    Vector<std::byte> ram;
+    UnnamedFile file;
+
+    explicit Store(const Memory& memory) noexcept : ram(Allocator<std::byte>(memory)), file(memory) {}
+    Store(const SlowTier& tier, std::size_t bytes, const Memory& memory)
+        : ram(checked(tier.in_file() ? 0 : bytes), Allocator<std::byte>(memory)),
+          file(tier.directory, tier.in_file() ? bytes : 0, memory) {}
+
+    [[nodiscard]] std::size_t bytes() const noexcept { return ram.size() + file.bytes(); }
+    /// What no vector can hold would be the standard library's own exception.
+    static std::size_t checked(std::size_t bytes) {
+      require(bytes <= PTRDIFF_MAX, ErrorCode::memory, "a slow tier in RAM cannot have ", bytes, " bytes");
+      return bytes;
+    }
+  };
+
+  void check(std::size_t offset, std::size_t bytes) const {
+    require(offset <= this->bytes() && bytes <= this->bytes() - offset, ErrorCode::input, "bytes [", offset, ", ", offset, " + ",
+            bytes, ") are not in a slow tier of ", this->bytes(), " bytes");
+  }
+
+  Shared<Store> store_;
+};
+
+}  // namespace kvcompress

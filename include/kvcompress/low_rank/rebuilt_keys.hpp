@@ -1,0 +1,137 @@
+// include/kvcompress/low_rank/rebuilt_keys.hpp - ShadowKV's keys: a joint factorisation of a layer, rows multiplied out when they are chosen.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <span>
+
+#include "kvcompress/low_rank/factored_rows.hpp"
+#include "kvcompress/offload/row_cache.hpp"
+
+namespace kvcompress {
+
+/// Keys of all heads of a layer, before their rotary embedding, as one basis row per token times coefficients per head. The rows that
+/// the retrieval has indexed are encoded at the end of the prompt; later ones stay exact. Of the encoded rows those that every query reads
+/// are also kept exact, and those that the last query chose are kept multiplied out, rotated and rounded to T; a row that was chosen before
+/// is not multiplied out again, which changes no bit.
+///
+/// Memory: rows * rank * sizeof(T) per layer, rank * dim * sizeof(T) per lane, and the rows at hand.
+template <class T>
+class RebuiltKeys : public FactoredRows<T> {
+ public:
+  static constexpr Scope scope = Scope::layer;
+
+  RebuiltKeys(const auto& options, std::size_t dim, const Memory& memory)
+      : FactoredRows<T>(dim, memory), rank_(options.rank), reuse_(options.reuse), mode_(options.factorisation), at_hand_(dim, memory) {}
+
+  [[nodiscard]] static std::size_t rank_for(std::size_t rank, std::size_t columns) noexcept {
+    return rank != 0 ? rank : std::max<std::size_t>(1, columns * 5 / 32);
+  }
+  static void settle(std::span<RebuiltKeys* const> members, const Settling& settling) {
+    RebuiltKeys& one = *members.front();
+    const std::size_t settled = one.settled();
+    const std::size_t indexed = settling.reads.front().indexed;
+    if (indexed <= settled) { return; }
+    Vector<FactoredRows<T>*> lanes{Allocator<FactoredRows<T>*>(settling.memory)};
+    lanes.assign(members.begin(), members.end());
+    const std::span<FactoredRows<T>* const> all(lanes.data(), lanes.size());
+    // The space is that of all rows of the prompt, those that stay exact included.
+    const typename FactoredRows<T>::Together rows(all, (settled == 0 ? settling.rows : indexed) - settled, settling.table, &settling.rotation);
+    typename FactoredRows<T>::Encoded encoded(all, rows, indexed - settled, rank_for(one.rank_, members.size() * one.dim_), one.mode_, settling);
+    Vector<Position> chunks{Allocator<Position>(settling.memory)};
+    for (std::size_t m = 0; m < members.size(); ++m) { members[m]->keep_at_hand(settling.reads[m], chunks, settling.scratch); }
+    encoded.take();
+  }
+  [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options, const Shape& shape) noexcept {
+    return FactoredRows<T>::bytes_for(rows, dim, std::min(rows, rank_for(options.rank, shape.kv_heads * dim)), shape.kv_heads);
+  }
+  void erase_block(std::size_t first) noexcept {
+    FactoredRows<T>::erase_block(first);
+    at_hand_.erase(this->block_at(first));
+  }
+
+  /// Multiplies out the encoded rows of `ranges` that are not at hand.
+  std::size_t prepare(std::span<const RowRange> ranges, const RowTable& table, Rotation& rotation, Vector<float>& scratch) {
+    if (this->settled() == 0) { return 0; }
+    scratch.resize(std::max(scratch.size(), scratch_floats(this->dim_, 0)));
+    at_hand_.choose(ranges, this->settled(), reuse_, [&](std::size_t chunk, T* to) {
+      const float* rows = rebuild(chunk * at_hand_.chunk(), at_hand_.chunk(), table, rotation, scratch.data());
+      for (std::size_t r = 0; r < at_hand_.chunk(); ++r) { kernels::convert(rows + r * kernels::padded(this->dim_), to + r * this->dim_, this->dim_); }
+    });
+    return 0;
+  }
+  void scores(RowRange range, const RowTable& table, Rotation& rotation, const float* queries, std::size_t query_stride, std::size_t query_count,
+              float* logits, std::size_t logit_stride, float* scratch) const noexcept {
+    const std::size_t border = this->settled();
+    if (range.first < border) {
+      at_hand_.for_runs({range.first, std::min(range.last, border)},
+                        [&](const T* rows, std::size_t offset, std::size_t count) {
+                          kernels::dot_rows(rows, count, this->dim_, queries, query_stride, query_count, logits + offset, logit_stride);
+                        },
+                        [&](std::size_t row, std::size_t offset, std::size_t count) {
+                          const float* rows = rebuild(row, count, table, rotation, scratch);
+                          kernels::dot_rows(rows, count, kernels::padded(this->dim_), queries, query_stride, query_count, logits + offset, logit_stride);
+                        });
+    }
+    if (range.last > border) {
+      const std::size_t first = std::max(range.first, border);
+      this->tail_.scores({first - border, range.last - border}, queries, query_stride, query_count, logits + (first - range.first), logit_stride, scratch);
+    }
+  }
+  [[nodiscard]] std::size_t scratch_floats(std::size_t dim, std::size_t /*queries*/) const noexcept {
+    return at_hand_.chunk() * (kernels::padded(this->factor_.rank()) + kernels::padded(dim));
+  }
+  void read(std::size_t row, const RowTable& table, Rotation& rotation, float* out) const noexcept {
+    if (row >= this->settled()) { return this->tail_.read(row - this->settled(), out); }
+    at_hand_.for_runs({row, row + 1}, [&](const T* held, std::size_t, std::size_t) { kernels::widen(held, out, this->dim_); },
+                      [&](std::size_t, std::size_t, std::size_t) {
+                        this->factor_.read(row, out);
+                        if (!table.alive(row)) { return; }
+                        rotation.turn_by(table.position(row));
+                        rotation.apply(out);
+                      });
+  }
+
+  static void account(std::size_t members, auto&& member, MemoryReport& report) noexcept {
+    FactoredRows<T>::account(members, member, report);
+    for (std::size_t m = 0; m < members; ++m) { member(m).at_hand_.account(report); }
+  }
+  void account(MemoryReport& report) const noexcept { account(1, [this](std::size_t) -> const RebuiltKeys& { return *this; }, report); }
+
+ private:
+  /// Rows multiplied out and rotated, padded(dim) apart, behind the factor's part of `scratch`.
+  const float* rebuild(std::size_t first, std::size_t count, const RowTable& table, Rotation& rotation, float* scratch) const noexcept {
+    const std::size_t stride = kernels::padded(this->dim_);
+    float* rows = scratch + at_hand_.chunk() * kernels::padded(this->factor_.rank());
+    this->factor_.rebuild(first, count, rows, stride, scratch);
+    for (std::size_t r = 0; r < count; ++r) {
+      if (!table.alive(first + r)) { continue; }
+      rotation.turn_by(table.position(first + r));
+      rotation.apply(rows + r * stride);
+    }
+    return rows;
+  }
+  /// Copies of exact rows that are about to be encoded.
+  void keep_at_hand(const Reads& reads, Vector<Position>& chunks, Vector<float>& scratch) {
+    const bool first = this->settled() == 0;
+    const auto load = [&](std::size_t chunk, T* to) {
+      scratch.resize(std::max(scratch.size(), this->dim_));
+      for (std::size_t r = 0; r < reads.unit; ++r) {
+        this->tail_.read(chunk * reads.unit + r - this->settled(), scratch.data());
+        kernels::convert(scratch.data(), to + r * this->dim_, this->dim_);
+      }
+    };
+    if (first) { at_hand_.clear(); }  // what an attempt that failed may have left
+    chunks_of(reads.always, reads.unit, chunks);
+    at_hand_.always().hold(reads.unit, {chunks.data(), chunks.size()}, load);
+    if (first) { at_hand_.choose(reads.first, reads.indexed, false, load); }
+  }
+
+  std::size_t rank_;
+  bool reuse_;
+  low_rank::Factorisation mode_;
+  AtHand<T> at_hand_;
+};
+
+}  // namespace kvcompress

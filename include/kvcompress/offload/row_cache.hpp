@@ -1,0 +1,171 @@
+// include/kvcompress/offload/row_cache.hpp - exact copies of some rows of a store that holds them elsewhere.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <span>
+
+#include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/shape.hpp"
+#include "kvcompress/core/views.hpp"
+#include "kvcompress/kernels/exact.hpp"
+
+namespace kvcompress {
+
+/// Rows in T by chunks of `chunk` rows: which chunks are here, and where. Memory: chunk * dim * sizeof(T) + 8 bytes per chunk.
+template <class T>
+class RowCache {
+ public:
+  RowCache(std::size_t dim, const Memory& memory)
+      : dim_(dim), chunks_(Allocator<Chunk>(memory)), free_(Allocator<Position>(memory)), rows_(Allocator<T>(memory)) {}
+
+  [[nodiscard]] std::size_t dim() const noexcept { return dim_; }
+  [[nodiscard]] std::size_t chunk() const noexcept { return chunk_; }
+  [[nodiscard]] std::size_t size() const noexcept { return chunks_.size(); }
+  [[nodiscard]] bool has(std::size_t chunk) const noexcept { return find(chunk) != nullptr; }
+  /// Rows of a chunk that is here, dim numbers each.
+  [[nodiscard]] const T* rows(std::size_t chunk) const noexcept { return at(find(chunk)->slot); }
+
+  /// Makes the chunks (ascending) those that are here. The ones that were here already stay as they are; load(chunk, to) fills the others.
+  /// Returns how many were loaded. If load fails, the chunks not loaded yet are missing.
+  std::size_t hold(std::size_t chunk_rows, std::span<const Position> chunks, auto&& load) {
+    if (chunk_ != chunk_rows) { clear(); }
+    chunk_ = chunk_rows;
+    chunks_.reserve(chunks.size());  // what can fail comes first
+    free_.reserve(std::max(chunks.size(), slots()));
+    drop_others(chunks);
+    std::size_t missing = 0;
+    for (const Position chunk : chunks) { missing += has(chunk) ? 0U : 1U; }
+    const std::size_t before = slots();
+    if (missing > free_.size()) { rows_.resize(rows_.size() + (missing - free_.size()) * chunk_ * dim_); }
+    for (std::size_t slot = slots(); slot > before; --slot) { free_.push_back(static_cast<Position>(slot - 1)); }
+    std::size_t loaded = 0;
+    for (const Position chunk : chunks) {
+      if (has(chunk)) { continue; }
+      const Position slot = free_.back();
+      load(chunk, rows_.data() + slot * chunk_ * dim_);
+      free_.pop_back();
+      insert({chunk, slot});
+      ++loaded;
+    }
+    return loaded;
+  }
+  /// The `count` chunks from `first` on have left, later ones have moved up.
+  void erase(std::size_t first, std::size_t count) noexcept {
+    std::erase_if(chunks_, [&](const Chunk& chunk) {
+      if (chunk.id < first || chunk.id >= first + count) { return false; }
+      free_.push_back(chunk.slot);
+      return true;
+    });
+    for (Chunk& chunk : chunks_) { chunk.id -= chunk.id >= first ? static_cast<Position>(count) : 0; }
+  }
+  /// Forgets everything; the memory stays.
+  void clear() noexcept {
+    chunks_.clear();
+    free_.clear();
+    rows_.clear();
+  }
+  void account(MemoryReport& report) const noexcept {
+    const std::size_t used = chunks_.size() * chunk_ * dim_ * sizeof(T);
+    report.exact_rows += used;
+    report.spare += rows_.capacity() * sizeof(T) - used;
+    report.add(&MemoryReport::indices, chunks_);
+    report.add(&MemoryReport::indices, free_);
+  }
+
+ private:
+  struct Chunk {
+    Position id;
+    Position slot;
+  };
+
+  [[nodiscard]] std::size_t slots() const noexcept { return chunk_ == 0 ? 0 : rows_.size() / (chunk_ * dim_); }
+  [[nodiscard]] const T* at(std::size_t slot) const noexcept { return rows_.data() + slot * chunk_ * dim_; }
+  [[nodiscard]] const Chunk* find(std::size_t id) const noexcept {
+    const auto place = std::lower_bound(chunks_.begin(), chunks_.end(), id, [](const Chunk& chunk, std::size_t wanted) { return chunk.id < wanted; });
+    return place != chunks_.end() && place->id == id ? &*place : nullptr;
+  }
+  void insert(Chunk chunk) noexcept {
+    const auto place = std::lower_bound(chunks_.begin(), chunks_.end(), chunk.id, [](const Chunk& other, std::size_t id) { return other.id < id; });
+    chunks_.insert(place, chunk);
+  }
+  void drop_others(std::span<const Position> wanted) noexcept {
+    std::erase_if(chunks_, [&](const Chunk& chunk) {
+      if (std::binary_search(wanted.begin(), wanted.end(), chunk.id)) { return false; }
+      free_.push_back(chunk.slot);
+      return true;
+    });
+  }
+
+  std::size_t dim_;
+  std::size_t chunk_ = 0;
+  Vector<Chunk> chunks_;  // ascending ids
+  Vector<Position> free_;  // slots that hold nothing
+  Vector<T> rows_;  // (slots, chunk, dim)
+};
+
+/// What a store keeps at hand of encoded rows that it holds in a dearer form: chunks that every query reads, and those that the last query
+/// chose.
+template <class T>
+class AtHand {
+ public:
+  AtHand(std::size_t dim, const Memory& memory) : always_(dim, memory), chosen_(dim, memory), wanted_(Allocator<Position>(memory)) {}
+
+  RowCache<T>& always() noexcept { return always_; }
+  [[nodiscard]] std::size_t chunk() const noexcept { return always_.chunk(); }
+
+  /// Brings the chunks of `ranges` below row `border` here, and drops chosen ones that are not among them. Returns how many were loaded.
+  std::size_t choose(std::span<const RowRange> ranges, std::size_t border, bool reuse, auto&& load) {
+    wanted_.clear();
+    for (const RowRange range : ranges) {
+      for (std::size_t row = range.first; row < std::min(range.last, border); row += chunk()) {
+        if (!always_.has(row / chunk())) { wanted_.push_back(static_cast<Position>(row / chunk())); }
+      }
+    }
+    if (!reuse) { chosen_.clear(); }
+    return chosen_.hold(chunk(), {wanted_.data(), wanted_.size()}, load);
+  }
+  /// Calls run(rows, offset in the range, count) for the stretches of `range`, whose chunks must all be here; elsewhere(row, offset, count)
+  /// for those that are not.
+  void for_runs(RowRange range, auto&& run, auto&& elsewhere) const noexcept {
+    for (std::size_t row = range.first; row < range.last;) {
+      const std::size_t id = row / chunk();
+      const std::size_t count = std::min(range.last, (id + 1) * chunk()) - row;
+      const RowCache<T>* cache = always_.has(id) ? &always_ : chosen_.has(id) ? &chosen_ : nullptr;
+      if (cache != nullptr) { run(cache->rows(id) + row % chunk() * dim(), row - range.first, count); }
+      else { elsewhere(row, row - range.first, count); }
+      row += count;
+    }
+  }
+  void clear() noexcept {
+    always_.clear();
+    chosen_.clear();
+  }
+  void erase(RowRange rows) noexcept {
+    always_.erase(rows.first / chunk(), rows.size() / chunk());
+    chosen_.erase(rows.first / chunk(), rows.size() / chunk());
+  }
+  void account(MemoryReport& report) const noexcept {
+    always_.account(report);
+    chosen_.account(report);
+    report.add(&MemoryReport::indices, wanted_);
+  }
+
+ private:
+  [[nodiscard]] std::size_t dim() const noexcept { return always_.dim(); }
+
+  RowCache<T> always_;
+  RowCache<T> chosen_;
+  Vector<Position> wanted_;
+};
+
+/// The chunks of `chunk` rows in ascending ranges.
+inline void chunks_of(std::span<const RowRange> ranges, std::size_t chunk, Vector<Position>& chunks) {
+  chunks.clear();
+  for (const RowRange range : ranges) {
+    for (std::size_t row = range.first; row < range.last; row += chunk) { chunks.push_back(static_cast<Position>(row / chunk)); }
+  }
+}
+
+}  // namespace kvcompress

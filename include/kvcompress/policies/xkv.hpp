@@ -1,0 +1,45 @@
+// include/kvcompress/policies/xkv.hpp - xKV: keys and values of a group of layers in one low-rank token basis.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "kvcompress/low_rank/shared_basis.hpp"
+#include "kvcompress/policies/combine.hpp"
+
+namespace kvcompress {
+
+/// xKV's storage; see XKV.
+template <class T>
+struct SharedBasisStorage {
+  using Keys = SharedBasisKeys<T>;
+  using Values = SharedBasisValues<T>;
+  using Options = SharedBasisOptions;
+
+  static RowRange layers_with(const Options& options, const Shape& shape, std::size_t layer) noexcept {
+    return options.group_of(shape.layers, layer);
+  }
+  static void validate(const Options& options) {
+    require(options.layers_per_group > 0, ErrorCode::option, "xkv: layers_per_group is 0, must be at least 1");
+    require(options.first_layer <= options.last_layer, ErrorCode::option, "xkv: first_layer is ", options.first_layer,
+            ", must be at most last_layer = ", options.last_layer);
+  }
+};
+
+/// "xKV: Cross-Layer SVD for KV-Cache Compression"; abdelfattah-lab/xKV@bfe5d7201a09. At the end of a prompt the keys (before their rotary
+/// embedding) of all heads of a group of layers, side by side, become one matrix of low rank: per token one row of a basis that all of
+/// them share, per lane its coefficients; values likewise. The factorisation happens when the last layer of a group ends its prompt, so
+/// the exact rows of a group are alive together. Rows decoded later stay exact. T (half, bfloat16, float) holds factors and exact rows.
+/// Deviations: the official code multiplies the factors back; here attention works on them: values by (p A) B, keys multiplied out and
+/// rotated in tiles. fold_in is ours. Selective reconstruction, which the paper names and the code lacks, is `Combine<XKV<>, Landmarks>`
+/// (our reading) or `Combine<XKV<>, Quest>`. MLA: a latent is a key of one head without rotary embedding (rope.theta = 0), held before its
+/// norm; the decoupled rotary key belongs into an exact cache beside it.
+///
+/// Keeps: every row. Observes: nothing. Loses: what is outside the best subspace of that rank (Eckart-Young). Bytes per group of C channels:
+/// (rank_keys + rank_values) * (tokens + C) * sizeof(T), and the decoded rows. Reading is dearer than the bytes say: every layer reads the
+/// whole basis, keys cost 2 * rank * dim operations per row.
+/// A later end_prompt leaves its rows exact, as decoded ones. Evicted rows go in whole blocks of 128.
+template <class T = half>
+struct XKV {
+  using Storage = SharedBasisStorage<T>;
+};
+
+}  // namespace kvcompress

@@ -1,0 +1,250 @@
+// include/kvcompress/retrieval/landmarks.hpp - ShadowKV's index: chunk means as landmarks, ill-represented chunks always read.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "kvcompress/concepts.hpp"
+#include "kvcompress/kernels/exact.hpp"
+#include "kvcompress/kernels/softmax.hpp"
+#include "kvcompress/retrieval/best.hpp"
+
+namespace kvcompress {
+
+/// The two classes of the official code: `accuracy` (ShadowKVCache), and `offload` (ShadowKVCache_CPU), which rounds the number of context
+/// chunks down to a multiple of 8, takes 24 outlier chunks per 1024 rows of the budget, and starts from what the prompt's last query chose.
+enum class ShadowKVClass { accuracy, offload };
+
+/// Landmarks of one lane: (chunks, key width) means in T; outlier chunks have none. Chunks are `chunk` consecutive rows from row 0.
+/// Bytes: key width * sizeof(T) + 4 per chunk.
+template <class T>
+class LandmarkState {
+ public:
+  LandmarkState(std::size_t chunk, std::size_t width, const Memory& memory)
+      : chunk_(chunk), width_(width), means_(Allocator<T>(memory)), ids_(Allocator<Position>(memory)),
+        outliers_(Allocator<RowRange>(memory)), first_(Allocator<RowRange>(memory)) {}
+
+  [[nodiscard]] std::size_t chunk() const noexcept { return chunk_; }
+  [[nodiscard]] std::size_t indexed() const noexcept { return chunks_ * chunk_; }
+  /// Chunks that have a landmark, ascending, and their landmarks.
+  [[nodiscard]] const Vector<Position>& ids() const noexcept { return ids_; }
+  [[nodiscard]] const T* landmark(std::size_t index) const noexcept { return means_.data() + index * width_; }
+  /// The rows of the outlier chunks, chunk by chunk, ascending.
+  [[nodiscard]] const Vector<RowRange>& outliers() const noexcept { return outliers_; }
+  [[nodiscard]] Reads reads() const noexcept {
+    return {indexed(), chunk_, {outliers_.data(), outliers_.size()}, {first_.data(), first_.size()}};
+  }
+  void remember_first(const Vector<RowRange>& ranges) { first_.assign(ranges.begin(), ranges.end()); }
+
+  static void reserve(std::size_t) noexcept {}
+  static void move(std::size_t, std::size_t) noexcept {}  // indexed rows are encoded, or cut off by resize
+  void resize(std::size_t rows) noexcept {
+    if (rows < indexed()) { cut(rows / chunk_); }
+  }
+  void erase(std::size_t first, std::size_t count) noexcept {
+    if (first >= indexed()) { return; }
+    if (first % chunk_ != 0 || count % chunk_ != 0) { return cut(first / chunk_); }
+    const std::size_t gone = std::min(count / chunk_, chunks_ - first / chunk_);
+    remove(first / chunk_, gone);
+    for (Position& id : ids_) { id -= id >= first / chunk_ ? static_cast<Position>(gone) : 0; }
+    for (RowRange& range : outliers_) {
+      if (range.first >= first) { range = {range.first - gone * chunk_, range.last - gone * chunk_}; }
+    }
+    chunks_ -= gone;
+  }
+  static void compact(std::size_t) noexcept {}
+
+  /// Indexes chunks up to `chunks`. The `outliers` new chunks whose rows are least like their mean (smallest minimum of their cosines, ties to
+  /// the older chunk) get no landmark.
+  void grow(std::size_t chunks, std::size_t outliers, auto&& read, Vector<float>& scratch) {
+    if (chunks <= chunks_) { return; }
+    const std::size_t fresh = chunks - chunks_;
+    Vector<RowRange> always(outliers_);  // what can fail comes first
+    always.reserve(always.size() + std::min(outliers, fresh));
+    means_.reserve(means_.size() + fresh * width_);
+    ids_.reserve(ids_.size() + fresh);
+    Vector<Position> order(fresh, 0, ids_.get_allocator());
+    scratch.resize(std::max(scratch.size(), fresh + (chunk_ + 1) * width_));
+    float* cosines = scratch.data();
+    float* rows = cosines + fresh;
+    for (std::size_t c = 0; c < fresh; ++c) {
+      order[c] = static_cast<Position>(c);
+      cosines[c] = describe(chunks_ + c, read, rows);
+    }
+    detail::keep_best_units(order, std::min(outliers, fresh), [&](Position c) { return -cosines[c]; });
+    std::size_t next = 0;
+    for (std::size_t c = 0; c < fresh; ++c) {
+      if (next < order.size() && order[next] == c) {
+        always.push_back({(chunks_ + c) * chunk_, (chunks_ + c + 1) * chunk_});
+        ++next;
+        continue;
+      }
+      describe(chunks_ + c, read, rows);
+      ids_.push_back(static_cast<Position>(chunks_ + c));
+      for (std::size_t i = 0; i < width_; ++i) { means_.push_back(T(rows[chunk_ * width_ + i])); }
+    }
+    outliers_.swap(always);
+    chunks_ = chunks;
+  }
+  void account(MemoryReport& report) const noexcept {
+    report.add(&MemoryReport::indices, means_);
+    report.add(&MemoryReport::indices, ids_);
+    report.add(&MemoryReport::indices, outliers_);
+    report.add(&MemoryReport::indices, first_);
+  }
+
+ private:
+  /// Rows of a chunk to `rows`, their mean behind them; returns the smallest cosine between the mean and a row.
+  float describe(std::size_t chunk, auto&& read, float* rows) const {
+    float* mean = rows + chunk_ * width_;
+    for (std::size_t r = 0; r < chunk_; ++r) { read(chunk * chunk_ + r, rows + r * width_); }
+    double mean_length = 0.0;
+    for (std::size_t c = 0; c < width_; ++c) {
+      double sum = 0.0;
+      for (std::size_t r = 0; r < chunk_; ++r) { sum += static_cast<double>(rows[r * width_ + c]); }
+      mean[c] = static_cast<float>(sum / static_cast<double>(chunk_));
+      mean_length += static_cast<double>(mean[c]) * static_cast<double>(mean[c]);
+    }
+    double smallest = 2.0;
+    for (std::size_t r = 0; r < chunk_; ++r) {
+      double dot = 0.0;
+      double length = 0.0;
+      for (std::size_t c = 0; c < width_; ++c) {
+        const auto x = static_cast<double>(rows[r * width_ + c]);
+        dot += x * static_cast<double>(mean[c]);
+        length += x * x;
+      }
+      smallest = std::min(smallest, dot / std::max(math::sqrt(length * mean_length), 1e-8));
+    }
+    return static_cast<float>(smallest);
+  }
+  void cut(std::size_t chunks) noexcept {
+    remove(chunks, chunks_ - chunks);
+    chunks_ = chunks;
+  }
+  /// Forgets landmarks and outliers of the chunks [first, first + count).
+  void remove(std::size_t first, std::size_t count) noexcept {
+    const auto at = [](auto& vector, std::size_t index) { return vector.begin() + static_cast<std::ptrdiff_t>(index); };
+    const auto begin = static_cast<std::size_t>(std::lower_bound(ids_.begin(), ids_.end(), first) - ids_.begin());
+    const auto end = static_cast<std::size_t>(std::lower_bound(ids_.begin(), ids_.end(), first + count) - ids_.begin());
+    ids_.erase(at(ids_, begin), at(ids_, end));
+    means_.erase(at(means_, begin * width_), at(means_, end * width_));
+    std::erase_if(outliers_, [&](RowRange range) { return range.first >= first * chunk_ && range.last <= (first + count) * chunk_; });
+    first_.clear();
+  }
+
+  std::size_t chunk_;
+  std::size_t width_;
+  std::size_t chunks_ = 0;
+  Vector<T> means_;            // (landmarks, key width), keys as they are stored: rotated
+  Vector<Position> ids_;       // (landmarks) their chunks
+  Vector<RowRange> outliers_;  // always read
+  Vector<RowRange> first_;     // what the prompt's last query chose
+};
+
+/// Chunks of `chunk` rows of the prompt, each represented by the mean of its keys. A query reads the `budget / chunk` chunks whose landmark
+/// gets the largest softmax probability among all landmarks (the largest over the query heads of the KV head; ties to the older chunk);
+/// besides, always, the `outlier_chunks` whose keys are least like their mean, the last `local_chunks` of the prompt with what follows them,
+/// and every row decoded later.
+///
+/// Source: "ShadowKV: KV Cache in Shadows for High-Throughput Long-Context LLM Inference"; ByteDance-Seed/ShadowKV@e51904cdeab7:
+/// models/kv_cache.py. Deviations: scores stay in fp32 (the code rounds them to the model's dtype); the logits have the attention's own
+/// scale (the code: 1/sqrt(128)); a prompt too short for the budget is read in full.
+/// Cost: a dot product per landmark and query head; 1 / chunk of the bytes of the keys. Loses: what chunk means do not show, for this query.
+/// A later end_prompt indexes nothing new, unless `fold_in` is set.
+template <class T>
+struct LandmarkIndex {
+  static constexpr std::string_view name = "landmarks";
+  using State = LandmarkState<T>;
+
+  struct Options {
+    std::size_t budget = 2048;        ///< rows that a query chooses, in whole chunks
+    std::size_t chunk = 8;            ///< rows of a chunk, a divisor of 128
+    std::size_t local_chunks = 4;     ///< last chunks of the prompt, always read
+    std::size_t outlier_chunks = 48;  ///< always read; the offload class takes 24 per 1024 rows of the budget
+    std::size_t fold_in = 0;          ///< index decoded rows when this many are there, a multiple of chunk; 0 leaves them always read
+    ShadowKVClass behaviour = ShadowKVClass::accuracy;
+    static void fields(auto& options, auto&& field) {
+      field("budget", options.budget);
+      field("chunk", options.chunk);
+      field("local_chunks", options.local_chunks);
+      field("outlier_chunks", options.outlier_chunks);
+      field("fold_in", options.fold_in);
+    }
+  };
+
+  static void validate(const Options& options, const Shape&) {
+    require(options.chunk > 0 && 128 % options.chunk == 0, ErrorCode::option, "landmarks: chunk is ", options.chunk, ", must divide 128");
+    require(options.budget >= options.chunk, ErrorCode::option, "landmarks: budget is ", options.budget, ", must be at least chunk = ",
+            options.chunk);
+    require(options.fold_in % options.chunk == 0, ErrorCode::option, "landmarks: fold_in is ", options.fold_in,
+            ", must be a multiple of chunk = ", options.chunk);
+  }
+  static constexpr bool reads_all(const Options&, std::size_t) noexcept { return false; }
+  static bool wants_last_query(const Options& options) noexcept { return options.behaviour == ShadowKVClass::offload; }
+  static constexpr bool renumbers(const Options&) noexcept { return false; }
+  static State state(const Options& options, const Shape& shape, const Memory& memory) { return State(options.chunk, shape.key_width(), memory); }
+  static std::size_t bytes_for(const Options& options, const Shape& shape, std::size_t rows) noexcept {
+    return rows / options.chunk * (shape.key_width() * sizeof(T) + sizeof(Position));
+  }
+
+  /// Chunks of a prompt of `rows` rows that are indexed.
+  static std::size_t context_chunks(const Options& options, std::size_t rows) noexcept {
+    const std::size_t chunks = rows / options.chunk - std::min(rows / options.chunk, options.local_chunks);
+    return options.behaviour == ShadowKVClass::offload ? chunks / 8 * 8 : chunks;
+  }
+  static std::size_t outlier_chunks(const Options& options) noexcept {
+    return options.behaviour == ShadowKVClass::offload ? 24 * (options.budget / 1024) : options.outlier_chunks;
+  }
+
+  static void refresh(const Options& options, State& state, const RowTable& table, bool end_of_prompt, auto&& read, Vector<float>& scratch) {
+    const std::size_t local = options.local_chunks * options.chunk;
+    const bool first = end_of_prompt && state.indexed() == 0;
+    const bool fold = !first && options.fold_in > 0 && table.rows() >= state.indexed() + local + options.fold_in;
+    if (first) { state.grow(context_chunks(options, table.rows()), outlier_chunks(options), read, scratch); }
+    else if (fold) { state.grow((table.rows() - local) / options.chunk, 0, read, scratch); }
+  }
+
+  static void select(const Options& options, const State& state, const Retrieving& in, Vector<RowRange>& ranges) {
+    const auto& ids = state.ids();
+    const std::size_t wanted = options.budget / options.chunk;
+    in.order.clear();
+    if (ids.size() <= wanted) {
+      in.order.assign(ids.begin(), ids.end());
+    } else {
+      const float* scores = probabilities(state, in);
+      for (std::size_t i = 0; i < ids.size(); ++i) {
+        const std::size_t row = ids[i] * options.chunk;
+        if (in.table.live_in(row, row + options.chunk) > 0) { in.order.push_back(static_cast<Position>(i)); }
+      }
+      detail::keep_best_units(in.order, wanted, [&](Position i) { return scores[i]; });
+      for (Position& unit : in.order) { unit = ids[unit]; }
+    }
+    const std::size_t before = ranges.size();
+    detail::append_units({in.order.data(), in.order.size()}, options.chunk, ranges);
+    ranges.insert(ranges.end(), state.outliers().begin(), state.outliers().end());
+    std::sort(ranges.begin() + static_cast<std::ptrdiff_t>(before), ranges.end(), [](RowRange a, RowRange b) { return a.first < b.first; });
+  }
+
+ private:
+  /// (landmarks): the largest probability that a query head of the group gives each landmark.
+  static const float* probabilities(const State& state, const Retrieving& in) {
+    const std::size_t count = state.ids().size();
+    in.scratch.resize(std::max(in.scratch.size(), (in.group + 1) * count));
+    float* largest = in.scratch.data();
+    float* logits = largest + count;
+    kernels::dot_rows(state.landmark(0), count, in.key_width, in.queries, in.stride, in.group, logits, count);
+    std::fill_n(largest, count, 0.0F);
+    for (std::size_t q = 0; q < in.group; ++q) {
+      float* row = logits + q * count;
+      const float sum = kernels::exponentials(row, count, kernels::largest_of(row, count), row);
+      for (std::size_t i = 0; i < count; ++i) { largest[i] = std::max(largest[i], row[i] / sum); }
+    }
+    return largest;
+  }
+};
+
+static_assert(Retrieval<LandmarkIndex<half>>);
+
+}  // namespace kvcompress

@@ -1,0 +1,222 @@
+// include/kvcompress/retrieval/page_bounds.hpp - Quest's index: per page the smallest and largest key channels, an upper bound of q . k.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "kvcompress/attention/rope.hpp"
+#include "kvcompress/concepts.hpp"
+#include "kvcompress/kernels/exact.hpp"
+#include "kvcompress/retrieval/best.hpp"
+
+namespace kvcompress {
+
+/// The largest T at most x (down) or the smallest at least x (up), so that rounding never breaks a bound.
+template <class T>
+T rounded(float x, bool up) noexcept {
+  const T near(x);
+  const auto value = static_cast<float>(near);
+  if (up ? value >= x : value <= x) { return near; }
+  const float apart = math::abs(value - x);
+  for (float push = apart; ; push *= 2.0F) {  // one or two steps
+    const T next(up ? x + push : x - push);
+    if (up ? static_cast<float>(next) >= x : static_cast<float>(next) <= x) { return next; }
+  }
+}
+
+/// Bounds of the keys of every page of `page` rows: (pages, 2, key width) in T, minima first. A page whose rows changed is stale until
+/// the next refresh. Bytes: 2 * key width * sizeof(T) per page.
+template <class T>
+class PageState {
+ public:
+  PageState(std::size_t page, std::size_t width, const Memory& memory)
+      : page_(page), width_(width), bounds_(Allocator<T>(memory)), stale_(Allocator<unsigned char>(memory)) {}
+
+  [[nodiscard]] std::size_t page() const noexcept { return page_; }
+  [[nodiscard]] std::size_t pages() const noexcept { return stale_.size(); }
+  [[nodiscard]] std::size_t indexed() const noexcept { return pages() * page_; }
+  [[nodiscard]] Reads reads() const noexcept { return {indexed(), page_, {}, {}}; }
+  static void remember_first(const Vector<RowRange>&) noexcept {}
+  [[nodiscard]] const T* minima(std::size_t page) const noexcept { return bounds_.data() + 2 * page * width_; }
+  [[nodiscard]] const T* maxima(std::size_t page) const noexcept { return minima(page) + width_; }
+
+  void reserve(std::size_t rows) {
+    bounds_.reserve(rows / page_ * 2 * width_);
+    stale_.reserve(rows / page_);
+  }
+  void resize(std::size_t rows) noexcept {
+    if (rows < indexed()) { cut(rows / page_); }
+  }
+  void move(std::size_t /*from*/, std::size_t to) noexcept {
+    if (to < indexed()) { stale_[to / page_] = 1; }
+  }
+  /// Rows [first, first + count) have left and later ones moved up.
+  void erase(std::size_t first, std::size_t count) noexcept {
+    if (first >= indexed()) { return; }
+    if (first % page_ != 0 || count % page_ != 0) {
+      cut(first / page_);  // what follows is indexed anew
+      return;
+    }
+    const std::size_t gone = std::min(count / page_, pages() - first / page_);
+    const auto at = [](auto& vector, std::size_t index) { return vector.begin() + static_cast<std::ptrdiff_t>(index); };
+    bounds_.erase(at(bounds_, first / page_ * 2 * width_), at(bounds_, (first / page_ + gone) * 2 * width_));
+    stale_.erase(at(stale_, first / page_), at(stale_, first / page_ + gone));
+  }
+  static void compact(std::size_t) noexcept {}
+
+  /// Computes the bounds of pages that are new and complete, or stale. Dead rows count with the key they had.
+  void refresh(std::size_t rows, auto&& read, Vector<float>& scratch) {
+    const std::size_t complete = rows / page_;
+    bounds_.reserve(complete * 2 * width_);
+    stale_.reserve(complete);
+    scratch.resize(std::max(scratch.size(), 3 * width_));
+    for (std::size_t p = 0; p < complete; ++p) {
+      if (p < pages() && stale_[p] == 0) { continue; }
+      if (p == pages()) {
+        bounds_.resize(bounds_.size() + 2 * width_);
+        stale_.push_back(1);
+      }
+      measure(p, read, scratch.data());
+      stale_[p] = 0;
+    }
+  }
+  void account(MemoryReport& report) const noexcept {
+    report.add(&MemoryReport::indices, bounds_);
+    report.add(&MemoryReport::indices, stale_);
+  }
+
+ private:
+  void cut(std::size_t pages) noexcept {
+    bounds_.resize(pages * 2 * width_);
+    stale_.resize(pages);
+  }
+  void measure(std::size_t page, auto&& read, float* scratch) {
+    float* row = scratch;
+    float* low = row + width_;
+    float* high = low + width_;
+    for (std::size_t r = page * page_; r < (page + 1) * page_; ++r) {
+      read(r, row);
+      for (std::size_t c = 0; c < width_; ++c) {
+        low[c] = r == page * page_ ? row[c] : std::min(low[c], row[c]);
+        high[c] = r == page * page_ ? row[c] : std::max(high[c], row[c]);
+      }
+    }
+    T* to = bounds_.data() + 2 * page * width_;
+    for (std::size_t c = 0; c < width_; ++c) {
+      to[c] = rounded<T>(low[c], false);
+      to[width_ + c] = rounded<T>(high[c], true);
+    }
+  }
+
+  std::size_t page_;
+  std::size_t width_;
+  Vector<T> bounds_;
+  Vector<unsigned char> stale_;  // (pages)
+};
+
+/// A query reads the `budget / page` pages whose keys could have the largest dot product with it: sum over channels of
+/// max(q_c * minimum_c, q_c * maximum_c), the largest bound among the query heads of a KV head. The newest rows, from the last
+/// complete page on, are always read and count as one page. The first `dense_layers` layers are read in full, and so are prompts.
+///
+/// Source: "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference"; mit-han-lab/Quest@01c1623bf939. Beyond it: grouped queries
+/// (its code has one query head per KV head). Ties go to the older page.
+/// Cost: 2 / page of the bytes of the keys in f16, per token; refreshing: a page's keys once.
+/// Loses: rows of pages that are not chosen, for this query only.
+template <class T>
+struct PageBounds {
+  static constexpr std::string_view name = "page_bounds";
+  using State = PageState<T>;
+
+  struct Options {
+    std::size_t budget = 2048;      ///< rows that a query reads, at least 2 pages
+    std::size_t page = 16;          ///< rows of a page, a multiple of 8
+    std::size_t dense_layers = 2;   ///< first layers that are read in full
+    static void fields(auto& options, auto&& field) {
+      field("budget", options.budget);
+      field("page", options.page);
+      field("dense_layers", options.dense_layers);
+    }
+  };
+
+  static void validate(const Options& options, const Shape&) {
+    require(options.page >= 8 && options.page % 8 == 0, ErrorCode::option, "quest: page is ", options.page, ", must be a multiple of 8");
+    require(options.budget >= 2 * options.page, ErrorCode::option, "quest: budget is ", options.budget, ", must be at least 2 * page = ",
+            2 * options.page);
+  }
+  static bool reads_all(const Options& options, std::size_t layer) noexcept { return layer < options.dense_layers; }
+  static constexpr bool wants_last_query(const Options&) noexcept { return false; }
+  static constexpr bool renumbers(const Options&) noexcept { return true; }
+  static State state(const Options& options, const Shape& shape, const Memory& memory) { return State(options.page, shape.key_width(), memory); }
+  static std::size_t bytes_for(const Options& options, const Shape& shape, std::size_t rows) noexcept {
+    return rows / options.page * (2 * shape.key_width() * sizeof(T) + 1);
+  }
+  static void refresh(const Options&, State& state, const RowTable& table, bool /*end_of_prompt*/, auto&& read, Vector<float>& scratch) {
+    state.refresh(table.rows(), read, scratch);
+  }
+
+  static void select(const Options& options, const State& state, const Retrieving& in, Vector<RowRange>& ranges) {
+    const std::size_t pages = state.pages();
+    const std::size_t wanted = options.budget / options.page - 1;
+    in.order.clear();
+    for (std::size_t p = 0; p < pages; ++p) {
+      if (in.table.live_in(p * state.page(), (p + 1) * state.page()) > 0) { in.order.push_back(static_cast<Position>(p)); }
+    }
+    if (in.order.size() > wanted) {
+      in.scratch.resize(std::max(in.scratch.size(), pages + in.group * in.stride));
+      float* scores = in.scratch.data();
+      float* turned = scores + pages;
+      const float* queries = in.queries;
+      Position at = in.shift;
+      for (const Position p : in.order) {
+        scores[p] = kernels::minus_infinity;
+        for (std::size_t r = p * state.page(); r < (p + 1) * state.page(); ++r) {  // once, unless in-cache positions move rows apart
+          if (!in.table.alive(r)) { continue; }
+          const Position shift = in.table.shift(r);
+          if (shift != at) {
+            queries = turn(in, shift, turned);
+            at = shift;
+          } else if (scores[p] != kernels::minus_infinity) {
+            continue;
+          }
+          scores[p] = std::max(scores[p], bound(in, queries, state.minima(p), state.maxima(p)));
+          if (!in.table.renumbers()) { break; }
+        }
+      }
+      detail::keep_best_units(in.order, wanted, [&](Position p) { return scores[p]; });
+    }
+    detail::append_units({in.order.data(), in.order.size()}, state.page(), ranges);
+  }
+
+  /// The largest bound among the queries of a group.
+  static float bound(const Retrieving& in, const float* queries, const T* minima, const T* maxima) noexcept {
+    namespace vec = simd::native;
+    float largest = kernels::minus_infinity;
+    for (std::size_t q = 0; q < in.group; ++q) {
+      const float* query = queries + q * in.stride;
+      vec::f32 sum = vec::set(0.0F);
+      std::size_t c = 0;
+      for (; c + vec::lanes <= in.key_width; c += vec::lanes) {
+        const vec::f32 x = vec::load(query + c);
+        sum = vec::add(sum, vec::max(vec::mul(x, vec::load(minima + c)), vec::mul(x, vec::load(maxima + c))));
+      }
+      float rest = vec::reduce_add(sum);
+      for (; c < in.key_width; ++c) { rest += std::max(query[c] * static_cast<float>(minima[c]), query[c] * static_cast<float>(maxima[c])); }
+      largest = std::max(largest, rest);
+    }
+    return largest;
+  }
+
+ private:
+  static const float* turn(const Retrieving& in, Position shift, float* turned) noexcept {
+    if (shift == in.shift) { return in.queries; }
+    in.rotation.turn_by(static_cast<std::int64_t>(shift) - static_cast<std::int64_t>(in.shift));
+    std::copy_n(in.queries, in.group * in.stride, turned);
+    for (std::size_t q = 0; q < in.group; ++q) { in.rotation.apply(turned + q * in.stride); }
+    return turned;
+  }
+};
+
+static_assert(Retrieval<PageBounds<half>>);
+
+}  // namespace kvcompress

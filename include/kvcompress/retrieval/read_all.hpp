@@ -1,0 +1,34 @@
+// include/kvcompress/retrieval/read_all.hpp - the retrieval that chooses nothing: every query reads every row.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "kvcompress/concepts.hpp"
+#include "kvcompress/core/no_state.hpp"
+
+namespace kvcompress {
+
+/// Every query reads every row. Cost: none. Loses: nothing.
+struct ReadAll {
+  static constexpr std::string_view name = "read_all";
+  struct Options {
+    static void fields(auto&, auto&&) {}
+  };
+  struct State : NoState {
+    static constexpr std::size_t indexed() noexcept { return 0; }
+    static constexpr Reads reads() noexcept { return {}; }
+    static void remember_first(const Vector<RowRange>&) noexcept {}
+  };
+
+  static void validate(const Options&, const Shape&) noexcept {}
+  static constexpr bool reads_all(const Options&, std::size_t) noexcept { return true; }
+  static constexpr bool wants_last_query(const Options&) noexcept { return false; }
+  static constexpr bool renumbers(const Options&) noexcept { return true; }
+  static State state(const Options&, const Shape&, const Memory&) noexcept { return {}; }
+  static constexpr std::size_t bytes_for(const Options&, const Shape&, std::size_t) noexcept { return 0; }
+  static void refresh(const Options&, State&, const RowTable&, bool, auto&&, Vector<float>&) noexcept {}
+  static void select(const Options&, const State&, const Retrieving&, Vector<RowRange>&) noexcept {}
+};
+
+static_assert(Retrieval<ReadAll>);
+
+}  // namespace kvcompress
