@@ -29,10 +29,14 @@ class AnyCache {
   virtual void remove(Position first, Position last) = 0;
   virtual void clear() = 0;
   virtual void reserve(std::size_t tokens) = 0;
+  [[nodiscard]] virtual std::unique_ptr<AnyCache> copy() const = 0;
   [[nodiscard]] virtual std::unique_ptr<AnyCache> fork() const = 0;
   [[nodiscard]] virtual MemoryReport memory() const noexcept = 0;
   [[nodiscard]] virtual double bits_per_value() const noexcept = 0;
+  [[nodiscard]] virtual std::size_t fetched() const noexcept = 0;
   [[nodiscard]] virtual std::vector<Position> kept(std::size_t layer, std::size_t kv_head) const = 0;
+  [[nodiscard]] virtual const RowTable& table(std::size_t layer, std::size_t kv_head) const noexcept = 0;
+  virtual void read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) = 0;
 
   template <class P>
   [[nodiscard]] static std::unique_ptr<AnyCache> of(const Shape& shape, const PolicyOptions<P>& options = {}, const Memory& memory = {});
@@ -64,10 +68,14 @@ class CacheOf final : public AnyCache {
   void remove(Position first, Position last) override { cache_.remove(first, last); }
   void clear() override { cache_.clear(); }
   void reserve(std::size_t tokens) override { cache_.reserve(tokens); }
+  [[nodiscard]] std::unique_ptr<AnyCache> copy() const override { return std::make_unique<CacheOf>(KVCache<P>(cache_)); }
   [[nodiscard]] std::unique_ptr<AnyCache> fork() const override { return std::make_unique<CacheOf>(cache_.fork()); }
   [[nodiscard]] MemoryReport memory() const noexcept override { return cache_.memory(); }
   [[nodiscard]] double bits_per_value() const noexcept override { return cache_.bits_per_value(); }
+  [[nodiscard]] std::size_t fetched() const noexcept override { return cache_.fetched(); }
   [[nodiscard]] std::vector<Position> kept(std::size_t layer, std::size_t kv_head) const override { return cache_.kept(layer, kv_head); }
+  [[nodiscard]] const RowTable& table(std::size_t layer, std::size_t kv_head) const noexcept override { return cache_.table(layer, kv_head); }
+  void read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) override { cache_.read(layer, kv_head, row, key, value); }
 
  private:
   KVCache<P> cache_;

@@ -405,9 +405,12 @@ class KVCache {
       for (std::size_t head = 0; end_of_prompt && head < l.lanes.size(); ++head) { detail::see_last<P>(shape_, options_, l, head, workspace_); }
     }
     if (!end_of_prompt || !decides_together) { evict(l, end_of_prompt); }
-    if constexpr (detail::storage_scope<Storage>() == Scope::group) { finish_group(layer, l, end_of_prompt); }
-    else { encode({&l, 1}, layer, end_of_prompt); }
-    l.close(end_of_prompt, reserved_);
+    if constexpr (detail::storage_scope<Storage>() == Scope::group) {
+      finish_group(layer, l, end_of_prompt);
+    } else {
+      encode({&l, 1}, layer, end_of_prompt);
+      l.close(end_of_prompt, reserved_);
+    }
     if (end_of_prompt) { scratch_.shrink(reserved_); }
   }
   /// A prompt is encoded when the last of the layers that are encoded together ends it; decoded rows when the last layer commits them.
@@ -416,15 +419,16 @@ class KVCache {
     l.waiting = end_of_prompt;
     std::size_t waiting = 0;
     for (std::size_t other = group.first; other < group.last; ++other) { waiting += at(other).waiting ? 1U : 0U; }
-    if (end_of_prompt ? waiting < group.size() : waiting > 0 || layer + 1 != group.last) { return; }
+    if (end_of_prompt ? waiting < group.size() : waiting > 0 || layer + 1 != group.last) { return l.close(end_of_prompt, reserved_); }
     Vector<Layer*> layers{Allocator<Layer*>(memory_)};
     for (std::size_t other = group.first; other < group.last; ++other) {
-      require(at(other).tables.front().rows() - at(other).open <= l.tables.front().rows(), ErrorCode::phase, "end_prompt(layer = ", layer,
-              "): it has ", l.tables.front().rows(), " rows, must have as many as layer ", other, ", which is encoded together with it");
+      require(!end_of_prompt || at(other).next == l.next, ErrorCode::phase, "end_prompt(layer = ", layer, "): it has seen ", l.next,
+              " tokens, must have seen as many as layer ", other, ", which is encoded together with it: ", at(other).next);
       layers.push_back(&layers_[other].write());
     }
     encode({layers.data(), layers.size()}, group.first, end_of_prompt);
-    for (Layer* other : layers) { other->waiting = false; }
+    l.close(end_of_prompt, reserved_);
+    for (Layer* other : layers) { other->waiting = false; }  // last: until then end_prompt can be called again
   }
   void encode(std::span<Layer> one, std::size_t layer, bool end_of_prompt) {
     Layer* only = &one.front();
@@ -467,7 +471,11 @@ class KVCache {
     scratch_.start(rows.rows());
     Selection selection{rows, true, first.prompt_tokens, first.budget, scratch_.order, scratch_.drop};
     Eviction::select(options_.eviction, sums, selection);
-    for (Layer* l : layers) { l->evict(0, scratch_, true); }
+    for (Layer* l : layers) { l->tables.front().prepare_to_kill(scratch_.order); }
+    for (Layer* l : layers) {
+      if (l->tables.front().rows() == rows.rows()) { l->kill(0, scratch_); }  // more rows: an attempt that failed has killed them already
+    }
+    for (Layer* l : layers) { l->remove_dead(0, scratch_, true); }
   }
   /// Rows of one lane that fit in `bytes`, as this policy holds them.
   [[nodiscard]] std::size_t rows_in(std::size_t bytes) const {
@@ -491,14 +499,12 @@ class KVCache {
 
   // ------------------------------------------------------------------ memory
 
-  static void account(const Shared<Layer>& shared, MemoryReport& total) noexcept {
-    MemoryReport report = total;
-    report.indices += Shared<Layer>::box_bytes();
-    shared.read().account(report);
-    if (shared.shared()) { report.shared = total.shared + report.total() - total.total(); }
-    total = report;
+  static void account(const Shared<Layer>& layer, MemoryReport& report) noexcept {
+    report.add_held(layer.shared(), [&](MemoryReport& all) {
+      all.indices += Shared<Layer>::box_bytes();
+      layer.read().account(all);
+    });
   }
-
   /// Calls work(lanes, lane) for every set of lanes whose stores S share memory; lane(i) is the i-th of them.
   template <class S>
   void for_sharing_lanes(auto&& work) const {
@@ -515,7 +521,14 @@ class KVCache {
   void account_together(MemoryReport& report, auto&& store) const noexcept {
     if constexpr (scope_of<S>() != Scope::lane) {
       for_sharing_lanes<S>([&](std::size_t lanes, auto&& place) {
-        S::account(lanes, [&](std::size_t lane) -> const S& { return store(at(place(lane).first).lanes[place(lane).second]); }, report);
+        const auto member = [&](std::size_t lane) -> const S& { return store(at(place(lane).first).lanes[place(lane).second]); };
+        const auto shared = [&](std::size_t lane) { return layers_[place(lane).first].shared(); };
+        if constexpr (requires { S::account(lanes, member, shared, report); }) { S::account(lanes, member, shared, report); }
+        else {
+          for (std::size_t lane = 0; lane < lanes; ++lane) {
+            report.add_held(shared(lane), [&](MemoryReport& all) { member(lane).account(all); });
+          }
+        }
       });
     }
   }

@@ -9,5 +9,7 @@
 #include "kvcompress/policies/full.hpp"
 #include "kvcompress/policies/h2o.hpp"
 #include "kvcompress/policies/kivi.hpp"
+#include "kvcompress/policies/landmarks.hpp"
+#include "kvcompress/policies/quest.hpp"
 #include "kvcompress/policies/snapkv.hpp"
 #include "kvcompress/policies/streaming_llm.hpp"

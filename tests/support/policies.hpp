@@ -30,6 +30,20 @@ inline void set_budget(HeavyHitters::Options& options, std::size_t rows) {
   options.budget = rows == unbounded ? 1U << 20U : rows;
   options.recent = rows == unbounded ? 0 : rows / 3;
 }
+/// Small settings of each retrieval: a query reads about `rows` rows, `unbounded` means all.
+inline void set_reading(ReadAll::Options& /*options*/, std::size_t /*rows*/) {}
+inline void set_reading(PageBounds<half>::Options& options, std::size_t rows) {
+  options.budget = rows == unbounded ? 1U << 20U : rows;
+  options.page = 8;
+  options.dense_layers = 0;
+}
+template <class Options>
+  requires requires(Options options) { options.outlier_chunks; }
+void set_reading(Options& options, std::size_t rows) {
+  options.budget = rows == unbounded ? 1U << 20U : rows;
+  options.local_chunks = 2;
+  options.outlier_chunks = 2;
+}
 /// Two thirds for the prompt, one third for decoded rows.
 inline void set_budget(ObservationWindow::Options& options, std::size_t rows) {
   options.budget = rows == unbounded ? 1U << 20U : rows - rows / 3;
@@ -57,13 +71,14 @@ inline constexpr double row_rounding = std::is_same_v<typename KVCache<P>::Keys:
 
 /// What a cache must answer for the newest `count` tokens of `text`, whose rows are open: attention in double over the rows that it
 /// holds, as it decodes them, at the positions or slots that it gives them.
-template <class P>
-Outputs attention_over_held_rows(const KVCache<P>& cache, const Text& text, std::size_t end, std::size_t count, std::size_t layer = 0,
+template <class Cache>
+Outputs attention_over_held_rows(Cache& cache, const Text& text, std::size_t end, std::size_t count, std::size_t layer = 0,
                                  const AttendOptions& options = {}) {
   using reference::Index;
   const Shape& shape = text.shape;
   Outputs out(count * text.output_width());
-  std::vector<float> row(std::max(shape.key_width(), shape.value_width()));
+  std::vector<float> key(shape.key_width());
+  std::vector<float> value(shape.value_width());
   const reference::Rope rope{.pairing = shape.rope.pairing == RopePairing::half_split ? reference::Pairing::half : reference::Pairing::interleaved,
                              .theta = shape.rope.theta,
                              .rotary_dim = static_cast<Index>(shape.rope.rotary_dim)};
@@ -77,10 +92,9 @@ Outputs attention_over_held_rows(const KVCache<P>& cache, const Text& text, std:
     Index at = 0;
     for (std::size_t r = 0; r < table.rows(); ++r) {
       if (!table.alive(r)) { continue; }
-      cache.keys(layer, lane).read(r, row.data());
-      for (Index c = 0; c < keys.cols(); ++c) { keys(at, c) = static_cast<double>(row[static_cast<std::size_t>(c)]); }
-      cache.values(layer, lane).read(r, row.data());
-      for (Index c = 0; c < values.cols(); ++c) { values(at, c) = static_cast<double>(row[static_cast<std::size_t>(c)]); }
+      cache.read(layer, lane, r, key.data(), value.data());
+      for (Index c = 0; c < keys.cols(); ++c) { keys(at, c) = static_cast<double>(key[static_cast<std::size_t>(c)]); }
+      for (Index c = 0; c < values.cols(); ++c) { values(at, c) = static_cast<double>(value[static_cast<std::size_t>(c)]); }
       positions(at++) = static_cast<std::int64_t>(table.position(r));
     }
     for (Index i = 0; i < live; ++i) {  // the rank by position, found without the table

@@ -94,20 +94,30 @@ struct Layer {
     return per_lane ? std::span(&lanes[index], 1) : std::span(lanes.data(), lanes.size());
   }
 
-  /// Removes the rows marked in scratch.drop from the lanes of a unit: positions, rows, states move in one operation. Exact rows close the gap
-  /// (in order, or the last ones jump into the free places); encoded rows die in place, and go when a whole block of them is dead
-  /// or, where the stores can encode anew, when fewer than half of them are alive.
+  /// Removes the rows marked in scratch.drop from the lanes of a unit. If memory fails on the way, the next call goes on.
   void evict(std::size_t index, CommitScratch<P>& scratch, bool in_order) {
+    const bool marked = std::find(scratch.drop.begin(), scratch.drop.end(), 1) != scratch.drop.end();
+    if (!marked && tables[index].all_alive()) { return; }
+    tables[index].prepare_to_kill(scratch.order);
+    kill(index, scratch);
+    remove_dead(index, scratch, in_order);
+  }
+  /// Marks the rows in scratch.drop as dead; prepare_to_kill of the table must have been called.
+  void kill(std::size_t index, CommitScratch<P>& scratch) noexcept {
     RowTable& table = tables[index];
-    const auto members = unit(index);
-    const std::size_t settled = members.front().settled();
-    const auto marked = static_cast<std::size_t>(std::count(scratch.drop.begin(), scratch.drop.end(), 1));
-    if (marked == 0 && table.all_alive()) { return; }
-    table.prepare_to_kill(scratch.order);
     for (std::size_t row = 0; row < table.rows(); ++row) {
       if (scratch.drop[row] != 0 && table.alive(row)) { table.kill(row); }
     }
     table.settle(scratch.order);
+  }
+  /// Positions, rows, states and indices of the rows that stay move in one operation. Exact rows close the gap (in order, or the last ones
+  /// jump into the free places); encoded rows die in place, and go when a whole block of them is dead or, where the stores can encode
+  /// anew, when fewer than half of them are alive.
+  void remove_dead(std::size_t index, CommitScratch<P>& scratch, bool in_order) {
+    RowTable& table = tables[index];
+    if (table.all_alive()) { return; }
+    const auto members = unit(index);
+    const std::size_t settled = members.front().settled();
     in_order || settled > 0 ? close_gaps(table, members, settled) : fill_gaps(table, members);
     if constexpr (requires { members.front().keys.erase_block(std::size_t{}); members.front().values.erase_block(std::size_t{}); }) {
       if (settled > 0) { tidy_encoded(table, members, scratch); }

@@ -84,6 +84,14 @@ struct MemoryReport {
   /// The total without the slow tier: what attention reads at full speed.
   [[nodiscard]] std::size_t fast() const noexcept { return total() - slow_tier; }
 
+  /// Calls add(*this); if `all_shared`, everything that it adds is held by a fork too.
+  template <class Add>
+  void add_held(bool all_shared, Add&& add) noexcept {
+    const std::size_t total_before = total();
+    const std::size_t shared_before = shared;
+    add(*this);
+    if (all_shared) { shared = shared_before + total() - total_before; }
+  }
   /// Adds a vector's memory: its elements to `purpose`, the unused rest of its capacity to spare.
   template <class T>
   void add(std::size_t MemoryReport::*purpose, const Vector<T>& vector) noexcept {

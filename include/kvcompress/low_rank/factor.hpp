@@ -96,28 +96,33 @@ class Factor {
       else { factor.basis_.unshare(); }
     }
   }
-  /// Adds the bytes of all lanes; a block that several of them hold counts once.
-  static void account(std::size_t members, auto&& member, MemoryReport& report) noexcept {
+  /// Adds the bytes of all lanes; a block that several of them hold counts once. shared(i): a fork holds all of lane i too.
+  static void account(std::size_t members, auto&& member, auto&& shared, MemoryReport& report) noexcept {
     for (std::size_t m = 0; m < members; ++m) {
       const Factor& factor = member(m);
-      factor.basis_.account_table(report);
-      factor.coefficients_.account(report);
-      report.factors += factor.coefficients_.used() * (factor.coefficients_.block_bytes() - sizeof(std::uint32_t));
+      report.add_held(shared(m), [&](MemoryReport& all) {
+        factor.basis_.account_table(all);
+        factor.coefficients_.account(all);
+        all.factors += factor.coefficients_.used() * (factor.coefficients_.block_bytes() - sizeof(std::uint32_t));
+      });
       for (std::size_t b = 0; b < factor.basis_.used(); ++b) {
         const std::byte* block = factor.basis_.read(b);
         std::size_t holders = 0;
         bool counted = false;
+        bool held_by_fork = false;
         for (std::size_t other = 0; other < members; ++other) {
-          const bool holds = member(other).basis_.uses(block, b);
-          holders += holds ? 1U : 0U;
-          counted = counted || (holds && other < m);
+          if (!member(other).basis_.uses(block, b)) { continue; }
+          ++holders;
+          counted = counted || other < m;
+          held_by_fork = held_by_fork || shared(other);
         }
         if (counted) { continue; }
-        const std::size_t used = std::min(block_rows, factor.rows_ - b * block_rows) * factor.rank_ * sizeof(T);
-        report.factors += used;
-        report.indices += sizeof(std::uint32_t);
-        report.spare += factor.basis_.block_bytes() - sizeof(std::uint32_t) - used;
-        report.shared += factor.basis_.holders(b) > holders ? factor.basis_.block_bytes() : 0;
+        report.add_held(held_by_fork || factor.basis_.holders(b) > holders, [&](MemoryReport& all) {
+          const std::size_t used = std::min(block_rows, factor.rows_ - b * block_rows) * factor.rank_ * sizeof(T);
+          all.factors += used;
+          all.indices += sizeof(std::uint32_t);
+          all.spare += factor.basis_.block_bytes() - sizeof(std::uint32_t) - used;
+        });
       }
     }
   }

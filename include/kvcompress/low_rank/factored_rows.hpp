@@ -44,12 +44,13 @@ class FactoredRows {
 
   /// What a lane that shares with nobody would hold.
   void account(MemoryReport& report) const noexcept {
-    Factor<T>::account(1, [this](std::size_t) -> const Factor<T>& { return factor_; }, report);
-    tail_.account(report);
+    account(1, [this](std::size_t) -> const FactoredRows& { return *this; }, [](std::size_t) { return false; }, report);
   }
-  static void account(std::size_t members, auto&& member, MemoryReport& report) noexcept {
-    Factor<T>::account(members, [&](std::size_t m) -> const Factor<T>& { return member(m).factor_; }, report);
-    for (std::size_t m = 0; m < members; ++m) { member(m).tail_.account(report); }
+  static void account(std::size_t members, auto&& member, auto&& shared, MemoryReport& report) noexcept {
+    Factor<T>::account(members, [&](std::size_t m) -> const Factor<T>& { return member(m).factor_; }, shared, report);
+    for (std::size_t m = 0; m < members; ++m) {
+      report.add_held(shared(m), [&](MemoryReport& all) { member(m).tail_.account(all); });
+    }
   }
   void unshare() { unshare(1, [this](std::size_t) -> FactoredRows& { return *this; }); }
   static void unshare(std::size_t members, auto&& member) {

@@ -93,11 +93,15 @@ class RebuiltKeys : public FactoredRows<T> {
                       });
   }
 
-  static void account(std::size_t members, auto&& member, MemoryReport& report) noexcept {
-    FactoredRows<T>::account(members, member, report);
-    for (std::size_t m = 0; m < members; ++m) { member(m).at_hand_.account(report); }
+  static void account(std::size_t members, auto&& member, auto&& shared, MemoryReport& report) noexcept {
+    FactoredRows<T>::account(members, member, shared, report);
+    for (std::size_t m = 0; m < members; ++m) {
+      report.add_held(shared(m), [&](MemoryReport& all) { member(m).at_hand_.account(all); });
+    }
   }
-  void account(MemoryReport& report) const noexcept { account(1, [this](std::size_t) -> const RebuiltKeys& { return *this; }, report); }
+  void account(MemoryReport& report) const noexcept {
+    account(1, [this](std::size_t) -> const RebuiltKeys& { return *this; }, [](std::size_t) { return false; }, report);
+  }
 
  private:
   /// Rows multiplied out and rotated, padded(dim) apart, behind the factor's part of `scratch`.

@@ -101,17 +101,23 @@ class OffloadedValues {
   }
 
   /// Lanes of a layer share their regions, which the first of them reports.
-  static void account(std::size_t members, auto&& member, MemoryReport& report) noexcept {
+  static void account(std::size_t members, auto&& member, auto&& shared, MemoryReport& report) noexcept {
     for (std::size_t m = 0; m < members; ++m) {
       const OffloadedValues& lane = member(m);
-      report.add(&MemoryReport::indices, lane.regions_);
-      report.add(&MemoryReport::indices, lane.chunks_);
-      lane.tail_.account(report);
-      lane.at_hand_.account(report);
+      report.add_held(shared(m), [&](MemoryReport& all) {
+        all.add(&MemoryReport::indices, lane.regions_);
+        all.add(&MemoryReport::indices, lane.chunks_);
+        lane.tail_.account(all);
+        lane.at_hand_.account(all);
+      });
     }
-    for (const Region& region : member(0).regions_) { region.bytes.account(report, members); }
+    for (const Region& region : member(0).regions_) {
+      report.add_held(shared(0), [&](MemoryReport& all) { region.bytes.account(all, members); });
+    }
   }
-  void account(MemoryReport& report) const noexcept { account(1, [this](std::size_t) -> const OffloadedValues& { return *this; }, report); }
+  void account(MemoryReport& report) const noexcept {
+    account(1, [this](std::size_t) -> const OffloadedValues& { return *this; }, [](std::size_t) { return false; }, report);
+  }
   static void unshare(std::size_t members, auto&& member) {
     for (std::size_t m = 0; m < members; ++m) {
       for (std::size_t r = 0; r < member(m).regions_.size(); ++r) {

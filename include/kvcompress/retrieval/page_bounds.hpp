@@ -119,8 +119,9 @@ class PageState {
 /// max(q_c * minimum_c, q_c * maximum_c), the largest bound among the query heads of a KV head. The newest rows, from the last
 /// complete page on, are always read and count as one page. The first `dense_layers` layers are read in full, and so are prompts.
 ///
-/// Source: "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference"; mit-han-lab/Quest@01c1623bf939. Beyond it: grouped queries
-/// (its code has one query head per KV head). Ties go to the older page.
+/// Source: "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference"; mit-han-lab/Quest@01c1623bf939, by the rule of its kernels:
+/// the newest page and the budget - 1 best of the others (its evaluation code forces no page and takes at least 3). Beyond it: grouped
+/// queries (its kernels have one query head per KV head). Ties go to the older page.
 /// Cost: 2 / page of the bytes of the keys in f16, per token; refreshing: a page's keys once.
 /// Loses: rows of pages that are not chosen, for this query only.
 template <class T>

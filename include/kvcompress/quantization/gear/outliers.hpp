@@ -1,0 +1,86 @@
+// include/kvcompress/quantization/gear/outliers.hpp - which entries GEAR keeps exact, and how they stand beside the codes.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <numeric>
+
+#include "kvcompress/core/half.hpp"
+
+namespace kvcompress::gear {
+
+/// Outliers on each side of a vector: floor(sparsity * length / 2), and all of it from sparsity 1 on.
+inline std::size_t outliers_per_side(double sparsity, std::size_t length) noexcept {
+  return sparsity >= 1.0 ? length : static_cast<std::size_t>(sparsity * static_cast<double>(length) / 2.0);
+}
+/// How many those are on both sides, at most.
+inline std::size_t most_outliers(std::size_t per_side, std::size_t length) noexcept { return 2 * per_side > length ? length : 2 * per_side; }
+
+/// Writes the indices of the `per_side` largest and smallest of `count` numbers to `chosen`, ascending, and returns how many those are; among
+/// equal numbers the lower index is chosen. All of them if that is more than there are. `sorted` has room for `count` numbers.
+inline std::size_t choose_outliers(const float* x, std::size_t count, std::size_t per_side, float* sorted, std::uint32_t* chosen) noexcept {
+  if (per_side == 0) { return 0; }
+  if (2 * per_side > count) {
+    std::iota(chosen, chosen + count, 0U);
+    return count;
+  }
+  std::copy_n(x, count, sorted);
+  float* const end = sorted + count;
+  float* const large = end - per_side;
+  std::nth_element(sorted, sorted + (per_side - 1), end);
+  std::nth_element(sorted + per_side, large, end);
+  const float low = sorted[per_side - 1];
+  const float high = *large;
+  auto lows = std::count(sorted, sorted + per_side, low);  // so many of those equal to the bound are chosen
+  auto highs = std::count(large, end, high);
+  std::size_t found = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    const bool smallest = x[i] < low || (x[i] == low && lows-- > 0);
+    const bool largest = x[i] > high || (x[i] == high && highs-- > 0);
+    if (smallest || largest) { chosen[found++] = static_cast<std::uint32_t>(i); }
+  }
+  return found;
+}
+
+/// An entry that is kept exact.
+struct Place {
+  std::uint32_t row;
+  std::uint32_t channel;
+};
+
+/// Outliers of a segment by row, then channel; in tiles of 128 rows, so that a byte tells the row. An entry is `delta`, the number less what
+/// its code stands for: one multiply-add each in scores and weighted sums.
+template <class Scale>
+struct Outliers {
+  static constexpr std::size_t tile_rows = 128;
+
+  const std::uint32_t* ends;      // (tiles), of the entries up to each tile's end
+  const Scale* deltas;            // (entries)
+  const std::uint8_t* rows;       // (entries), in the tile
+  const std::uint8_t* channels8;  // (entries), null if channels do not fit a byte
+  const std::uint16_t* channels16;
+
+  static constexpr std::size_t tiles(std::size_t rows) noexcept { return (rows + tile_rows - 1) / tile_rows; }
+  static constexpr std::size_t channel_bytes(std::size_t dim) noexcept { return dim <= 256 ? 1 : 2; }
+
+  /// Calls entry(row, channel, delta) for those in rows [first, last).
+  template <class Entry>
+  void for_each(std::size_t first, std::size_t last, Entry&& entry) const noexcept {
+    channels8 != nullptr ? visit(first, last, channels8, entry) : visit(first, last, channels16, entry);
+  }
+
+ private:
+  template <class Channel, class Entry>
+  void visit(std::size_t first, std::size_t last, const Channel* channels, Entry& entry) const noexcept {
+    for (std::size_t tile = first / tile_rows; tile * tile_rows < last; ++tile) {
+      for (std::size_t i = tile == 0 ? 0 : ends[tile - 1]; i < ends[tile]; ++i) {
+        const std::size_t row = tile * tile_rows + rows[i];
+        if (row >= first && row < last) { entry(row, std::size_t{channels[i]}, static_cast<float>(deltas[i])); }
+      }
+    }
+  }
+};
+
+}  // namespace kvcompress::gear

@@ -1,0 +1,215 @@
+// include/kvcompress/quantization/gear/segment.hpp - rows that were encoded together: codes, low-rank factors, outliers; never changed again.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+#include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/reference_count.hpp"
+#include "kvcompress/core/views.hpp"
+#include "kvcompress/kernels/exact.hpp"
+#include "kvcompress/quantization/gear/codes.hpp"
+#include "kvcompress/quantization/gear/outliers.hpp"
+
+namespace kvcompress::gear {
+
+/// How a segment came to be: from the rows of a prompt, from a full buffer, or from segments of full buffers.
+enum class Origin : std::uint8_t { prompt, buffer, merged };
+
+/// Sizes that settle the bytes of a segment.
+struct SegmentSizes {
+  std::size_t rows;
+  std::size_t dim;
+  std::size_t rank;
+  std::size_t outliers;
+};
+
+/// One segment of one lane: x is about codes + a b^T + outliers. It begins an allocation that holds, behind it, [codes][scales][minima]
+/// [a: (rank, rows)][b: (rank, dim)][ends of outlier tiles][deltas][rows][channels]. Columns of a have length sqrt(rows), so that neither
+/// factor is larger than the rows' errors and both fit 16 bits.
+template <class Codes>
+class alignas(8) Segment {
+  using Scale = typename Codes::Scale;
+  using List = Outliers<Scale>;
+  using Parts = typename Codes::Parts;
+
+ public:
+  /// A segment of that size with nothing in it yet.
+  static Segment* create(const SegmentSizes& sizes, Origin origin, const Memory& memory) {
+    std::byte* place = Allocator<std::byte>(memory).allocate(bytes_for(sizes));
+    return ::new (static_cast<void*>(place)) Segment(sizes, origin);
+  }
+  [[nodiscard]] Segment* clone(const Memory& memory) const {
+    Segment* copy = create(sizes(), origin_, memory);
+    const std::byte* from = reinterpret_cast<const std::byte*>(this);
+    std::copy(from + sizeof(Segment), from + bytes(), reinterpret_cast<std::byte*>(copy) + sizeof(Segment));
+    return copy;
+  }
+  void share() noexcept { count_.add(); }
+  [[nodiscard]] bool shared() const noexcept { return count_.shared(); }
+  void release(const Memory& memory) noexcept {
+    if (count_.drop()) { Allocator<std::byte>(memory).deallocate(reinterpret_cast<std::byte*>(this), bytes()); }
+  }
+
+  [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
+  [[nodiscard]] std::size_t rank() const noexcept { return rank_; }
+  [[nodiscard]] std::size_t outlier_count() const noexcept { return outliers_; }
+  [[nodiscard]] Origin origin() const noexcept { return origin_; }
+  [[nodiscard]] SegmentSizes sizes() const noexcept { return {rows_, dim_, rank_, outliers_}; }
+  [[nodiscard]] std::size_t bytes() const noexcept { return bytes_for(sizes()); }
+
+  // The parts; only who builds the segment writes to them.
+  [[nodiscard]] Parts codes() const noexcept {
+    Scale* scales = at<Scale>(layout().scales);
+    return {at<std::uint8_t>(sizeof(Segment)), scales, scales + Codes::groups(rows_, dim_)};
+  }
+  [[nodiscard]] Scale* a() const noexcept { return at<Scale>(layout().a); }
+  [[nodiscard]] Scale* b() const noexcept { return a() + std::size_t{rank_} * rows_; }
+  [[nodiscard]] std::uint32_t* tile_ends() const noexcept { return at<std::uint32_t>(layout().ends); }
+  [[nodiscard]] Scale* deltas() const noexcept { return at<Scale>(layout().deltas); }
+  [[nodiscard]] std::uint8_t* outlier_rows() const noexcept { return at<std::uint8_t>(layout().rows); }
+  [[nodiscard]] std::uint8_t* outlier_channels() const noexcept { return at<std::uint8_t>(layout().channels); }
+  [[nodiscard]] List outliers() const noexcept {
+    std::uint8_t* channels = outlier_channels();
+    const bool bytes = List::channel_bytes(dim_) == 1;
+    return {tile_ends(), deltas(), outlier_rows(), bytes ? channels : nullptr, bytes ? nullptr : reinterpret_cast<std::uint16_t*>(channels)};
+  }
+
+  /// Row `row` without the low-rank part, and that part added.
+  void read_sparse(std::size_t row, float* out) const noexcept {
+    const Parts parts = codes();
+    for (std::size_t c = 0; c < dim_; ++c) { out[c] = Codes::decode(row, c, rows_, dim_, parts); }
+    if (outliers_ > 0) {
+      outliers().for_each(row, row + 1, [&](std::size_t, std::size_t c, float delta) { out[c] += delta; });
+    }
+  }
+  void add_low_rank(std::size_t row, float* out) const noexcept {
+    for (std::size_t j = 0; j < rank_; ++j) {
+      const float weight = static_cast<float>(a()[j * rows_ + row]);
+      for (std::size_t c = 0; c < dim_; ++c) { out[c] += weight * static_cast<float>(b()[j * dim_ + c]); }
+    }
+  }
+
+  /// logits[q][r - range.first] = queries[q] . row r.
+  void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits, std::size_t logit_stride,
+              float* scratch) const noexcept {
+    Codes::scores(range, rows_, dim_, codes(), queries, query_stride, query_count, logits, logit_stride, scratch);
+    if (rank_ > 0) {
+      float* parts = scratch;  // (queries, rank), u = b^T q
+      kernels::dot_rows(b(), rank_, dim_, queries, query_stride, query_count, parts, rank_);
+      for (std::size_t q = 0; q < query_count; ++q) { add_columns(range, parts + q * rank_, logits + q * logit_stride); }
+    }
+    if (outliers_ > 0) {
+      outliers().for_each(range.first, range.last, [&](std::size_t row, std::size_t c, float delta) {
+        for (std::size_t q = 0; q < query_count; ++q) { logits[q * logit_stride + row - range.first] += queries[q * query_stride + c] * delta; }
+      });
+    }
+  }
+  /// out[q] += sum over r of weights[q][r - range.first] * row r.
+  void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
+                  float* scratch) const noexcept {
+    Codes::accumulate(range, rows_, dim_, codes(), weights, weight_stride, query_count, out, out_stride, scratch);
+    if (rank_ > 0) {
+      float* parts = scratch;  // (queries, rank), p^T a
+      for (std::size_t q = 0; q < query_count; ++q) { dot_columns(range, weights + q * weight_stride, parts + q * rank_); }
+      kernels::mix_rows(b(), rank_, dim_, parts, rank_, query_count, out, out_stride);
+    }
+    if (outliers_ > 0) {
+      outliers().for_each(range.first, range.last, [&](std::size_t row, std::size_t c, float delta) {
+        for (std::size_t q = 0; q < query_count; ++q) { out[q * out_stride + c] += weights[q * weight_stride + row - range.first] * delta; }
+      });
+    }
+  }
+  /// The low-rank part needs `dim` floats a query at most and follows the codes' part, whose scratch it may have.
+  static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {
+    return std::max(Codes::scratch_floats(dim, queries), queries * dim);
+  }
+
+  [[nodiscard]] static constexpr std::size_t bytes_for(const SegmentSizes& sizes) noexcept { return Layout(sizes).bytes; }
+  void account(MemoryReport& report) const noexcept {
+    const Layout where = layout();
+    const std::size_t codes = Codes::code_bytes(rows_, dim_);
+    const std::size_t scales = 2 * Codes::groups(rows_, dim_) * sizeof(Scale);
+    const std::size_t factors = rank_ * (std::size_t{rows_} + dim_) * sizeof(Scale);
+    const std::size_t entries = outliers_ == 0 ? 0 : where.bytes - where.ends;
+    report.indices += sizeof(Segment);
+    report.codes += codes;
+    report.scales += scales;
+    report.factors += factors;
+    report.outliers += entries;
+    report.spare += where.bytes - sizeof(Segment) - codes - scales - factors - entries;
+    report.shared += shared() ? where.bytes : 0;
+  }
+
+ private:
+  /// Offsets of the parts from the segment's own address.
+  struct Layout {
+    std::size_t scales;
+    std::size_t a;
+    std::size_t ends;
+    std::size_t deltas;
+    std::size_t rows;
+    std::size_t channels;
+    std::size_t bytes;
+
+    constexpr explicit Layout(const SegmentSizes& s) noexcept {
+      const auto whole = [](std::size_t offset) { return (offset + 3) / 4 * 4; };
+      scales = whole(sizeof(Segment) + Codes::code_bytes(s.rows, s.dim));
+      a = scales + 2 * Codes::groups(s.rows, s.dim) * sizeof(Scale);
+      ends = whole(a + s.rank * (s.rows + s.dim) * sizeof(Scale));
+      deltas = ends + (s.outliers == 0 ? 0 : List::tiles(s.rows) * sizeof(std::uint32_t));
+      channels = deltas + s.outliers * sizeof(Scale);  // before the rows: they may have two bytes each
+      rows = channels + s.outliers * List::channel_bytes(s.dim);
+      bytes = rows + s.outliers;
+    }
+  };
+
+  Segment(const SegmentSizes& s, Origin origin) noexcept
+      : rows_(static_cast<std::uint32_t>(s.rows)), dim_(static_cast<std::uint32_t>(s.dim)), outliers_(static_cast<std::uint32_t>(s.outliers)),
+        rank_(static_cast<std::uint16_t>(s.rank)), origin_(origin) {}
+
+  [[nodiscard]] Layout layout() const noexcept { return Layout(sizes()); }
+  template <class T>
+  [[nodiscard]] T* at(std::size_t offset) const noexcept {
+    return reinterpret_cast<T*>(reinterpret_cast<std::byte*>(const_cast<Segment*>(this)) + offset);
+  }
+
+  /// out[t - range.first] += sum over j of parts[j] * a[j][t].
+  void add_columns(RowRange range, const float* parts, float* out) const noexcept {
+    namespace vec = simd::native;
+    const Scale* columns = a();
+    std::size_t t = range.first;
+    for (; t + vec::lanes <= range.last; t += vec::lanes) {
+      vec::f32 sum = vec::load(out + (t - range.first));
+      for (std::size_t j = 0; j < rank_; ++j) { sum = vec::fma(vec::set(parts[j]), vec::load(columns + j * rows_ + t), sum); }
+      vec::store(out + (t - range.first), sum);
+    }
+    for (; t < range.last; ++t) {
+      for (std::size_t j = 0; j < rank_; ++j) { out[t - range.first] += parts[j] * static_cast<float>(columns[j * rows_ + t]); }
+    }
+  }
+  /// parts[j] = sum over t of weights[t - range.first] * a[j][t].
+  void dot_columns(RowRange range, const float* weights, float* parts) const noexcept {
+    namespace vec = simd::native;
+    for (std::size_t j = 0; j < rank_; ++j) {
+      const Scale* column = a() + j * rows_;
+      vec::f32 sum = vec::set(0.0F);
+      std::size_t t = range.first;
+      for (; t + vec::lanes <= range.last; t += vec::lanes) { sum = vec::fma(vec::load(weights + (t - range.first)), vec::load(column + t), sum); }
+      parts[j] = vec::reduce_add(sum);
+      for (; t < range.last; ++t) { parts[j] += weights[t - range.first] * static_cast<float>(column[t]); }
+    }
+  }
+
+  ReferenceCount count_;
+  std::uint32_t rows_;
+  std::uint32_t dim_;
+  std::uint32_t outliers_;
+  std::uint16_t rank_;
+  Origin origin_;
+};
+
+}  // namespace kvcompress::gear

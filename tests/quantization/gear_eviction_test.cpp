@@ -1,0 +1,162 @@
+// tests/quantization/gear_eviction_test.cpp - rows that leave GEAR's stores: dead segments, and live rows encoded anew.
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <random>
+#include <vector>
+
+#include "support/counting_memory.hpp"
+#include "support/gear_stores.hpp"
+#include "support/random_matrix.hpp"
+
+namespace {
+
+using namespace kvcompress;
+using namespace kvcompress::test;
+using reference::Index;
+using reference::Matrix;
+using Heads = std::vector<Matrix>;
+using Keys = GearKeys<4, Kcvt, float>;
+using GroupKeys = GearKeys<4, KiviGroups<32>, float>;
+using Values = GearValues<4, Kcvt, ValueVectors::layer, float>;
+
+Heads random_heads(std::size_t tokens, std::size_t dim, unsigned seed) {
+  std::mt19937 rng(seed);
+  Heads all;
+  for (int h = 0; h < 2; ++h) { all.emplace_back(random_matrix(rng, static_cast<Index>(tokens), static_cast<Index>(dim)).cast<float>().cast<double>()); }
+  return all;
+}
+/// A prompt and decoded tokens one by one.
+template <class Store, class Options>
+GearLayer<Store> filled(const Heads& x, const Options& options, std::size_t prompt, const Memory& memory = {}) {
+  const auto tokens = static_cast<std::size_t>(x[0].rows());
+  GearLayer<Store> layer(2, static_cast<std::size_t>(x[0].cols()), options, memory);
+  layer.append(x, 0, prompt);
+  layer.settle(true);
+  for (std::size_t t = prompt; t < tokens; ++t) {
+    layer.append(x, t, t + 1);
+    layer.settle(false);
+  }
+  return layer;
+}
+/// A table in which every row is alive but those that dead(row) names.
+template <class Dead>
+RowTable table_of(std::size_t rows, Dead&& dead) {
+  RowTable table(false, {});
+  for (std::size_t r = 0; r < rows; ++r) { table.append(static_cast<Position>(r)); }
+  Vector<Position> order;
+  table.prepare_to_kill(order);
+  for (std::size_t r = 0; r < rows; ++r) {
+    if (dead(r)) { table.kill(r); }
+  }
+  table.settle(order);
+  return table;
+}
+std::vector<Index> survivors(const RowTable& table) {
+  std::vector<Index> rows;
+  for (std::size_t r = 0; r < table.rows(); ++r) {
+    if (table.alive(r)) { rows.push_back(static_cast<Index>(r)); }
+  }
+  return rows;
+}
+
+TEST(GearEviction, BlocksAreSegmentsAndLeaveWhole) {
+  const Heads x = random_heads(150, 16, 1);
+  auto layer = filled<Keys>(x, GearOptions<20>{}, 70);  // segments of 60, 20, 20, 20, 20 rows, 10 exact ones
+  Keys& keys = layer.stores[0];
+  ASSERT_EQ(keys.settled(), 140U);
+  for (const auto& [row, first, last] : {std::array<std::size_t, 3>{0, 0, 60}, {59, 0, 60}, {60, 60, 80}, {99, 80, 100}, {139, 120, 140}}) {
+    EXPECT_EQ(keys.block_at(row).first, first);
+    EXPECT_EQ(keys.block_at(row).last, last);
+  }
+  const Matrix before = layer.decoded(0);
+  keys.erase_block(80);
+  keys.erase_block(0);
+  ASSERT_EQ(keys.rows(), 70U);
+  Matrix expected(70, 16);
+  expected << before.middleRows(60, 20), before.middleRows(100, 50);
+  EXPECT_EQ(layer.decoded(0), expected);
+}
+
+/// Removes dead rows: those of untouched segments and exact ones stay bit for bit, the others within what a second encoding costs.
+template <class Store, class Options>
+void check_compaction(const Options& options, std::size_t multiple) {
+  std::mt19937 rng(2);
+  const Heads x = random_heads(333, 24, 2);
+  for (int round = 0; round < 8; ++round) {
+    auto layer = filled<Store>(x, options, 130);
+    const std::size_t settled = layer.stores[0].settled();
+    std::vector<Store> fork(layer.stores);  // goes on reading the old segments
+    const Heads before{layer.decoded(0), layer.decoded(1)};
+    const RowTable table = table_of(333, [&](std::size_t r) { return round == 7 ? r < 330 : r >= 64 && r % 8 <= static_cast<std::size_t>(round) && rng() % 4 > 0; });
+    const auto rows = survivors(table);
+    layer.compact(table);
+    for (std::size_t h = 0; h < 2; ++h) {
+      const Store& store = layer.stores[h];
+      ASSERT_EQ(store.rows(), rows.size());
+      EXPECT_EQ(store.settled() % multiple, 0U);
+      EXPECT_LE(store.rows() - store.settled(), 2 * options.buffer);
+      const Matrix expected = before[h](rows, Eigen::indexing::all);
+      const Matrix after = layer.decoded(h);
+      EXPECT_LE((after - expected).norm(), 0.15 * expected.norm());
+      std::size_t exact = 0;  // rows that were exact and still are
+      for (const Index row : rows) { exact += static_cast<std::size_t>(row) >= settled ? 1U : 0U; }
+      EXPECT_EQ(after.bottomRows(static_cast<Index>(exact)), expected.bottomRows(static_cast<Index>(exact)));
+      EXPECT_EQ(store.settled(), layer.stores[0].settled());
+    }
+    layer.stores.swap(fork);
+    EXPECT_EQ(layer.decoded(0), before[0]);
+    EXPECT_EQ(layer.decoded(1), before[1]);
+    layer.stores.swap(fork);
+    layer.append(x, 0, 100);
+    layer.settle(false);
+    EXPECT_LT(layer.stores[0].rows() - layer.stores[0].settled(), options.buffer);
+  }
+}
+
+TEST(GearEviction, LiveRowsAreEncodedAnewAndKeepTheirOrder) {
+  check_compaction<Keys>(GearOptions<20>{}, 1);
+  check_compaction<Values>(GearOptions<20>{}, 1);
+  check_compaction<GroupKeys>(GearOptions<32>{.sparsity = 0.05}, 32);
+}
+
+TEST(GearEviction, SegmentsWithoutDeadRowsAreNotEncodedAnew) {
+  const Heads x = random_heads(200, 16, 3);
+  auto layer = filled<Keys>(x, GearOptions<20>{}, 100);
+  const Matrix before = layer.decoded(0);
+  const auto* first = &layer.stores[0].body()[0];
+  layer.compact(table_of(200, [](std::size_t r) { return r >= 120 && r % 2 == 0; }));
+  EXPECT_EQ(&layer.stores[0].body()[0], first);
+  EXPECT_EQ(layer.decoded(0).topRows(120), before.topRows(120));
+}
+
+TEST(GearEviction, ARefusedPreparationChangesNothing) {
+  const Heads x = random_heads(150, 16, 4);
+  std::size_t refusals = 0;
+  for (std::size_t n = 0; n < 80; ++n) {
+    CountingMemory memory;
+    {
+      auto layer = filled<Values>(x, GearOptions<20>{}, 70, memory.handle());
+      const Matrix before = layer.decoded(1);
+      const RowTable table = table_of(150, [](std::size_t r) { return r % 3 != 0; });
+      memory.refuse_after(n);
+      bool refused = false;
+      try {
+        layer.compact(table);
+      } catch (const Error&) {
+        refused = true;
+        EXPECT_EQ(layer.decoded(1), before);
+        memory.allow();
+        layer.compact(table);
+      }
+      memory.allow();
+      EXPECT_EQ(layer.stores[1].rows(), 50U);
+      refusals += refused ? 1U : 0U;
+      if (!refused) { n = 80; }
+    }
+    EXPECT_EQ(memory.live, 0U);
+  }
+  EXPECT_GE(refusals, 4U);
+}
+
+}  // namespace
