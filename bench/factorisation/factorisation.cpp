@@ -160,7 +160,7 @@ struct Reference {
   double error;
 };
 
-/// BDCSVD of a matrix, once per program: it takes up to a minute.
+/// BDCSVD of a matrix, once per program: with 4096 columns it takes 12 s.
 const Reference& bdcsvd(const Shape& shape) {
   static std::map<Shape, Reference> known;
   if (const auto found = known.find(shape); found != known.end()) { return found->second; }

@@ -10,8 +10,9 @@
 
 #include "kvcompress/attention/attend.hpp"
 #include "kvcompress/attention/executor.hpp"
+#include "kvcompress/cache/bytes.hpp"
 #include "kvcompress/cache/checks.hpp"
-#include "kvcompress/cache/encode.hpp"
+#include "kvcompress/cache/commit.hpp"
 #include "kvcompress/cache/layer.hpp"
 #include "kvcompress/cache/observe.hpp"
 #include "kvcompress/core/shared.hpp"
@@ -75,8 +76,7 @@ class KVCache {
   /// A deep copy: shares nothing with `other`.
   KVCache(const KVCache& other) : KVCache(other, Sharing{}) {
     for (Shared<Layer>& layer : layers_) { static_cast<void>(layer.write()); }
-    unshare_all<Keys>([](Lane& lane) -> Keys& { return lane.keys; });
-    unshare_all<Values>([](Lane& lane) -> Values& { return lane.values; });
+    detail::unshare<P>(shape_, options_, layers_);
   }
   KVCache(KVCache&&) noexcept = default;
   KVCache& operator=(const KVCache& other) { return *this = KVCache(other); }
@@ -154,9 +154,9 @@ class KVCache {
         if (options.log_sum_exp != nullptr) { options.log_sum_exp[t * shape_.query_heads + query_head] = log_sum_exp; }
       };
       if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
-        if (!l.in_prompt && !Retrieval::reads_all(options_.retrieval, layer)) {
+        if (!l.in_prompt && (Prepares<Values> || !Retrieval::reads_all(options_.retrieval, layer))) {
           const auto choose = [&](const float* group, std::size_t stride, Position shift, std::size_t rows) {
-            return detail::choose<P>(shape_, options_, writable(layer), head, group, stride, shift, rows, ws);
+            return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, rows, ws);
           };
           attention.run(ws.positions, ws.limits, false, ws, false, load, store, [](auto&&...) {}, choose);
           continue;
@@ -272,7 +272,7 @@ class KVCache {
 
   /// What `tokens` rows in every lane take: blocks, positions and policy state; rows that an eviction drops do not count.
   [[nodiscard]] static std::size_t bytes_for(const Shape& shape, std::size_t tokens, const Options& options = {}) {
-    return shape.layers * shape.kv_heads * lane_bytes(checked(shape, options), options, tokens);
+    return shape.layers * shape.kv_heads * detail::lane_bytes<P>(checked(shape, options), options, tokens);
   }
   /// Bytes taken from the memory handle, by purpose; the total is what the handle gave (blocks shared with forks count in each).
   [[nodiscard]] MemoryReport memory() const noexcept {
@@ -281,9 +281,7 @@ class KVCache {
     workspace_.account(report);
     scratch_.account(report);
     report.add(&MemoryReport::scratch, row_);
-    for (const Shared<Layer>& shared : layers_) { account(shared, report); }
-    account_together<Keys>(report, [](const Lane& lane) -> const Keys& { return lane.keys; });
-    account_together<Values>(report, [](const Lane& lane) -> const Values& { return lane.values; });
+    detail::account<P>(shape_, options_, layers_, report);
     return report;
   }
   /// Bits held (everything but scratch) per number that the tokens seen would take uncompressed.
@@ -340,9 +338,6 @@ class KVCache {
   using Lane = detail::Lane<P>;
   using Layer = detail::Layer<P>;
   struct Sharing {};
-  /// The eviction scores lane by lane, the storage encodes lanes together.
-  static constexpr bool decides_together = Eviction::decides == Decides::once && Eviction::scope < detail::storage_scope<Storage>();
-
   KVCache(const KVCache& other, Sharing)
       : shape_(other.shape_), options_(other.options_), memory_(other.memory_), layers_(other.layers_),
         workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_), reserved_(other.reserved_) {
@@ -395,152 +390,11 @@ class KVCache {
     if (end_of_prompt) {
       l.prompt_tokens = l.next;
       if constexpr (HasBudget<Eviction>) {
-        l.budget = options_.eviction.budget.resolve(l.prompt_tokens, shape_.layers * shape_.kv_heads, [this](std::size_t bytes) { return rows_in(bytes); });
+        l.budget = options_.eviction.budget.resolve(l.prompt_tokens, shape_.layers * shape_.kv_heads,
+                                                    [this](std::size_t bytes) { return detail::rows_in<P>(shape_, options_, bytes); });
       }
     }
-    if constexpr (Eviction::observes == Observes::every_query) {
-      for (Lane& lane : l.lanes) { lane.count_pending(options_.eviction); }
-    }
-    if constexpr (Eviction::observes == Observes::last_prompt_queries) {
-      for (std::size_t head = 0; end_of_prompt && head < l.lanes.size(); ++head) { detail::see_last<P>(shape_, options_, l, head, workspace_); }
-    }
-    if (!end_of_prompt || !decides_together) { evict(l, end_of_prompt); }
-    if constexpr (detail::storage_scope<Storage>() == Scope::group) {
-      finish_group(layer, l, end_of_prompt);
-    } else {
-      encode({&l, 1}, layer, end_of_prompt);
-      l.close(end_of_prompt, reserved_);
-    }
-    if (end_of_prompt) { scratch_.shrink(reserved_); }
-  }
-  /// A prompt is encoded when the last of the layers that are encoded together ends it; decoded rows when the last layer commits them.
-  void finish_group(std::size_t layer, Layer& l, bool end_of_prompt) {
-    const RowRange group = detail::layers_with<P>(options_, shape_, layer);
-    l.waiting = end_of_prompt;
-    std::size_t waiting = 0;
-    for (std::size_t other = group.first; other < group.last; ++other) { waiting += at(other).waiting ? 1U : 0U; }
-    if (end_of_prompt ? waiting < group.size() : waiting > 0 || layer + 1 != group.last) { return l.close(end_of_prompt, reserved_); }
-    Vector<Layer*> layers{Allocator<Layer*>(memory_)};
-    for (std::size_t other = group.first; other < group.last; ++other) {
-      require(!end_of_prompt || at(other).next == l.next, ErrorCode::phase, "end_prompt(layer = ", layer, "): it has seen ", l.next,
-              " tokens, must have seen as many as layer ", other, ", which is encoded together with it: ", at(other).next);
-      layers.push_back(&layers_[other].write());
-    }
-    encode({layers.data(), layers.size()}, group.first, end_of_prompt);
-    l.close(end_of_prompt, reserved_);
-    for (Layer* other : layers) { other->waiting = false; }  // last: until then end_prompt can be called again
-  }
-  void encode(std::span<Layer> one, std::size_t layer, bool end_of_prompt) {
-    Layer* only = &one.front();
-    encode(std::span<Layer* const>(&only, 1), layer, end_of_prompt);
-  }
-  /// Evicts what is decided for all of `layers` together, indexes the rows that stay, and encodes those that are due.
-  void encode(std::span<Layer* const> layers, std::size_t layer, bool end_of_prompt) {
-    if constexpr (decides_together) {
-      if (end_of_prompt) { evict_together(layers); }
-    }
-    for (Layer* l : layers) {
-      if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
-        l->refresh_indices(options_, workspace_.rotation, end_of_prompt, scratch_.rows);
-        if (end_of_prompt && Retrieval::wants_last_query(options_.retrieval)) { detail::choose_first<P>(shape_, options_, *l, workspace_); }
-      }
-    }
-    detail::Encoding<P>{shape_, options_, workspace_.rotation, memory_, end_of_prompt, scratch_}.run(layers, layer);
-  }
-  void evict(Layer& l, bool end_of_prompt) {
-    if constexpr (Eviction::decides != Decides::never) {
-      for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
-        scratch_.start(l.tables[unit].rows());
-        Selection selection{l.tables[unit], end_of_prompt, l.prompt_tokens, l.budget, scratch_.order, scratch_.drop};
-        Eviction::select(options_.eviction, l.unit(unit).front().state, selection);
-        l.evict(unit, scratch_, end_of_prompt);
-      }
-    }
-  }
-  /// Lanes that the storage encodes together keep the same rows: their scores are added and decided upon once.
-  void evict_together(std::span<Layer* const> layers)
-    requires(decides_together)
-  {
-    const Layer& first = *layers.front();
-    const RowTable& rows = first.tables.front();
-    auto sums = Eviction::sums(options_.eviction, memory_);
-    sums.resize(rows.rows());
-    for (const Layer* l : layers) {
-      for (const Lane& lane : l->lanes) { Eviction::add(options_.eviction, sums, lane.state); }
-    }
-    scratch_.start(rows.rows());
-    Selection selection{rows, true, first.prompt_tokens, first.budget, scratch_.order, scratch_.drop};
-    Eviction::select(options_.eviction, sums, selection);
-    for (Layer* l : layers) { l->tables.front().prepare_to_kill(scratch_.order); }
-    for (Layer* l : layers) {
-      if (l->tables.front().rows() == rows.rows()) { l->kill(0, scratch_); }  // more rows: an attempt that failed has killed them already
-    }
-    for (Layer* l : layers) { l->remove_dead(0, scratch_, true); }
-  }
-  /// Rows of one lane that fit in `bytes`, as this policy holds them.
-  [[nodiscard]] std::size_t rows_in(std::size_t bytes) const {
-    std::size_t rows = 0;
-    for (std::size_t step = std::size_t{1} << 31U; step > 0; step /= 2) {
-      if (lane_bytes(shape_, options_, rows + step) <= bytes) { rows += step; }
-    }
-    return rows;
-  }
-  [[nodiscard]] static std::size_t lane_bytes(const Shape& shape, const Options& options, std::size_t rows) {
-    const std::size_t table = Eviction::decides == Decides::never ? 0 : sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
-    return store_bytes<Keys>(shape, options, rows, shape.key_width()) + store_bytes<Values>(shape, options, rows, shape.value_width()) +
-           rows * (table + Eviction::row_bytes(options.eviction, shape)) + Retrieval::bytes_for(options.retrieval, shape, rows);
-  }
-  /// A store of a wider scope says its share of what its lanes hold together.
-  template <class S>
-  [[nodiscard]] static std::size_t store_bytes(const Shape& shape, const Options& options, std::size_t rows, std::size_t dim) {
-    if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape); }) { return S::bytes_for(rows, dim, options.storage, shape); }
-    else { return S::bytes_for(rows, dim, options.storage); }
-  }
-
-  // ------------------------------------------------------------------ memory
-
-  static void account(const Shared<Layer>& layer, MemoryReport& report) noexcept {
-    report.add_held(layer.shared(), [&](MemoryReport& all) {
-      all.indices += Shared<Layer>::box_bytes();
-      layer.read().account(all);
-    });
-  }
-  /// Calls work(lanes, lane) for every set of lanes whose stores S share memory; lane(i) is the i-th of them.
-  template <class S>
-  void for_sharing_lanes(auto&& work) const {
-    for (std::size_t layer = 0; layer < shape_.layers;) {
-      const std::size_t last = scope_of<S>() == Scope::group ? detail::layers_with<P>(options_, shape_, layer).last : layer + 1;
-      work((last - layer) * shape_.kv_heads, [this, layer](std::size_t lane) -> std::pair<std::size_t, std::size_t> {
-        return {layer + lane / shape_.kv_heads, lane % shape_.kv_heads};
-      });
-      layer = last;
-    }
-  }
-  /// Stores of a wider scope may share memory among lanes: what several of them hold counts once.
-  template <class S>
-  void account_together(MemoryReport& report, auto&& store) const noexcept {
-    if constexpr (scope_of<S>() != Scope::lane) {
-      for_sharing_lanes<S>([&](std::size_t lanes, auto&& place) {
-        const auto member = [&](std::size_t lane) -> const S& { return store(at(place(lane).first).lanes[place(lane).second]); };
-        const auto shared = [&](std::size_t lane) { return layers_[place(lane).first].shared(); };
-        if constexpr (requires { S::account(lanes, member, shared, report); }) { S::account(lanes, member, shared, report); }
-        else {
-          for (std::size_t lane = 0; lane < lanes; ++lane) {
-            report.add_held(shared(lane), [&](MemoryReport& all) { member(lane).account(all); });
-          }
-        }
-      });
-    }
-  }
-  template <class S>
-  void unshare_all(auto&& store) {
-    for_sharing_lanes<S>([&](std::size_t lanes, auto&& place) {
-      const auto member = [&](std::size_t lane) -> S& { return store(layers_[place(lane).first].write_in_place().lanes[place(lane).second]); };
-      if constexpr (requires { S::unshare(lanes, member); }) { S::unshare(lanes, member); }
-      else {
-        for (std::size_t lane = 0; lane < lanes; ++lane) { member(lane).unshare(); }
-      }
-    });
+    detail::Commit<P>{shape_, options_, memory_, layers_, workspace_, scratch_, reserved_}.run(layer, end_of_prompt);
   }
 
   Shape shape_;

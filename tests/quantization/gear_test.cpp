@@ -229,23 +229,23 @@ TEST(GearStores, ReportTheBytesTheyTake) {
 }
 
 TEST(GearStores, BitsPerNumberAreThoseOfTheFormula) {
-  const Heads x = random_heads(1, 4096, 128, 16);
+  const Heads x = random_heads(4, 2048, 128, 16);
   const auto bits = [&]<class Store>(std::type_identity<Store>, double sparsity, const auto& from) {
     auto options = from;
     options.sparsity = sparsity;
     options.buffer = 64;
-    GearLayer<Store> layer(1, 128, options);
+    GearLayer<Store> layer(4, 128, options);
     layer.encode(x);
     MemoryReport report;
-    layer.stores[0].account(report);
-    return 8.0 * static_cast<double>(report.codes + report.scales + report.factors + report.outliers) / (4096.0 * 128.0);
+    for (const Store& store : layer.stores) { store.account(report); }
+    return 8.0 * static_cast<double>(report.codes + report.scales + report.factors + report.outliers) / (4.0 * 2048.0 * 128.0);
   };
-  const double low_rank = 16.0 * 4.0 * (1.0 / 128 + 1.0 / 4096);
+  const double low_rank = 16.0 * 4.0 * (1.0 / 128 + 1.0 / 2048);
   using Keys = std::type_identity<GearKeys<4, Kcvt, half>>;
   using Values = std::type_identity<GearValues<4, Kcvt, ValueVectors::layer, half>>;
-  EXPECT_NEAR(bits(Keys{}, 0.0, GearOptions<20>{}), 4.0 + 32.0 / 4096 + low_rank, 0.01);
-  EXPECT_NEAR(bits(Keys{}, 0.02, GearOptions<20>{}), 4.0 + 32.0 / 4096 + low_rank + 0.02 * 32.0, 0.02);
-  EXPECT_NEAR(bits(Values{}, 0.02, GearOptions<20>{}), 4.0 + 32.0 / 128 + low_rank + 2.0 / 128 * 32.0, 0.02);  // 1 a side of 128
+  EXPECT_NEAR(bits(Keys{}, 0.0, GearOptions<20>{}), 4.0 + 32.0 / 2048 + low_rank, 0.01);
+  EXPECT_NEAR(bits(Keys{}, 0.02, GearOptions<20>{}), 4.0 + 32.0 / 2048 + low_rank + 0.02 * 32.0, 0.02);
+  EXPECT_NEAR(bits(Values{}, 0.02, GearOptions<20>{}), 4.0 + 32.0 / 512 + low_rank + 10.0 / 512 * 32.0, 0.02);  // 5 a side of 512
 }
 
 /// A settle that meets a refusal leaves everything as it was, in all members, and can be repeated.

@@ -21,24 +21,30 @@ using Compress = std::function<std::vector<Matrix>(const Case&, const std::vecto
 /// A power iteration: (matrix, start, sweeps) -> low-rank approximation.
 using Iterate = std::function<Matrix(const Matrix&, const Matrix&, int)>;
 
+/// An entry of the parameters, or `fallback` where there is none or it is null.
+template <class T>
+T entry(const Case& one, const std::string& key, T fallback) {
+  return one.params.contains(key) && !one.params.at(key).is_null() ? one.params.at(key).get<T>() : fallback;
+}
+
 inline GearOptions options_of(const Case& one) {
   GearOptions options;
   const auto backbone = one.get<std::string>("backbone");
   if (backbone != "kcvt" && backbone != "kivi") { throw NotCovered(one.path() + ": backbone " + backbone); }
   options.backbone = backbone == "kcvt" ? reference::GearBackbone::kcvt : reference::GearBackbone::kivi;
   options.bits = one.get<int>("bits");
-  if (one.params.contains("group") && one.params.at("group").is_number()) { options.group = one.get<Index>("group"); }
-  const std::string tensor = one.params.value("tensor", "key");
+  options.group = entry(one, "group", options.group);
+  const auto tensor = entry<std::string>(one, "tensor", "key");
   options.tensor = tensor == "key" || tensor == "keys" || tensor == "k" ? reference::GearTensor::keys : reference::GearTensor::values;
-  options.sparsity = one.params.value("outliers", true) ? one.params.value("sparsity", 0.0) : 0.0;
-  options.rank = one.params.value("rank", Index{0});
-  options.sweeps = std::max(1, one.params.value("sweeps", 3));
+  options.sparsity = entry(one, "outliers", true) ? entry(one, "sparsity", 0.0) : 0.0;
+  options.rank = entry(one, "rank", Index{0});
+  options.sweeps = std::max(1, entry(one, "sweeps", 3));
   return options;
 }
 /// The rows that a case is about: the named input, as many tokens as the output has.
 inline std::vector<Matrix> input_of(const Case& one, const GearOptions& options, const std::vector<Matrix>& output) {
   const std::string fallback = options.tensor == reference::GearTensor::keys ? "k_postrope" : "v";
-  const std::string named = one.params.contains("input") ? std::filesystem::path(one.get<std::string>("input")).stem().string() : fallback;
+  const std::string named = std::filesystem::path(entry(one, "input", fallback)).stem().string();
   std::vector<Matrix> heads = conformance::heads(one.array(named));
   for (Matrix& head : heads) { head.conservativeResize(output.front().rows(), Eigen::NoChange); }
   return heads;
@@ -74,7 +80,7 @@ inline Handlers handlers(const Compress& compress, const Iterate& iterate, doubl
   };
   const auto compressed = [=](const Case& one) {
     GearOptions options = options_of(one);
-    options.official_simulation = one.params.value("outlier_rule", "official") == "official";
+    options.official_simulation = entry<std::string>(one, "outlier_rule", "official") == "official";
     if (options.sparsity > 0.0 && options.official_simulation && options.bits != 2 && options.bits != 4) {
       throw NotCovered(one.path() + ": the official levels of " + std::to_string(options.bits) + " bits with outliers are bits^2 - 1");
     }
@@ -84,8 +90,6 @@ inline Handlers handlers(const Compress& compress, const Iterate& iterate, doubl
   };
   const auto canonical = [=](const Case& one) {
     GearOptions options = options_of(one);
-    const std::string stem = std::string(options.tensor == reference::GearTensor::keys ? "key" : "val") + "_b" + std::to_string(options.bits) + "_g" +
-                             std::to_string(options.group);
     bool any = false;
     for (const auto& entry : std::filesystem::directory_iterator(one.folder)) {
       const std::string name = entry.path().stem().string();
@@ -102,7 +106,7 @@ inline Handlers handlers(const Compress& compress, const Iterate& iterate, doubl
       }
       compare(one, name, compress(one, input, starts_of(one, options), options), expected, options.rank == 0 ? exact : 1e-5);
     }
-    if (!any) { throw NotCovered(one.path() + " has no array " + stem + "..."); }
+    if (!any) { throw NotCovered(one.path() + " has no array hat, ..._fill_mean or ..._fill_zero"); }
   };
   const auto power = [=](const Case& one) {
     const auto x = heads(one.any({"X", "x"}));

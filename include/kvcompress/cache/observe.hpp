@@ -88,19 +88,23 @@ void see_last(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
 /// The ranges of the rows [0, rows) that one token's queries read: those that the retrieval chooses and all that are not indexed. Fetches
 /// what must be fetched, which may fail.
 template <class P>
-std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, const float* queries,
-                                 std::size_t stride, Position shift, std::size_t rows, Workspace& ws) {
+std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t number, std::size_t head,
+                                 const float* queries, std::size_t stride, Position shift, std::size_t rows, Workspace& ws) {
+  using Retrieval = typename Lane<P>::Retrieval;
   Lane<P>& lane = layer.lanes[head];
   const RowTable& table = layer.table(head);
-  const std::size_t indexed = std::min(lane.index.indexed(), rows);
+  const bool all = Retrieval::reads_all(options.retrieval, number);
+  const std::size_t indexed = all ? 0 : std::min(lane.index.indexed(), rows);
   ws.ranges.clear();
-  Lane<P>::Retrieval::select(options.retrieval, lane.index,
-                             {table, queries, stride, shape.group(), shape.key_width(), shift, ws.rotation, ws.chosen, ws.order}, ws.ranges);
+  if (!all) {
+    Retrieval::select(options.retrieval, lane.index,
+                      {table, queries, stride, shape.group(), shape.key_width(), shift, ws.rotation, ws.chosen, ws.order}, ws.ranges);
+  }
   if (!ws.ranges.empty() && ws.ranges.back().last == indexed) { ws.ranges.back().last = rows; }
   else { ws.ranges.push_back({indexed, rows}); }
   const std::span<const RowRange> ranges(ws.ranges.data(), ws.ranges.size());
   lane.prepare(ranges, table, ws.rotation, ws.chosen);
-  if (Lane<P>::Retrieval::wants_last_query(options.retrieval)) { lane.observed_end = layer.next; }  // what it fetched decides what it keeps
+  if (Retrieval::wants_last_query(options.retrieval)) { lane.observed_end = layer.next; }  // what it fetched decides what it keeps
   return ranges;
 }
 

@@ -69,6 +69,10 @@ class Encoder {
     } else if (token_scales || job_.outliers_per_side > 0) {
       choose_in_tokens(read);
     }
+    Common common{memory};
+    if constexpr (token_scales) {
+      if (job_.lanes > 1) { common.make(job_.rows, scales_, minima_); }
+    }
     for (std::size_t lane = 0; lane < job_.lanes; ++lane) {
       if constexpr (!Codes::keys) {
         load(lane, read);
@@ -78,7 +82,8 @@ class Encoder {
       }
       std::size_t own = 0;
       for_places(lane, [&](std::size_t, std::size_t) { ++own; });
-      auto* segment = Segment<Codes>::create({job_.rows, job_.dim, job_.rank, own}, job_.origin, memory);
+      auto* segment = Segment<Codes>::create({job_.rows, job_.dim, job_.rank, own, common.scales != nullptr}, job_.origin, memory, common.scales,
+                                             common.scales != nullptr && lane == 0);
       take(lane, segment);
       encode(lane, *segment, read);
       split_rest(lane, *segment, read);
@@ -87,6 +92,21 @@ class Encoder {
   }
 
  private:
+  /// Holds the scales that the lanes share until their segments do.
+  struct Common {
+    const Memory& memory;
+    TokenScales<Scale>* scales = nullptr;
+
+    void make(std::size_t rows, const Scale* from, const Scale* minima) {
+      scales = TokenScales<Scale>::create(rows, memory);
+      std::copy_n(from, rows, scales->scales());
+      std::copy_n(minima, rows, scales->minima());
+    }
+    ~Common() {
+      if (scales != nullptr) { scales->release(memory); }
+    }
+  };
+
   template <class T>
   static void carve(std::byte* base, std::size_t& bytes, T*& part, std::size_t count) noexcept {
     part = base == nullptr ? nullptr : reinterpret_cast<T*>(base + bytes);
@@ -152,8 +172,10 @@ class Encoder {
   void encode(std::size_t lane, const Segment<Codes>& segment, auto& read) {
     const auto parts = segment.codes();
     if constexpr (token_scales) {
-      std::copy_n(scales_, job_.rows, parts.scales);
-      std::copy_n(minima_, job_.rows, parts.minima);
+      if (!segment.sizes().scales_outside) {
+        std::copy_n(scales_, job_.rows, parts.scales);
+        std::copy_n(minima_, job_.rows, parts.minima);
+      }
     } else {
       Codes::fit(matrix_, job_.rows, job_.dim, parts);
       for_outliers(lane, read, [&](std::size_t row, std::size_t c, float x) { matrix_[row * job_.dim + c] = x; });

@@ -13,6 +13,7 @@
 #include "kvcompress/kernels/exact.hpp"
 #include "kvcompress/quantization/gear/codes.hpp"
 #include "kvcompress/quantization/gear/outliers.hpp"
+#include "kvcompress/quantization/gear/token_scales.hpp"
 
 namespace kvcompress::gear {
 
@@ -25,11 +26,12 @@ struct SegmentSizes {
   std::size_t dim;
   std::size_t rank;
   std::size_t outliers;
+  bool scales_outside = false;  ///< the lanes of a layer share them
 };
 
 /// One segment of one lane: x is about codes + a b^T + outliers. It begins an allocation that holds, behind it, [codes][scales][minima]
 /// [a: (rank, rows)][b: (rank, dim)][ends of outlier tiles][deltas][rows][channels]. Columns of a have length sqrt(rows), so that neither
-/// factor is larger than the rows' errors and both fit 16 bits.
+/// factor is larger than the rows' errors and both fit 16 bits. Scales and minima may lie outside, in a TokenScales.
 template <class Codes>
 class alignas(8) Segment {
   using Scale = typename Codes::Scale;
@@ -37,32 +39,46 @@ class alignas(8) Segment {
   using Parts = typename Codes::Parts;
 
  public:
-  /// A segment of that size with nothing in it yet.
-  static Segment* create(const SegmentSizes& sizes, Origin origin, const Memory& memory) {
+  using Common = TokenScales<Scale>;
+
+  /// A segment of that size with nothing in it yet. It reads the scales of `common`, if there are any; their bytes count as those of the
+  /// lane that is `first`.
+  static Segment* create(const SegmentSizes& sizes, Origin origin, const Memory& memory, Common* common = nullptr, bool first = false) {
     std::byte* place = Allocator<std::byte>(memory).allocate(bytes_for(sizes));
-    return ::new (static_cast<void*>(place)) Segment(sizes, origin);
+    return ::new (static_cast<void*>(place)) Segment(sizes, origin, common, first);
   }
+  /// A copy with scales of its own.
   [[nodiscard]] Segment* clone(const Memory& memory) const {
-    Segment* copy = create(sizes(), origin_, memory);
-    const std::byte* from = reinterpret_cast<const std::byte*>(this);
-    std::copy(from + sizeof(Segment), from + bytes(), reinterpret_cast<std::byte*>(copy) + sizeof(Segment));
+    SegmentSizes own = sizes();
+    own.scales_outside = false;
+    Segment* copy = create(own, origin_, memory);
+    const Parts from = codes();
+    const Parts to = copy->codes();
+    std::copy_n(from.codes, Codes::code_bytes(rows_, dim_), to.codes);
+    std::copy_n(from.scales, Codes::groups(rows_, dim_), to.scales);
+    std::copy_n(from.minima, Codes::groups(rows_, dim_), to.minima);
+    std::copy_n(a(), rank_ * (std::size_t{rows_} + dim_), copy->a());
+    std::copy_n(at<std::byte>(layout().ends), bytes() - layout().ends, copy->template at<std::byte>(copy->layout().ends));
     return copy;
   }
   void share() noexcept { count_.add(); }
   [[nodiscard]] bool shared() const noexcept { return count_.shared(); }
   void release(const Memory& memory) noexcept {
-    if (count_.drop()) { Allocator<std::byte>(memory).deallocate(reinterpret_cast<std::byte*>(this), bytes()); }
+    if (!count_.drop()) { return; }
+    if (common_ != nullptr) { common_->release(memory); }
+    Allocator<std::byte>(memory).deallocate(reinterpret_cast<std::byte*>(this), bytes());
   }
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
   [[nodiscard]] std::size_t rank() const noexcept { return rank_; }
   [[nodiscard]] std::size_t outlier_count() const noexcept { return outliers_; }
   [[nodiscard]] Origin origin() const noexcept { return origin_; }
-  [[nodiscard]] SegmentSizes sizes() const noexcept { return {rows_, dim_, rank_, outliers_}; }
+  [[nodiscard]] SegmentSizes sizes() const noexcept { return {rows_, dim_, rank_, outliers_, common_ != nullptr}; }
   [[nodiscard]] std::size_t bytes() const noexcept { return bytes_for(sizes()); }
 
   // The parts; only who builds the segment writes to them.
   [[nodiscard]] Parts codes() const noexcept {
+    if (common_ != nullptr) { return {at<std::uint8_t>(sizeof(Segment)), common_->scales(), common_->minima()}; }
     Scale* scales = at<Scale>(layout().scales);
     return {at<std::uint8_t>(sizeof(Segment)), scales, scales + Codes::groups(rows_, dim_)};
   }
@@ -132,16 +148,17 @@ class alignas(8) Segment {
   void account(MemoryReport& report) const noexcept {
     const Layout where = layout();
     const std::size_t codes = Codes::code_bytes(rows_, dim_);
-    const std::size_t scales = 2 * Codes::groups(rows_, dim_) * sizeof(Scale);
+    const std::size_t scales = where.a - where.scales;
+    const std::size_t common = first_ ? Common::bytes_for(rows_) : 0;
     const std::size_t factors = rank_ * (std::size_t{rows_} + dim_) * sizeof(Scale);
     const std::size_t entries = outliers_ == 0 ? 0 : where.bytes - where.ends;
-    report.indices += sizeof(Segment);
+    report.indices += sizeof(Segment) + (first_ ? sizeof(Common) : 0);
     report.codes += codes;
-    report.scales += scales;
+    report.scales += scales + (first_ ? common - sizeof(Common) : 0);
     report.factors += factors;
     report.outliers += entries;
     report.spare += where.bytes - sizeof(Segment) - codes - scales - factors - entries;
-    report.shared += shared() ? where.bytes : 0;
+    report.shared += shared() ? where.bytes + common : 0;
   }
 
  private:
@@ -158,7 +175,7 @@ class alignas(8) Segment {
     constexpr explicit Layout(const SegmentSizes& s) noexcept {
       const auto whole = [](std::size_t offset) { return (offset + 3) / 4 * 4; };
       scales = whole(sizeof(Segment) + Codes::code_bytes(s.rows, s.dim));
-      a = scales + 2 * Codes::groups(s.rows, s.dim) * sizeof(Scale);
+      a = scales + (s.scales_outside ? 0 : 2 * Codes::groups(s.rows, s.dim) * sizeof(Scale));
       ends = whole(a + s.rank * (s.rows + s.dim) * sizeof(Scale));
       deltas = ends + (s.outliers == 0 ? 0 : List::tiles(s.rows) * sizeof(std::uint32_t));
       channels = deltas + s.outliers * sizeof(Scale);  // before the rows: they may have two bytes each
@@ -167,9 +184,11 @@ class alignas(8) Segment {
     }
   };
 
-  Segment(const SegmentSizes& s, Origin origin) noexcept
-      : rows_(static_cast<std::uint32_t>(s.rows)), dim_(static_cast<std::uint32_t>(s.dim)), outliers_(static_cast<std::uint32_t>(s.outliers)),
-        rank_(static_cast<std::uint16_t>(s.rank)), origin_(origin) {}
+  Segment(const SegmentSizes& s, Origin origin, Common* common, bool first) noexcept
+      : common_(common), rows_(static_cast<std::uint32_t>(s.rows)), dim_(static_cast<std::uint32_t>(s.dim)), outliers_(static_cast<std::uint32_t>(s.outliers)),
+        rank_(static_cast<std::uint16_t>(s.rank)), origin_(origin), first_(first) {
+    if (common_ != nullptr) { common_->share(); }
+  }
 
   [[nodiscard]] Layout layout() const noexcept { return Layout(sizes()); }
   template <class T>
@@ -204,12 +223,14 @@ class alignas(8) Segment {
     }
   }
 
+  Common* common_;
   ReferenceCount count_;
   std::uint32_t rows_;
   std::uint32_t dim_;
   std::uint32_t outliers_;
   std::uint16_t rank_;
   Origin origin_;
+  bool first_;  // whether the bytes of common_ count as those of this lane
 };
 
 }  // namespace kvcompress::gear

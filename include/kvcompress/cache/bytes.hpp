@@ -1,0 +1,93 @@
+// include/kvcompress/cache/bytes.hpp - what lanes hold and will hold, where stores of several lanes may share memory.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <type_traits>
+#include <utility>
+
+#include "kvcompress/cache/encode.hpp"
+#include "kvcompress/core/shared.hpp"
+
+namespace kvcompress::detail {
+
+/// What `rows` rows in a lane take: blocks, positions, state and index; of what lanes hold together, one lane's share.
+template <class P>
+std::size_t lane_bytes(const Shape& shape, const PolicyOptions<P>& options, std::size_t rows) {
+  using Eviction = typename Axes<P>::Eviction;
+  const auto store = [&]<class S>(std::type_identity<S>, std::size_t dim) {
+    if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape); }) { return S::bytes_for(rows, dim, options.storage, shape); }
+    else { return S::bytes_for(rows, dim, options.storage); }
+  };
+  const std::size_t table = Eviction::decides == Decides::never ? 0 : sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
+  return store(std::type_identity<typename Lane<P>::Keys>{}, shape.key_width()) +
+         store(std::type_identity<typename Lane<P>::Values>{}, shape.value_width()) +
+         rows * (table + Eviction::row_bytes(options.eviction, shape)) + Axes<P>::Retrieval::bytes_for(options.retrieval, shape, rows);
+}
+
+/// Rows of one lane that fit in `bytes`, as this policy holds them.
+template <class P>
+std::size_t rows_in(const Shape& shape, const PolicyOptions<P>& options, std::size_t bytes) {
+  std::size_t rows = 0;
+  for (std::size_t step = std::size_t{1} << 31U; step > 0; step /= 2) {
+    if (lane_bytes<P>(shape, options, rows + step) <= bytes) { rows += step; }
+  }
+  return rows;
+}
+
+/// Calls work(lanes, place) for every set of lanes whose stores S share memory; place(i) is the layer and head of the i-th.
+template <class P, class S>
+void for_sharing_lanes(const Shape& shape, const PolicyOptions<P>& options, auto&& work) {
+  for (std::size_t layer = 0; layer < shape.layers;) {
+    const std::size_t last = scope_of<S>() == Scope::group ? layers_with<P>(options, shape, layer).last : layer + 1;
+    work((last - layer) * shape.kv_heads, [&shape, layer](std::size_t lane) -> std::pair<std::size_t, std::size_t> {
+      return {layer + lane / shape.kv_heads, lane % shape.kv_heads};
+    });
+    layer = last;
+  }
+}
+
+/// Adds the bytes of all layers. What several lanes hold together counts once; what a fork holds too is marked shared.
+template <class P>
+void account(const Shape& shape, const PolicyOptions<P>& options, const Vector<Shared<Layer<P>>>& layers, MemoryReport& report) noexcept {
+  for (const Shared<Layer<P>>& layer : layers) {
+    report.add_held(layer.shared(), [&](MemoryReport& all) {
+      all.indices += Shared<Layer<P>>::box_bytes();
+      layer.read().account(all);
+    });
+  }
+  const auto together = [&]<class S>(S Lane<P>::*store) {
+    if constexpr (scope_of<S>() != Scope::lane) {
+      for_sharing_lanes<P, S>(shape, options, [&](std::size_t lanes, auto&& place) {
+        const auto member = [&](std::size_t lane) -> const S& { return layers[place(lane).first].read().lanes[place(lane).second].*store; };
+        const auto shared = [&](std::size_t lane) { return layers[place(lane).first].shared(); };
+        if constexpr (requires { S::account(lanes, member, shared, report); }) { S::account(lanes, member, shared, report); }
+        else {
+          for (std::size_t lane = 0; lane < lanes; ++lane) {
+            report.add_held(shared(lane), [&](MemoryReport& all) { member(lane).account(all); });
+          }
+        }
+      });
+    }
+  };
+  together(&Lane<P>::keys);
+  together(&Lane<P>::values);
+}
+
+/// Clones what copies of these layers hold too; lanes that shared memory with each other still do.
+template <class P>
+void unshare(const Shape& shape, const PolicyOptions<P>& options, Vector<Shared<Layer<P>>>& layers) {
+  const auto stores = [&]<class S>(S Lane<P>::*store) {
+    for_sharing_lanes<P, S>(shape, options, [&](std::size_t lanes, auto&& place) {
+      const auto member = [&](std::size_t lane) -> S& { return layers[place(lane).first].write_in_place().lanes[place(lane).second].*store; };
+      if constexpr (requires { S::unshare(lanes, member); }) { S::unshare(lanes, member); }
+      else {
+        for (std::size_t lane = 0; lane < lanes; ++lane) { member(lane).unshare(); }
+      }
+    });
+  };
+  stores(&Lane<P>::keys);
+  stores(&Lane<P>::values);
+}
+
+}  // namespace kvcompress::detail
