@@ -146,7 +146,7 @@ class KVCache {
         detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, options, ws);
       }
       const Lane& lane = l.lanes[head];
-      const LaneAttention<Keys, Values> attention(shape_, lane.keys, &lane.values, table, options);
+      const LaneAttention attention(shape_, lane.keys, &lane.value_store(), table, options);
       const auto load = detail::query_loader(shape_, queries, head, ws);
       const auto store = [&](std::size_t t, std::size_t h, const float* output, float log_sum_exp) {
         const std::size_t query_head = head * shape_.group() + h;
@@ -331,7 +331,8 @@ class KVCache {
     require(row < rows.rows(), ErrorCode::shape, "read: row is ", row, ", must be less than ", rows.rows());
     const Lane& lane = at(layer).lanes[kv_head];
     lane.read_key(row, rows, workspace_.rotation, key);
-    lane.values.read(row, value);
+    if constexpr (ValuesInKeys<Values>) { std::copy_n(key, shape_.value_width(), value); }
+    else { lane.values.read(row, value); }
   }
 
  private:

@@ -113,6 +113,11 @@ concept ValueStore = RowStore<S> && requires(const S held, RowRange range, const
   held.read(n, out);
 };
 
+/// The Values of a storage whose keys hold the values too (the leading channels of a key, as in multi-head latent attention): they hold
+/// nothing themselves, and Keys is asked instead, which must be a ValueStore too.
+template <class S>
+concept ValuesInKeys = ValueStore<S> && S::in_keys;
+
 /// A store that must fetch or rebuild rows before they can be read: prepare(ranges) does so and returns the bytes it fetched from the
 /// slow tier; it may fail. Then scores and accumulate may be called for rows in these ranges.
 template <class S>

@@ -38,8 +38,13 @@ struct Lane {
   Position observed_end = 0;   // observations of queries before this position can no longer be taken back
   std::size_t fetched = 0;     // bytes read from the slow tier so far
 
+  /// The store that holds the values.
+  [[nodiscard]] const auto& value_store() const noexcept {
+    if constexpr (ValuesInKeys<Values>) { return keys; }
+    else { return values; }
+  }
   /// Rows before this one are encoded in one store or the other and keep their place.
-  [[nodiscard]] std::size_t settled() const noexcept { return std::max(keys.settled(), values.settled()); }
+  [[nodiscard]] std::size_t settled() const noexcept { return std::max(keys.settled(), value_store().settled()); }
 
   /// One query's probabilities: kept back while fewer than `revocable` are, counted otherwise.
   void record(const typename Eviction::Options& options, std::size_t revocable, Position position, std::size_t head,

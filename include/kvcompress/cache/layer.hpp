@@ -234,11 +234,11 @@ struct Layer {
   }
   static void tidy_encoded(RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch) {
     const Lane<P>& first = members.front();
-    const std::size_t both = std::min(first.keys.settled(), first.values.settled());
+    const std::size_t both = std::min(first.keys.settled(), first.value_store().settled());
     for (std::size_t end = both; end > 0;) {
       const RowRange block = first.keys.block_at(end - 1);
       end = block.first;
-      const RowRange same = first.values.block_at(block.first);
+      const RowRange same = first.value_store().block_at(block.first);
       const bool whole = block.last <= both && same.first == block.first && same.last == block.last;
       if (!whole || table.live_in(block.first, block.last) > 0) { continue; }
       for (Lane<P>& lane : members) {

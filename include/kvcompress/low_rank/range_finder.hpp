@@ -47,8 +47,8 @@ class RangeFinder {
   }
 
  private:
-  static constexpr std::size_t oversampling = 32;      // directions beyond the rank, at least; an eighth of the rank if more
-  static constexpr std::size_t gram_factor = 8;        // see above
+  static constexpr std::size_t oversampling = 32;        // directions beyond the rank, at least; an eighth of the rank if more
+  static constexpr std::size_t gram_factor = 8;          // see above
   static constexpr int most_steps = 6;                   // one is enough, with rare exceptions
   static constexpr double allowed_excess = 0.005;        // by the estimate below, which is up to 1.8 times too small
   static constexpr double blurred_eigenvalue = 0x1p-20;  // of the largest: below it, a product with G in float is rounding

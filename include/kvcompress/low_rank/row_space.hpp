@@ -11,7 +11,8 @@
 namespace kvcompress::low_rank {
 
 /// How find_row_space works. `automatic`: as `exact` while the smaller side of the matrix is at most 512, else subspace
-/// iteration. `exact`: eigenvectors of the smaller Gram matrix in double, whatever its side (0.3 s at 1024 and 4096 rows; about 8 times that for twice the side).
+/// iteration. `exact`: eigenvectors of the smaller Gram matrix in double, whatever its side (0.3 s at 1024 and 4096 rows; twice
+/// the side takes about ten times as long).
 enum class Factorisation { automatic, exact };
 
 /// Orthonormal directions W such that rows M ~ (M W) W^T. Signs, and the order of directions of equal length, mean nothing.

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "kvcompress/low_rank/latents.hpp"
 #include "kvcompress/low_rank/shared_basis.hpp"
 #include "kvcompress/policies/combine.hpp"
 
@@ -30,8 +31,7 @@ struct SharedBasisStorage {
 /// the exact rows of a group are alive together. Rows decoded later stay exact. T (half, bfloat16, float) holds factors and exact rows.
 /// Deviations: the official code multiplies the factors back; here attention works on them: values by (p A) B, keys multiplied out and
 /// rotated in tiles. fold_in is ours. Selective reconstruction, which the paper names and the code lacks, is `Combine<XKV<>, Landmarks>`
-/// (our reading) or `Combine<XKV<>, Quest>`. MLA: a latent is a key of one head without rotary embedding (rope.theta = 0), held before its
-/// norm; the decoupled rotary key belongs into an exact cache beside it.
+/// (our reading) or `Combine<XKV<>, Quest>`. For multi-head latent attention there is XKVLatents.
 ///
 /// Keeps: every row. Observes: nothing. Loses: what is outside the best subspace of that rank (Eckart-Young). Bytes per group of C channels:
 /// (rank_keys + rank_values) * (tokens + C) * sizeof(T), and the decoded rows. Reading is dearer than the bytes say: every layer reads the
@@ -40,6 +40,32 @@ struct SharedBasisStorage {
 template <class T = half>
 struct XKV {
   using Storage = SharedBasisStorage<T>;
+};
+
+/// The storage of XKVLatents.
+template <class T>
+struct LatentStorage {
+  using Keys = LatentRows<T>;
+  using Values = LatentValues<T>;
+  using Options = LatentOptions;
+
+  static RowRange layers_with(const Options& options, const Shape& shape, std::size_t layer) noexcept {
+    return options.group_of(shape.layers, layer);
+  }
+  static void validate(const Options& options) {
+    SharedBasisStorage<T>::validate(options);
+    require(options.latent > 0, ErrorCode::option, "xkv: latent is 0, must be the width of a latent");
+  }
+};
+
+/// xKV over the latents of multi-head latent attention (DeepSeek): kv_heads = 1, a key is [latent, decoupled rotary key], a value is the
+/// latent itself (value_dim = latent; append reads it from the key and ignores `values`, for which the leading channels of the keys will
+/// do). Queries come absorbed: [W_uk^T q, rotary query]. The latent is held as it comes, before its norm in the official code; the rotary
+/// key is exact. The cache must not rotate: rope.theta = 0, or KeyForm::rotated without in-cache positions.
+/// Bytes per group of C latent channels: rank * (tokens + C) * sizeof(T), and the rotary keys. Attention multiplies nothing out.
+template <class T = half>
+struct XKVLatents {
+  using Storage = LatentStorage<T>;
 };
 
 }  // namespace kvcompress

@@ -65,6 +65,11 @@ class Exact {
     front_ %= block_rows;
     if (rows_ == 0) { clear_front(); }
   }
+  /// Removes the rows of whole blocks; only in a store from whose front no row has been popped.
+  void erase(std::size_t first, std::size_t count) noexcept {
+    blocks_.erase(first / block_rows, count / block_rows);
+    rows_ -= count;
+  }
   /// Removes the dead rows of `table`, keeping the order of the others. Row r of this store is row `first` + r of the table.
   void compact(const RowTable& table, Vector<float>& /*scratch*/, std::size_t first = 0) {
     std::size_t kept = 0;

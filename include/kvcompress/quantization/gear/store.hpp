@@ -10,35 +10,10 @@
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/quantization/exact.hpp"
 #include "kvcompress/quantization/gear/encoder.hpp"
+#include "kvcompress/quantization/gear/options.hpp"
 #include "kvcompress/quantization/gear/segment_list.hpp"
 
 namespace kvcompress {
-
-/// Settings of GEAR's stores; `Buffer` is the default of `buffer`.
-template <std::size_t Buffer>
-struct GearOptions {
-  std::size_t prompt_rank = 4;       ///< rank of the low-rank part of a prompt; 0 leaves it out
-  std::size_t decode_rank = 2;       ///< rank in later segments
-  std::size_t sweeps = 3;            ///< of the power iteration; its residual falls with each
-  double sparsity = 0.02;            ///< share of entries kept exact; 0 is GEAR-L, 1 keeps all
-  std::size_t buffer = Buffer;       ///< exact rows that become a segment
-  std::size_t merge = 0;             ///< so many segments of decoded tokens become one, once; 0: never
-  std::size_t seed = 1;              ///< of the start of the power iteration
-  bool official_simulation = false;  ///< the official code's outlier counts of keys and its rounding before the low-rank part
-  const float* start = nullptr;      ///< start of the power iteration of prompts instead of the seed's, kept by the caller: (dim, prompt_rank), and
-                                     ///< where the lanes of a layer are encoded together (heads, dim, prompt_rank)
-
-  static void fields(auto& options, auto&& field) {
-    field("prompt_rank", options.prompt_rank);
-    field("decode_rank", options.decode_rank);
-    field("sweeps", options.sweeps);
-    field("sparsity", options.sparsity);
-    field("buffer", options.buffer);
-    field("merge", options.merge);
-    field("seed", options.seed);
-    field("official_simulation", options.official_simulation);
-  }
-};
 
 /// Rows [0, settled()) in segments, the newer ones exact in Codes::Scale, at most buffer - 1 of them after a commit. A segment never changes:
 /// appending leaves it alone, copies share it. With `Vectors` = layer all lanes of a layer are encoded at once.
@@ -156,7 +131,7 @@ class GearStore {
     tail_.reserve(std::min(rows, options_.buffer + row_multiple));
   }
   /// The memory of the recent rows stays here when they are encoded: under a budget the next ones need no allocation.
-  void keep_recent() noexcept { tail_.keep(2 * options_.buffer); }  // compact() may add as many as a buffer has
+  void keep_recent() noexcept { tail_.keep(options_.buffer + row_multiple); }
   void unshare() {
     list_.unshare();
     tail_.unshare();
@@ -288,7 +263,7 @@ class GearStore {
     }
     const std::size_t rest = live.size() - done;
     for (GearStore* member : members) {
-      member->keep_recent();
+      member->tail_.keep(member->tail_.rows() + rest);  // what leaves the exact rows must not take the room with it
       member->tail_.unshare();
       member->tail_.make_room(rest);
     }
