@@ -6,7 +6,7 @@
 
 namespace examples {
 
-/// kvcompress::standard_registry(), made at the first call.
+/// All policies of kvcompress::standard_registry(), made at the first call.
 const kvcompress::Registry& registry();
 
 }  // namespace examples

@@ -7,6 +7,7 @@
 #include "kvcompress/eviction/scored.hpp"
 #include "kvcompress/policies/combine.hpp"
 #include "kvcompress/policies/full.hpp"
+#include "kvcompress/policies/gear.hpp"
 #include "kvcompress/policies/h2o.hpp"
 #include "kvcompress/policies/kivi.hpp"
 #include "kvcompress/policies/landmarks.hpp"

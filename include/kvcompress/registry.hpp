@@ -2,16 +2,19 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <array>
 #include <charconv>
-#include <functional>
+#include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "kvcompress/any_cache.hpp"
 #include "kvcompress/eviction/budget.hpp"
 #include "kvcompress/eviction/observation_window.hpp"
+#include "kvcompress/retrieval/landmarks.hpp"
 
 namespace kvcompress {
 
@@ -84,48 +87,81 @@ inline void read_setting(const std::string& key, const std::string& text, Budget
   }
   value = bytes ? Budget::bytes(count) : Budget(count);
 }
-inline void read_setting(const std::string& key, const std::string& text, Reduction& value) {
-  if (text != "mean" && text != "max" && text != "sum") { bad_setting(key, text, "mean, max or sum"); }
-  value = text == "mean" ? Reduction::mean : text == "max" ? Reduction::max : Reduction::sum;
+inline void read_setting(const std::string& key, const std::string& text, double& value) {
+  if (!parse_number(text, value)) { bad_setting(key, text, "a number"); }
 }
-inline void read_setting(const std::string& key, const std::string& text, Pooling& value) {
-  if (text != "average" && text != "max") { bad_setting(key, text, "average or max"); }
-  value = text == "max" ? Pooling::max : Pooling::average;
+inline void read_setting(const std::string&, const std::string& text, std::string& value) { value = text; }
+
+/// What the values of an enumeration are called, in their order.
+constexpr auto names_of(Reduction) { return std::array{"mean", "max", "sum"}; }
+constexpr auto names_of(Pooling) { return std::array{"average", "max"}; }
+constexpr auto names_of(ShadowKVClass) { return std::array{"accuracy", "offload"}; }
+
+template <class Enum>
+  requires std::is_enum_v<Enum>
+void read_setting(const std::string& key, const std::string& text, Enum& value) {
+  constexpr auto names = names_of(Enum{});
+  std::string known;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (text == names[i]) {
+      value = static_cast<Enum>(i);
+      return;
+    }
+    known += std::string(i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
+  }
+  bad_setting(key, text, known.c_str());
 }
 
 inline std::string show_setting(std::size_t value) { return std::to_string(value); }
 inline std::string show_setting(bool value) { return value ? "true" : "false"; }
+inline std::string show_setting(double value) {
+  std::array<char, 32> text{};
+  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr};
+}
+inline std::string show_setting(const std::string& value) { return value; }
 inline std::string show_setting(const Budget& value) {
-  if (value.fraction_of > 0.0) { return std::to_string(100.0 * value.fraction_of) + "%"; }
+  if (value.fraction_of > 0.0) { return show_setting(100.0 * value.fraction_of) + "%"; }
   return value.bytes_of > 0 ? std::to_string(value.bytes_of) + "B" : std::to_string(value.rows_of);
 }
-inline std::string show_setting(Reduction value) { return value == Reduction::mean ? "mean" : value == Reduction::max ? "max" : "sum"; }
-inline std::string show_setting(Pooling value) { return value == Pooling::max ? "max" : "average"; }
+template <class Enum>
+  requires std::is_enum_v<Enum>
+std::string show_setting(Enum value) {
+  return names_of(Enum{})[static_cast<std::size_t>(value)];
+}
 
-/// Sets the named fields of an options struct; raises an Error that lists the fields if there is no such one.
-template <class Options>
-Options with_settings(const PartSpec& part) {
-  Options options{};
+/// The names of a policy's parts by axis; empty where an axis is left open. A part that brings several axes stands at each of them.
+struct PartNames {
+  std::string eviction;
+  std::string storage;
+  std::string retrieval;
+
+  /// Calls visit(options) for those of the options whose axis the part `name` brings.
+  template <class Options>
+  void for_axes_of(const std::string& name, Options& options, auto&& visit) const {
+    if (eviction == name) { visit(options.eviction); }
+    if (storage == name) { visit(options.storage); }
+    if (retrieval == name) { visit(options.retrieval); }
+  }
+  friend bool operator==(const PartNames&, const PartNames&) = default;
+};
+
+/// Sets the options that a part's settings name; raises an Error that lists them if there is no such one.
+template <class P>
+void apply_settings(const PartNames& names, const PartSpec& part, PolicyOptions<P>& options) {
   for (const PartSpec::Setting& setting : part.settings) {
     bool found = false;
     std::string known;
-    Options::fields(options, [&](const char* name, auto& field) {
-      known += std::string(known.empty() ? "" : ", ") + name;
-      if (setting.key == name) {
-        read_setting(part.name + ":" + setting.key, setting.value, field);
-        found = true;
-      }
+    names.for_axes_of(part.name, options, [&](auto& axis) {
+      axis.fields(axis, [&](const char* name, auto& field) {
+        known += std::string(known.empty() ? "" : ", ") + name;
+        if (setting.key == name) {
+          read_setting(part.name + ":" + setting.key, setting.value, field);
+          found = true;
+        }
+      });
     });
     require(found, ErrorCode::option, part.name, " has no option \"", setting.key, "\", must be ", known.empty() ? "without options" : "one of " + known);
   }
-  return options;
-}
-template <class Options>
-std::string show_settings() {
-  Options options{};
-  std::string text;
-  Options::fields(options, [&](const char* name, auto& field) { text += (text.empty() ? "" : ",") + std::string(name) + "=" + show_setting(field); });
-  return text;
 }
 
 }  // namespace detail
@@ -133,74 +169,149 @@ std::string show_settings() {
 /// What one name stands for.
 struct PartInfo {
   std::string name;
-  std::string kind;      ///< "eviction" or "storage"
+  std::string kind;      ///< "eviction", "storage", "retrieval", or several joined by " and "
   std::string defaults;  ///< "key=value,..." of every option
 };
 
-/// Policies by name; standard_registry.hpp has all of the library's. A name is an eviction, a storage, or both joined by '+'; no eviction keeps all, no storage is f16 ("full").
+/// Policies by name; standard_registry.hpp has all of the library's. A name is an eviction, a storage, a retrieval, or several joined by '+';
+/// no eviction keeps all, no storage is f16 ("full"), no retrieval reads all. An option means the same in every combination. A text with ','
+/// or '+' in it cannot be a value.
 class Registry {
  public:
-  /// Adds policy P under the names of its two parts ("" for no eviction); a policy of your own works like the library's.
+  /// Adds policy P under the names of its parts, "" for an axis that none of them brings (its storage always has a name). A part that brings
+  /// two axes has its name at both: add<ShadowKV<>>("", "shadowkv", "shadowkv"). A policy of your own works like the library's.
   template <class P>
-  void add(std::string_view eviction, std::string_view storage) {
-    using Eviction = typename detail::Axes<P>::Eviction::Options;
-    using Storage = typename detail::Axes<P>::Storage::Options;
-    note<Eviction>(eviction, "eviction");
-    note<Storage>(storage, "storage");
-    entries_.push_back({std::string(eviction), std::string(storage),
-                        [](const PartSpec& evict, const PartSpec& store, const Shape& shape, const Memory& memory) {
+  void add(std::string_view eviction, std::string_view storage, std::string_view retrieval = "") {
+    using Axes = detail::Axes<P>;
+    const detail::PartNames names{std::string(eviction), std::string(storage), std::string(retrieval)};
+    note<P>(names, names.eviction, 0);
+    note<P>(names, names.storage, 1);
+    note<P>(names, names.retrieval, 2);
+    entries_.push_back({names, Axes::Eviction::decides, Axes::Eviction::scope, Axes::Eviction::observes,
+                        detail::storage_scope<typename Axes::Storage>(), requires { Axes::Storage::needs_retrieval; },
+                        [](const detail::PartNames& known, std::span<const PartSpec> parts, const Shape& shape, const Memory& memory) {
                           PolicyOptions<P> options{};
-                          options.eviction = detail::with_settings<Eviction>(evict);
-                          options.storage = detail::with_settings<Storage>(store);
+                          for (const PartSpec& part : parts) { detail::apply_settings<P>(known, part, options); }
                           return AnyCache::of<P>(shape, options, memory);
                         }});
   }
-  /// Makes the cache that `policy` names; raises an Error that names an unknown part, option or value and what there is instead.
+  /// Makes the cache that `policy` names; raises an Error that names an unknown part, option or value and what there is instead, or says why
+  /// parts do not go together.
   [[nodiscard]] std::unique_ptr<AnyCache> make(std::string_view policy, const Shape& shape, const Memory& memory = {}) const {
-    PartSpec eviction{};
-    PartSpec storage{"f16", {}};
-    bool storage_named = false;
-    for (PartSpec& part : parse_policy(policy)) {
+    std::vector<PartSpec> parts = parse_policy(policy);
+    detail::PartNames names;
+    for (PartSpec& part : parts) {
       if (part.name == "full") { part.name = "f16"; }
-      const std::string kind = kind_of(part.name);
-      const bool is_storage = kind == "storage";
-      require(is_storage ? !storage_named : eviction.name.empty(), ErrorCode::option, "policy \"", policy, "\" names two ",
-              is_storage ? "storages" : "evictions");
-      (is_storage ? storage : eviction) = std::move(part);
-      storage_named = storage_named || is_storage;
+      const std::array<bool, 3> axes = axes_of(part.name);
+      if (axes[0]) { take(policy, names.eviction, part.name, "evictions"); }
+      if (axes[1]) { take(policy, names.storage, part.name, "storages"); }
+      if (axes[2]) { take(policy, names.retrieval, part.name, "retrievals"); }
     }
+    if (names.storage.empty()) { names.storage = "f16"; }
     for (const Entry& entry : entries_) {
-      if (entry.eviction == eviction.name && entry.storage == storage.name) { return entry.make(eviction, storage, shape, memory); }
+      if (entry.names == names) { return entry.make(names, parts, shape, memory); }
     }
-    fail(ErrorCode::option, "policy \"", policy, "\" combines parts that are not registered together");
+    refuse(policy, names);
   }
   [[nodiscard]] const std::vector<PartInfo>& parts() const noexcept { return parts_; }
+  /// The names of everything that can be made, without settings.
+  [[nodiscard]] std::vector<std::string> policies() const {
+    std::vector<std::string> all;
+    for (const Entry& entry : entries_) { all.push_back(name_of(entry.names)); }
+    return all;
+  }
 
  private:
   struct Entry {
-    std::string eviction;
-    std::string storage;
-    std::function<std::unique_ptr<AnyCache>(const PartSpec&, const PartSpec&, const Shape&, const Memory&)> make;
+    detail::PartNames names;
+    Decides decides;
+    Scope decides_for;
+    Observes observes;
+    Scope encodes;
+    bool needs_retrieval;
+    std::unique_ptr<AnyCache> (*make)(const detail::PartNames&, std::span<const PartSpec>, const Shape&, const Memory&);
   };
 
-  template <class Options>
-  void note(std::string_view name, const char* kind) {
-    for (const PartInfo& part : parts_) {
-      if (part.name == name) { return; }
+  /// Remembers a part: evictions first, then what has a storage, then retrievals.
+  template <class P>
+  void note(const detail::PartNames& names, const std::string& name, int axis) {
+    const auto known = [&](const PartInfo& part) { return part.name == name; };
+    if (name.empty() || std::any_of(parts_.begin(), parts_.end(), known)) { return; }
+    PartInfo part{name, "", ""};
+    for (const auto& [of, kind] : {std::pair{&names.eviction, "eviction"}, {&names.storage, "storage"}, {&names.retrieval, "retrieval"}}) {
+      if (*of == name) { part.kind += std::string(part.kind.empty() ? "" : " and ") + kind; }
     }
-    if (!name.empty()) { parts_.push_back({std::string(name), kind, detail::show_settings<Options>()}); }
+    PolicyOptions<P> options{};
+    names.for_axes_of(name, options, [&](auto& of) {
+      of.fields(of, [&](const char* key, auto& field) {
+        const std::string setting = std::string(key) + "=";
+        require(("," + part.defaults).find("," + setting) == std::string::npos, ErrorCode::option, "registry: ", name, " has two options named \"", key, "\"");
+        part.defaults += (part.defaults.empty() ? "" : ",") + setting + detail::show_setting(field);
+      });
+    });
+    std::size_t& end = ends_[static_cast<std::size_t>(axis)];
+    parts_.insert(parts_.begin() + static_cast<std::ptrdiff_t>(end), std::move(part));
+    for (std::size_t later = static_cast<std::size_t>(axis); later < ends_.size(); ++later) { ++ends_[later]; }
   }
-  [[nodiscard]] std::string kind_of(const std::string& name) const {
-    std::string known;
-    for (const PartInfo& part : parts_) {
-      if (part.name == name) { return part.kind; }
-      known += (known.empty() ? "" : ", ") + part.name;
+  /// Whether a part is an eviction, a storage, a retrieval.
+  [[nodiscard]] std::array<bool, 3> axes_of(const std::string& name) const {
+    std::array<bool, 3> axes{};
+    for (const Entry& entry : entries_) {
+      axes[0] = axes[0] || entry.names.eviction == name;
+      axes[1] = axes[1] || entry.names.storage == name;
+      axes[2] = axes[2] || entry.names.retrieval == name;
     }
-    fail(ErrorCode::option, "\"", name, "\" is no part of a policy, must be one of full, ", known);
+    if (axes == std::array<bool, 3>{}) {
+      std::string known;
+      for (const PartInfo& part : parts_) { known += ", " + part.name; }
+      fail(ErrorCode::option, "\"", name, "\" is no part of a policy, must be one of full", known);
+    }
+    return axes;
+  }
+  void take(std::string_view policy, std::string& axis, const std::string& name, const char* kind) const {
+    const auto with_kind = [&](const std::string& part) {
+      for (const PartInfo& info : parts_) {
+        if (info.name == part && info.kind.find(' ') != std::string::npos) { return part + " (" + info.kind + ")"; }
+      }
+      return part;
+    };
+    require(axis.empty(), ErrorCode::option, "policy \"", policy, "\" names two ", kind, ": ", with_kind(axis), " and ", with_kind(name));
+    axis = name;
+  }
+  [[nodiscard]] static std::string name_of(const detail::PartNames& names) {
+    std::string name = names.eviction;
+    const bool storage = names.storage != "f16" || (names.eviction.empty() && names.retrieval.empty());
+    if (storage) { name += (name.empty() ? "" : "+") + names.storage; }
+    if (names.retrieval != names.storage && !names.retrieval.empty()) { name += (name.empty() ? "" : "+") + names.retrieval; }
+    return name;
+  }
+  /// Says why KVCache takes no such policy (see there), or else what is registered.
+  [[noreturn]] void refuse(std::string_view policy, const detail::PartNames& names) const {
+    const auto entry_with = [&](std::string detail::PartNames::*axis) {
+      return std::find_if(entries_.begin(), entries_.end(), [&](const Entry& entry) { return entry.names.*axis == names.*axis; });
+    };
+    const auto evicts = entry_with(&detail::PartNames::eviction);
+    const auto holds = entry_with(&detail::PartNames::storage);
+    if (evicts != entries_.end() && holds != entries_.end()) {
+      require(evicts->decides != Decides::every_commit || evicts->decides_for >= holds->encodes, ErrorCode::option, "policy \"", policy, "\": ",
+              names.eviction, " chooses other rows in every lane at every commit, but ", names.storage,
+              " encodes lanes together, which must hold the same rows");
+      require(evicts->observes != Observes::every_query || names.retrieval.empty(), ErrorCode::option, "policy \"", policy, "\": ", names.eviction,
+              " observes the probabilities of every row for every query, but with ", names.retrieval, " a query reads only some of the rows");
+      require(!holds->needs_retrieval || !names.retrieval.empty(), ErrorCode::option, "policy \"", policy, "\": ", names.storage,
+              " must know which rows a query reads before it reads them, so it needs a retrieval");
+    }
+    const auto axis = names.retrieval.empty() ? &detail::PartNames::storage : &detail::PartNames::retrieval;
+    std::string known;
+    for (const Entry& entry : entries_) {
+      if (entry.names.*axis == names.*axis) { known += (known.empty() ? "" : ", ") + name_of(entry.names); }
+    }
+    fail(ErrorCode::option, "policy \"", policy, "\" combines parts that are not registered together", known.empty() ? "" : "; there is ", known);
   }
 
   std::vector<Entry> entries_;
   std::vector<PartInfo> parts_;
+  std::array<std::size_t, 3> ends_{};  // of the evictions, storages and retrievals in parts_
 };
 
 }  // namespace kvcompress

@@ -23,7 +23,9 @@ using Values = GearValues<4, Kcvt, ValueVectors::layer, float>;
 Heads random_heads(std::size_t tokens, std::size_t dim, unsigned seed) {
   std::mt19937 rng(seed);
   Heads all;
-  for (int h = 0; h < 2; ++h) { all.emplace_back(random_matrix(rng, static_cast<Index>(tokens), static_cast<Index>(dim)).cast<float>().cast<double>()); }
+  for (int h = 0; h < 2; ++h) {
+    all.emplace_back(random_matrix(rng, static_cast<Index>(tokens), static_cast<Index>(dim)).cast<float>().cast<double>());
+  }
   return all;
 }
 /// A prompt and decoded tokens one by one.
@@ -88,7 +90,9 @@ void check_compaction(const Options& options, std::size_t multiple) {
     const std::size_t settled = layer.stores[0].settled();
     std::vector<Store> fork(layer.stores);  // goes on reading the old segments
     const Heads before{layer.decoded(0), layer.decoded(1)};
-    const RowTable table = table_of(333, [&](std::size_t r) { return round == 7 ? r < 330 : r >= 64 && r % 8 <= static_cast<std::size_t>(round) && rng() % 4 > 0; });
+    const RowTable table = table_of(333, [&](std::size_t r) {
+      return round == 7 ? r < 330 : r >= 64 && r % 8 <= static_cast<std::size_t>(round) && rng() % 4 > 0;
+    });
     const auto rows = survivors(table);
     layer.compact(table);
     for (std::size_t h = 0; h < 2; ++h) {

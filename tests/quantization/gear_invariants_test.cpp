@@ -118,7 +118,8 @@ TEST(GearInvariants, OutliersAreThoseOfTheReference) {
     std::vector<float> sorted(count);
     std::vector<std::uint32_t> chosen(count);
     chosen.resize(gear::choose_outliers(x.data(), count, per_side, sorted.data(), chosen.data()));
-    const auto expected = reference::choose_outliers(Eigen::Map<Eigen::VectorXf>(x.data(), static_cast<Index>(count)).cast<double>(), static_cast<Index>(per_side));
+    const Eigen::Map<Eigen::VectorXf> vector(x.data(), static_cast<Index>(count));
+    const auto expected = reference::choose_outliers(vector.cast<double>(), static_cast<Index>(per_side));
     ASSERT_TRUE(std::equal(chosen.begin(), chosen.end(), expected.begin(), expected.end(),
                            [](std::uint32_t a, Index b) { return static_cast<Index>(a) == b; })) << "round " << round;
   }
@@ -169,7 +170,7 @@ TEST(GearInvariants, PermutedTokensDecodeToPermutedRows) {
       EXPECT_LE((shuffled.decoded(h) - expected).cwiseAbs().maxCoeff(), 1e-5);
       const auto& a = straight.stores[h].body()[0];
       const auto& b = shuffled.stores[h].body()[0];
-      for (std::size_t i = 0; i < a.rank() * 32; ++i) { EXPECT_NEAR(a.b()[i], b.b()[i], 1e-5) << "the factor of the channels does not depend on the order"; }
+      for (std::size_t i = 0; i < a.rank() * 32; ++i) { EXPECT_NEAR(a.b()[i], b.b()[i], 1e-5) << "factor of the channels"; }
     }
   };
   check(std::type_identity<Keys>{});

@@ -17,7 +17,8 @@ using reference::Index;
 using reference::Matrix;
 
 /// Compresses one segment with given starts and returns what it decodes to, by head; throws NotCovered for what it cannot do.
-using Compress = std::function<std::vector<Matrix>(const Case&, const std::vector<Matrix>& heads, const std::vector<Matrix>& starts, const GearOptions&)>;
+using Heads = std::vector<Matrix>;
+using Compress = std::function<Heads(const Case&, const Heads& heads, const Heads& starts, const GearOptions&)>;
 /// A power iteration: (matrix, start, sweeps) -> low-rank approximation.
 using Iterate = std::function<Matrix(const Matrix&, const Matrix&, int)>;
 
@@ -55,7 +56,7 @@ inline std::vector<Matrix> starts_of(const Case& one, const GearOptions& options
 }
 
 /// The largest deviation of all heads, and the largest number.
-inline void compare(const Case& one, const std::string& what, const std::vector<Matrix>& actual, const std::vector<Matrix>& expected, double bound) {
+inline void compare(const Case& one, const std::string& what, const Heads& actual, const Heads& expected, double bound) {
   double worst = 0.0;
   for (std::size_t h = 0; h < expected.size(); ++h) { worst = std::max(worst, deviation(actual.at(h), expected[h])); }
   expect_within(one, what, worst, bound);
@@ -91,8 +92,8 @@ inline Handlers handlers(const Compress& compress, const Iterate& iterate, doubl
   const auto canonical = [=](const Case& one) {
     GearOptions options = options_of(one);
     bool any = false;
-    for (const auto& entry : std::filesystem::directory_iterator(one.folder)) {
-      const std::string name = entry.path().stem().string();
+    for (const auto& file : std::filesystem::directory_iterator(one.folder)) {
+      const std::string name = file.path().stem().string();
       const bool mean = name.ends_with("fill_mean");
       const bool zero = name.ends_with("fill_zero");
       if (!(mean || (zero && zero_fill) || name == "hat")) { continue; }
@@ -101,8 +102,8 @@ inline Handlers handlers(const Compress& compress, const Iterate& iterate, doubl
       const auto expected = heads(one.array(name));
       const auto input = input_of(one, options, expected);
       if (one.params.contains("outliers_per_side")) {
-        const Index per_side = reference::outliers_per_side(options, static_cast<Index>(input.size()), input.front().rows(), input.front().cols());
-        EXPECT_EQ(per_side, one.get<Index>("outliers_per_side"));
+        const auto count = static_cast<Index>(input.size());
+        EXPECT_EQ(reference::outliers_per_side(options, count, input.front().rows(), input.front().cols()), one.get<Index>("outliers_per_side"));
       }
       compare(one, name, compress(one, input, starts_of(one, options), options), expected, options.rank == 0 ? exact : 1e-5);
     }

@@ -39,8 +39,8 @@ struct GearLayer {
   }
   void settle(bool end_of_prompt) {
     const RowTable table(false, {});
-    const Settling settling{.shape = shape, .table = table, .rotation = rotation, .scratch = scratch, .memory = memory, .end_of_prompt = end_of_prompt, .layer = 0,
-                            .rows = stores.front().rows(), .reads = {}};
+    const Settling settling{.shape = shape, .table = table, .rotation = rotation, .scratch = scratch, .memory = memory,
+                            .end_of_prompt = end_of_prompt, .layer = 0, .rows = stores.front().rows(), .reads = {}};
     with_members([&](std::span<Store* const> members) {
       if constexpr (Store::scope == Scope::lane) { members.front()->settle(settling); }
       else { Store::settle(members, settling); }
@@ -96,7 +96,9 @@ struct GearLayer {
     reference::Matrix out(static_cast<reference::Index>(count), static_cast<reference::Index>(row.size()));
     for (std::size_t t = 0; t < count; ++t) {
       read(t, row.data());
-      for (std::size_t c = 0; c < row.size(); ++c) { out(static_cast<reference::Index>(t), static_cast<reference::Index>(c)) = static_cast<double>(row[c]); }
+      for (std::size_t c = 0; c < row.size(); ++c) {
+        out(static_cast<reference::Index>(t), static_cast<reference::Index>(c)) = static_cast<double>(row[c]);
+      }
     }
     return out;
   }

@@ -47,6 +47,4 @@ struct HeavyHitters : AttentionScoredEviction {
   }
 };
 
-static_assert(ObservesAttention<HeavyHitters> && HasBudget<HeavyHitters>);
-
 }  // namespace kvcompress

@@ -25,6 +25,4 @@ struct KeepAll {
   static void select(const Options&, State&, Selection&) noexcept {}
 };
 
-static_assert(Eviction<KeepAll>);
-
 }  // namespace kvcompress

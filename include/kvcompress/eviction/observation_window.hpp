@@ -115,6 +115,4 @@ struct ObservationWindow : AttentionScoredEviction {
   }
 };
 
-static_assert(ObservesAttention<ObservationWindow> && HasBudget<ObservationWindow>);
-
 }  // namespace kvcompress

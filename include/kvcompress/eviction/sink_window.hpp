@@ -52,6 +52,4 @@ struct SinkWindow {
   }
 };
 
-static_assert(Eviction<SinkWindow>);
-
 }  // namespace kvcompress

@@ -35,11 +35,12 @@ struct GearStorage {
 /// an outlier is its difference to the nearest code, rounded to Scale.
 ///
 /// Keeps: every row. Observes: nothing. Loses: what two roundings and the rest of the spectrum leave; outliers are exact at rank 0. Cost: see
-/// GearStore. Bits per number, d channels, segments of t rows, rank r, sparsity s: Bits + q + 16 r (1/d + 1/t) + 32 s, with q = 32/t (keys) and
-/// 32/(heads d) (values; 32/d with ValueVectors::head) under Kcvt, 32/Group otherwise: 4.5 for a long prompt at 4 bits without outliers, 5.2 with; decoded tokens take 1 to 3 more, so
-/// set `merge` for long texts. Merging encodes rows a second time, once: the error is at most the sum of both (triangle inequality).
-/// With an eviction, rows die in place, a dead segment goes, and segments are encoded anew from what they decode to when fewer than half of the
-/// encoded rows are alive. Where heads hold different rows (H2O, SnapKV) values need ValueVectors::head.
+/// GearStore. Bits per number, d channels, segments of t rows, rank r, sparsity s: Bits + q + 16 r (1/d + 1/t) + 32 s, with q = 32/t (keys)
+/// and 32/(heads d) (values; 32/d with ValueVectors::head) under Kcvt, 32/Group otherwise: 4.5 for a long prompt at 4 bits without outliers,
+/// 5.2 with them; decoded tokens take 1 to 3 more, so set `merge` for long texts. Merging encodes rows a second time, once: the error is at
+/// most the sum of both (triangle inequality). With an eviction, rows die in place, a dead segment goes, and segments are encoded anew from
+/// what they decode to when fewer than half of the encoded rows are alive. Where heads hold different rows (H2O, SnapKV) values need
+/// ValueVectors::head.
 template <int Bits = 4, class Backbone = Kcvt, ValueVectors Vectors = ValueVectors::layer, class Scale = half>
 struct Gear {
   using Storage = GearStorage<Bits, Backbone, Vectors, Scale>;

@@ -188,6 +188,7 @@ struct LandmarkIndex {
       field("local_chunks", options.local_chunks);
       field("outlier_chunks", options.outlier_chunks);
       field("fold_in", options.fold_in);
+      field("behaviour", options.behaviour);
     }
   };
 
@@ -262,7 +263,5 @@ struct LandmarkIndex {
     return largest;
   }
 };
-
-static_assert(Retrieval<LandmarkIndex<half>>);
 
 }  // namespace kvcompress

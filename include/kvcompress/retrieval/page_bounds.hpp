@@ -218,6 +218,4 @@ struct PageBounds {
   }
 };
 
-static_assert(Retrieval<PageBounds<half>>);
-
 }  // namespace kvcompress

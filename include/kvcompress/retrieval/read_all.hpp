@@ -29,6 +29,4 @@ struct ReadAll {
   static void select(const Options&, const State&, const Retrieving&, Vector<RowRange>&) noexcept {}
 };
 
-static_assert(Retrieval<ReadAll>);
-
 }  // namespace kvcompress

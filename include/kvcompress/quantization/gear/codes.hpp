@@ -202,10 +202,12 @@ struct ValueCodes {
         }
         const std::size_t end = std::min(c + length(dim), dim);
         for (; c + 2 * kernels::unit <= end; c += 2 * kernels::unit) {
-          kernels::mix_units<Bits, 2>(codes + c / kernels::unit * Bits, row_bytes(dim), count, folded, chunk, offsets, query_count, out + c, out_stride);
+          kernels::mix_units<Bits, 2>(codes + c / kernels::unit * Bits, row_bytes(dim), count, folded, chunk, offsets, query_count,
+                                      out + c, out_stride);
         }
         for (; c < end; c += kernels::unit) {
-          kernels::mix_units<Bits, 1>(codes + c / kernels::unit * Bits, row_bytes(dim), count, folded, chunk, offsets, query_count, out + c, out_stride);
+          kernels::mix_units<Bits, 1>(codes + c / kernels::unit * Bits, row_bytes(dim), count, folded, chunk, offsets, query_count,
+                                      out + c, out_stride);
         }
       }
       row += count;

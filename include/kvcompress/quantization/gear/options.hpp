@@ -17,8 +17,8 @@ struct GearOptions {
   std::size_t merge = 0;             ///< so many segments of decoded tokens become one, once; 0: never
   std::size_t seed = 1;              ///< of the start of the power iteration
   bool official_simulation = false;  ///< the official code's outlier counts of keys and its rounding before the low-rank part
-  /// Start of the power iteration of prompts instead of the seed's, kept by the caller: (dim, prompt_rank), and for values whose vectors run over
-  /// all heads (heads, dim, prompt_rank).
+  /// Start of the power iteration of prompts instead of the seed's, kept by the caller: (dim, prompt_rank), and for values whose
+  /// vectors run over all heads (heads, dim, prompt_rank).
   const float* start = nullptr;
 
   static void fields(auto& options, auto&& field) {

@@ -185,7 +185,8 @@ class alignas(8) Segment {
   };
 
   Segment(const SegmentSizes& s, Origin origin, Common* common, bool first) noexcept
-      : common_(common), rows_(static_cast<std::uint32_t>(s.rows)), dim_(static_cast<std::uint32_t>(s.dim)), outliers_(static_cast<std::uint32_t>(s.outliers)),
+      : common_(common), rows_(static_cast<std::uint32_t>(s.rows)), dim_(static_cast<std::uint32_t>(s.dim)),
+        outliers_(static_cast<std::uint32_t>(s.outliers)),
         rank_(static_cast<std::uint16_t>(s.rank)), origin_(origin), first_(first) {
     if (common_ != nullptr) { common_->share(); }
   }
@@ -217,7 +218,9 @@ class alignas(8) Segment {
       const Scale* column = a() + j * rows_;
       vec::f32 sum = vec::set(0.0F);
       std::size_t t = range.first;
-      for (; t + vec::lanes <= range.last; t += vec::lanes) { sum = vec::fma(vec::load(weights + (t - range.first)), vec::load(column + t), sum); }
+      for (; t + vec::lanes <= range.last; t += vec::lanes) {
+        sum = vec::fma(vec::load(weights + (t - range.first)), vec::load(column + t), sum);
+      }
       parts[j] = vec::reduce_add(sum);
       for (; t < range.last; ++t) { parts[j] += weights[t - range.first] * static_cast<float>(column[t]); }
     }

@@ -58,7 +58,7 @@ class SegmentList {
   void replace_from(std::size_t index, SegmentList& other) noexcept {
     drop(index, size() - index);
     for (const Entry& entry : other.entries_) { add(entry.segment); }
-    Vector<Entry>(entries_.get_allocator()).swap(other.entries_);
+    other.entries_.clear();
   }
   /// Drops the segments [index, index + count).
   void drop(std::size_t index, std::size_t count) noexcept {
@@ -68,11 +68,7 @@ class SegmentList {
     entries_.erase(first, first + static_cast<std::ptrdiff_t>(count));
     for (std::size_t i = index; i < size(); ++i) { entries_[i].end -= gone; }
   }
-  /// Drops all segments and the list's own memory.
-  void clear() noexcept {
-    drop(0, size());
-    Vector<Entry>(entries_.get_allocator()).swap(entries_);
-  }
+  void clear() noexcept { drop(0, size()); }
   /// Clones every segment that a copy holds too.
   void unshare() {
     for (Entry& entry : entries_) {

@@ -197,7 +197,8 @@ class GearStore {
                         .round_to_half = options.official_simulation && options.sparsity > 0.0, .origin = origin};
     const Memory memory = first.list_.memory();
     for (GearStore* member : members) { member->fresh_.make_room(1); }
-    gear::Encoder<Codes, Backbone>(job, scratch).run(memory, read, [&](std::size_t lane, Segment* segment) { members[lane]->fresh_.add(segment); });
+    const auto take = [&](std::size_t lane, Segment* segment) { members[lane]->fresh_.add(segment); };
+    gear::Encoder<Codes, Backbone>(job, scratch).run(memory, read, take);
   }
 
   /// Where `merge` segments of one buffer each stand at the end, decodes them and encodes them as one, aside. Returns how many segments of the
@@ -220,7 +221,7 @@ class GearStore {
     std::size_t done = 0;
     for (; old + made - done >= merge; done += merge) {
       const std::size_t before = first.fresh_.rows_before(done);
-      const auto read = [&](std::size_t lane, std::size_t row, float* out) { members[lane]->read_from(members[lane]->fresh_, before + row, out); };
+      const auto read = [&](std::size_t lane, std::size_t row, float* out) { read_from(members[lane]->fresh_, before + row, out); };
       encode(members, first.fresh_.rows_before(done + merge) - before, gear::Origin::merged, heads, scratch, read);
     }
     for (GearStore* member : members) {  // now [run][merged]: the merged ones come first, then the rest of the run
@@ -256,7 +257,7 @@ class GearStore {
           member->fresh_.add_shared(member->list_, index);
         }
       } else {
-        const auto read = [&](std::size_t lane, std::size_t row, float* out) { members[lane]->read_from(members[lane]->list_, live[done + row], out); };
+        const auto read = [&](std::size_t lane, std::size_t row, float* out) { read_from(members[lane]->list_, live[done + row], out); };
         encode(members, count, list[index].origin(), members.size(), scratch, read);
       }
       done += count;
