@@ -22,6 +22,8 @@ inline nlohmann::ordered_json row_json(const Row& row) {
       {"fraction_of_f16", row.fraction_of_f16},
       {"bytes_after_prompt", std::llround(row.bytes_after_prompt)},
       {"fraction_after_prompt", row.fraction_after_prompt},
+      {"slow_bytes", std::llround(row.slow_bytes)},
+      {"fetched_bytes_per_token", row.fetched_per_token},
       {"perplexity", row.perplexity},
       {"perplexity_ratio", row.perplexity_ratio},
       {"kl", row.kl},

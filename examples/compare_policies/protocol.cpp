@@ -23,8 +23,10 @@ namespace {
 /// What one policy did on one item.
 struct Measurement {
   Agreement agreement;
-  std::size_t bytes = 0;
+  std::size_t bytes = 0;  // without the slow tier
   std::size_t bytes_after_prompt = 0;
+  std::size_t slow_bytes = 0;
+  std::size_t fetched_bytes = 0;
   std::size_t peak_bytes = 0;
   double bits_per_value = 0.0;
   double compress_seconds = 0.0;  // append, observe, end_prompt
@@ -33,10 +35,7 @@ struct Measurement {
   std::size_t right = 0;
 };
 
-std::size_t bytes_of(const kvcompress::AnyCache& cache) {
-  const kvcompress::MemoryReport report = cache.memory();
-  return report.total() - report.scratch;
-}
+std::size_t bytes_of(const kvcompress::MemoryReport& report) { return report.fast() - report.scratch; }
 
 class Measuring {
  public:
@@ -90,7 +89,7 @@ Measurement Measuring::measure(const Item& item, const std::string& policy, llam
     const Stopwatch watch(result.compress_seconds);
     compress_prompt(item.layers, *cache);
   }
-  result.bytes_after_prompt = bytes_of(*cache);
+  result.bytes_after_prompt = bytes_of(cache->memory());
   for (const Haystack::Question& question : item.questions) {
     TimedAttention attention(cache->fork());
     result.right += ask(question, item.prompt_tokens, attention, engine, progress) ? 1U : 0U;
@@ -98,8 +97,11 @@ Measurement Measuring::measure(const Item& item, const std::string& policy, llam
   if (item.questions.empty()) {
     TimedAttention attention(std::move(cache), memory.handle());
     decode(item, attention, engine, progress, result);
-    result.bytes = bytes_of(attention.cache());
-    result.bits_per_value = attention.cache().bits_per_value();
+    const kvcompress::MemoryReport report = attention.cache().memory();
+    result.bytes = bytes_of(report);
+    result.slow_bytes = report.slow_tier + report.slow_file;
+    result.fetched_bytes = attention.cache().fetched();
+    result.bits_per_value = 8.0 * static_cast<double>(result.bytes) / static_cast<double>(item.tokens.size() * shape_.values_per_token());
     result.peak_bytes = memory.peak();
   }
   return result;
@@ -196,6 +198,8 @@ Row Measuring::row(std::size_t policy, double exact_perplexity) const {
   Row row;
   row.policy = setup_.policies[policy];
   const auto windows = static_cast<double>(windows_);
+  const double prompt_tokens = windows * static_cast<double>(setup_.context / 2);
+  const double decoded = windows * static_cast<double>(setup_.context - setup_.context / 2);
   double prompt_seconds = 0.0;
   double decode_seconds = 0.0;
   double cache_seconds = 0.0;
@@ -208,13 +212,13 @@ Row Measuring::row(std::size_t policy, double exact_perplexity) const {
     row.bytes += static_cast<double>(m.bytes) / windows;
     row.bytes_after_prompt += static_cast<double>(m.bytes_after_prompt) / windows;
     row.bits_per_value += m.bits_per_value / windows;
+    row.slow_bytes += static_cast<double>(m.slow_bytes) / windows;
+    row.fetched_per_token += static_cast<double>(m.fetched_bytes) / decoded;
     row.peak_bytes = std::max(row.peak_bytes, m.peak_bytes);
     prompt_seconds += items_[i].prompt_seconds + m.compress_seconds;
     decode_seconds += m.decode_seconds;
     cache_seconds += m.cache_seconds;
   }
-  const double prompt_tokens = windows * static_cast<double>(setup_.context / 2);
-  const double decoded = windows * static_cast<double>(setup_.context - setup_.context / 2);
   row.perplexity = agreement.perplexity();
   row.perplexity_ratio = row.perplexity / exact_perplexity;
   row.kl = agreement.mean_kl();

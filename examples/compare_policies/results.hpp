@@ -31,11 +31,13 @@ struct Setup {
 /// One line of the table.
 struct Row {
   Policy policy;
-  double bytes = 0.0;               // after the last token, mean over the windows
+  double bytes = 0.0;               // without the slow tier, after the last token, mean over the windows
   double bytes_after_prompt = 0.0;  // the same, right after end_prompt
   double fraction_of_f16 = 0.0;     // bytes / bytes of full
   double fraction_after_prompt = 0.0;
-  double bits_per_value = 0.0;
+  double bits_per_value = 0.0;      // of bytes, over every token seen
+  double slow_bytes = 0.0;          // of the slow tier, in RAM or in files
+  double fetched_per_token = 0.0;   // bytes from the slow tier, per decoded token
   double perplexity = 0.0;
   double perplexity_ratio = 0.0;  // to the exact model
   double kl = 0.0;                // mean KL(exact || policy), nats per token

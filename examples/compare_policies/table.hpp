@@ -52,6 +52,8 @@ inline const std::vector<Column>& columns() {
       {"% of", "f16", [](const Row& r) { return percent(r.fraction_of_f16); }},
       {"% after", "prompt", [](const Row& r) { return percent(r.fraction_after_prompt); }},
       {"bits per", "value", [](const Row& r) { return fmt::format("{:.2f}", r.bits_per_value); }},
+      {"slow", "KiB", [](const Row& r) { return r.slow_bytes > 0.0 ? grouped(r.slow_bytes / 1024.0) : std::string("-"); }},
+      {"fetched", "KiB/tok", [](const Row& r) { return r.slow_bytes > 0.0 ? fmt::format("{:.1f}", r.fetched_per_token / 1024.0) : std::string("-"); }},
       {"", "perplexity", [](const Row& r) { return fmt::format("{:.3f}", r.perplexity); }},
       {"ratio", "to exact", [](const Row& r) { return fmt::format("{:.5f}", r.perplexity_ratio); }},
       {"KL", "nats", [](const Row& r) { return short_number(r.kl); }},

@@ -39,8 +39,8 @@ struct GearStorage {
 /// and 32/(heads d) (values; 32/d with ValueVectors::head) under Kcvt, 32/Group otherwise: 4.5 for a long prompt at 4 bits without outliers,
 /// 5.2 with them; decoded tokens take 1 to 3 more, so set `merge` for long texts. Merging encodes rows a second time, once: the error is at
 /// most the sum of both (triangle inequality). With an eviction, rows die in place, a dead segment goes, and segments are encoded anew from
-/// what they decode to when fewer than half of the encoded rows are alive. Where heads hold different rows (H2O, SnapKV) values need
-/// ValueVectors::head.
+/// what they decode to when fewer than half of the encoded rows are alive. H2O, whose rows differ from head to head, needs
+/// ValueVectors::head; SnapKV chooses one set of rows for all heads of a layer, or one per head with ValueVectors::head.
 template <int Bits = 4, class Backbone = Kcvt, ValueVectors Vectors = ValueVectors::layer, class Scale = half>
 struct Gear {
   using Storage = GearStorage<Bits, Backbone, Vectors, Scale>;

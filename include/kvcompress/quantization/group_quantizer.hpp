@@ -42,8 +42,13 @@ struct GroupQuantizer {
     const float code = (x - static_cast<float>(minimum)) / step;
     return static_cast<std::uint8_t>(math::round_half_even(std::clamp(code, 0.0F, static_cast<float>(largest_code))));
   }
+  /// Rounded twice, as in the official code: a fused multiply-add would differ in the last bit.
   [[nodiscard]] static float decode(std::uint8_t code, Scale scale, Scale minimum) noexcept {
-    return static_cast<float>(code) * static_cast<float>(scale) + static_cast<float>(minimum);
+    float product = static_cast<float>(code) * static_cast<float>(scale);
+#if __has_builtin(__builtin_assoc_barrier)  // GCC fuses across statements, Clang does not
+    product = __builtin_assoc_barrier(product);
+#endif
+    return product + static_cast<float>(minimum);
   }
 };
 

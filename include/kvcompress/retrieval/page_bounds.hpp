@@ -8,6 +8,7 @@
 #include "kvcompress/attention/rope.hpp"
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/kernels/exact.hpp"
+#include "kvcompress/kernels/softmax.hpp"
 #include "kvcompress/retrieval/best.hpp"
 
 namespace kvcompress {
@@ -104,8 +105,8 @@ class PageState {
     }
     T* to = bounds_.data() + 2 * page * width_;
     for (std::size_t c = 0; c < width_; ++c) {
-      to[c] = rounded<T>(low[c], false);
-      to[width_ + c] = rounded<T>(high[c], true);
+      to[c] = rounded<T>(std::clamp(low[c], -largest<T>, largest<T>), false);  // an infinite bound times 0 would be no number
+      to[width_ + c] = rounded<T>(std::clamp(high[c], -largest<T>, largest<T>), true);
     }
   }
 

@@ -47,16 +47,6 @@ GroupQuantizer<Bits, Scale> quantizer(Scale scale, Scale minimum) noexcept {
   return known;
 }
 
-/// What a code stands for, rounded twice as in the official code: a fused multiply-add would differ in the last bit.
-template <class Scale>
-float decoded(std::uint8_t code, Scale scale, Scale minimum) noexcept {
-  float product = static_cast<float>(code) * static_cast<float>(scale);
-#if __has_builtin(__builtin_assoc_barrier)  // GCC fuses across statements, Clang does not
-  product = __builtin_assoc_barrier(product);
-#endif
-  return product + static_cast<float>(minimum);
-}
-
 /// Keys: codes packed along tokens, in blocks of 128 tokens or one group, (blocks, dim, tokens of the block), the last block padded to a
 /// multiple of 8 tokens with code 0; scales and minima (groups, dim), one group under Kcvt.
 template <int Bits, class Backbone, class Scale_>
@@ -95,7 +85,7 @@ struct KeyCodes {
     }
   }
   [[nodiscard]] static float decode(std::size_t row, std::size_t c, std::size_t rows, std::size_t dim, const Parts& parts) noexcept {
-    return decoded(code(row, c, rows, dim, parts), parts.scales[scale_index(row, c, dim)], parts.minima[scale_index(row, c, dim)]);
+    return GroupQuantizer<Bits, Scale>::decode(code(row, c, rows, dim, parts), parts.scales[scale_index(row, c, dim)], parts.minima[scale_index(row, c, dim)]);
   }
   [[nodiscard]] static std::uint8_t code(std::size_t row, std::size_t c, std::size_t rows, std::size_t dim, const Parts& parts) noexcept {
     const std::size_t first = row / block * block;
@@ -180,7 +170,7 @@ struct ValueCodes {
   }
   [[nodiscard]] static float decode(std::size_t row, std::size_t c, std::size_t rows, std::size_t dim, const Parts& parts) noexcept {
     const std::size_t scale = c / length(dim) * rows + row;
-    return decoded(code(row, c, rows, dim, parts), parts.scales[scale], parts.minima[scale]);
+    return GroupQuantizer<Bits, Scale>::decode(code(row, c, rows, dim, parts), parts.scales[scale], parts.minima[scale]);
   }
   [[nodiscard]] static std::uint8_t code(std::size_t row, std::size_t c, std::size_t /*rows*/, std::size_t dim, const Parts& parts) noexcept {
     return kernels::code_at<Bits>(parts.codes + row * row_bytes(dim), c);

@@ -1,0 +1,373 @@
+// tests/retrieval/page_bounds_test.cpp - Quest: bounds that hold, the kernels' rule, outputs over exactly the chosen rows.
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "kvcompress/policies/full.hpp"
+#include "kvcompress/policies/kivi.hpp"
+#include "kvcompress/policies/quest.hpp"
+#include "kvcompress/policies/snapkv.hpp"
+#include "kvcompress/policies/streaming_llm.hpp"
+#include "kvcompress/reference/quest.hpp"
+#include "support/random_rows.hpp"
+
+namespace {
+
+using namespace kvcompress;
+using namespace kvcompress::test;
+using reference::Index;
+using reference::Matrix;
+
+using Pages = PageBounds<half>;
+const Shape mha{.query_heads = 2, .kv_heads = 2, .head_dim = 32};
+const Shape gqa{.query_heads = 4, .kv_heads = 2, .head_dim = 32};
+
+Index index(std::size_t n) { return static_cast<Index>(n); }
+
+// ---------------------------------------------------------------- bounds alone
+
+/// A page's bounds in T against every product of its keys with a query.
+template <class T>
+void expect_bounds_hold(const std::vector<float>& keys, std::size_t page, std::size_t width, const std::vector<float>& query) {
+  const std::size_t rows = keys.size() / width;
+  PageState<T> state(page, width, {});
+  Vector<float> scratch;
+  state.refresh(rows, [&](std::size_t row, float* out) { std::copy_n(keys.data() + row * width, width, out); }, scratch);
+  ASSERT_EQ(state.pages(), rows / page);
+  RowTable table(false, {});
+  table.make_room(rows, 0);
+  for (std::size_t r = 0; r < rows; ++r) { table.append(static_cast<Position>(r)); }
+  Rotation rotation(Shape{.head_dim = width, .rope = {.theta = 0.0}}, {});
+  Vector<Position> order;
+  std::vector<float> padded(kernels::padded(width), 0.0F);
+  std::copy_n(query.begin(), width, padded.begin());
+  const Retrieving in{table, padded.data(), padded.size(), 1, width, 0, rotation, scratch, order};
+  for (std::size_t row = 0; row < state.indexed(); ++row) {
+    const std::size_t p = row / page;
+    double dot = 0.0;
+    double size = 0.0;
+    for (std::size_t c = 0; c < width; ++c) {
+      const float key = keys[row * width + c];
+      ASSERT_LE(static_cast<float>(state.minima(p)[c]), key) << "row " << row << " channel " << c;
+      ASSERT_GE(static_cast<float>(state.maxima(p)[c]), key) << "row " << row << " channel " << c;
+      dot += static_cast<double>(key) * static_cast<double>(query[c]);
+      size += std::abs(static_cast<double>(key) * static_cast<double>(query[c]));
+    }
+    ASSERT_GE(static_cast<double>(PageBounds<T>::bound(in, padded.data(), state.minima(p), state.maxima(p))), dot - 1e-6 * size) << "row " << row;
+  }
+}
+template <>
+void expect_bounds_hold<float>(const std::vector<float>& keys, std::size_t page, std::size_t width, const std::vector<float>& /*query*/) {
+  PageState<float> state(page, width, {});
+  Vector<float> scratch;
+  state.refresh(keys.size() / width, [&](std::size_t row, float* out) { std::copy_n(keys.data() + row * width, width, out); }, scratch);
+  for (std::size_t p = 0; p < state.pages(); ++p) {
+    for (std::size_t c = 0; c < width; ++c) {
+      float low = keys[p * page * width + c];
+      float high = low;
+      for (std::size_t r = p * page; r < (p + 1) * page; ++r) {
+        low = std::min(low, keys[r * width + c]);
+        high = std::max(high, keys[r * width + c]);
+      }
+      ASSERT_EQ(state.minima(p)[c], low);
+      ASSERT_EQ(state.maxima(p)[c], high);
+    }
+  }
+}
+
+TEST(PageBounds, NoKeyOfAPageExceedsItsBound) {
+  std::mt19937 rng(1);
+  for (const std::size_t width : {1U, 7U, 20U, 64U}) {
+    for (const float spread : {1e-6F, 1.0F, 3000.0F}) {
+      const auto keys = normal_numbers(40 * width, rng, spread);
+      const auto query = normal_numbers(width, rng);
+      expect_bounds_hold<half>(keys, 8, width, query);
+      expect_bounds_hold<bfloat16>(keys, 16, width, query);
+      expect_bounds_hold<float>(keys, 8, width, query);
+    }
+  }
+}
+
+TEST(PageBounds, BoundsHoldWhereRoundingIsWorst) {
+  // Between two halves, at the ends of the range, below the smallest one, signed zeros; every channel of the query of either sign.
+  const std::vector<float> hard{0.0F, -0.0F, 1.0F / 3.0F, -1.0F / 3.0F, 1.0F + 0x1p-11F, -1.0F - 0x1p-11F, 1.0F + 0x1p-23F, 2048.5F, -4097.9F,
+                                65503.9F, -65503.9F, 65504.0F, -65504.0F, 0x1p-24F, 0x1p-25F, -0x1p-25F, 1e-30F, -1e-30F, 0x1.ffcp-15F, 3e-5F};
+  std::mt19937 rng(2);
+  const std::size_t width = 12;
+  std::vector<float> keys(48 * width);
+  for (float& key : keys) { key = hard[rng() % hard.size()]; }
+  std::vector<float> query(width);
+  for (int trial = 0; trial < 20; ++trial) {
+    for (float& q : query) { q = static_cast<float>(static_cast<int>(rng() % 5) - 2); }
+    expect_bounds_hold<half>(keys, 8, width, query);
+    expect_bounds_hold<bfloat16>(keys, 8, width, query);
+  }
+}
+
+TEST(PageBounds, KeysBeyondTheRangeOfHalfGiveNumbers) {
+  std::vector<float> keys(16 * 4, 1.0F);  // a cache in f32 may hold them
+  keys[4 * 3] = 1e6F;
+  keys[4 * 9 + 1] = -7e7F;
+  PageState<half> state(8, 4, {});
+  Vector<float> scratch;
+  state.refresh(16, [&](std::size_t row, float* out) { std::copy_n(keys.data() + row * 4, 4, out); }, scratch);
+  const RowTable table(false, {});
+  Rotation rotation(Shape{.head_dim = 4}, {});
+  Vector<Position> order;
+  const std::vector<float> query{0.0F, 0.0F, 1.0F, 0.0F, 0.0F, 0.0F, 0.0F, 0.0F, 0.0F, 0.0F, 0.0F, 0.0F, 0.0F, 0.0F, 0.0F, 0.0F};
+  const Retrieving in{table, query.data(), query.size(), 1, 4, 0, rotation, scratch, order};
+  for (std::size_t p = 0; p < 2; ++p) { EXPECT_GE(Pages::bound(in, query.data(), state.minima(p), state.maxima(p)), 1.0F) << "NaN, or too small"; }
+}
+
+// ---------------------------------------------------------------- through the cache
+
+/// What a query of lane `lane` that belongs to the newest row must read, by the reference: rows, and the bounds of all pages but the newest.
+struct Expected {
+  reference::Rows rows{};
+  double slack = 1e300;  // smallest of bound - q . k over live rows of complete pages, which must not be negative
+};
+
+/// The reference's selection from the cache's own bounds, which other tests hold against the keys.
+template <class Cache>
+Expected expected_rows(Cache& cache, const Text& text, std::size_t end, std::size_t layer, std::size_t lane) {
+  const Shape& shape = text.shape;
+  const auto& options = cache.options().retrieval;
+  const RowTable& table = cache.table(layer, lane);
+  const PageState<half>& state = cache.index(layer, lane);
+  const Index width = index(shape.key_width());
+  reference::QuestPages pages{Matrix(index(state.pages()), width), Matrix(index(state.pages()), width)};
+  for (std::size_t p = 0; p < state.pages(); ++p) {
+    for (Index c = 0; c < width; ++c) {
+      pages.minimum(index(p), c) = static_cast<double>(static_cast<float>(state.minima(p)[c]));
+      pages.maximum(index(p), c) = static_cast<double>(static_cast<float>(state.maxima(p)[c]));
+    }
+  }
+  Expected out;
+  reference::Vector bounds = reference::Vector::Constant(index(state.pages()) + 1, -1e300);
+  std::vector<float> key(shape.key_width());
+  std::vector<float> value(shape.value_width());
+  const Position shift = table.shift(table.rows() - 1);
+  std::vector<Matrix> queries;
+  for (std::size_t h = 0; h < shape.group(); ++h) { queries.push_back(text.query_matrix(lane * shape.group() + h).row(index(end) - 1)); }
+  for (std::size_t row = 0; row < state.indexed(); ++row) {
+    if (!table.alive(row)) { continue; }
+    const Index page = index(row / options.page);
+    const reference::Positions turn = reference::Positions::Constant(1, static_cast<std::int64_t>(table.shift(row)) - static_cast<std::int64_t>(shift));
+    cache.read(layer, lane, row, key.data(), value.data());
+    for (std::size_t h = 0; h < shape.group(); ++h) {
+      const Matrix query = turn(0) == 0 ? queries[h] : reference::rotate(queries[h], turn);
+      const double bound = reference::quest_bound(query, pages, page);
+      double dot = 0.0;
+      for (Index c = 0; c < width; ++c) { dot += query(0, c) * static_cast<double>(key[static_cast<std::size_t>(c)]); }
+      bounds(page) = std::max(bounds(page), bound);
+      out.slack = std::min(out.slack, bound - dot);
+    }
+  }
+  const reference::QuestOptions rule{.page = index(options.page), .budget = index(options.budget), .rule = reference::QuestRule::kernels};
+  EXPECT_LE(table.rows() - state.indexed(), options.page);
+  const reference::Rows chosen = reference::quest_select(bounds, index(table.rows()), rule);
+  for (const Index row : reference::quest_rows(chosen, index(table.rows()), rule.page)) {
+    if (table.alive(static_cast<std::size_t>(row))) { out.rows.push_back(row); }
+  }
+  return out;
+}
+
+/// Attention of the newest token over some rows of a lane, as the cache decodes them, one output row per query head of the group.
+template <class Cache>
+Matrix attention_over(Cache& cache, const Text& text, std::size_t end, std::size_t layer, std::size_t lane, const reference::Rows& rows) {
+  const Shape& shape = text.shape;
+  const RowTable& table = cache.table(layer, lane);
+  Matrix keys(index(rows.size()), index(shape.key_width()));
+  Matrix values(index(rows.size()), index(shape.value_width()));
+  reference::Positions positions(index(rows.size()));
+  reference::Positions slots(index(rows.size()));
+  std::vector<float> key(shape.key_width());
+  std::vector<float> value(shape.value_width());
+  for (Index i = 0; i < keys.rows(); ++i) {
+    const auto row = static_cast<std::size_t>(rows[static_cast<std::size_t>(i)]);
+    cache.read(layer, lane, row, key.data(), value.data());
+    for (Index c = 0; c < keys.cols(); ++c) { keys(i, c) = static_cast<double>(key[static_cast<std::size_t>(c)]); }
+    for (Index c = 0; c < values.cols(); ++c) { values(i, c) = static_cast<double>(value[static_cast<std::size_t>(c)]); }
+    positions(i) = table.position(row);
+    slots(i) = positions(i) - table.shift(row);
+  }
+  const reference::Positions at = positions.tail(1);
+  Matrix out(index(shape.group()), values.cols());
+  for (std::size_t h = 0; h < shape.group(); ++h) {
+    const Matrix query = text.query_matrix(lane * shape.group() + h).middleRows(index(end) - 1, 1);
+    out.row(index(h)) = reference::attention(reference::rerotate(query, at, slots.tail(1)), reference::rerotate(keys, positions, slots), values, at,
+                                             positions).output;
+  }
+  return out;
+}
+
+/// Decodes tokens [first, last): bounds hold, outputs are attention over the rows that the reference chooses. Returns how many rows of
+/// those held were not read.
+template <class Cache>
+std::size_t expect_chosen_rows(Cache& cache, const Text& text, std::size_t first, std::size_t last, double slack = 0.0, std::size_t layer = 0) {
+  std::size_t left_out = 0;
+  const std::size_t width = text.shape.value_width();
+  for (std::size_t t = first; t < last && !::testing::Test::HasFailure(); ++t) {
+    const Outputs out = step(cache, text, t, 1, layer);
+    for (std::size_t lane = 0; lane < text.shape.kv_heads; ++lane) {
+      const Expected expected = expected_rows(cache, text, t + 1, layer, lane);
+      EXPECT_GE(expected.slack, -slack) << "token " << t << " lane " << lane;
+      left_out += cache.table(layer, lane).live() - expected.rows.size();
+      const Matrix over = attention_over(cache, text, t + 1, layer, lane, expected.rows);
+      for (Index h = 0; h < over.rows(); ++h) {
+        for (Index c = 0; c < over.cols(); ++c) {
+          const std::size_t head = lane * text.shape.group() + static_cast<std::size_t>(h);
+          EXPECT_NEAR(static_cast<double>(out[head * width + static_cast<std::size_t>(c)]), over(h, c), 2e-5) << "token " << t << " head " << head;
+            }
+      }
+    }
+    if (t + 1 < last) { cache.commit(layer); }  // the last step stays open
+  }
+  return left_out;
+}
+
+template <class P>
+KVCache<P> prompted(const Text& text, std::size_t prompt, const PolicyOptions<P>& options) {
+  KVCache<P> cache(text.shape, options);
+  for (std::size_t layer = 0; layer < text.shape.layers; ++layer) {
+    static_cast<void>(step(cache, text, 0, prompt, layer));
+    cache.end_prompt(layer);
+  }
+  return cache;
+}
+
+using QuestFull = Combine<Quest, Full<float>>;
+using QuestKivi = Combine<Quest, Kivi<4, 32, 32>>;
+
+TEST(Quest, ReadsThePagesOfTheKernelsRule) {
+  for (const Shape& shape : {mha, gqa}) {
+    const Text text(shape, 190, 3);
+    for (const std::size_t budget : {16U, 39U, 64U}) {  // in pages of 8: the newest and 1, 3 or 7 others
+      auto cache = prompted<QuestFull>(text, 101, {.retrieval = {.budget = budget, .page = 8, .dense_layers = 0}});
+      EXPECT_GT(expect_chosen_rows(cache, text, 101, 190), 89U * 20);
+    }
+    auto cache = prompted<QuestFull>(text, 101, {.retrieval = {.budget = 48, .dense_layers = 0}});
+    EXPECT_GT(expect_chosen_rows(cache, text, 101, 190), 89U * 20);
+  }
+}
+
+TEST(Quest, ReadsTheSamePagesOfCodes) {
+  const Text text(gqa, 190, 4);
+  auto cache = prompted<QuestKivi>(text, 101, {.retrieval = {.budget = 48, .page = 8, .dense_layers = 0}});
+  EXPECT_GT(expect_chosen_rows(cache, text, 101, 190, 20.0), 89U * 20);  // decoded keys may lie outside the bounds of the exact ones
+}
+
+template <class Cache>
+std::vector<reference::Rows> chosen_rows(Cache& cache, const Text& text, std::size_t end) {
+  std::vector<reference::Rows> rows;
+  for (std::size_t lane = 0; lane < text.shape.kv_heads; ++lane) { rows.push_back(expected_rows(cache, text, end, 0, lane).rows); }
+  return rows;
+}
+
+TEST(Quest, ALargerBudgetReadsMoreOfTheSame) {
+  const Text text(gqa, 200, 5);
+  std::vector<reference::Rows> before(gqa.kv_heads);
+  for (std::size_t budget = 16; budget <= 208; budget += 16) {
+    auto cache = prompted<QuestFull>(text, 199, {.retrieval = {.budget = budget, .page = 8, .dense_layers = 0}});
+    EXPECT_EQ(expect_chosen_rows(cache, text, 199, 200) == 0, budget >= 200);
+    const auto rows = chosen_rows(cache, text, 200);
+    for (std::size_t lane = 0; lane < gqa.kv_heads; ++lane) {
+      EXPECT_TRUE(std::includes(rows[lane].begin(), rows[lane].end(), before[lane].begin(), before[lane].end())) << budget;
+    }
+    before = rows;
+  }
+}
+
+TEST(Quest, ABudgetOfAllRowsChangesNoBit) {
+  const Text text(gqa, 400, 6);
+  KVCache<Full<float>> plain(gqa);
+  KVCache<QuestFull> cache(gqa, {.retrieval = {.budget = 400, .page = 8, .dense_layers = 0}});
+  EXPECT_TRUE(run(cache, text, 300, 400) == run(plain, text, 300, 400));
+}
+
+TEST(Quest, TheFirstLayersAreReadInFull) {
+  Shape deep = gqa;
+  deep.layers = 3;
+  const Text text(deep, 120, 7);
+  auto cache = prompted<QuestFull>(text, 110, {.retrieval = {.budget = 16, .page = 8}});
+  auto plain = prompted<Full<float>>(text, 110, {});
+  for (std::size_t layer = 0; layer < 3; ++layer) {
+    const Outputs expected = step(plain, text, 110, 1, layer);
+    EXPECT_EQ(step(cache, text, 110, 1, layer) == expected, layer < 2) << "layer " << layer;
+    cache.commit(layer);
+  }
+  EXPECT_GT(expect_chosen_rows(cache, text, 111, 120, 0.0, 2), 500U);
+}
+
+TEST(Quest, TiesGoToTheOlderPage) {
+  Text text(mha, 100, 8);
+  for (std::size_t t = 1; t < 100; ++t) {  // the same key everywhere
+    std::copy_n(text.keys.begin(), 64, text.keys.begin() + static_cast<std::ptrdiff_t>(64 * t));
+  }
+  auto cache = prompted<QuestFull>(text, 96, {.retrieval = {.budget = 32, .page = 8, .dense_layers = 0}});
+  static_cast<void>(expect_chosen_rows(cache, text, 96, 97));
+  reference::Rows oldest(24);
+  std::iota(oldest.begin(), oldest.end(), Index{0});
+  oldest.push_back(96);
+  EXPECT_EQ(chosen_rows(cache, text, 97), (std::vector<reference::Rows>{oldest, oldest}));
+}
+
+template <class Storage>
+void expect_pages_under_streaming(double slack) {
+  const Text text(gqa, 260, 9);
+  for (const bool in_cache : {false, true}) {  // at in-cache positions a page's rows may turn by different distances
+    auto cache = prompted<Combine<StreamingLLM, Storage, Quest>>(text, 80, {.eviction = {.sinks = 5, .window = 91, .in_cache_positions = in_cache},
+                                                                           .retrieval = {.budget = 40, .page = 8, .dense_layers = 0}});
+    EXPECT_GT(expect_chosen_rows(cache, text, 80, 260, slack), 180U * 20);
+    cache.commit(0);
+    EXPECT_EQ(cache.kept(0, 0).size(), 96U);
+  }
+}
+TEST(Quest, PagesFollowTheirRowsUnderStreamingLLM) {
+  expect_pages_under_streaming<Full<float>>(1e-4);
+  expect_pages_under_streaming<Kivi<4, 32, 32>>(20.0);
+}
+
+template <class Storage>
+void expect_pages_under_snapkv(double slack) {
+  const Text text(gqa, 240, 10);
+  auto cache = prompted<Combine<SnapKV, Storage, Quest>>(text, 160, {.eviction = {.budget = 80, .window = 8, .decode_budget = 40},
+                                                                    .retrieval = {.budget = 40, .page = 8, .dense_layers = 0}});
+  EXPECT_GT(expect_chosen_rows(cache, text, 160, 240, slack), 80U * 20);
+}
+TEST(Quest, PagesFollowTheirRowsUnderSnapKV) {
+  expect_pages_under_snapkv<Full<float>>(0.0);
+  expect_pages_under_snapkv<Kivi<4, 32, 32>>(20.0);
+}
+
+TEST(Quest, PagesFollowTheirRowsAfterRemove) {
+  const Text text(gqa, 200, 11);
+  const auto check = [&](auto cache, double slack) {
+    cache.remove(3, 30);
+    cache.remove(60, 61);
+    static_cast<void>(expect_chosen_rows(cache, text, 150, 170, slack));
+    cache.commit(0);
+    cache.remove(120, 165);
+    EXPECT_GT(expect_chosen_rows(cache, text, 170, 200, slack), 30U * 20);
+  };
+  check(prompted<QuestFull>(text, 150, {.retrieval = {.budget = 32, .page = 8, .dense_layers = 0}}), 0.0);
+  check(prompted<QuestKivi>(text, 150, {.retrieval = {.budget = 32, .page = 8, .dense_layers = 0}}), 20.0);
+}
+
+TEST(Quest, TruncatedRowsNeverWereInAPage) {
+  const Text text(gqa, 200, 12);
+  const Text other(gqa, 200, 13);
+  const PolicyOptions<QuestFull> options{.retrieval = {.budget = 32, .page = 8, .dense_layers = 0}, .speculation = 16};
+  auto cache = prompted<QuestFull>(text, 100, options);
+  auto plain = prompted<QuestFull>(text, 100, options);
+  for (std::size_t t = 100; t < 190; t += 5) {
+    static_cast<void>(step(cache, other, t, 10));
+    cache.truncate(static_cast<Position>(t));
+    EXPECT_TRUE(step(cache, text, t, 5) == step(plain, text, t, 5)) << t;
+  }
+  cache.commit(0);
+  EXPECT_GT(expect_chosen_rows(cache, text, 190, 200), 10U * 20);
+}
+
+}  // namespace
