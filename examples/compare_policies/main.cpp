@@ -21,7 +21,7 @@ namespace {
 constexpr const char* description =
     R"(Compares ways to compress a KV cache, on the same tokens of a text, with a Llama-architecture model.
 
-For each policy: bytes of the cache, perplexity, KL divergence from the exact model, top-1 agreement, needles found, speed.
+For each policy: bytes of the cache in fast memory and in a slow tier, perplexity, KL divergence from the exact model, top-1 agreement, needles found, speed.
 Without arguments: the project's own model and text, in about a minute on two cores. The first row is always full (f16).
 
 Speeds are per CPU second of one thread while --threads work at once. Prompt tokens/s: the prompt's tokens by the time of the
@@ -34,7 +34,7 @@ constexpr const char* policies_help =
 
 struct Options {
   comparison::Setup setup;
-  std::string policies = "full,streaming,h2o,snapkv,kivi2,kivi4,kivi8,h2o+kivi4,snapkv+kivi4";
+  std::string policies = "full,streaming,h2o,snapkv,kivi2,kivi4,kivi8,gear2,gear4,xkv,shadowkv,quest,quest+kivi4,h2o+kivi4,snapkv+kivi4";
   std::string budget = "25%";
   std::string format = "table";
   std::string report;
@@ -55,8 +55,8 @@ void declare(CLI::App& app, Options& o) {
   app.add_option("--text", o.setup.text, "a text file (default: the project's own)")->check(CLI::ExistingFile);
   app.add_option("--policies", o.policies, policies_help)->capture_default_str();
   app.add_option("--budget", o.budget,
-                 "rows that streaming (sinks and window), h2o and snapkv keep per lane, or a percentage of the prompt; settings in a "
-                 "policy's own name come first")
+                 "rows per lane that streaming (sinks and window), h2o and snapkv keep, and that a query reads with quest, landmarks and "
+                 "shadowkv; or a percentage of the prompt; settings in a policy's own name come first")
       ->capture_default_str();
   app.add_option("--context", o.setup.context, "tokens of a window; the first half is the prompt")
       ->check(CLI::Range(32, 1 << 24))

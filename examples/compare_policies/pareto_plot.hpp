@@ -128,8 +128,8 @@ class ParetoPlot {
                           "<text class=\"tick\" x=\"{0:.1f}\" y=\"{3}\" text-anchor=\"middle\">{4:g} %</text>\n",
                           x_of(fraction), area.top, bottom, bottom + 18, percent);
     }
-    text += fmt::format("<text class=\"axis\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">cache bytes after the last token, % of f16 full "
-                        "(left is smaller)</text>\n",
+    text += fmt::format("<text class=\"axis\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">cache bytes in fast memory after the last token, % of f16 "
+                        "full (left is smaller)</text>\n",
                         area.left + area.width / 2, height - 8);
     return text + fmt::format("<text class=\"axis\" transform=\"translate(16 {}) rotate(-90)\" text-anchor=\"middle\">"
                               "mean KL from the exact model, nats (down is better)</text>\n",

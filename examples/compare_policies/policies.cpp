@@ -14,11 +14,27 @@ std::unique_ptr<kvcompress::AnyCache> make_cache(const std::string& policy, cons
 }
 
 std::string list_of_parts() {
-  std::string text = "A policy is an eviction, a storage, or both joined by '+': snapkv:budget=128+kivi4\n\n";
-  for (const kvcompress::PartInfo& part : examples::registry().parts()) {
-    text += fmt::format("  {:<10}  {:<8}  {}\n", part.name, part.kind, part.defaults.empty() ? "(no options)" : part.defaults);
+  std::string text =
+      "A policy is made of parts joined by '+', at most one of each kind: snapkv:budget=128+kivi4\n"
+      "  eviction: which rows stay (none: all)\n"
+      "  storage: how rows are held (none: f16, also called full)\n"
+      "  retrieval: which of the rows that stay a query reads (none: all)\n"
+      "The options stand with their defaults in the library; --help says what --budget changes. A rank of 0 follows the model's size.\n\n";
+  const kvcompress::Registry& registry = examples::registry();
+  const auto cell = [](const std::string& info) { return info.empty() ? std::string("(no options)") : info; };
+  for (const kvcompress::PartInfo& part : registry.parts()) {
+    text += fmt::format("  {:<9}  {:<21}  {}\n", part.name, part.kind, cell(part.defaults));
   }
-  return text + "\n\"full\" is another name of f16. The options stand with their defaults in the library; see --help for --budget.\n";
+  text += "\nWhat goes together:\n";
+  std::string line(1, ' ');
+  for (const std::string& policy : registry.policies()) {
+    if (line.size() + 1 + policy.size() > 110) {
+      text += line + "\n";
+      line.resize(1);
+    }
+    line.append(" ").append(policy);
+  }
+  return text + line + "\n";
 }
 
 std::string simd_backend() { return kvcompress::simd::backend; }

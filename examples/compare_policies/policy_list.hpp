@@ -51,13 +51,18 @@ inline std::vector<std::string> split_policies(std::string_view list) {
     const bool setting = piece.find('=') != std::string_view::npos && piece[piece.find_first_of(":+=")] == '=';
     if (before == ',' && setting && !policies.empty()) {
       policies.back() += "," + std::string(piece);
-    } else if (!piece.empty() && std::find(policies.begin(), policies.end(), piece) == policies.end()) {
+    } else if (!piece.empty()) {
       policies.emplace_back(piece);
     }
-    if (end == list.size()) { return policies; }
+    if (end == list.size()) { break; }
     before = list[end];
     list.remove_prefix(end + 1);
   }
+  std::vector<std::string> once;
+  for (std::string& policy : policies) {
+    if (std::find(once.begin(), once.end(), policy) == once.end()) { once.push_back(std::move(policy)); }
+  }
+  return once;
 }
 
 /// The settings "key=value,..." of one part of a policy.
@@ -76,8 +81,14 @@ class PartSettings {
     return text.substr(from, text.find(',', from) - from);
   }
   /// Gives a setting that is still open.
-  void fill(const std::string& key, std::size_t value) {
-    if (!find(key)) { given_ += (given_.empty() ? "" : ",") + key + "=" + std::to_string(value); }
+  void fill(const std::string& key, const std::string& value) {
+    if (!find(key)) { given_ += (given_.empty() ? "" : ",") + key + "=" + value; }
+  }
+  void fill(const std::string& key, std::size_t value) { fill(key, std::to_string(value)); }
+  /// The number that a setting gives; `open` if it is not there or is no number.
+  [[nodiscard]] std::size_t number(const std::string& key, std::size_t open) const {
+    if (const auto given = find(key)) { std::from_chars(given->data(), given->data() + given->size(), open); }
+    return open;
   }
   [[nodiscard]] std::string text() const { return given_.empty() ? name_ : name_ + ":" + given_; }
 
@@ -89,18 +100,36 @@ class PartSettings {
 /// KIVI's published residual of 128 exact rows would be a quarter of a short prompt.
 inline std::size_t kivi_residual(std::size_t prompt_tokens) { return prompt_tokens >= 2048 ? 128 : 32; }
 
-/// The policy with `budget` rows for its eviction, and KIVI's residual, where it names none of its own. Names of parts that are
-/// not known here pass as they are.
+/// Quest reads at least two pages, of its 16 rows or of 8.
+inline void fill_quest(PartSettings& part, std::size_t budget) {
+  const std::size_t page = part.number("page", budget >= 32 ? 16 : 8);
+  part.fill("budget", std::max(budget, 2 * page));
+  if (page != 16) { part.fill("page", page); }
+  part.fill("dense_layers", 2);
+}
+/// The published 48 outlier chunks belong to a budget of 2048 rows and would be most of a short prompt.
+inline void fill_landmarks(PartSettings& part, std::size_t budget) {
+  const std::size_t chunk = part.number("chunk", budget >= 8 ? 8 : budget >= 4 ? 4 : 2);
+  if (chunk != 8) { part.fill("chunk", chunk); }
+  part.fill("budget", std::max(budget, chunk));
+  part.fill("outlier_chunks", std::max<std::size_t>(1, 48 * part.number("budget", budget) / 2048));
+}
+
+/// The policy with `budget` rows for its eviction or retrieval, and what else would not suit a short prompt, where it names none of its
+/// own. Names of parts that are not known here pass as they are.
 inline std::string with_defaults(std::string_view policy, std::size_t budget, std::size_t prompt_tokens) {
   std::string result;
+  const bool landmarks = policy.find("shadowkv") != std::string_view::npos || policy.find("landmarks") != std::string_view::npos;
   while (true) {
     const std::size_t end = std::min(policy.find('+'), policy.size());
     PartSettings part(policy.substr(0, end));
-    if (part.name() == "streaming" && !part.find("window")) {
-      std::size_t sinks = std::min<std::size_t>(4, budget / 2);
-      if (const auto given = part.find("sinks")) { std::from_chars(given->data(), given->data() + given->size(), sinks); }
-      part.fill("sinks", sinks);
-      part.fill("window", budget > sinks ? budget - sinks : 1);
+    if (part.name() == "streaming") {
+      if (!part.find("window")) {
+        const std::size_t sinks = part.number("sinks", std::min<std::size_t>(4, budget / 2));
+        part.fill("sinks", sinks);
+        part.fill("window", budget > sinks ? budget - sinks : 1);
+      }
+      if (landmarks) { part.fill("in_cache_positions", "false"); }  // landmarks are made at the original ones
     } else if (part.name() == "h2o") {
       part.fill("budget", budget);
     } else if (part.name() == "snapkv") {
@@ -108,6 +137,10 @@ inline std::string with_defaults(std::string_view policy, std::size_t budget, st
       part.fill("budget", budget);
     } else if (part.name().starts_with("kivi")) {
       part.fill("residual", kivi_residual(prompt_tokens));
+    } else if (part.name() == "quest") {
+      fill_quest(part, budget);
+    } else if (part.name() == "landmarks" || part.name() == "shadowkv") {
+      fill_landmarks(part, budget);
     }
     result += (result.empty() ? "" : "+") + part.text();
     if (end == policy.size()) { return result; }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <initializer_list>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -67,9 +68,32 @@ inline const std::vector<Column>& columns() {
   return all;
 }
 
+inline bool any_row(const Comparison& c, auto&& is) { return std::any_of(c.rows.begin(), c.rows.end(), is); }
+
+/// What the budget means to the policies at hand, and which of them compress the prompt only.
+inline std::vector<std::string> notes(const Comparison& c) {
+  const auto any = [&](std::initializer_list<std::string_view> parts) {
+    return any_row(c, [&](const Row& row) {
+      return std::any_of(parts.begin(), parts.end(), [&](std::string_view part) { return row.policy.name.find(part) != std::string::npos; });
+    });
+  };
+  std::vector<std::string> lines;
+  if (any({"streaming", "h2o", "snapkv"})) {
+    lines.push_back(fmt::format("Evictions keep {} rows per lane unless their policy says otherwise{}.", c.setup.budget,
+                                any({"snapkv"}) ? "; SnapKV evicts from the prompt only" : ""));
+  }
+  if (any({"quest", "landmarks", "shadowkv"})) {
+    std::string line = fmt::format("Retrievals keep every row; a query reads {} of them per lane unless the policy says otherwise", c.setup.budget);
+    if (any({"quest"})) { line += "; quest reads its first dense_layers in full"; }
+    if (any({"landmarks", "shadowkv"})) { line += "; landmarks (shadowkv has them) choose from the prompt, and every query reads decoded rows too"; }
+    lines.push_back(line + ".");
+  }
+  if (any({"xkv", "shadowkv"})) { lines.push_back("xkv and shadowkv compress the prompt; decoded rows stay in f16: see % after prompt."); }
+  return lines;
+}
+
 /// What was measured and how, in a few sentences.
 inline std::vector<std::string> legend(const Comparison& c) {
-  const auto evicts_once = [](const Row& row) { return row.policy.name.find("snapkv") != std::string::npos; };
   const std::string text = std::filesystem::path(c.setup.text).filename().string();
   std::vector<std::string> lines{
       fmt::format("Protocol: {} of {} tokens of {}. The first {} of each are the prompt: run exactly (f32), then compressed; "
@@ -77,10 +101,13 @@ inline std::vector<std::string> legend(const Comparison& c) {
                   "those {} predictions, where the exact model has perplexity {:.3f}.",
                   counted(c.windows, "window"), c.setup.context, text, c.setup.context / 2, c.scored_tokens, c.exact_perplexity),
       fmt::format("Memory: what the cache holds of its memory handle after the last token (and right after the prompt), all but "
-                  "scratch, mean over windows; bits per value are of every token seen. Peak: the handle's high-water mark, scratch "
-                  "included. Evictions keep {} rows per lane unless their policy says otherwise{}.",
-                  c.setup.budget,
-                  std::any_of(c.rows.begin(), c.rows.end(), evicts_once) ? "; SnapKV evicts from the prompt only" : "")};
+                  "scratch and the slow tier, mean over windows; bits per value are of every token seen. Peak: the handle's high-water "
+                  "mark, scratch{} included.",
+                  any_row(c, [](const Row& row) { return row.slow_bytes > 0.0; }) ? " and slow tier" : "")};
+  if (any_row(c, [](const Row& row) { return row.slow_bytes > 0.0; })) {
+    lines.push_back("Slow: values that stay out of fast memory until a query wants them; fetched: what is copied from there per decoded token.");
+  }
+  for (std::string& note : notes(c)) { lines.push_back(std::move(note)); }
   if (c.rows.front().needles_asked > 0) {
     lines.push_back(fmt::format("Needles: {} numbers hidden at several depths of {} of about {} tokens; asked for after "
                                 "compression, found if greedy decoding gives every digit (seed {}).",

@@ -60,6 +60,13 @@ class KVCache {
                 "kvcompress::KVCache<P>: the eviction of P decides lane by lane at every commit, but the storage of P encodes the lanes of a layer "
                 "or of several layers together, which must hold the same rows. Use an eviction that decides once (SnapKV) or by positions "
                 "(StreamingLLM), or a storage per lane (for GEAR: ValueVectors::head)");
+  static_assert(!detail::Commit<P>::decides_together ||
+                    requires(typename Eviction::State state, const PolicyOptions<P> options, const Memory memory) {
+                      { Eviction::sums(options.eviction, memory) } -> std::same_as<typename Eviction::State>;
+                      Eviction::add(options.eviction, state, state);
+                    },
+                "kvcompress::KVCache<P>: the storage of P encodes lanes together and the eviction of P scores them one by one, so it must say how "
+                "scores are added: provide sums(options, memory) and add(options, sums, lane)");
   static_assert(Eviction::observes != Observes::every_query || std::is_same_v<Retrieval, ReadAll>,
                 "kvcompress::KVCache<P>: the eviction of P observes the probabilities of every row for every query, but the retrieval of P reads "
                 "only some of the rows");
@@ -243,6 +250,7 @@ class KVCache {
         }
         l.evict(unit, scratch_, true);
       }
+      l.refresh_indices(options_, workspace_.rotation, false, scratch_.rows);
     }
   }
   /// Back to an empty cache; memory goes back to the handle.

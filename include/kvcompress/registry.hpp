@@ -66,7 +66,8 @@ bool parse_number(std::string_view text, Number& value) {
 }
 
 inline void read_setting(const std::string& key, const std::string& text, std::size_t& value) {
-  if (!parse_number(text, value)) { bad_setting(key, text, "a whole number"); }
+  if (text == "max") { value = static_cast<std::size_t>(-1); }
+  else if (!parse_number(text, value)) { bad_setting(key, text, "a whole number"); }
 }
 inline void read_setting(const std::string& key, const std::string& text, bool& value) {
   if (text != "true" && text != "false" && text != "1" && text != "0") { bad_setting(key, text, "true or false"); }
@@ -112,7 +113,7 @@ void read_setting(const std::string& key, const std::string& text, Enum& value) 
   bad_setting(key, text, known.c_str());
 }
 
-inline std::string show_setting(std::size_t value) { return std::to_string(value); }
+inline std::string show_setting(std::size_t value) { return value == static_cast<std::size_t>(-1) ? "max" : std::to_string(value); }
 inline std::string show_setting(bool value) { return value ? "true" : "false"; }
 inline std::string show_setting(double value) {
   std::array<char, 32> text{};

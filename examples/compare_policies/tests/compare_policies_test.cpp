@@ -25,6 +25,7 @@ TEST(PolicyList, CutsAtCommasAndSemicolons) {
   EXPECT_EQ(split_policies("full,h2o;kivi2"), (Names{"full", "h2o", "kivi2"}));
   EXPECT_EQ(split_policies(" full , h2o ,,"), (Names{"full", "h2o"}));
   EXPECT_EQ(split_policies("full,full"), (Names{"full"}));
+  EXPECT_EQ(split_policies("h2o:budget=9,h2o:budget=9,recent=1"), (Names{"h2o:budget=9", "h2o:budget=9,recent=1"})) << "not the same";
   EXPECT_EQ(split_policies(""), Names{});
 }
 
@@ -45,6 +46,16 @@ TEST(PolicyList, FillsInWhatAPolicyLeavesOpen) {
   EXPECT_EQ(with_defaults("h2o:budget=20%", 128, 512), "h2o:budget=20%");
   EXPECT_EQ(with_defaults("snapkv+kivi4:residual=64", 20, 512), "snapkv:window=10,budget=20+kivi4:residual=64");
   EXPECT_EQ(with_defaults("kivi4", 128, 4096), "kivi4:residual=128");
+  EXPECT_EQ(with_defaults("quest", 128, 512), "quest:budget=128,dense_layers=2");
+  EXPECT_EQ(with_defaults("quest+kivi4", 20, 512), "quest:budget=20,page=8,dense_layers=2+kivi4:residual=32");
+  EXPECT_EQ(with_defaults("quest:page=32,dense_layers=0", 20, 512), "quest:page=32,dense_layers=0,budget=64");
+  EXPECT_EQ(with_defaults("landmarks", 2048, 8192), "landmarks:budget=2048,outlier_chunks=48") << "as published";
+  EXPECT_EQ(with_defaults("shadowkv", 128, 512), "shadowkv:budget=128,outlier_chunks=3");
+  EXPECT_EQ(with_defaults("shadowkv:budget=512", 128, 512), "shadowkv:budget=512,outlier_chunks=12");
+  EXPECT_EQ(with_defaults("landmarks", 2, 512), "landmarks:chunk=2,budget=2,outlier_chunks=1");
+  EXPECT_EQ(with_defaults("streaming+shadowkv", 128, 512),
+            "streaming:sinks=4,window=124,in_cache_positions=false+shadowkv:budget=128,outlier_chunks=3");
+  EXPECT_EQ(with_defaults("gear4", 128, 512), "gear4");
   EXPECT_EQ(with_defaults("another:x=1+", 128, 512), "another:x=1+") << "what is wrong is left for the registry to say";
 }
 
@@ -144,6 +155,8 @@ Comparison example() {
   Row full{.policy = {"full", "full"}, .bytes = 1000.0, .fraction_of_f16 = 1.0, .perplexity = 20.0, .perplexity_ratio = 1.0, .kl = 1e-8};
   Row evil{.policy = {"<i>&\"x\"", "<i>&\"x\""}, .bytes = 250.0, .fraction_of_f16 = 0.25, .kl = 0.05,
            .needles_right = 1, .needles_asked = 4};
+  evil.slow_bytes = 4096.0;
+  evil.fetched_per_token = 1536.0;
   Row worse{.policy = {"worse", "worse:x=1"}, .bytes = 300.0, .fraction_of_f16 = 0.3, .kl = 0.06};
   c.rows = {full, evil, worse};
   return c;
@@ -176,6 +189,9 @@ TEST(Formats, JsonHasTheAgreedFields) {
   EXPECT_TRUE(json["results"][0]["needle_accuracy"].is_null()) << "nothing was asked";
   EXPECT_EQ(json["results"][1]["needle_accuracy"], 0.25);
   EXPECT_EQ(json["results"][1]["bytes"], 250);
+  EXPECT_EQ(json["results"][0]["slow_bytes"], 0);
+  EXPECT_EQ(json["results"][1]["slow_bytes"], 4096);
+  EXPECT_EQ(json["results"][1]["fetched_bytes_per_token"], 1536.0);
 }
 
 TEST(Formats, CsvQuotesTexts) {
@@ -199,9 +215,21 @@ TEST(Formats, TableLinesUpAndPutsFullFirst) {
     std::getline(text, line);
     EXPECT_EQ(line.size(), width);
     EXPECT_TRUE(line.starts_with(name)) << line;
+    EXPECT_EQ(line.find("    4      1.5  ") < width, line.starts_with("<i>")) << "the slow tier and what is fetched: " << line;
   }
   EXPECT_EQ(grouped(3145728.0), "3,145,728");
   EXPECT_EQ(wrapped("one two three", 7), "one two\nthree\n");
+}
+
+TEST(Table, SaysWhatThePoliciesAtHandNeed) {
+  Comparison c = example();
+  c.setup.budget = 77;
+  EXPECT_TRUE(notes(c).empty());
+  c.rows[2].policy = {"snapkv+xkv+quest", ""};
+  ASSERT_EQ(notes(c).size(), 3U);
+  EXPECT_TRUE(notes(c)[0].starts_with("Evictions keep 77 rows")) << notes(c)[0];
+  EXPECT_TRUE(notes(c)[1].starts_with("Retrievals keep every row; a query reads 77 of them")) << notes(c)[1];
+  EXPECT_EQ(notes(c)[1].find("landmarks"), std::string::npos);
 }
 
 TEST(Facts, CommandReadsBackAsTheSameArguments) {

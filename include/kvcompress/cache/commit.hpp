@@ -55,7 +55,8 @@ struct Commit {
     std::size_t waiting = 0;
     for (std::size_t other = group.first; other < group.last; ++other) { waiting += layers[other].read().waiting ? 1U : 0U; }
     if (end_of_prompt ? waiting < group.size() : waiting > 0 || layer + 1 != group.last) { return l.close(end_of_prompt, reserved); }
-    Vector<Layer<P>*> together{Allocator<Layer<P>*>(memory)};
+    Vector<Layer<P>*>& together = scratch.layers;
+    together.clear();
     for (std::size_t other = group.first; other < group.last; ++other) {
       const std::size_t tokens = layers[other].read().next;
       require(!end_of_prompt || tokens == l.next, ErrorCode::phase, "end_prompt(layer = ", layer, "): it has seen ", l.next,

@@ -11,12 +11,16 @@
 
 namespace kvcompress::detail {
 
+template <class P>
+struct Layer;
+
 /// Buffers that a commit needs; they hold nothing between calls.
 template <class P>
 struct CommitScratch {
   explicit CommitScratch(const Memory& memory)
       : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)),
-        keys(Allocator<typename Lane<P>::Keys*>(memory)), values(Allocator<typename Lane<P>::Values*>(memory)), reads(Allocator<Reads>(memory)) {}
+        keys(Allocator<typename Lane<P>::Keys*>(memory)), values(Allocator<typename Lane<P>::Values*>(memory)), reads(Allocator<Reads>(memory)),
+        layers(Allocator<Layer<P>*>(memory)) {}
 
   /// One flag per row, all 0; room for the rows in `order`.
   void start(std::size_t row_count) {
@@ -41,6 +45,7 @@ struct CommitScratch {
     report.add(&MemoryReport::scratch, keys);
     report.add(&MemoryReport::scratch, values);
     report.add(&MemoryReport::scratch, reads);
+    report.add(&MemoryReport::scratch, layers);
   }
 
   Vector<float> rows;
@@ -49,6 +54,7 @@ struct CommitScratch {
   Vector<typename Lane<P>::Keys*> keys;      // members that encode together
   Vector<typename Lane<P>::Values*> values;
   Vector<Reads> reads;                       // what their retrieval says
+  Vector<Layer<P>*> layers;                  // that commit together
 };
 
 /// A store that can encode its live rows anew, alone or together with the others of its scope.

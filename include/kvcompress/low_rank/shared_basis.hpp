@@ -45,25 +45,18 @@ struct SharedBasisOptions {
 namespace detail {
 
 /// Encodes what is due in the lanes of a group: the whole prompt at its end, and decoded rows in steps of `fold_in`.
-template <class T>
-void settle_group(std::span<FactoredRows<T>* const> lanes, const SharedBasisOptions& options, std::size_t rank, Rotation* rotation,
-                  const Settling& settling) {
-  const std::size_t settled = lanes.front()->settled();
+template <class T, class Store>
+void settle_group(std::span<Store* const> members, const SharedBasisOptions& options, std::size_t rank, Rotation* rotation, const Settling& settling) {
+  const std::size_t settled = members.front()->settled();
   const std::size_t exact = settling.rows - std::min(settling.rows, settled);
   const bool first = settled == 0;
   const bool due = first ? settling.end_of_prompt : options.fold_in > 0 && exact >= options.fold_in;
   if (!due || exact == 0) { return; }
+  Vector<FactoredRows<T>*> bases{Allocator<FactoredRows<T>*>(settling.memory)};
+  bases.assign(members.begin(), members.end());
+  const std::span<FactoredRows<T>* const> lanes(bases.data(), bases.size());
   const typename FactoredRows<T>::Together rows(lanes, exact, settling.table, rotation);
   typename FactoredRows<T>::Encoded(lanes, rows, exact, rank, options.factorisation, settling).take();
-}
-
-/// As many lanes of a wider scope, seen as what they derive from.
-template <class T, class Store>
-Vector<FactoredRows<T>*> bases_of(std::span<Store* const> members, const Memory& memory) {
-  Vector<FactoredRows<T>*> lanes{Allocator<FactoredRows<T>*>(memory)};
-  lanes.reserve(members.size());
-  for (Store* member : members) { lanes.push_back(member); }
-  return lanes;
 }
 
 }  // namespace detail
@@ -84,8 +77,7 @@ class SharedBasisKeys : public FactoredRows<T> {
   static void settle(std::span<SharedBasisKeys* const> members, const Settling& settling) {
     const SharedBasisKeys& one = *members.front();
     if (!one.options_.merge_keys || !one.options_.merges(settling.layer)) { return; }
-    const auto lanes = detail::bases_of<T>(members, settling.memory);
-    detail::settle_group<T>({lanes.data(), lanes.size()}, one.options_, rank_for(one.options_, members.size() * one.dim_), &settling.rotation, settling);
+    detail::settle_group<T>(members, one.options_, rank_for(one.options_, members.size() * one.dim_), &settling.rotation, settling);
   }
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const SharedBasisOptions& options, const Shape& shape) noexcept {
     if (!options.merge_keys) { return Exact<T>::bytes_for(rows, dim, options); }
@@ -146,8 +138,7 @@ class SharedBasisValues : public FactoredRows<T> {
   static void settle(std::span<SharedBasisValues* const> members, const Settling& settling) {
     const SharedBasisValues& one = *members.front();
     if (!one.options_.merge_values || !one.options_.merges(settling.layer)) { return; }
-    const auto lanes = detail::bases_of<T>(members, settling.memory);
-    detail::settle_group<T>({lanes.data(), lanes.size()}, one.options_, rank_for(one.options_, members.size() * one.dim_), nullptr, settling);
+    detail::settle_group<T>(members, one.options_, rank_for(one.options_, members.size() * one.dim_), nullptr, settling);
   }
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const SharedBasisOptions& options, const Shape& shape) noexcept {
     if (!options.merge_values) { return Exact<T>::bytes_for(rows, dim, options); }

@@ -11,19 +11,20 @@
 
 namespace kvcompress {
 
-/// Adds Part, and what goes with it at every eviction that does not decide lane by lane at every commit: none, streaming, snapkv. `retrieval`
-/// is the name of Part's retrieval, if it has one.
+/// Adds Part alone and with the evictions that go with every part: streaming, snapkv. `retrieval` is the name of its retrieval, if it has one.
 template <class Part>
 void add_with_evictions(Registry& registry, std::string_view storage, std::string_view retrieval = "") {
   registry.add<Part>("", storage, retrieval);
   registry.add<Combine<StreamingLLM, Part>>("streaming", storage, retrieval);
   registry.add<Combine<SnapKV, Part>>("snapkv", storage, retrieval);
 }
-/// The same with h2o too, for storages that encode every lane for itself.
+/// Adds Part alone and with streaming, h2o, snapkv: for storages that encode every lane for itself.
 template <class Part>
 void add_with_all_evictions(Registry& registry, std::string_view storage) {
-  add_with_evictions<Part>(registry, storage);
+  registry.add<Part>("", storage);
+  registry.add<Combine<StreamingLLM, Part>>("streaming", storage);
   registry.add<Combine<H2O, Part>>("h2o", storage);
+  registry.add<Combine<SnapKV, Part>>("snapkv", storage);
 }
 
 }  // namespace kvcompress

@@ -17,13 +17,13 @@ namespace kvcompress {
 enum class ShadowKVClass { accuracy, offload };
 
 /// Landmarks of one lane: (chunks, key width) means in T; outlier chunks have none. Chunks are `chunk` consecutive rows from row 0.
-/// Bytes: key width * sizeof(T) + 5 per chunk.
+/// Bytes: key width * sizeof(T) + 4 per chunk.
 template <class T>
 class LandmarkState {
  public:
   LandmarkState(std::size_t chunk, std::size_t width, const Memory& memory)
       : chunk_(chunk), width_(width), means_(Allocator<T>(memory)), ids_(Allocator<Position>(memory)),
-        stale_(Allocator<unsigned char>(memory)), outliers_(Allocator<RowRange>(memory)), first_(Allocator<RowRange>(memory)) {}
+        outliers_(Allocator<RowRange>(memory)), first_(Allocator<RowRange>(memory)) {}
 
   [[nodiscard]] std::size_t chunk() const noexcept { return chunk_; }
   [[nodiscard]] std::size_t indexed() const noexcept { return chunks_ * chunk_; }
@@ -38,9 +38,8 @@ class LandmarkState {
   void remember_first(const Vector<RowRange>& ranges) { first_.assign(ranges.begin(), ranges.end()); }
 
   static void reserve(std::size_t) noexcept {}
-  void move(std::size_t /*from*/, std::size_t to) noexcept {
-    if (to < indexed()) { stale_[to / chunk_] = 1; }
-  }
+  /// Another row has come into an indexed chunk: it and later ones are read in full from now on.
+  void move(std::size_t /*from*/, std::size_t to) noexcept { resize(to); }
   void resize(std::size_t rows) noexcept {
     if (rows < indexed()) { cut(rows / chunk_); }
   }
@@ -57,16 +56,6 @@ class LandmarkState {
   }
   static void compact(std::size_t) noexcept {}
 
-  /// Computes the landmarks anew whose rows have moved.
-  void renew(auto&& read, Vector<float>& scratch) {
-    scratch.resize(std::max(scratch.size(), (chunk_ + 1) * width_));
-    for (std::size_t i = 0; i < ids_.size(); ++i) {
-      if (stale_[ids_[i]] == 0) { continue; }
-      describe(ids_[i], read, scratch.data());
-      kernels::convert(scratch.data() + chunk_ * width_, means_.data() + i * width_, width_);
-      stale_[ids_[i]] = 0;
-    }
-  }
   /// Indexes chunks up to `chunks`. The `outliers` new chunks whose rows are least like their mean (smallest minimum of their cosines, ties to
   /// the older chunk) get no landmark.
   void grow(std::size_t chunks, std::size_t outliers, auto&& read, Vector<float>& scratch) {
@@ -76,7 +65,6 @@ class LandmarkState {
     always.reserve(always.size() + std::min(outliers, fresh));
     means_.reserve(means_.size() + fresh * width_);
     ids_.reserve(ids_.size() + fresh);
-    stale_.reserve(chunks);
     Vector<Position> order(fresh, 0, ids_.get_allocator());
     scratch.resize(std::max(scratch.size(), fresh + (chunk_ + 1) * width_));
     float* cosines = scratch.data();
@@ -98,13 +86,11 @@ class LandmarkState {
       for (std::size_t i = 0; i < width_; ++i) { means_.push_back(T(rows[chunk_ * width_ + i])); }
     }
     outliers_.swap(always);
-    stale_.resize(chunks, 0);
     chunks_ = chunks;
   }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::indices, means_);
     report.add(&MemoryReport::indices, ids_);
-    report.add(&MemoryReport::indices, stale_);
     report.add(&MemoryReport::indices, outliers_);
     report.add(&MemoryReport::indices, first_);
   }
@@ -145,7 +131,6 @@ class LandmarkState {
     const auto end = static_cast<std::size_t>(std::lower_bound(ids_.begin(), ids_.end(), first + count) - ids_.begin());
     ids_.erase(at(ids_, begin), at(ids_, end));
     means_.erase(at(means_, begin * width_), at(means_, end * width_));
-    stale_.erase(at(stale_, first), at(stale_, first + count));
     std::erase_if(outliers_, [&](RowRange range) { return range.first >= first * chunk_ && range.last <= (first + count) * chunk_; });
     first_.clear();
   }
@@ -155,7 +140,6 @@ class LandmarkState {
   std::size_t chunks_ = 0;
   Vector<T> means_;            // (landmarks, key width), keys as they are stored: rotated
   Vector<Position> ids_;       // (landmarks) their chunks
-  Vector<unsigned char> stale_;  // (chunks) rows have moved into it
   Vector<RowRange> outliers_;  // always read
   Vector<RowRange> first_;     // what the prompt's last query chose
 };
@@ -204,7 +188,7 @@ struct LandmarkIndex {
   static constexpr bool renumbers(const Options&) noexcept { return false; }
   static State state(const Options& options, const Shape& shape, const Memory& memory) { return State(options.chunk, shape.key_width(), memory); }
   static std::size_t bytes_for(const Options& options, const Shape& shape, std::size_t rows) noexcept {
-    return rows / options.chunk * (shape.key_width() * sizeof(T) + sizeof(Position) + 1);
+    return rows / options.chunk * (shape.key_width() * sizeof(T) + sizeof(Position));
   }
 
   /// Chunks of a prompt of `rows` rows that are indexed.
@@ -217,7 +201,6 @@ struct LandmarkIndex {
   }
 
   static void refresh(const Options& options, State& state, const RowTable& table, bool end_of_prompt, auto&& read, Vector<float>& scratch) {
-    state.renew(read, scratch);
     const std::size_t local = options.local_chunks * options.chunk;
     const bool first = end_of_prompt && state.indexed() == 0;
     const bool fold = !first && options.fold_in > 0 && table.rows() >= state.indexed() + local + options.fold_in;
