@@ -243,6 +243,7 @@ void check(const Setup& setup, const llama::Model& model) {
     } catch (const kvcompress::Error& error) {
       std::string_view sentence = error.what();
       if (sentence.starts_with("kvcompress: ")) { sentence.remove_prefix(12); }
+      if (sentence.starts_with("policy \"")) { throw BadArgument(std::string(sentence)); }
       throw BadArgument(fmt::format("policy {}: {}", policy.settings, sentence));
     }
   }

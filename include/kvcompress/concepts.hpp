@@ -58,6 +58,8 @@ constexpr Scope scope_of() noexcept {
 
 /// Encodes the rows that are due. A store of a wider scope does so for all lanes of the scope at once (`members`: layer by layer, heads
 /// ascending), so that they can share what they find; each lane has a store of its own all the same. If it fails, nothing has changed.
+/// Keys are settled before values; a value store whose settle would fail for other reasons than memory does what may fail in
+/// prepare_to_settle(members, settling), which comes before both.
 template <class S>
 concept Settles = (scope_of<S>() == Scope::lane && requires(S store, const Settling& settling) { store.settle(settling); }) ||
                   (scope_of<S>() != Scope::lane && requires(std::span<S* const> members, const Settling& settling) { S::settle(members, settling); });

@@ -31,6 +31,12 @@ struct Encoding {
   void run(std::span<Layer<P>* const> layers, std::size_t layer) const {
     using Keys = typename Lane<P>::Keys;
     using Values = typename Lane<P>::Values;
+    if constexpr (requires(std::span<Values* const> members, const Settling& s) { Values::prepare_to_settle(members, s); }) {
+      for (std::size_t l = 0; l < layers.size(); ++l) {  // what can fail comes before any store has changed
+        together(layers.subspan(l, 1), layer + l, &Lane<P>::values, scratch.values,
+                 [](std::span<Values* const> members, const Settling& s) { Values::prepare_to_settle(members, s); });
+      }
+    }
     settle(layers, layer, &Lane<P>::keys, scratch.keys, std::integral_constant<Scope, scope_of<Keys>()>{});
     settle(layers, layer, &Lane<P>::values, scratch.values, std::integral_constant<Scope, scope_of<Values>()>{});
   }
@@ -63,6 +69,10 @@ struct Encoding {
 
   template <class S>
   void settle_together(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, Vector<S*>& members) const {
+    together(layers, layer, store, members, [](std::span<S* const> all, const Settling& s) { S::settle(all, s); });
+  }
+  template <class S>
+  void together(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, Vector<S*>& members, auto&& work) const {
     members.clear();
     scratch.reads.clear();
     std::size_t rows = static_cast<std::size_t>(-1);
@@ -74,7 +84,7 @@ struct Encoding {
       // A layer that is ahead, with a token whose step is open, holds rows that the others have not seen yet.
       rows = std::min(rows, l->tables.front().rows() - (l == layers.back() || l->waiting ? 0 : l->open));
     }
-    S::settle({members.data(), members.size()}, settling(*layers.front(), 0, layer, rows));
+    work(std::span<S* const>(members.data(), members.size()), settling(*layers.front(), 0, layer, rows));
   }
 };
 

@@ -25,8 +25,8 @@ class OffloadedValues {
   static constexpr Scope scope = Scope::layer;
 
   OffloadedValues(const auto& options, std::size_t dim, const Memory& memory)
-      : dim_(dim), reuse_(options.reuse), tier_(options.slow), regions_(Allocator<Region>(memory)), chunks_(Allocator<Position>(memory)),
-        tail_(dim, memory), at_hand_(dim, memory) {}
+      : dim_(dim), reuse_(options.reuse), tier_(options.slow), regions_(Allocator<Region>(memory)), next_(Allocator<Region>(memory)),
+        chunks_(Allocator<Position>(memory)), tail_(dim, memory), at_hand_(dim, memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return settled() + tail_.rows(); }
   [[nodiscard]] std::size_t settled() const noexcept { return chunks_.size() * at_hand_.chunk(); }
@@ -47,12 +47,15 @@ class OffloadedValues {
     if (chunks_.empty()) { regions_.clear(); }
   }
 
-  static void settle(std::span<OffloadedValues* const> members, const Settling& settling) {
-    const OffloadedValues& one = *members.front();
+  /// Writes what settle will take over: afterwards settle cannot fail.
+  static void prepare_to_settle(std::span<OffloadedValues* const> members, const Settling& settling) {
+    OffloadedValues& one = *members.front();
+    one.next_.clear();  // what an attempt that failed may have left
     const std::size_t settled = one.settled();
     const std::size_t indexed = settling.reads.front().indexed;
     if (indexed <= settled) { return; }
     const std::size_t rows = indexed - settled;
+    one.next_.reserve(1);
     SlowRegion region(one.tier_, members.size() * rows * one.dim_ * sizeof(T), settling.memory);
     Vector<Position> chunks{Allocator<Position>(settling.memory)};
     for (std::size_t m = 0; m < members.size(); ++m) {
@@ -61,7 +64,14 @@ class OffloadedValues {
       members[m]->regions_.reserve(one.regions_.size() + 1);
       members[m]->chunks_.reserve(indexed / settling.reads[m].unit);
     }
-    for (std::size_t m = 0; m < members.size(); ++m) { members[m]->take(region, m * rows, rows); }
+    one.next_.push_back({region, settled, rows, 0});
+  }
+  static void settle(std::span<OffloadedValues* const> members, const Settling&) noexcept {
+    OffloadedValues& one = *members.front();
+    if (one.next_.empty()) { return; }
+    const Region next = one.next_.front();
+    one.next_.clear();
+    for (std::size_t m = 0; m < members.size(); ++m) { members[m]->take(next.bytes, m * next.rows, next.rows); }
   }
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options) noexcept {
     return options.slow.in_file() ? 0 : rows * dim * sizeof(T);
@@ -106,6 +116,7 @@ class OffloadedValues {
       const OffloadedValues& lane = member(m);
       report.add_held(shared(m), [&](MemoryReport& all) {
         all.add(&MemoryReport::indices, lane.regions_);
+        all.add(&MemoryReport::indices, lane.next_);
         all.add(&MemoryReport::indices, lane.chunks_);
         lane.tail_.account(all);
         lane.at_hand_.account(all);
@@ -113,6 +124,9 @@ class OffloadedValues {
     }
     for (const Region& region : member(0).regions_) {
       report.add_held(shared(0), [&](MemoryReport& all) { region.bytes.account(all, members); });
+    }
+    for (const Region& region : member(0).next_) {
+      report.add_held(shared(0), [&](MemoryReport& all) { region.bytes.account(all); });
     }
   }
   void account(MemoryReport& report) const noexcept {
@@ -186,6 +200,7 @@ class OffloadedValues {
   bool reuse_;
   SlowTier tier_;
   Vector<Region> regions_;   // ascending slow rows
+  Vector<Region> next_;      // written, not yet taken over
   Vector<Position> chunks_;  // the slow row that each chunk of encoded rows starts at
   Exact<T> tail_;
   AtHand<T> at_hand_;
