@@ -21,7 +21,8 @@ namespace {
 constexpr const char* description =
     R"(Compares ways to compress a KV cache, on the same tokens of a text, with a Llama-architecture model.
 
-For each policy: bytes of the cache in fast memory and in a slow tier, perplexity, KL divergence from the exact model, top-1 agreement, needles found, speed.
+For each policy: bytes of the cache in fast memory and in a slow tier, perplexity, KL divergence from the exact model, top-1
+agreement, needles found, speed.
 Without arguments: the project's own model and text, in about a minute on two cores. The first row is always full (f16).
 
 Speeds are per CPU second of one thread while --threads work at once. Prompt tokens/s: the prompt's tokens by the time of the

@@ -2,133 +2,21 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <array>
-#include <charconv>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
-#include <type_traits>
 #include <utility>
 #include <vector>
 
 #include "kvcompress/any_cache.hpp"
-#include "kvcompress/eviction/budget.hpp"
-#include "kvcompress/eviction/observation_window.hpp"
-#include "kvcompress/retrieval/landmarks.hpp"
+#include "kvcompress/registry/settings.hpp"
 
 namespace kvcompress {
 
-/// One part of a policy's name with its settings: "h2o:budget=256,recent=128".
-struct PartSpec {
-  struct Setting {
-    std::string key;
-    std::string value;
-  };
-  std::string name;
-  std::vector<Setting> settings;
-};
-
-/// Splits "part:key=value,key=value+part" at '+', ':', ',' and '='; raises an Error where a piece is empty.
-[[nodiscard]] inline std::vector<PartSpec> parse_policy(std::string_view text) {
-  const auto cut = [](std::string_view& rest, char at) {
-    const std::size_t end = std::min(rest.find(at), rest.size());
-    const std::string_view piece = rest.substr(0, end);
-    rest.remove_prefix(std::min(end + 1, rest.size()));
-    return piece;
-  };
-  require(!text.empty() && text.back() != '+', ErrorCode::option, "policy \"", text, "\" has an empty part");
-  std::vector<PartSpec> parts;
-  for (std::string_view rest = text; !rest.empty();) {
-    std::string_view part = cut(rest, '+');
-    PartSpec spec{std::string(cut(part, ':')), {}};
-    require(!spec.name.empty(), ErrorCode::option, "policy \"", text, "\" has an empty part");
-    while (!part.empty()) {
-      std::string_view setting = cut(part, ',');
-      const std::string key(cut(setting, '='));
-      require(!key.empty() && !setting.empty(), ErrorCode::option, "policy \"", text, "\": \"", key,
-              "\" is no setting, must be key=value");
-      spec.settings.push_back({key, std::string(setting)});
-    }
-    parts.push_back(std::move(spec));
-  }
-  return parts;
-}
-
 namespace detail {
-
-[[noreturn]] inline void bad_setting(const std::string& key, const std::string& text, const char* wanted) {
-  fail(ErrorCode::option, "option ", key, " is \"", text, "\", must be ", wanted);
-}
-template <class Number>
-bool parse_number(std::string_view text, Number& value) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  return error == std::errc{} && end == text.data() + text.size();
-}
-
-inline void read_setting(const std::string& key, const std::string& text, std::size_t& value) {
-  if (text == "max") { value = static_cast<std::size_t>(-1); }
-  else if (!parse_number(text, value)) { bad_setting(key, text, "a whole number"); }
-}
-inline void read_setting(const std::string& key, const std::string& text, bool& value) {
-  if (text != "true" && text != "false" && text != "1" && text != "0") { bad_setting(key, text, "true or false"); }
-  value = text == "true" || text == "1";
-}
-inline void read_setting(const std::string& key, const std::string& text, Budget& value) {
-  std::string_view rest = text;
-  std::size_t count = 0;
-  double percent = 0.0;
-  if (rest.ends_with('%')) {
-    if (!parse_number(rest.substr(0, rest.size() - 1), percent)) { bad_setting(key, text, "rows, a percentage like 20% or bytes like 1000000B"); }
-    value = Budget::fraction(percent / 100.0);
-    return;
-  }
-  const bool bytes = rest.ends_with('B');
-  if (!parse_number(rest.substr(0, rest.size() - (bytes ? 1 : 0)), count)) {
-    bad_setting(key, text, "rows, a percentage like 20% or bytes like 1000000B");
-  }
-  value = bytes ? Budget::bytes(count) : Budget(count);
-}
-inline void read_setting(const std::string& key, const std::string& text, double& value) {
-  if (!parse_number(text, value)) { bad_setting(key, text, "a number"); }
-}
-inline void read_setting(const std::string&, const std::string& text, std::string& value) { value = text; }
-
-/// What the values of an enumeration are called, in their order.
-constexpr auto names_of(Reduction) { return std::array{"mean", "max", "sum"}; }
-constexpr auto names_of(Pooling) { return std::array{"average", "max"}; }
-constexpr auto names_of(ShadowKVClass) { return std::array{"accuracy", "offload"}; }
-
-template <class Enum>
-  requires std::is_enum_v<Enum>
-void read_setting(const std::string& key, const std::string& text, Enum& value) {
-  constexpr auto names = names_of(Enum{});
-  std::string known;
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    if (text == names[i]) {
-      value = static_cast<Enum>(i);
-      return;
-    }
-    known += std::string(i == 0 ? "" : i + 1 == names.size() ? " or " : ", ") + names[i];
-  }
-  bad_setting(key, text, known.c_str());
-}
-
-inline std::string show_setting(std::size_t value) { return value == static_cast<std::size_t>(-1) ? "max" : std::to_string(value); }
-inline std::string show_setting(bool value) { return value ? "true" : "false"; }
-inline std::string show_setting(double value) {
-  std::array<char, 32> text{};
-  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr};
-}
-inline std::string show_setting(const std::string& value) { return value; }
-inline std::string show_setting(const Budget& value) {
-  if (value.fraction_of > 0.0) { return show_setting(100.0 * value.fraction_of) + "%"; }
-  return value.bytes_of > 0 ? std::to_string(value.bytes_of) + "B" : std::to_string(value.rows_of);
-}
-template <class Enum>
-  requires std::is_enum_v<Enum>
-std::string show_setting(Enum value) {
-  return names_of(Enum{})[static_cast<std::size_t>(value)];
-}
 
 /// The names of a policy's parts by axis; empty where an axis is left open. A part that brings several axes stands at each of them.
 struct PartNames {
@@ -161,7 +49,8 @@ void apply_settings(const PartNames& names, const PartSpec& part, PolicyOptions<
         }
       });
     });
-    require(found, ErrorCode::option, part.name, " has no option \"", setting.key, "\", must be ", known.empty() ? "without options" : "one of " + known);
+    require(found, ErrorCode::option, part.name, " has no option \"", setting.key, "\", must be ",
+            known.empty() ? "without options" : "one of " + known);
   }
 }
 
@@ -246,7 +135,8 @@ class Registry {
     names.for_axes_of(name, options, [&](auto& of) {
       of.fields(of, [&](const char* key, auto& field) {
         const std::string setting = std::string(key) + "=";
-        require(("," + part.defaults).find("," + setting) == std::string::npos, ErrorCode::option, "registry: ", name, " has two options named \"", key, "\"");
+        require(("," + part.defaults).find("," + setting) == std::string::npos, ErrorCode::option, "registry: ", name,
+                " has two options named \"", key, "\"");
         part.defaults += (part.defaults.empty() ? "" : ",") + setting + detail::show_setting(field);
       });
     });
