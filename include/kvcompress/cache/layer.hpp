@@ -34,7 +34,7 @@ struct CommitScratch {
   /// A prompt's scratch is long; decoding needs little of it, or what was reserved.
   void shrink(std::size_t reserved) {
     if (reserved > 0) { return; }
-    RowTable::compact_vector(rows, 4096);
+    if (rows.capacity() > std::size_t{128} * 256) { Vector<float>(rows.get_allocator()).swap(rows); }
     RowTable::compact_vector(order, 64);
     RowTable::compact_vector(drop, 64);
   }

@@ -92,11 +92,11 @@ struct MemoryReport {
     add(*this);
     if (all_shared) { shared = shared_before + total() - total_before; }
   }
-  /// Adds a vector's memory: its elements to `purpose`, the unused rest of its capacity to spare.
+  /// Adds a vector's memory: its elements to `purpose`, the unused rest of its capacity to spare; of scratch all to scratch.
   template <class T>
   void add(std::size_t MemoryReport::*purpose, const Vector<T>& vector) noexcept {
     this->*purpose += vector.size() * sizeof(T);
-    spare += (vector.capacity() - vector.size()) * sizeof(T);
+    (purpose == &MemoryReport::scratch ? scratch : spare) += (vector.capacity() - vector.size()) * sizeof(T);
   }
 };
 
