@@ -54,6 +54,7 @@ template <class P>
 PolicyOptions<P> options_with(std::size_t rows = unbounded) {
   PolicyOptions<P> options{};
   set_budget(options.eviction, rows);
+  set_reading(options.retrieval, rows);
   return options;
 }
 
