@@ -100,9 +100,9 @@ class PartSettings {
 /// KIVI's published residual of 128 exact rows would be a quarter of a short prompt.
 inline std::size_t kivi_residual(std::size_t prompt_tokens) { return prompt_tokens >= 2048 ? 128 : 32; }
 
-/// Quest reads at least two pages, of its 16 rows or of 8.
+/// Quest reads at least two pages. The published 16 rows a page belong to a budget of 2048; few pages choose badly, so a small one has 8.
 inline void fill_quest(PartSettings& part, std::size_t budget) {
-  const std::size_t page = part.number("page", budget >= 32 ? 16 : 8);
+  const std::size_t page = part.number("page", budget >= 256 ? 16 : 8);
   part.fill("budget", std::max(budget, 2 * page));
   if (page != 16) { part.fill("page", page); }
   part.fill("dense_layers", 2);
@@ -137,6 +137,8 @@ inline std::string with_defaults(std::string_view policy, std::size_t budget, st
       part.fill("budget", budget);
     } else if (part.name().starts_with("kivi")) {
       part.fill("residual", kivi_residual(prompt_tokens));
+    } else if (part.name().starts_with("gear")) {
+      part.fill("buffer", 64);  // of the published 20 rows a segment's factors and scales would be a third of a small head
     } else if (part.name() == "quest") {
       fill_quest(part, budget);
     } else if (part.name() == "landmarks" || part.name() == "shadowkv") {
