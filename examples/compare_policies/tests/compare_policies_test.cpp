@@ -57,7 +57,6 @@ TEST(PolicyList, FillsInWhatAPolicyLeavesOpen) {
   EXPECT_EQ(with_defaults("landmarks", 2, 512), "landmarks:chunk=2,budget=2,outlier_chunks=1");
   EXPECT_EQ(with_defaults("streaming+shadowkv", 128, 512),
             "streaming:sinks=4,window=124,in_cache_positions=false+shadowkv:budget=128,outlier_chunks=3");
-  EXPECT_EQ(with_defaults("gear4", 128, 512), "gear4");
   EXPECT_EQ(with_defaults("another:x=1+", 128, 512), "another:x=1+") << "what is wrong is left for the registry to say";
 }
 
