@@ -8,6 +8,7 @@
 #include "kvcompress/policies/kivi.hpp"
 #include "kvcompress/policies/landmarks.hpp"
 #include "kvcompress/policies/streaming_llm.hpp"
+#include "kvcompress/policies/xkv.hpp"
 #include "support/landmark_reading.hpp"
 
 namespace {
@@ -161,6 +162,15 @@ std::size_t decoded_rows_left_out(const Cache& cache, const Text& text, std::siz
     for (const Position position : cache.kept(0, lane)) { left_out += position >= prompt && !read.contains(position) ? 1U : 0U; }
   }
   return left_out;
+}
+
+TEST(Landmarks, SelectiveReconstructionOverXkvIsAttentionOverTheRowsThatAreRead) {
+  const Text text(shape, 220, 17);
+  auto options = small_options<Combine<XKV<float>, Landmarks>>();
+  options.storage = {.layers_per_group = 1, .rank_keys = 12, .rank_values = 20};
+  auto cache = prompted(text, options);
+  EXPECT_EQ(cache.keys(0, 0).settled(), prompt);
+  expect_outputs(cache, text, prompt, 190);
 }
 
 TEST(Landmarks, AreThoseOfTheirRowsAfterRemove) {

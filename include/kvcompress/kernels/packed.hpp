@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -76,6 +77,28 @@ inline void dot_units(const std::uint8_t* codes, std::size_t channel_stride, std
       for (std::size_t u = 0; u < Units; ++u) { vec::store(logits + (first + q) * logit_stride + u * unit, sums[q][u]); }
     }
   });
+}
+
+/// The same for `count` tokens from token `first` of the channels on, whole units or not. `edge`: (queries, unit) floats.
+template <int Bits>
+inline void dot_tokens(const std::uint8_t* codes, std::size_t channel_stride, std::size_t dim, std::size_t first, std::size_t count,
+                       const float* weights, std::size_t weight_stride, const float* offsets, std::size_t query_count, float* logits,
+                       std::size_t logit_stride, float* edge) noexcept {
+  for (std::size_t token = first; token < first + count;) {
+    const std::size_t place = token % unit;
+    const std::size_t left = first + count - token;
+    const std::uint8_t* at = codes + token / unit * Bits;
+    float* out = logits + (token - first);
+    if (place == 0 && left >= 2 * unit) {
+      dot_units<Bits, 2>(at, channel_stride, dim, weights, weight_stride, offsets, query_count, out, logit_stride);
+      token += 2 * unit;
+      continue;
+    }
+    const std::size_t part = std::min(left, unit - place);
+    dot_units<Bits, 1>(at, channel_stride, dim, weights, weight_stride, offsets, query_count, edge, unit);
+    for (std::size_t q = 0; q < query_count; ++q) { std::copy_n(edge + q * unit + place, part, out + q * logit_stride); }
+    token += part;
+  }
 }
 
 /// `Units` times eight channels, lanes = channels: out[q][i] += offsets[q] + sum over r of weights[q][r] * code(r, i), where the units of

@@ -37,6 +37,20 @@ class FactoredRows {
     return {first, first + Factor<T>::block_rows};
   }
   void erase_block(std::size_t first) noexcept { factor_.erase_block(first); }
+  /// Decodes one row as it is held. Stores of keys that rotate them say so themselves.
+  void read(std::size_t row, float* out) const noexcept { row < settled() ? factor_.read(row, out) : tail_.read(row - settled(), out); }
+  /// out[q] += sum over r of weights[q][r - range.first] * row r; `scratch`: queries * padded(rank) floats.
+  void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
+                  float* scratch) const noexcept {
+    const std::size_t border = settled();
+    if (range.first < border) {
+      factor_.accumulate({range.first, std::min(range.last, border)}, weights, weight_stride, query_count, out, out_stride, scratch);
+    }
+    if (range.last > border) {
+      const std::size_t first = std::max(range.first, border);
+      tail_.accumulate({first - border, range.last - border}, weights + (first - range.first), weight_stride, query_count, out, out_stride, scratch);
+    }
+  }
   /// Room for decoded rows; the exact rows of a prompt stay only until it ends.
   void reserve(std::size_t rows) {
     if (settled() > 0) { tail_.reserve(rows - std::min(rows, settled())); }

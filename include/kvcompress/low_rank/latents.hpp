@@ -89,23 +89,12 @@ class LatentRows : public FactoredRows<T> {
       first += count;
     }
   }
-  void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
-                  float* scratch) const noexcept {
-    const std::size_t border = this->settled();
-    if (range.first < border) {
-      this->factor_.accumulate({range.first, std::min(range.last, border)}, weights, weight_stride, query_count, out, out_stride, scratch);
-    }
-    if (range.last > border) {
-      const std::size_t first = std::max(range.first, border);
-      this->tail_.accumulate({first - border, range.last - border}, weights + (first - range.first), weight_stride, query_count, out, out_stride, scratch);
-    }
-  }
   [[nodiscard]] std::size_t scratch_floats(std::size_t /*dim*/, std::size_t queries) const noexcept {
     return queries * (piece_rows + kernels::padded(this->factor_.rank()));
   }
   /// The whole row: latent and rotary key.
   void read(std::size_t row, float* out) const noexcept {
-    row < this->settled() ? this->factor_.read(row, out) : this->tail_.read(row - this->settled(), out);
+    FactoredRows<T>::read(row, out);
     rope_.read(row, out + this->dim_);
   }
 

@@ -68,23 +68,9 @@ class PerChannel {
       for (std::size_t q = 0; q < query_count; ++q) {
         offsets[q] = kernels::fold(queries + q * query_stride, scales(group), minima(group), dim_, folded + q * dim_);
       }
-      for (std::size_t row = std::max(g * Group, range.first); row < std::min((g + 1) * Group, range.last);) {
-        const std::size_t place = row % Group;
-        const std::size_t count = std::min(range.last - row, std::min(Group - place, 2 * kernels::unit - place % kernels::unit));
-        const std::uint8_t* codes = channel(group, 0) + place / kernels::unit * Bits;
-        float* out = logits + (row - range.first);
-        if (place % kernels::unit == 0 && count == 2 * kernels::unit) {
-          kernels::dot_units<Bits, 2>(codes, channel_bytes, dim_, folded, dim_, offsets, query_count, out, logit_stride);
-          row += count;
-          continue;
-        }
-        const std::size_t part = std::min(count, kernels::unit - place % kernels::unit);
-        kernels::dot_units<Bits, 1>(codes, channel_bytes, dim_, folded, dim_, offsets, query_count, edge, kernels::unit);
-        for (std::size_t q = 0; q < query_count; ++q) {
-          std::copy_n(edge + q * kernels::unit + place % kernels::unit, part, out + q * logit_stride);
-        }
-        row += part;
-      }
+      const std::size_t first = std::max(g * Group, range.first);
+      kernels::dot_tokens<Bits>(channel(group, 0), channel_bytes, dim_, first - g * Group, std::min((g + 1) * Group, range.last) - first, folded, dim_,
+                                offsets, query_count, logits + (first - range.first), logit_stride, edge);
     }
   }
   static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {

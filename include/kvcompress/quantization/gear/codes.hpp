@@ -106,22 +106,10 @@ struct KeyCodes {
           offsets[q] = kernels::fold(queries + q * query_stride, parts.scales + scale, parts.minima + scale, dim, folded + q * dim);
         }
       }
-      const std::size_t place = row - first;
-      const std::size_t count = std::min(std::min(range.last, first + block) - row, 2 * kernels::unit - place % kernels::unit);
-      const std::uint8_t* codes = parts.codes + channel_offset(first, 0, rows, dim) + place / kernels::unit * Bits;
-      const std::size_t stride = units_in(first, rows) * Bits;
-      float* out = logits + (row - range.first);
-      if (place % kernels::unit == 0 && count == 2 * kernels::unit) {
-        kernels::dot_units<Bits, 2>(codes, stride, dim, folded, dim, offsets, query_count, out, logit_stride);
-        row += count;
-        continue;
-      }
-      const std::size_t part = std::min(count, kernels::unit - place % kernels::unit);
-      kernels::dot_units<Bits, 1>(codes, stride, dim, folded, dim, offsets, query_count, edge, kernels::unit);
-      for (std::size_t q = 0; q < query_count; ++q) {
-        std::copy_n(edge + q * kernels::unit + place % kernels::unit, part, out + q * logit_stride);
-      }
-      row += part;
+      const std::size_t count = std::min(range.last, first + block) - row;
+      kernels::dot_tokens<Bits>(parts.codes + channel_offset(first, 0, rows, dim), units_in(first, rows) * Bits, dim, row - first, count, folded, dim,
+                                offsets, query_count, logits + (row - range.first), logit_stride, edge);
+      row += count;
     }
   }
 
