@@ -129,12 +129,15 @@ concept Prepares = requires(S store, std::span<const RowRange> ranges) {
   { store.prepare(ranges, table, rotation, scratch) } -> std::same_as<std::size_t>;
 };
 
-/// Says what the blocks of that many rows take; of a wider scope, one lane's share.
+/// Says what the blocks of that many rows take; of a wider scope, one lane's share; of a store that keeps rows at hand, also by how many
+/// rows a query reads (the retrieval's rows_read(options, rows)).
 template <class S, class Options>
 concept SaysBytes = requires(std::size_t n, const Options& options) {
   { S::bytes_for(n, n, options) } -> std::same_as<std::size_t>;
 } || requires(std::size_t n, const Options& options, const Shape& shape) {
   { S::bytes_for(n, n, options, shape) } -> std::same_as<std::size_t>;
+} || requires(std::size_t n, const Options& options, const Shape& shape) {
+  { S::bytes_for(n, n, options, shape, n) } -> std::same_as<std::size_t>;
 };
 
 /// How rows are held: a store for keys, one for values, and the options that both are built from. One whose stores encode the lanes of a

@@ -128,6 +128,17 @@ TEST(ShadowKV, FactorsTakeWhatTheFormulaSaysAndValuesAreInTheSlowTier) {
   EXPECT_EQ(report.exact_rows, ((1000 - indexed) + 3 * 4) * 2 * 2 * 16 * sizeof(float)) << "local and outlier rows";
 }
 
+TEST(ShadowKV, BytesAreSaidBeforehand) {
+  const Text text(shape, 420, 31);
+  const auto options = small_options<Shadow>(64);
+  auto cache = prompted(text, options, 400);
+  const std::size_t before = cache.memory().total() - cache.memory().scratch;
+  static_cast<void>(step(cache, text, 400, 1));
+  const std::size_t held = cache.memory().total() - cache.memory().scratch;
+  EXPECT_GT(held, before) << "chosen rows are at hand now";
+  EXPECT_NEAR(static_cast<double>(KVCache<Shadow>::bytes_for(shape, 400, options)) / static_cast<double>(held), 1.0, 0.15);
+}
+
 TEST(ShadowKV, FoldedRowsJoinTheIndexTheFactorsAndTheSlowTier) {
   const Text text(shape, prompt + 120, 16);
   auto options = small_options<Shadow>();

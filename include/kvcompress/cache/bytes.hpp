@@ -16,7 +16,9 @@ template <class P>
 std::size_t lane_bytes(const Shape& shape, const PolicyOptions<P>& options, std::size_t rows) {
   using Eviction = typename Axes<P>::Eviction;
   const auto store = [&]<class S>(std::type_identity<S>, std::size_t dim) {
-    if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape); }) { return S::bytes_for(rows, dim, options.storage, shape); }
+    if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape, rows); }) {
+      return S::bytes_for(rows, dim, options.storage, shape, Axes<P>::Retrieval::rows_read(options.retrieval, rows));
+    } else if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape); }) { return S::bytes_for(rows, dim, options.storage, shape); }
     else { return S::bytes_for(rows, dim, options.storage); }
   };
   const std::size_t table = Eviction::decides == Decides::never ? 0 : sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);

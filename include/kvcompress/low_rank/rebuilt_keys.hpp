@@ -43,8 +43,9 @@ class RebuiltKeys : public FactoredRows<T> {
     for (std::size_t m = 0; m < members.size(); ++m) { members[m]->keep_at_hand(settling.reads[m], chunks, settling.scratch); }
     encoded.take();
   }
-  [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options, const Shape& shape) noexcept {
-    return FactoredRows<T>::bytes_for(rows, dim, std::min(rows, rank_for(options.rank, shape.kv_heads * dim)), shape.kv_heads);
+  [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options, const Shape& shape, std::size_t at_hand) noexcept {
+    return FactoredRows<T>::bytes_for(rows, dim, std::min(rows, rank_for(options.rank, shape.kv_heads * dim)), shape.kv_heads) +
+           Exact<T>::bytes_for(at_hand, dim, options);
   }
   void erase_block(std::size_t first) noexcept {
     FactoredRows<T>::erase_block(first);

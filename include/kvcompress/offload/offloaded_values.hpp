@@ -73,8 +73,8 @@ class OffloadedValues {
     one.next_.clear();
     for (std::size_t m = 0; m < members.size(); ++m) { members[m]->take(next.bytes, m * next.rows, next.rows); }
   }
-  [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options) noexcept {
-    return options.slow.in_file() ? 0 : rows * dim * sizeof(T);
+  [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options, const Shape&, std::size_t at_hand) noexcept {
+    return (options.slow.in_file() ? 0 : rows * dim * sizeof(T)) + Exact<T>::bytes_for(at_hand, dim, options);
   }
 
   /// Fetches the encoded rows of `ranges` that are not at hand; returns the bytes.

@@ -191,6 +191,10 @@ struct LandmarkIndex {
     return rows / options.chunk * (shape.key_width() * sizeof(T) + sizeof(Position));
   }
 
+  /// Rows of a prompt that a query reads: chosen, outlier and local ones.
+  static std::size_t rows_read(const Options& options, std::size_t rows) noexcept {
+    return std::min(rows, options.budget + outlier_chunks(options) * options.chunk + rows - context_chunks(options, rows) * options.chunk);
+  }
   /// Chunks of a prompt of `rows` rows that are indexed.
   static std::size_t context_chunks(const Options& options, std::size_t rows) noexcept {
     const std::size_t chunks = rows / options.chunk - std::min(rows / options.chunk, options.local_chunks);
