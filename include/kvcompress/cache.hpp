@@ -13,6 +13,7 @@
 #include "kvcompress/cache/bytes.hpp"
 #include "kvcompress/cache/checks.hpp"
 #include "kvcompress/cache/commit.hpp"
+#include "kvcompress/cache/composition.hpp"
 #include "kvcompress/cache/layer.hpp"
 #include "kvcompress/cache/observe.hpp"
 #include "kvcompress/core/shared.hpp"
@@ -36,13 +37,7 @@ struct HeadRange {
 /// each call with a Workspace of its own; everything else needs the cache to itself.
 template <class P>
 class KVCache {
-  static_assert(PolicyPart<P>, "kvcompress::KVCache<P>: P must model kvcompress::PolicyPart: name an Eviction, a Storage or a Retrieval");
-  static_assert(Eviction<typename detail::Axes<P>::Eviction>,
-                "kvcompress::KVCache<P>: the eviction of P must model kvcompress::Eviction (see kvcompress/concepts.hpp)");
-  static_assert(Storage<typename detail::Axes<P>::Storage>,
-                "kvcompress::KVCache<P>: the storage of P must model kvcompress::Storage (see kvcompress/concepts.hpp)");
-  static_assert(Retrieval<typename detail::Axes<P>::Retrieval>,
-                "kvcompress::KVCache<P>: the retrieval of P must model kvcompress::Retrieval (see kvcompress/concepts.hpp)");
+  static_assert(detail::Composition<P>::works);
 
  public:
   using Policy = P;
@@ -52,26 +47,6 @@ class KVCache {
   using Keys = typename Storage::Keys;
   using Values = typename Storage::Values;
   using Options = PolicyOptions<P>;
-
-  static_assert(Eviction::observes == Observes::nothing || ObservesAttention<Eviction>,
-                "kvcompress::KVCache<P>: the eviction of P says that it observes attention, so it must model "
-                "kvcompress::ObservesAttention: provide observe(options, state, head, probabilities)");
-  static_assert(Eviction::decides != Decides::every_commit || Eviction::scope >= detail::storage_scope<Storage>(),
-                "kvcompress::KVCache<P>: the eviction of P decides lane by lane at every commit, but the storage of P encodes the lanes of a layer "
-                "or of several layers together, which must hold the same rows. Use an eviction that decides once (SnapKV) or by positions "
-                "(StreamingLLM), or a storage per lane (for GEAR: ValueVectors::head)");
-  static_assert(!detail::Commit<P>::decides_together ||
-                    requires(typename Eviction::State state, const PolicyOptions<P> options, const Memory memory) {
-                      { Eviction::sums(options.eviction, memory) } -> std::same_as<typename Eviction::State>;
-                      Eviction::add(options.eviction, state, state);
-                    },
-                "kvcompress::KVCache<P>: the storage of P encodes lanes together and the eviction of P scores them one by one, so it must say how "
-                "scores are added: provide sums(options, memory) and add(options, sums, lane)");
-  static_assert(Eviction::observes != Observes::every_query || std::is_same_v<Retrieval, ReadAll>,
-                "kvcompress::KVCache<P>: the eviction of P observes the probabilities of every row for every query, but the retrieval of P reads "
-                "only some of the rows");
-  static_assert(!requires { Storage::needs_retrieval; } || !std::is_same_v<Retrieval, ReadAll>,
-                "kvcompress::KVCache<P>: the storage of P holds rows that must be fetched before they are read, so P needs a retrieval");
 
   explicit KVCache(const Shape& shape, const Options& options = {}, const Memory& memory = {})
       : shape_(checked(shape, options)), options_(options), memory_(memory), layers_(Allocator<Shared<Layer>>(memory)),
