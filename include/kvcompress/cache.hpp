@@ -192,6 +192,11 @@ class KVCache {
   void end_prompt(std::size_t layer) {
     detail::check_layer(shape_, "end_prompt", layer);
     require(at(layer).open > 0, ErrorCode::phase, "end_prompt(layer = ", layer, ") without rows since the last commit");
+    const RowRange group = detail::layers_with<P>(options_, shape_, layer);
+    for (std::size_t other = group.first; other < group.last; ++other) {
+      require(!at(other).waiting || at(other).next == at(layer).next, ErrorCode::phase, "end_prompt(layer = ", layer, "): it has seen ",
+              at(layer).next, " tokens, must have seen as many as layer ", other, ", which is encoded together with it: ", at(other).next);
+    }
     for (const Lane& lane : at(layer).lanes) {
       require(detail::query_window<P>(options_) == 0 || !lane.last.positions().empty(), ErrorCode::phase, "end_prompt(layer = ", layer,
               ") before attend or observe: ", Eviction::observes == Observes::last_prompt_queries ? Eviction::name : Retrieval::name,

@@ -310,4 +310,30 @@ TEST(Xkv, ALayerThatWaitsForItsGroupTakesNoMoreRows) {
   EXPECT_NO_THROW(cache.append(0, texts[0].key_rows(prompt, 1), texts[0].value_rows(prompt, 1)));
 }
 
+TEST(XKV, AnEndOfAPromptThatComesTooEarlyChangesNothing) {
+  const Shape two{.layers = 2, .query_heads = 2, .kv_heads = 2, .head_dim = 16};
+  const Text text(two, 61, 5);
+  KVCache<XKV<float>> cache(two, {.storage = {.layers_per_group = 2}});
+  static_cast<void>(step(cache, text, 0, 60, 0));
+  cache.end_prompt(0);
+  static_cast<void>(step(cache, text, 0, 59, 1));
+  try {
+    cache.end_prompt(1);
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "kvcompress: end_prompt(layer = 1): it has seen 59 tokens, must have seen as many as layer 0, which is encoded "
+                               "together with it: 60");
+  }
+  try {
+    cache.append(0, text.key_rows(60, 1), text.value_rows(60, 1));
+    FAIL() << "no error";
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "kvcompress: append(layer = 0) before end_prompt of all the layers that are encoded together with it: 0 to 1");
+  }
+  static_cast<void>(step(cache, text, 59, 1, 1));  // the missing token
+  cache.end_prompt(1);
+  EXPECT_EQ(cache.keys(0, 0).settled(), 60U);
+  EXPECT_EQ(cache.keys(1, 1).settled(), 60U);
+}
+
 }  // namespace

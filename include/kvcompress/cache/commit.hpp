@@ -51,18 +51,16 @@ struct Commit {
   /// A prompt is encoded when the last of the layers that are encoded together ends it; decoded rows when the last layer commits them.
   void run_group(std::size_t layer, Layer<P>& l, bool end_of_prompt) const {
     const RowRange group = layers_with<P>(options, shape, layer);
-    l.waiting = end_of_prompt;
     std::size_t waiting = 0;
     for (std::size_t other = group.first; other < group.last; ++other) { waiting += layers[other].read().waiting ? 1U : 0U; }
-    if (end_of_prompt ? waiting < group.size() : waiting > 0 || layer + 1 != group.last) { return l.close(end_of_prompt, reserved); }
+    if (end_of_prompt ? waiting + 1 < group.size() : waiting > 0 || layer + 1 != group.last) {
+      l.close(end_of_prompt, reserved);
+      l.waiting = end_of_prompt;
+      return;
+    }
     Vector<Layer<P>*>& together = scratch.layers;
     together.clear();
-    for (std::size_t other = group.first; other < group.last; ++other) {
-      const std::size_t tokens = layers[other].read().next;
-      require(!end_of_prompt || tokens == l.next, ErrorCode::phase, "end_prompt(layer = ", layer, "): it has seen ", l.next,
-              " tokens, must have seen as many as layer ", other, ", which is encoded together with it: ", tokens);
-      together.push_back(&layers[other].write());
-    }
+    for (std::size_t other = group.first; other < group.last; ++other) { together.push_back(&layers[other].write()); }
     encode({together.data(), together.size()}, group.first, end_of_prompt);
     l.close(end_of_prompt, reserved);
     for (Layer<P>* other : together) { other->waiting = false; }  // last: until then end_prompt can be called again

@@ -82,7 +82,7 @@ struct Encoding {
         scratch.reads.push_back(lane.index.reads());
       }
       // A layer that is ahead, with a token whose step is open, holds rows that the others have not seen yet.
-      rows = std::min(rows, l->tables.front().rows() - (l == layers.back() || l->waiting ? 0 : l->open));
+      rows = std::min(rows, l->tables.front().rows() - (end_of_prompt || l == layers.back() ? 0 : l->open));
     }
     work(std::span<S* const>(members.data(), members.size()), settling(*layers.front(), 0, layer, rows));
   }

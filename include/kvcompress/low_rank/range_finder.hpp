@@ -15,6 +15,9 @@ namespace kvcompress::low_rank::detail {
 /// on the eigenvalues that W is to leave out (Chebyshev's, with one zero at 0; cf. Zhou, Saad, Tiago and Chelikowsky, 2006), until
 /// the residual of W says that the error is close to its optimum. G itself is formed where it is at most `gram_factor` times as
 /// large as W, which is also where that is cheaper than passing over the rows again; else G W is M^T (M W), tile by tile.
+///
+/// Tried and worse (4096 x 1024, rank 160, error above the optimum): plain iteration, 2 / 3 / 4 steps: 1.8 / 1.1 / 0.76 %; with dynamic
+/// shifts 1.4 / 0.7 / 0.4 %; block Krylov 1 to 2 % on flat spectra; Eigen's eigenvectors in float are orthogonal to 5e-4 only.
 template <RowSource S>
 class RangeFinder {
  public:
