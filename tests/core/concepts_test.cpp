@@ -1,4 +1,4 @@
-// tests/core/concepts_test.cpp - the library's own parts model the concepts (not asserted in their headers: 7 % of the umbrella's compile time).
+// tests/core/concepts_test.cpp - the library's own parts model the concepts (not asserted in their headers, where every user would pay).
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
