@@ -180,12 +180,14 @@ struct Selection {
   }
   /// Position of the k-th newest live row, k from 0. Cost: O(rows), fast while the newest k + 1 positions have no gap.
   [[nodiscard]] Position newest(std::size_t k) {
+    const std::span<const Position> positions = rows.positions();
+    if (positions.empty()) { return static_cast<Position>(rows.rows() - 1 - k); }
     Position last = 0;
-    for (std::size_t r = 0; r < rows.rows(); ++r) { last = rows.alive(r) ? std::max(last, rows.position(r)) : last; }
+    for (const Position p : positions) { last = p != no_position && p > last ? p : last; }
     if (last >= k) {
       const Position guess = last - static_cast<Position>(k);
       std::size_t newer = 0;
-      for (std::size_t r = 0; r < rows.rows(); ++r) { newer += rows.alive(r) && rows.position(r) >= guess ? 1U : 0U; }
+      for (const Position p : positions) { newer += p >= guess && p != no_position ? 1U : 0U; }
       if (newer == k + 1) { return guess; }
     }
     gather();
@@ -198,6 +200,10 @@ struct Selection {
   void keep_best(std::size_t rows_to_keep, std::size_t recent, auto&& score) {
     if (rows.live() <= rows_to_keep) { return; }
     const Position first_recent = newest(recent - 1);
+    if (rows.live() == rows_to_keep + 1 && !rows.positions().empty()) {  // every step of decoding
+      drop[worst_before(first_recent, score)] = 1;
+      return;
+    }
     order.clear();
     for (std::size_t r = 0; r < rows.rows(); ++r) {
       if (rows.alive(r) && rows.position(r) < first_recent) { order.push_back(static_cast<Position>(r)); }
@@ -207,10 +213,6 @@ struct Selection {
       const auto y = score(b);
       return x != y ? x < y : rows.position(a) > rows.position(b);
     };
-    if (rows.live() == rows_to_keep + 1) {  // every step of decoding
-      drop[*std::min_element(order.begin(), order.end(), goes_before)] = 1;
-      return;
-    }
     const auto last_gone = order.begin() + static_cast<std::ptrdiff_t>(rows.live() - rows_to_keep - 1);
     std::nth_element(order.begin(), last_gone, order.end(), goes_before);
     for (auto row = order.begin(); row <= last_gone; ++row) { drop[*row] = 1; }
@@ -225,6 +227,20 @@ struct Selection {
   }
 
  private:
+  /// The row with the smallest score among those before a position; of equal ones the newest.
+  [[nodiscard]] std::size_t worst_before(Position first_recent, auto&& score) const {
+    const std::span<const Position> positions = rows.positions();
+    std::size_t worst = positions.size();
+    auto least = score(std::size_t{0});
+    for (std::size_t r = 0; r < positions.size(); ++r) {
+      if (positions[r] >= first_recent) { continue; }  // dead rows too: no_position is the largest
+      const auto own = score(r);
+      if (worst != positions.size() && (own > least || (own == least && positions[r] < positions[worst]))) { continue; }
+      least = own;
+      worst = r;
+    }
+    return worst;
+  }
   void gather() {
     order.clear();
     for (std::size_t r = 0; r < rows.rows(); ++r) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <span>
 #include <type_traits>
 
@@ -26,6 +27,11 @@ struct CommitScratch {
   void start(std::size_t row_count) {
     reserve(row_count > drop.capacity() ? std::max(row_count, 2 * drop.capacity()) : 0);
     drop.assign(row_count, 0);
+  }
+  /// The first row from `row` on that is marked in `drop`, or drop.size().
+  [[nodiscard]] std::size_t next_marked(std::size_t row) const noexcept {
+    const void* found = row < drop.size() ? std::memchr(drop.data() + row, 1, drop.size() - row) : nullptr;
+    return found == nullptr ? drop.size() : static_cast<std::size_t>(static_cast<const unsigned char*>(found) - drop.data());
   }
   void reserve(std::size_t row_count) {
     drop.reserve(row_count);
@@ -102,8 +108,7 @@ struct Layer {
 
   /// Removes the rows marked in scratch.drop from the lanes of a unit. If memory fails on the way, the next call goes on.
   void evict(std::size_t index, CommitScratch<P>& scratch, bool in_order) {
-    const bool marked = std::find(scratch.drop.begin(), scratch.drop.end(), 1) != scratch.drop.end();
-    if (!marked && tables[index].all_alive()) { return; }
+    if (scratch.next_marked(0) == scratch.drop.size() && tables[index].all_alive()) { return; }
     tables[index].prepare_to_kill(scratch.order);
     kill(index, scratch);
     remove_dead(index, scratch, in_order);
@@ -111,8 +116,8 @@ struct Layer {
   /// Marks the rows in scratch.drop as dead; prepare_to_kill of the table must have been called.
   void kill(std::size_t index, CommitScratch<P>& scratch) noexcept {
     RowTable& table = tables[index];
-    for (std::size_t row = 0; row < table.rows(); ++row) {
-      if (scratch.drop[row] != 0 && table.alive(row)) { table.kill(row); }
+    for (std::size_t row = scratch.next_marked(0); row < table.rows(); row = scratch.next_marked(row + 1)) {
+      if (table.alive(row)) { table.kill(row); }
     }
     table.settle(scratch.order);
   }
@@ -231,8 +236,7 @@ struct Layer {
   }
   static void fill_gaps(RowTable& table, std::span<Lane<P>> members) {
     std::size_t end = table.rows();
-    for (std::size_t row = 0; row < end; ++row) {
-      if (table.alive(row)) { continue; }
+    for (std::size_t row = table.next_dead(0); row < end; row = table.next_dead(row + 1)) {
       while (end > row && !table.alive(end - 1)) { --end; }
       if (end > row) { move_row(table, members, --end, row); }
     }

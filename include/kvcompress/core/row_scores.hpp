@@ -39,6 +39,12 @@ class RowScores {
     return result;
   }
 
+  /// Calls use(score) with score(row) the largest score of a row, read as directly as may be.
+  void with_largest(auto&& use) const {
+    if (columns_ == 1 && !summing_) { use([scores = scores_.data()](std::size_t row) { return scores[row]; }); }
+    else { use([this](std::size_t row) { return largest(row); }); }
+  }
+
   /// Adds the largest score of each row of `other` to column 0.
   void add_largest(const RowScores& other) noexcept {
     visit([&](auto& numbers) {

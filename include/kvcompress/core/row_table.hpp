@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <numeric>
+#include <span>
 #include <utility>
 
 #include "kvcompress/core/memory.hpp"
@@ -28,6 +29,13 @@ class RowTable {
   [[nodiscard]] bool alive(std::size_t row) const noexcept { return position(row) != no_position; }
   [[nodiscard]] Position position(std::size_t row) const noexcept {
     return positions_.empty() ? static_cast<Position>(row) : positions_[row];
+  }
+  /// The positions of all rows, no_position for dead ones; empty while they are implied.
+  [[nodiscard]] std::span<const Position> positions() const noexcept { return {positions_.data(), positions_.size()}; }
+  /// The first dead row from `row` on, or rows().
+  [[nodiscard]] std::size_t next_dead(std::size_t row) const noexcept {
+    if (positions_.empty() || row >= rows_) { return rows_; }
+    return static_cast<std::size_t>(std::find(positions_.begin() + at(row), positions_.end(), no_position) - positions_.begin());
   }
   /// An upper bound of the rows that hold positions up to `position`: exact while positions are implied.
   [[nodiscard]] std::size_t rows_up_to(Position position) const noexcept {

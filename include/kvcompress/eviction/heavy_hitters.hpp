@@ -43,7 +43,7 @@ struct HeavyHitters : AttentionScoredEviction {
 
   static void select(const Options& options, State& state, Selection& selection) {
     const std::size_t recent = options.recent != 0 ? options.recent : std::max<std::size_t>(1, selection.budget / 2);
-    selection.keep_best(selection.budget, std::min(recent, selection.budget), [&](std::size_t row) { return state.largest(row); });
+    state.with_largest([&](auto&& score) { selection.keep_best(selection.budget, std::min(recent, selection.budget), score); });
   }
 };
 
