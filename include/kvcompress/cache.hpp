@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <span>
 #include <type_traits>
@@ -355,13 +356,13 @@ class KVCache {
   // ------------------------------------------------------------------ rows
 
   void append_row(Lane& lane, const Rows& keys, const Rows& values, std::size_t token, std::size_t head, Position position) {
-    float* key = row_.data();
-    float* value = key + shape_.key_width();
-    keys.load(token, head, key);
-    values.load(token, head, value);
+    const float* key = keys.row(token, head, row_.data());
+    const float* value = values.row(token, head, row_.data() + shape_.key_width());
     if (shape_.keys == KeyForm::unrotated) {
+      if (key != row_.data()) { std::copy_n(key, shape_.key_width(), row_.data()); }
       workspace_.rotation.turn_by(position);
-      workspace_.rotation.apply(key);
+      workspace_.rotation.apply(row_.data());
+      key = row_.data();
     }
     lane.keys.append(key);
     lane.values.append(value);

@@ -145,7 +145,7 @@ void run_stream(const conformance::Case& one) {
   const kvcompress::Rope rope{.theta = one.rope().theta,
       .pairing = one.rope().pairing == reference::Pairing::half ? kvcompress::RopePairing::half_split : kvcompress::RopePairing::interleaved};
   kvcompress::test::Sequence<kvcompress::Kivi<Bits, Group, Group, float>> run(
-      kvcompress::test::shape_of(q, k, v, kvcompress::KeyForm::unrotated, rope), {.storage = {.residual = one.get<std::size_t>("residual")}}, q, k, v);
+      kvcompress::test::shape_of(q, k, v, kvcompress::KeyForm::unrotated, rope), {.storage = {.residual = one.get<std::size_t>("residual"), .accumulation = kvcompress::Accumulation::exact}}, q, k, v);
   const auto steps = one.get<std::size_t>("steps");
   ASSERT_EQ(static_cast<std::size_t>(lengths.rows()), steps + 1);
   for (std::size_t step = 0; step <= steps; ++step) {
@@ -189,7 +189,7 @@ TEST(Kivi, HoldsTheCodesOfTheReference) {
   for (HeadArray* array : {&q, &k, &v}) {
     for (float& x : array->data) { x = normal(rng); }
   }
-  kvcompress::test::Sequence<kvcompress::Kivi<4, 8, 32, float>> run(kvcompress::test::shape_of(q, k, v), {}, q, k, v);
+  kvcompress::test::Sequence<kvcompress::Kivi<4, 8, 32, float>> run(kvcompress::test::shape_of(q, k, v), {.storage = {.accumulation = kvcompress::Accumulation::exact}}, q, k, v);
   reference::KiviState<> state{.options = {.bits = 4, .group = 8, .residual = 32}};
   const auto matrix = [](const HeadArray& a, std::size_t head) {
     const auto size = [](std::size_t n) { return static_cast<reference::Index>(n); };

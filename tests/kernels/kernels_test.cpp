@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "kvcompress/kernels/exact.hpp"
-#include "kvcompress/kernels/packed.hpp"
 #include "kvcompress/kernels/softmax.hpp"
 
 namespace {
@@ -102,77 +101,6 @@ TYPED_TEST(RowKernels, ConvertAndWidenRoundElementByElement) {
     std::vector<float> wide(count);
     kernels::widen(narrow.data(), wide.data(), count);
     for (std::size_t i = 0; i < count; ++i) { ASSERT_EQ(wide[i], static_cast<float>(TypeParam(from[i]))); }
-  }
-}
-
-template <int Bits, std::size_t Units>
-void check_packed() {
-  std::mt19937 rng(static_cast<unsigned>(Bits));
-  constexpr std::size_t wide = 8 * Units;                        // codes that stand side by side
-  for (const std::size_t length : {1U, 5U, 32U, 100U, 128U}) {  // channels for dot_units, rows for mix_units
-    for (const std::size_t queries : query_counts) {
-      const std::size_t stride = Bits * Units + 3;
-      std::vector<std::uint8_t> codes(length * wide);
-      std::vector<std::uint8_t> packed(length * stride, 0xFF);
-      for (auto& code : codes) { code = static_cast<std::uint8_t>(rng() % (1U << Bits)); }
-      for (std::size_t u = 0; u < length * Units; ++u) {
-        kernels::pack<Bits>(codes.data() + 8 * u, packed.data() + u / Units * stride + u % Units * Bits);
-      }
-      for (std::size_t i = 0; i < codes.size(); ++i) { ASSERT_EQ(kernels::code_at<Bits>(packed.data() + i / wide * stride, i % wide), codes[i]); }
-      const auto weights = numbers(queries * length, rng);
-      const auto offsets = numbers(queries, rng);
-      std::vector<float> logits(queries * wide);
-      kernels::dot_units<Bits, Units>(packed.data(), stride, length, weights.data(), length, offsets.data(), queries, logits.data(), wide);
-      const auto before = numbers(queries * wide, rng);
-      auto out = before;
-      kernels::mix_units<Bits, Units>(packed.data(), stride, length, weights.data(), length, offsets.data(), queries, out.data(), wide);
-      for (std::size_t q = 0; q < queries; ++q) {
-        for (std::size_t i = 0; i < wide; ++i) {
-          double expected = static_cast<double>(offsets[q]);
-          for (std::size_t u = 0; u < length; ++u) { expected += static_cast<double>(weights[q * length + u]) * codes[u * wide + i]; }
-          const double tolerance = 2e-6 * std::ldexp(1.0, Bits) * static_cast<double>(length);
-          ASSERT_NEAR(logits[q * wide + i], expected, tolerance) << Bits << " bits, length " << length;
-          ASSERT_NEAR(out[q * wide + i], expected + static_cast<double>(before[q * wide + i]), tolerance) << Bits << " bits, length " << length;
-        }
-      }
-    }
-  }
-}
-
-TEST(PackedKernels, DotAndMixOverCodesOfOneToEightBits) {
-  check_packed<1, 1>();
-  check_packed<1, 2>();
-  check_packed<2, 1>();
-  check_packed<2, 2>();
-  check_packed<3, 1>();
-  check_packed<3, 2>();
-  check_packed<4, 1>();
-  check_packed<4, 2>();
-  check_packed<5, 1>();
-  check_packed<5, 2>();
-  check_packed<6, 1>();
-  check_packed<6, 2>();
-  check_packed<7, 1>();
-  check_packed<7, 2>();
-  check_packed<8, 1>();
-  check_packed<8, 2>();
-}
-
-TYPED_TEST(RowKernels, FoldScalesAndSumsTheMinima) {
-  std::mt19937 rng(5);
-  for (const std::size_t count : {1U, 7U, 8U, 9U, 64U, 100U, 128U}) {
-    const auto x = numbers(count, rng);
-    const auto scale = rounded<TypeParam>(numbers(count, rng));
-    const auto minimum = rounded<TypeParam>(numbers(count, rng));
-    std::vector<float> folded(count + 1, -7.0F);
-    const float sum = kernels::fold(x.data(), scale.data(), minimum.data(), count, folded.data());
-    double expected = 0.0;
-    for (std::size_t i = 0; i < count; ++i) {
-      ASSERT_EQ(folded[i], x[i] * static_cast<float>(scale[i]));
-      expected += static_cast<double>(x[i]) * static_cast<double>(static_cast<float>(minimum[i]));
-    }
-    ASSERT_NEAR(sum, expected, 1e-4);
-    ASSERT_EQ(folded[count], -7.0F);
   }
 }
 

@@ -2,12 +2,16 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstring>
+#include <cstdint>
 #include <limits>
+#include <numeric>
 #include <random>
+#include <type_traits>
 #include <utility>
+#include <vector>
 
 #include "kvcompress/simd/native.hpp"
 #include "kvcompress/simd/scalar.hpp"
@@ -19,119 +23,209 @@ namespace scalar = kvcompress::simd::scalar;
 using kvcompress::bfloat16;
 using kvcompress::half;
 
-static_assert(native::lanes == scalar::lanes, "layouts and the order of sums depend on the lanes");
+constexpr std::size_t lanes = native::lanes;
+static_assert(lanes % scalar::lanes == 0, "a native vector is met as whole scalar ones");
 
-struct Eight {
-  float x[8];
-};
-Eight random_eight(std::mt19937& rng, float spread = 100.0F) {
+std::vector<float> random_floats(std::size_t count, std::mt19937& rng, float spread = 100.0F) {
   std::normal_distribution<float> normal(0.0F, spread);
-  Eight out{};
-  for (float& x : out.x) { x = normal(rng); }
+  std::vector<float> out(count);
+  for (float& x : out) { x = normal(rng); }
   return out;
 }
-template <class V>
-Eight stored(V v) {
-  Eight out{};
-  if constexpr (requires { native::store(out.x, v); }) { native::store(out.x, v); }
-  else { scalar::store(out.x, v); }
+std::uint32_t bits_of(float x) { return std::bit_cast<std::uint32_t>(x); }
+
+/// What op(load) gives, one vector of it: load(i) is the vector of input i.
+template <class Op>
+std::vector<float> by_native(const std::vector<std::vector<float>>& inputs, Op op) {
+  std::vector<float> out(lanes);
+  native::store(out.data(), op([&](std::size_t i) { return native::load(inputs[i].data()); }));
   return out;
 }
-bool same_bits(const Eight& a, const Eight& b) { return std::memcmp(&a, &b, sizeof a) == 0; }
+template <class Op>
+std::vector<float> by_scalar(const std::vector<std::vector<float>>& inputs, Op op) {
+  std::vector<float> out(lanes);
+  for (std::size_t at = 0; at < lanes; at += scalar::lanes) {
+    scalar::store(out.data() + at, op([&](std::size_t i) { return scalar::load(inputs[i].data() + at); }));
+  }
+  return out;
+}
+void expect_same(const std::vector<float>& fast, const std::vector<float>& slow) {
+  for (std::size_t i = 0; i < lanes; ++i) { ASSERT_EQ(bits_of(fast[i]), bits_of(slow[i])) << fast[i] << " instead of " << slow[i]; }
+}
 
 TEST(Simd, ArithmeticIsBitForBitTheScalarOne) {
   std::mt19937 rng(1);
   for (int round = 0; round < 2000; ++round) {
-    const Eight a = random_eight(rng);
-    const Eight b = random_eight(rng);
-    const Eight c = random_eight(rng);
-    const auto check = [&](auto operation) {
-      const Eight fast = stored(operation([](const float* from) { return native::load(from); }, [](auto x, auto y) { return native::add(x, y); },
-                                          [](auto x, auto y) { return native::mul(x, y); }, [](auto x, auto y, auto z) { return native::fma(x, y, z); },
-                                          [](auto x, auto y) { return native::max(x, y); }));
-      const Eight slow = stored(operation([](const float* from) { return scalar::load(from); }, [](auto x, auto y) { return scalar::add(x, y); },
-                                          [](auto x, auto y) { return scalar::mul(x, y); }, [](auto x, auto y, auto z) { return scalar::fma(x, y, z); },
-                                          [](auto x, auto y) { return scalar::max(x, y); }));
-      ASSERT_TRUE(same_bits(fast, slow));
-    };
-    check([&](auto load, auto add, auto, auto, auto) { return add(load(a.x), load(b.x)); });
-    check([&](auto load, auto, auto mul, auto, auto) { return mul(load(a.x), load(b.x)); });
-    check([&](auto load, auto, auto, auto fma, auto) { return fma(load(a.x), load(b.x), load(c.x)); });
-    check([&](auto load, auto, auto, auto, auto max) { return max(load(a.x), load(b.x)); });
-    ASSERT_EQ(native::reduce_add(native::load(a.x)), scalar::reduce_add(scalar::load(a.x)));
-    ASSERT_EQ(native::reduce_max(native::load(a.x)), scalar::reduce_max(scalar::load(a.x)));
-    ASSERT_TRUE(same_bits(stored(native::set(a.x[3])), stored(scalar::set(a.x[3]))));
+    const std::vector<std::vector<float>> x{random_floats(lanes, rng), random_floats(lanes, rng), random_floats(lanes, rng)};
+    const auto check = [&](auto fast, auto slow) { expect_same(by_native(x, fast), by_scalar(x, slow)); };
+    check([](auto in) { return native::add(in(0), in(1)); }, [](auto in) { return scalar::add(in(0), in(1)); });
+    check([](auto in) { return native::sub(in(0), in(1)); }, [](auto in) { return scalar::sub(in(0), in(1)); });
+    check([](auto in) { return native::mul(in(0), in(1)); }, [](auto in) { return scalar::mul(in(0), in(1)); });
+    check([](auto in) { return native::div(in(0), in(1)); }, [](auto in) { return scalar::div(in(0), in(1)); });
+    check([](auto in) { return native::max(in(0), in(1)); }, [](auto in) { return scalar::max(in(0), in(1)); });
+    check([](auto in) { return native::min(in(0), in(1)); }, [](auto in) { return scalar::min(in(0), in(1)); });
+    check([](auto in) { return native::abs(in(0)); }, [](auto in) { return scalar::abs(in(0)); });
+    check([](auto in) { return native::fma(in(0), in(1), in(2)); }, [](auto in) { return scalar::fma(in(0), in(1), in(2)); });
+    check([&](auto) { return native::set(x[0][3]); }, [&](auto) { return scalar::set(x[0][3]); });
+    check([](auto in) { return native::to_float(native::round(in(0))); }, [](auto in) { return scalar::to_float(scalar::round(in(0))); });
+  }
+}
+
+TEST(Simd, RoundsHalvesToEven) {
+  for (const auto& [x, expected] : {std::pair{0.5F, 0.0F}, {1.5F, 2.0F}, {2.5F, 2.0F}, {-0.5F, 0.0F}, {-1.5F, -2.0F}, {7.49F, 7.0F}}) {
+    float out[lanes];
+    native::store(out, native::to_float(native::round(native::set(x))));
+    EXPECT_EQ(out[lanes - 1], expected);
+    scalar::store(out, scalar::to_float(scalar::round(scalar::set(x))));
+    EXPECT_EQ(out[scalar::lanes - 1], expected);
+  }
+}
+
+TEST(Simd, Reductions) {
+  std::mt19937 rng(2);
+  for (int round = 0; round < 500; ++round) {
+    const auto x = random_floats(4 * lanes, rng);
+    float sums[4];
+    native::reduce_add(native::load(x.data()), native::load(x.data() + lanes), native::load(x.data() + 2 * lanes), native::load(x.data() + 3 * lanes), sums);
+    for (std::size_t v = 0; v < 4; ++v) {
+      const auto first = x.begin() + static_cast<std::ptrdiff_t>(v * lanes);
+      const auto last = first + static_cast<std::ptrdiff_t>(lanes);
+      const double expected = std::accumulate(first, last, 0.0);
+      ASSERT_NEAR(sums[v], expected, 1e-3);
+      ASSERT_NEAR(native::reduce_add(native::load(&*first)), expected, 1e-3);
+      ASSERT_EQ(native::reduce_max(native::load(&*first)), *std::max_element(first, last));
+      ASSERT_EQ(native::reduce_min(native::load(&*first)), *std::min_element(first, last));
+    }
   }
 }
 
 TEST(Simd, ExpIsWithinFloatRoundingOfTheScalarOne) {
+  float out[lanes];
   for (float x = 0.0F; x > -86.9F; x -= 0.0137F) {
     const double expected = std::exp(static_cast<double>(x));
-    ASSERT_NEAR(stored(native::exp(native::set(x))).x[0], expected, 3e-7 * expected) << x;
+    native::store(out, native::exp(native::set(x)));
+    ASSERT_NEAR(out[0], expected, 3e-7 * expected) << x;
   }
   for (const float x : {-87.01F, -1000.0F, -std::numeric_limits<float>::infinity()}) {
-    EXPECT_EQ(stored(native::exp(native::set(x))).x[5], 0.0F) << x;
-    EXPECT_EQ(stored(scalar::exp(scalar::set(x))).x[5], 0.0F) << x;
+    native::store(out, native::exp(native::set(x)));
+    EXPECT_EQ(out[lanes - 1], 0.0F) << x;
+    scalar::store(out, scalar::exp(scalar::set(x)));
+    EXPECT_EQ(out[scalar::lanes - 1], 0.0F) << x;
   }
-  EXPECT_EQ(stored(native::exp(native::set(0.0F))).x[0], 1.0F);
+  native::store(out, native::exp(native::set(0.0F)));
+  EXPECT_EQ(out[0], 1.0F);
 }
 
 template <class T>
 void check_conversions() {
   std::mt19937 rng(2);
-  for (unsigned first = 0; first < 0x10000U; first += 8) {
-    T values[8];
-    for (unsigned i = 0; i < 8; ++i) { values[i].bits = static_cast<std::uint16_t>(first + i); }
-    const Eight fast = stored(native::load(values));
-    const Eight slow = stored(scalar::load(values));
-    for (unsigned i = 0; i < 8; ++i) {
-      if (std::isnan(slow.x[i])) { ASSERT_TRUE(std::isnan(fast.x[i])); }
-      else { ASSERT_EQ(std::bit_cast<std::uint32_t>(fast.x[i]), std::bit_cast<std::uint32_t>(slow.x[i])) << first + i; }
+  float fast[lanes];
+  for (unsigned first = 0; first < 0x10000U; first += lanes) {
+    T values[lanes];
+    for (unsigned i = 0; i < lanes; ++i) { values[i].bits = static_cast<std::uint16_t>(first + i); }
+    native::store(fast, native::load(values));
+    for (unsigned i = 0; i < lanes; ++i) {
+      const auto slow = static_cast<float>(values[i]);
+      if (std::isnan(slow)) { ASSERT_TRUE(std::isnan(fast[i])); }
+      else { ASSERT_EQ(bits_of(fast[i]), bits_of(slow)) << first + i; }
     }
-    for (std::size_t count = 0; count <= 8; ++count) {
-      const Eight fast_part = stored(native::load_first(values, count));
-      for (std::size_t i = 0; i < 8; ++i) {
-        if (!std::isnan(slow.x[i])) { ASSERT_EQ(fast_part.x[i], i < count ? slow.x[i] : 0.0F); }
+    for (std::size_t count = 0; count <= lanes; ++count) {
+      native::store(fast, native::load_first(values, count));
+      for (std::size_t i = 0; i < lanes; ++i) {
+        const auto slow = static_cast<float>(values[i]);
+        if (!std::isnan(slow)) { ASSERT_EQ(fast[i], i < count ? slow : 0.0F); }
       }
     }
   }
   for (int round = 0; round < 20000; ++round) {  // rounding to T, subnormals and overflow included
-    Eight wide{};
-    for (float& x : wide.x) {
+    float wide[lanes];
+    for (float& x : wide) {
       x = std::bit_cast<float>(static_cast<std::uint32_t>(rng()));
       if (std::isnan(x)) { x = 1.0F; }
     }
-    T fast[8];
-    T slow[8];
-    native::store(fast, native::load(wide.x));
-    scalar::store(slow, scalar::load(wide.x));
-    for (std::size_t i = 0; i < 8; ++i) { ASSERT_EQ(fast[i].bits, slow[i].bits) << wide.x[i]; }
+    T narrow[lanes];
+    native::store(narrow, native::load(wide));
+    for (std::size_t i = 0; i < lanes; ++i) { ASSERT_EQ(narrow[i].bits, T(wide[i]).bits) << wide[i]; }
   }
 }
 
 TEST(Simd, HalfConversionsAreTheScalarOnes) { check_conversions<half>(); }
 TEST(Simd, Bfloat16ConversionsAreTheScalarOnes) { check_conversions<bfloat16>(); }
 
-template <int Bits>
-void check_unpack() {
-  constexpr auto bits = static_cast<std::size_t>(Bits);
-  std::mt19937 rng(static_cast<unsigned>(Bits));
-  for (int round = 0; round < 2000; ++round) {
-    std::uint8_t packed[static_cast<std::size_t>(Bits)];
-    for (auto& byte : packed) { byte = static_cast<std::uint8_t>(rng()); }
-    const Eight fast = stored(native::unpack<Bits>(packed));
-    const Eight slow = stored(scalar::unpack<Bits>(packed));
-    ASSERT_TRUE(same_bits(fast, slow)) << Bits << " bits";
-    for (std::size_t i = 0; i < 8; ++i) {  // the definition, bit by bit
-      unsigned code = 0;
-      for (std::size_t b = 0; b < bits; ++b) { code |= (static_cast<unsigned>(packed[(i * bits + b) / 8]) >> ((i * bits + b) % 8) & 1U) << b; }
-      ASSERT_EQ(slow.x[i], static_cast<float>(code));
+TEST(Simd, IntegersAsBytesWordsAndPairs) {
+  std::mt19937 rng(3);
+  std::vector<std::int32_t> x(4 * lanes);
+  const auto stored = [](auto store, auto number) {
+    std::vector<decltype(number)> out(4 * lanes);
+    store(out.data());
+    return out;
+  };
+  for (int round = 0; round < 200; ++round) {
+    for (auto& one : x) { one = static_cast<std::int32_t>(rng() % 255) - 127; }
+    const auto in = [&](std::size_t v) { return native::load(x.data() + v * lanes); };
+    const auto bytes = stored([&](std::int8_t* to) { native::store_bytes(to, in(0), in(1), in(2), in(3)); }, std::int8_t{});
+    for (std::size_t i = 0; i < x.size(); ++i) { ASSERT_EQ(bytes[i], x[i]); }
+    for (auto& one : x) { one = static_cast<std::int32_t>(rng() % 256); }
+    const auto codes = stored([&](std::uint8_t* to) { native::store_bytes(to, in(0), in(1), in(2), in(3)); }, std::uint8_t{});
+    for (std::size_t i = 0; i < x.size(); ++i) { ASSERT_EQ(codes[i], x[i]); }
+    std::vector<std::int32_t> back(lanes);
+    native::store(back.data(), native::load(codes.data()));
+    ASSERT_TRUE(std::equal(back.begin(), back.end(), x.begin()));
+    for (auto& one : x) { one = static_cast<std::int32_t>(rng() % 65535) - 32767; }
+    const auto pairs = stored([&](std::int16_t* to) { native::store_pairs(to, in(0), in(1)); }, std::int16_t{});
+    constexpr std::size_t order[] = {0, 2, 1, 3};
+    for (std::size_t i = 0; i < 2 * lanes; ++i) { ASSERT_EQ(pairs[i], x[i / 4 * 4 + order[i % 4]]); }
+    const int count = static_cast<int>(rng() % 31);
+    const auto left = stored([&](std::int32_t* to) { native::store(to, native::shift_left(in(0), count)); }, std::int32_t{});
+    const auto right = stored([&](std::int32_t* to) { native::store(to, native::shift_right(in(0), count)); }, std::int32_t{});
+    const auto both = stored([&](std::int32_t* to) { native::store(to, native::bit_or(native::bit_and(in(0), in(1)), in(2))); }, std::int32_t{});
+    const auto sum = stored([&](std::int32_t* to) { native::store(to, native::add(in(0), in(1))); }, std::int32_t{});
+    for (std::size_t i = 0; i < lanes; ++i) {
+      ASSERT_EQ(static_cast<std::uint32_t>(left[i]), static_cast<std::uint32_t>(x[i]) << count);
+      ASSERT_EQ(static_cast<std::uint32_t>(right[i]), static_cast<std::uint32_t>(x[i]) >> count);
+      ASSERT_EQ(both[i], (x[i] & x[lanes + i]) | x[2 * lanes + i]);
+      ASSERT_EQ(sum[i], x[i] + x[lanes + i]);
     }
   }
 }
 
-TEST(Simd, UnpackOfOneToEightBits) {
-  [&]<int... Less>(std::integer_sequence<int, Less...>) { (check_unpack<Less + 1>(), ...); }(std::make_integer_sequence<int, 8>{});
+template <int Width, std::size_t Weights, class Weight>
+void check_lane_dots(std::mt19937& rng) {
+  constexpr int largest = std::is_same_v<Weight, std::int8_t> ? 127 : 32767;
+  for (std::size_t lines = 1; lines * 32 / Width <= 256; lines += lines < 9 ? 1 : 5) {
+    const std::size_t steps = lines * 32 / Width;
+    std::vector<std::uint8_t> codes(64 * lines);
+    std::vector<Weight> weights(Weights * (steps + 8));
+    for (int round = 0; round < 3; ++round) {
+      for (auto& byte : codes) { byte = static_cast<std::uint8_t>(round == 2 ? 255U : rng()); }
+      for (auto& weight : weights) {
+        const int number = static_cast<int>(rng() % static_cast<unsigned>(2 * largest + 1)) - largest;
+        weight = static_cast<Weight>(round == 2 ? largest : number);  // the largest sums that must fit
+      }
+      std::int32_t fast[Weights][16];
+      std::int32_t slow[Weights][16];
+      native::lane_dots<Width, Weights>(codes.data(), lines, weights.data(), steps + 8, codes.data(), fast);
+      scalar::lane_dots<Width, Weights>(codes.data(), lines, weights.data(), steps + 8, codes.data(), slow);
+      for (std::size_t w = 0; w < Weights; ++w) {
+        for (std::size_t lane = 0; lane < 16; ++lane) { ASSERT_EQ(fast[w][lane], slow[w][lane]) << Width << " bits, " << lines << " lines"; }
+      }
+    }
+  }
 }
+template <int Width>
+void check_lane_dots_of_width() {
+  std::mt19937 rng(static_cast<unsigned>(Width));
+  check_lane_dots<Width, 1, std::int8_t>(rng);
+  check_lane_dots<Width, 2, std::int8_t>(rng);
+  check_lane_dots<Width, 4, std::int8_t>(rng);
+  check_lane_dots<Width, 1, std::int16_t>(rng);
+  check_lane_dots<Width, 2, std::int16_t>(rng);
+  check_lane_dots<Width, 4, std::int16_t>(rng);
+}
+
+TEST(Simd, LaneDotsAreTheScalarOnesOneBit) { check_lane_dots_of_width<1>(); }
+TEST(Simd, LaneDotsAreTheScalarOnesTwoBits) { check_lane_dots_of_width<2>(); }
+TEST(Simd, LaneDotsAreTheScalarOnesFourBits) { check_lane_dots_of_width<4>(); }
+TEST(Simd, LaneDotsAreTheScalarOnesEightBits) { check_lane_dots_of_width<8>(); }
 
 }  // namespace

@@ -41,6 +41,7 @@ Cell cell(const std::string& name) {
               options.eviction.in_cache_positions = options.eviction.in_cache_positions && KVCache<P>::Retrieval::renumbers(options.retrieval);
             }
             options.speculation = settings.speculation;
+            add_up_exactly(options.storage);
             return AnyCache::of<P>(shape, options, memory);
           }};
 }

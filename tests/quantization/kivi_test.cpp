@@ -45,7 +45,7 @@ void follow_the_reference(std::size_t dim, std::size_t residual, unsigned seed) 
   using P = Kivi<Bits, Group, Group, float>;
   const Shape shape{.query_heads = 2, .kv_heads = 1, .head_dim = dim, .value_dim = dim + 4};
   const Text text(shape, 150, seed);
-  KVCache<P> cache(shape, {.storage = {.residual = residual}});
+  KVCache<P> cache(shape, {.storage = {.residual = residual, .accumulation = Accumulation::exact}});
   reference::KiviState<> state{{.bits = Bits, .group = static_cast<Index>(Group), .residual = static_cast<Index>(residual)}};
   std::mt19937 rng(seed);
   for (std::size_t t = 0, count = 0; t < text.tokens; t += count) {
@@ -88,8 +88,9 @@ void check_stores(std::size_t dim) {
   const std::size_t rows = 300;
   const std::size_t queries = 3;
   const Text text({.query_heads = 1, .kv_heads = 1, .head_dim = dim}, rows, static_cast<unsigned>(dim));
-  typename Storage::Keys keys(typename Storage::Options{}, dim, Memory{});
-  typename Storage::Values values(typename Storage::Options{}, dim, Memory{});
+  const typename Storage::Options options{.accumulation = Accumulation::exact};
+  typename Storage::Keys keys(options, dim, Memory{});
+  typename Storage::Values values(options, dim, Memory{});
   Vector<float> scratch;
   Rotation rotation(text.shape, {});
   const RowTable table(false, {});

@@ -207,9 +207,9 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
     if (part.name == "streaming") { EXPECT_EQ(part.defaults, "sinks=4,window=1020,in_cache_positions=true"); }
     if (part.name == "h2o") { EXPECT_EQ(part.defaults, "budget=2048,recent=0,reduction=mean,in_cache_positions=false"); }
     if (part.name == "snapkv") { EXPECT_EQ(part.defaults, "budget=1024,window=32,kernel=7,pooling=max,reduction=mean,decode_budget=0"); }
-    if (part.name == "kivi2") { EXPECT_EQ(part.defaults, "residual=128"); }
+    if (part.name == "kivi2") { EXPECT_EQ(part.defaults, "residual=128,accumulation=near_exact"); }
     if (part.name == "gear4") {
-      EXPECT_EQ(part.defaults, "prompt_rank=4,decode_rank=2,sweeps=3,sparsity=0.02,buffer=20,merge=0,seed=1,official_simulation=false");
+      EXPECT_EQ(part.defaults, "prompt_rank=4,decode_rank=2,sweeps=3,sparsity=0.02,buffer=20,merge=0,seed=1,accumulation=near_exact,official_simulation=false");
     }
     if (part.name == "xkv") {
       EXPECT_EQ(part.defaults, "layers_per_group=4,rank_keys=0,rank_values=0,first_layer=0,last_layer=max,merge_keys=true,merge_values=true,fold_in=0");

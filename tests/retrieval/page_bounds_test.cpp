@@ -10,6 +10,7 @@
 #include "kvcompress/policies/snapkv.hpp"
 #include "kvcompress/policies/streaming_llm.hpp"
 #include "kvcompress/reference/quest.hpp"
+#include "support/policies.hpp"
 #include "support/random_rows.hpp"
 
 namespace {
@@ -228,7 +229,8 @@ std::size_t expect_chosen_rows(Cache& cache, const Text& text, std::size_t first
 }
 
 template <class P>
-KVCache<P> prompted(const Text& text, std::size_t prompt, const PolicyOptions<P>& options) {
+KVCache<P> prompted(const Text& text, std::size_t prompt, PolicyOptions<P> options) {
+  add_up_exactly(options.storage);
   KVCache<P> cache(text.shape, options);
   for (std::size_t layer = 0; layer < text.shape.layers; ++layer) {
     static_cast<void>(step(cache, text, 0, prompt, layer));

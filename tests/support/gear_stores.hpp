@@ -20,6 +20,7 @@ struct GearLayer {
       : shape{.query_heads = heads, .kv_heads = heads, .head_dim = dim}, memory(from), rotation(shape, {}), scratch(Allocator<float>(from)) {
     for (std::size_t h = 0; h < heads; ++h) {
       Options own = options;
+      own.accumulation = Accumulation::exact;  // the other modes have tests of their own
       if (options.start != nullptr && Store::scope == Scope::lane) { own.start = options.start + h * dim * options.prompt_rank; }
       stores.emplace_back(own, dim, memory);
     }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "kvcompress/policies/shadowkv.hpp"
+#include "support/policies.hpp"
 #include "support/random_rows.hpp"
 
 namespace kvcompress::test::landmarks {
@@ -25,6 +26,7 @@ template <class P>
 PolicyOptions<P> small_options(std::size_t budget = 24) {
   PolicyOptions<P> options{};
   options.retrieval = {.budget = budget, .chunk = 4, .local_chunks = 2, .outlier_chunks = 3};
+  add_up_exactly(options.storage);
   return options;
 }
 /// After `prompt` tokens.

@@ -50,11 +50,16 @@ inline void set_budget(ObservationWindow::Options& options, std::size_t rows) {
   options.window = 8;
   options.decode_budget = rows == unbounded ? 0 : rows / 3;
 }
+/// Codes are met in fp32, so that what is left is rounding; the other modes have tests of their own.
+inline void add_up_exactly(auto& storage) {
+  if constexpr (requires { storage.accumulation; }) { storage.accumulation = Accumulation::exact; }
+}
 template <class P>
 PolicyOptions<P> options_with(std::size_t rows = unbounded) {
   PolicyOptions<P> options{};
   set_budget(options.eviction, rows);
   set_reading(options.retrieval, rows);
+  add_up_exactly(options.storage);
   return options;
 }
 

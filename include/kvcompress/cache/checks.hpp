@@ -8,6 +8,7 @@
 #include "kvcompress/core/math.hpp"
 #include "kvcompress/core/shape.hpp"
 #include "kvcompress/core/views.hpp"
+#include "kvcompress/kernels/exact.hpp"
 
 namespace kvcompress::detail {
 
@@ -23,11 +24,10 @@ inline void check_equal(const char* name, std::size_t value, const char* bound_n
 inline void check_finite(const char* name, const Rows& rows, float bound, std::size_t first, std::size_t last, float* row) {
   for (std::size_t t = 0; t < rows.tokens(); ++t) {
     for (std::size_t h = first; h < last; ++h) {
-      rows.load(t, h, row);
-      bool fits = true;
-      for (std::size_t c = 0; c < rows.dim(); ++c) { fits = fits && math::abs(row[c]) <= bound; }  // false for NaN
-      for (std::size_t c = 0; !fits && c < rows.dim(); ++c) {
-        require(math::abs(row[c]) <= bound, ErrorCode::input, name, " is ", row[c], " at token ", t, ", head ", h, ", channel ", c,
+      const float* numbers = rows.row(t, h, row);
+      if (kernels::all_within(numbers, rows.dim(), bound)) { continue; }
+      for (std::size_t c = 0; c < rows.dim(); ++c) {
+        require(math::abs(numbers[c]) <= bound, ErrorCode::input, name, " is ", numbers[c], " at token ", t, ", head ", h, ", channel ", c,
                 ", must be finite and at most ", bound, " in magnitude");
       }
     }

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kvcompress/core/half.hpp"
+#include "kvcompress/kernels/exact.hpp"
 
 namespace kvcompress {
 
@@ -44,6 +45,12 @@ class Rows {
   [[nodiscard]] std::size_t dim() const noexcept { return dim_; }
   [[nodiscard]] bool empty() const noexcept { return data_ == nullptr; }
 
+  /// Row (token, head) as floats: the caller's own, or else converted into `buffer`, `dim()` numbers.
+  [[nodiscard]] const float* row(std::size_t token, std::size_t head, float* buffer) const noexcept {
+    if (element_ == Element::f32) { return static_cast<const float*>(data_) + token * token_stride_ + head * head_stride_; }
+    load(token, head, buffer);
+    return buffer;
+  }
   /// Writes row (token, head) as float to `out`, `dim()` numbers.
   void load(std::size_t token, std::size_t head, float* out) const noexcept {
     const std::size_t at = token * token_stride_ + head * head_stride_;
@@ -62,7 +69,7 @@ class Rows {
 
   template <class T>
   void copy(const T* from, float* out) const noexcept {
-    for (std::size_t c = 0; c < dim_; ++c) { out[c] = static_cast<float>(from[c]); }
+    kernels::widen(from, out, dim_);
   }
 
   const void* data_ = nullptr;

@@ -18,85 +18,129 @@ constexpr std::size_t padded(std::size_t dim) noexcept {
 
 namespace detail {
 
-/// Queries x Rows dot products at once, so that the multiply-adds of eight of them overlap. `last` is the last row that exists.
+/// Sums that a kernel keeps in registers.
+inline constexpr std::size_t registers = simd::native::lanes == 16 ? 16 : 8;
+
+/// Queries x Count dot products at once, so that their multiply-adds overlap. `last` is the last row that exists; `ahead` (or null): rows that
+/// will be read soon.
 template <std::size_t Queries, std::size_t Count, class T>
-inline void dot_block(const T* rows, std::size_t row, std::size_t last, std::size_t dim, const float* queries,
-                      std::size_t query_stride, float* logits, std::size_t logit_stride) noexcept {
+inline void dot_block(const T* rows, std::size_t row, std::size_t last, std::size_t dim, const float* queries, std::size_t query_stride,
+                      float* logits, std::size_t logit_stride, const T* ahead) noexcept {
   namespace vec = simd::native;
   vec::f32 sums[Queries][Count];
   const T* from[Count];
+#pragma GCC unroll 16
   for (std::size_t r = 0; r < Count; ++r) { from[r] = rows + std::min(row + r, last) * dim; }
+#pragma GCC unroll 4
   for (std::size_t q = 0; q < Queries; ++q) {
+#pragma GCC unroll 16
     for (std::size_t r = 0; r < Count; ++r) { sums[q][r] = vec::set(0.0F); }
+  }
+  if (ahead != nullptr) {
+    for (std::size_t c = 0; c < Count * dim; c += 64 / sizeof(T)) { __builtin_prefetch(ahead + row * dim + c, 0, 2); }
   }
   const std::size_t whole = dim / vec::lanes * vec::lanes;
   for (std::size_t c = 0; c < whole; c += vec::lanes) {
     vec::f32 keys[Count];
+#pragma GCC unroll 16
     for (std::size_t r = 0; r < Count; ++r) { keys[r] = vec::load(from[r] + c); }
+#pragma GCC unroll 4
     for (std::size_t q = 0; q < Queries; ++q) {
       const vec::f32 query = vec::load(queries + q * query_stride + c);
+#pragma GCC unroll 16
       for (std::size_t r = 0; r < Count; ++r) { sums[q][r] = vec::fma(query, keys[r], sums[q][r]); }
     }
   }
   if (whole != dim) {
+#pragma GCC unroll 16
     for (std::size_t r = 0; r < Count; ++r) {
       const vec::f32 key = vec::load_first(from[r] + whole, dim - whole);
+#pragma GCC unroll 4
       for (std::size_t q = 0; q < Queries; ++q) {
         sums[q][r] = vec::fma(vec::load(queries + q * query_stride + whole), key, sums[q][r]);
       }
     }
   }
+  float results[Queries][Count];
+#pragma GCC unroll 4
+  for (std::size_t i = 0; i < Queries * Count; i += 4) {
+    const auto sum = [&](std::size_t at) { return sums[at / Count][at % Count]; };
+    vec::reduce_add(sum(i), sum(i + 1), sum(i + 2), sum(i + 3), &results[0][0] + i);
+  }
   const std::size_t exist = std::min(Count, last + 1 - row);
   for (std::size_t q = 0; q < Queries; ++q) {
-    for (std::size_t r = 0; r < exist; ++r) { logits[q * logit_stride + row + r] = vec::reduce_add(sums[q][r]); }
+    if (exist == Count) { std::copy_n(results[q], Count, logits + q * logit_stride + row); }
+    else { std::copy_n(results[q], exist, logits + q * logit_stride + row); }
   }
 }
 
 template <std::size_t Queries, class T>
 inline void dot_rows_of(const T* rows, std::size_t count, std::size_t dim, const float* queries, std::size_t query_stride,
-                        float* logits, std::size_t logit_stride) noexcept {
-  constexpr std::size_t at_once = 8 / Queries;
+                        float* logits, std::size_t logit_stride, const T* ahead) noexcept {
+  constexpr std::size_t at_once = registers / Queries;
   for (std::size_t r = 0; r < count; r += at_once) {
-    dot_block<Queries, at_once>(rows, r, count - 1, dim, queries, query_stride, logits, logit_stride);
+    dot_block<Queries, at_once>(rows, r, count - 1, dim, queries, query_stride, logits, logit_stride, ahead);
   }
 }
 
-/// Two vectors of channels for `Queries` outputs, all rows.
+/// `Vectors` vectors of channels for `Queries` outputs, all rows.
 template <std::size_t Queries, std::size_t Vectors, class T>
 inline void mix_block(const T* rows, std::size_t count, std::size_t dim, std::size_t channel, const float* weights,
-                      std::size_t weight_stride, float* out, std::size_t out_stride) noexcept {
+                      std::size_t weight_stride, float* out, std::size_t out_stride, const T* ahead) noexcept {
   namespace vec = simd::native;
   vec::f32 sums[Queries][Vectors];
+#pragma GCC unroll 4
   for (std::size_t q = 0; q < Queries; ++q) {
+#pragma GCC unroll 16
     for (std::size_t v = 0; v < Vectors; ++v) { sums[q][v] = vec::load(out + q * out_stride + channel + v * vec::lanes); }
   }
-  const bool whole = channel + Vectors * vec::lanes <= dim;
-  for (std::size_t r = 0; r < count; ++r) {
-    vec::f32 values[Vectors];
-    for (std::size_t v = 0; v < Vectors; ++v) {
-      const T* from = rows + r * dim + channel + v * vec::lanes;
-      values[v] = whole ? vec::load(from) : vec::load_first(from, dim - channel - v * vec::lanes);
-    }
+  const auto add = [&](std::size_t r, const vec::f32(&values)[Vectors]) {
+#pragma GCC unroll 4
     for (std::size_t q = 0; q < Queries; ++q) {
       const vec::f32 weight = vec::set(weights[q * weight_stride + r]);
+#pragma GCC unroll 16
       for (std::size_t v = 0; v < Vectors; ++v) { sums[q][v] = vec::fma(weight, values[v], sums[q][v]); }
     }
+  };
+  vec::f32 values[Vectors];
+  if (channel + Vectors * vec::lanes <= dim) {
+    for (std::size_t r = 0; r < count; ++r) {
+      const T* from = rows + r * dim + channel;
+      if (ahead != nullptr) {
+        for (std::size_t c = 0; c < Vectors * vec::lanes; c += 64 / sizeof(T)) { __builtin_prefetch(ahead + (from - rows) + c, 0, 2); }
+      }
+#pragma GCC unroll 16
+      for (std::size_t v = 0; v < Vectors; ++v) { values[v] = vec::load(from + v * vec::lanes); }
+      add(r, values);
+    }
+  } else {
+    for (std::size_t r = 0; r < count; ++r) {
+#pragma GCC unroll 16
+      for (std::size_t v = 0; v < Vectors; ++v) {
+        const std::size_t at = channel + v * vec::lanes;
+        values[v] = vec::load_first(rows + r * dim + at, dim - at);
+      }
+      add(r, values);
+    }
   }
+#pragma GCC unroll 4
   for (std::size_t q = 0; q < Queries; ++q) {
+#pragma GCC unroll 16
     for (std::size_t v = 0; v < Vectors; ++v) { vec::store(out + q * out_stride + channel + v * vec::lanes, sums[q][v]); }
   }
 }
 
 template <std::size_t Queries, class T>
 inline void mix_rows_of(const T* rows, std::size_t count, std::size_t dim, const float* weights, std::size_t weight_stride,
-                        float* out, std::size_t out_stride) noexcept {
+                        float* out, std::size_t out_stride, const T* ahead) noexcept {
   constexpr std::size_t lanes = simd::native::lanes;
+  constexpr std::size_t vectors = registers / 4;
   std::size_t channel = 0;
-  for (; channel + 2 * lanes <= dim; channel += 2 * lanes) {
-    mix_block<Queries, 2>(rows, count, dim, channel, weights, weight_stride, out, out_stride);
+  for (; channel + vectors * lanes <= dim; channel += vectors * lanes) {
+    mix_block<Queries, vectors>(rows, count, dim, channel, weights, weight_stride, out, out_stride, ahead);
   }
   for (; channel < dim; channel += lanes) {
-    mix_block<Queries, 1>(rows, count, dim, channel, weights, weight_stride, out, out_stride);
+    mix_block<Queries, 1>(rows, count, dim, channel, weights, weight_stride, out, out_stride, ahead);
   }
 }
 
@@ -111,22 +155,40 @@ inline void in_query_blocks(std::size_t queries, Kernel&& kernel) noexcept {
 
 }  // namespace detail
 
-/// logits[q][r] = queries[q] . rows[r] for `count` rows of `dim` numbers, one behind the other.
+/// logits[q][r] = queries[q] . rows[r] for `count` rows of `dim` numbers, one behind the other. `ahead` (or null): as many rows that will be
+/// read soon.
 template <class T>
 inline void dot_rows(const T* rows, std::size_t count, std::size_t dim, const float* queries, std::size_t query_stride,
-                     std::size_t query_count, float* logits, std::size_t logit_stride) noexcept {
+                     std::size_t query_count, float* logits, std::size_t logit_stride, const T* ahead = nullptr) noexcept {
   detail::in_query_blocks(query_count, [&]<std::size_t Queries>(std::size_t q) {
-    detail::dot_rows_of<Queries>(rows, count, dim, queries + q * query_stride, query_stride, logits + q * logit_stride, logit_stride);
+    detail::dot_rows_of<Queries>(rows, count, dim, queries + q * query_stride, query_stride, logits + q * logit_stride, logit_stride,
+                                 q == 0 ? ahead : nullptr);
   });
 }
 
 /// out[q] += sum over r of weights[q][r] * rows[r].
 template <class T>
 inline void mix_rows(const T* rows, std::size_t count, std::size_t dim, const float* weights, std::size_t weight_stride,
-                     std::size_t query_count, float* out, std::size_t out_stride) noexcept {
+                     std::size_t query_count, float* out, std::size_t out_stride, const T* ahead = nullptr) noexcept {
   detail::in_query_blocks(query_count, [&]<std::size_t Queries>(std::size_t q) {
-    detail::mix_rows_of<Queries>(rows, count, dim, weights + q * weight_stride, weight_stride, out + q * out_stride, out_stride);
+    detail::mix_rows_of<Queries>(rows, count, dim, weights + q * weight_stride, weight_stride, out + q * out_stride, out_stride,
+                                 q == 0 ? ahead : nullptr);
   });
+}
+
+/// Whether every |x[i]| is at most `bound`; not if one is not a number.
+inline bool all_within(const float* x, std::size_t count, float bound) noexcept {
+  namespace vec = simd::native;
+  vec::f32 top = vec::set(0.0F);
+  vec::f32 zeros = top;  // a NaN, which max may lose, stays here
+  const auto see = [&](vec::f32 number) {
+    top = vec::max(top, vec::abs(number));
+    zeros = vec::fma(number, vec::set(0.0F), zeros);
+  };
+  std::size_t i = 0;
+  for (; i + vec::lanes <= count; i += vec::lanes) { see(vec::load(x + i)); }
+  if (i < count) { see(vec::load_first(x + i, count - i)); }
+  return vec::reduce_max(top) <= bound && vec::reduce_add(zeros) == 0.0F;
 }
 
 /// Rounds `count` floats to T.

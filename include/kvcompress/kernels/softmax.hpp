@@ -13,14 +13,17 @@ namespace kvcompress::kernels {
 
 inline constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
-inline float largest_of(const float* x, std::size_t count) noexcept {
+template <class T>
+inline float largest_of(const T* x, std::size_t count) noexcept {
   namespace vec = simd::native;
-  vec::f32 top = vec::set(minus_infinity);
-  std::size_t i = 0;
-  for (; i + vec::lanes <= count; i += vec::lanes) { top = vec::max(top, vec::load(x + i)); }
-  float result = vec::reduce_max(top);
-  for (; i < count; ++i) { result = std::max(result, x[i]); }
-  return result;
+  if (count < vec::lanes) {
+    float result = minus_infinity;
+    for (std::size_t i = 0; i < count; ++i) { result = std::max(result, static_cast<float>(x[i])); }
+    return result;
+  }
+  vec::f32 top = vec::load(x + count - vec::lanes);  // some twice: no matter
+  for (std::size_t i = 0; i + vec::lanes <= count; i += vec::lanes) { top = vec::max(top, vec::load(x + i)); }
+  return vec::reduce_max(top);
 }
 
 /// to[i] = e^(x[i] - shift), for x[i] <= shift; returns their sum. `to` may be `x`.

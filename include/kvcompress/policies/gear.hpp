@@ -22,6 +22,7 @@ struct GearStorage {
             ", must lie between 0 and 1");
     require(options.prompt_rank <= 1024, ErrorCode::option, "gear: prompt_rank is ", options.prompt_rank, ", must be at most 1024");
     require(options.decode_rank <= 1024, ErrorCode::option, "gear: decode_rank is ", options.decode_rank, ", must be at most 1024");
+    check_accumulation<Bits>(options.accumulation, "gear");
     require(options.merge != 1, ErrorCode::option, "gear: merge is 1, must be 0 or at least 2");
   }
 };

@@ -16,11 +16,16 @@ struct KiviStorage {
   using Values = Recent<PerToken<Bits, Group, Scale>, FlushOldest>;
   struct Options {
     std::size_t residual = Residual;  ///< residual length: exact rows, a multiple of Group
-    static void fields(auto& options, auto&& field) { field("residual", options.residual); }
+    Accumulation accumulation = Accumulation::near_exact;  ///< how attention adds up products with codes
+    static void fields(auto& options, auto&& field) {
+      field("residual", options.residual);
+      field("accumulation", options.accumulation);
+    }
   };
   static void validate(const Options& options) {
     require(options.residual >= Group && options.residual % Group == 0, ErrorCode::option, "kivi: residual is ", options.residual,
             ", must be a positive multiple of the group size ", Group);
+    check_accumulation<Bits>(options.accumulation, "kivi");
   }
 };
 

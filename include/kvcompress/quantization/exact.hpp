@@ -88,15 +88,15 @@ class Exact {
   /// logits[q][r - range.first] = queries[q] . row r. Needs no scratch.
   void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
               std::size_t logit_stride, float* /*scratch*/) const noexcept {
-    for_runs(range, [&](const T* run, std::size_t offset, std::size_t count) {
-      kernels::dot_rows(run, count, dim_, queries, query_stride, query_count, logits + offset, logit_stride);
+    for_runs(range, [&](const T* run, const T* ahead, std::size_t offset, std::size_t count) {
+      kernels::dot_rows(run, count, dim_, queries, query_stride, query_count, logits + offset, logit_stride, ahead);
     });
   }
   /// out[q] += sum over r of weights[q][r - range.first] * row r. Needs no scratch.
   void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
                   std::size_t out_stride, float* /*scratch*/) const noexcept {
-    for_runs(range, [&](const T* run, std::size_t offset, std::size_t count) {
-      kernels::mix_rows(run, count, dim_, weights + offset, weight_stride, query_count, out, out_stride);
+    for_runs(range, [&](const T* run, const T* ahead, std::size_t offset, std::size_t count) {
+      kernels::mix_rows(run, count, dim_, weights + offset, weight_stride, query_count, out, out_stride, ahead);
     });
   }
   static constexpr std::size_t scratch_floats(std::size_t /*dim*/, std::size_t /*queries*/) noexcept { return 0; }
@@ -132,12 +132,14 @@ class Exact {
     front_ = 0;
     blocks_.shrink(0);
   }
-  /// Calls run(first row, offset in the range, rows) for every stretch that lies in one block.
+  /// Calls run(first row, rows to fetch meanwhile or null, offset in the range, rows) for every stretch that lies in one block. What is
+  /// fetched is the same place of the next block, if that is whole and the range is long enough to run on to it.
   template <class Run>
   void for_runs(RowRange range, Run&& run) const noexcept {
     for (std::size_t row = range.first; row < range.last;) {
       const std::size_t count = std::min(range.last - row, block_rows - (front_ + row) % block_rows);
-      run(at(row), row - range.first, count);
+      const bool more = range.size() >= 4 * block_rows && count == block_rows && front_ + row + 2 * block_rows <= blocks_.used() * block_rows;
+      run(at(row), more ? at(row + block_rows) : nullptr, row - range.first, count);
       row += count;
     }
   }

@@ -36,6 +36,10 @@ struct GroupQuantizer {
     minimum = Scale(low);
   }
 
+  /// Of a group whose smallest and largest number are known.
+  GroupQuantizer(float low, float high) noexcept
+      : scale(std::min((high - low) / static_cast<float>(largest_code), largest<Scale>)), minimum(low) {}
+
   [[nodiscard]] std::uint8_t encode(float x) const noexcept {
     const auto step = static_cast<float>(scale);
     if (step == 0.0F) { return 0; }

@@ -5,11 +5,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "kvcompress/core/blocks.hpp"
 #include "kvcompress/core/views.hpp"
-#include "kvcompress/kernels/packed.hpp"
+#include "kvcompress/kernels/codes.hpp"
+#include "kvcompress/quantization/encode_rows.hpp"
 #include "kvcompress/quantization/group_quantizer.hpp"
 
 namespace kvcompress {
@@ -17,19 +17,21 @@ namespace kvcompress {
 /// Key rows as codes of `Bits` bits, quantised per channel over `Group` consecutive rows, in blocks of 128 rows. Rows arrive in whole
 /// groups and never move. Logits come from the codes: q . k = sum_c (q_c * scale_c) * code_c + q . minimum, the fold done once a group.
 ///
-/// A block is a row of groups; a group is [codes: (dim, Group), tokens packed][scales: dim][minima: dim].
-/// Memory: Bits + 2 * 8 * sizeof(Scale) / Group bits per number.
+/// A block is [codes: strips of 16 rows][scales: (groups, dim)][minima: (groups, dim)].
+/// Memory: Bits + 2 * 8 * sizeof(Scale) / Group bits per number, channels padded to a multiple of Strip::step_multiple.
 template <int Bits, std::size_t Group, class Scale>
 class PerChannel {
-  static_assert(Group % kernels::unit == 0 && 128 % Group == 0, "Group must be 8, 16, 32, 64 or 128");
+  static_assert(Group % 8 == 0 && 128 % Group == 0, "Group must be 8, 16, 32, 64 or 128");
   using Quantizer = GroupQuantizer<Bits, Scale>;
+  using Strip = kernels::Strip<Bits>;
 
  public:
   using exact_type = Scale;
   static constexpr std::size_t block_rows = 128;
   static constexpr std::size_t row_multiple = Group;  ///< rows are encoded this many at a time
 
-  PerChannel(std::size_t dim, const Memory& memory) : dim_(dim), blocks_(block_rows / Group * group_bytes(dim), memory) {}
+  PerChannel(std::size_t dim, const Memory& memory, Accumulation accumulation = Accumulation::near_exact)
+      : dim_(dim), accumulation_(accumulation), blocks_(block_bytes(dim), memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
 
@@ -42,39 +44,46 @@ class PerChannel {
     }
   }
   /// Encodes Group rows in the place of the group that starts at row `first`.
-  void replace(std::size_t first, const float* rows) {
-    encode(rows, blocks_.write(first / block_rows) + first % block_rows / Group * group_bytes(dim_));
-  }
+  void replace(std::size_t first, const float* rows) { encode(rows, blocks_.write(first / block_rows), first % block_rows); }
   void read(std::size_t row, float* out) const noexcept {
-    const std::byte* group = group_of(row / Group);
-    for (std::size_t c = 0; c < dim_; ++c) {
-      out[c] = Quantizer::decode(kernels::code_at<Bits>(channel(group, c), row % Group), scales(group)[c], minima(group)[c]);
-    }
+    for (std::size_t c = 0; c < dim_; ++c) { out[c] = Quantizer::decode(code(row, c), scale(row, c), minimum(row, c)); }
   }
   /// Codes, scale and minimum of one number, for tests and interchange.
   [[nodiscard]] std::uint8_t code(std::size_t row, std::size_t c) const noexcept {
-    return kernels::code_at<Bits>(channel(group_of(row / Group), c), row % Group);
+    return Strip::get(strip(block_of(row), row % block_rows), dim_, row % Strip::lanes, c);
   }
-  [[nodiscard]] Scale scale(std::size_t row, std::size_t c) const noexcept { return scales(group_of(row / Group))[c]; }
-  [[nodiscard]] Scale minimum(std::size_t row, std::size_t c) const noexcept { return minima(group_of(row / Group))[c]; }
+  [[nodiscard]] Scale scale(std::size_t row, std::size_t c) const noexcept { return scales(block_of(row))[group_of(row) * dim_ + c]; }
+  [[nodiscard]] Scale minimum(std::size_t row, std::size_t c) const noexcept { return minima(block_of(row))[group_of(row) * dim_ + c]; }
 
   void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
               std::size_t logit_stride, float* scratch) const noexcept {
-    float* folded = scratch;                             // (queries, dim)
-    float* offsets = folded + query_count * dim_;        // (queries)
-    float* edge = offsets + query_count;                 // (queries, 8), a unit of which the range holds a part
-    for (std::size_t g = range.first / Group; g * Group < range.last; ++g) {
-      const std::byte* group = group_of(g);
-      for (std::size_t q = 0; q < query_count; ++q) {
-        offsets[q] = kernels::fold(queries + q * query_stride, scales(group), minima(group), dim_, folded + q * dim_);
+    kernels::with_accumulation<Bits>(accumulation_, [&]<Accumulation Mode>() {
+      kernels::CodeProducts<Bits, Mode> products(scratch, query_count, dim_);
+      products.begin();
+      for (std::size_t row = range.first / Group * Group; row < range.last; row += Group) {
+        products.see_keys(scales(block_of(row)) + group_of(row) * dim_, dim_);
       }
-      const std::size_t first = std::max(g * Group, range.first);
-      kernels::dot_tokens<Bits>(channel(group, 0), channel_bytes, dim_, first - g * Group, std::min((g + 1) * Group, range.last) - first, folded, dim_,
-                                offsets, query_count, logits + (first - range.first), logit_stride, edge);
-    }
+      for (std::size_t q = 0; q < query_count; ++q) { products.take(q, queries + q * query_stride, 0, dim_); }
+      for (std::size_t group = range.first / Group * Group; group < range.last; group += Group) {
+        const std::byte* block = block_of(group);
+        const std::byte* ahead = block_ahead(group, range);
+        const std::size_t place = group_of(group) * dim_;
+        if (ahead != nullptr) { kernels::prefetch(scales(ahead) + place, minima(ahead) + place, dim_); }
+        products.fold_keys(scales(block) + place, minima(block) + place, dim_);
+        const std::size_t end = std::min(group + Group, range.last);
+        for (std::size_t row = std::max(group, range.first); row < end;) {
+          const std::size_t lane = row % Strip::lanes;
+          const std::size_t count = std::min(end - row, Strip::lanes - lane);
+          products.template strip<false>(strip(block, row % block_rows), dim_, 0, Strip::padded(dim_),
+                                         ahead == nullptr ? nullptr : strip(ahead, row % block_rows), lane, lane + count,
+                                         logits + (row - range.first), logit_stride);
+          row += count;
+        }
+      }
+    });
   }
   static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {
-    return queries * (dim + 1 + kernels::unit);
+    return kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, dim);
   }
 
   void resize(std::size_t rows) noexcept {
@@ -87,51 +96,56 @@ class PerChannel {
     rows_ -= block_rows;
   }
   [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim) noexcept {
-    return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_rows / Group * group_bytes(dim));
+    return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_bytes(dim));
   }
   void reserve(std::size_t rows) { blocks_.reserve((rows + block_rows - 1) / block_rows); }
   void unshare() { blocks_.unshare(); }
   void account(MemoryReport& report) const noexcept {
     blocks_.account(report);
-    const std::size_t groups = rows_ / Group;
-    report.codes += groups * code_bytes(dim_);
-    report.scales += groups * 2 * dim_ * sizeof(Scale);
-    report.spare += blocks_.used() * (blocks_.block_bytes() - sizeof(std::uint32_t)) - groups * group_bytes(dim_);
+    const std::size_t numbers = rows_ / Group * 2 * dim_ * sizeof(Scale);
+    const std::size_t codes = rows_ * Strip::bytes(dim_) / Strip::lanes;
+    report.codes += codes;
+    report.scales += numbers;
+    report.spare += blocks_.used() * (blocks_.block_bytes() - sizeof(std::uint32_t)) - codes - numbers;
   }
 
  private:
-  static constexpr std::size_t channel_bytes = Group / kernels::unit * Bits;
-  static constexpr std::size_t code_bytes(std::size_t dim) noexcept { return (dim * channel_bytes + 3) / 4 * 4; }
-  static constexpr std::size_t group_bytes(std::size_t dim) noexcept { return code_bytes(dim) + 2 * dim * sizeof(Scale); }
+  static constexpr std::size_t code_bytes(std::size_t dim) noexcept { return block_rows / Strip::lanes * Strip::bytes(dim); }
+  static constexpr std::size_t block_bytes(std::size_t dim) noexcept { return code_bytes(dim) + block_rows / Group * 2 * dim * sizeof(Scale); }
+  static constexpr std::size_t group_of(std::size_t row) noexcept { return row % block_rows / Group; }
 
-  [[nodiscard]] const std::byte* group_of(std::size_t group) const noexcept {
-    constexpr std::size_t per_block = block_rows / Group;
-    return blocks_.read(group / per_block) + group % per_block * group_bytes(dim_);
+  [[nodiscard]] const std::byte* block_of(std::size_t row) const noexcept { return blocks_.read(row / block_rows); }
+  /// The block to fetch while that of `row` is read: the next one, if the range runs on to it.
+  [[nodiscard]] const std::byte* block_ahead(std::size_t row, RowRange range) const noexcept {
+    const std::size_t next = row / block_rows + 1;
+    return next < blocks_.used() && range.size() >= block_rows ? blocks_.read(next) : nullptr;
   }
-  static const std::uint8_t* channel(const std::byte* group, std::size_t c) noexcept {
-    return reinterpret_cast<const std::uint8_t*>(group) + c * channel_bytes;
+  [[nodiscard]] const std::uint8_t* strip(const std::byte* block, std::size_t place) const noexcept {
+    return reinterpret_cast<const std::uint8_t*>(block) + place / Strip::lanes * Strip::bytes(dim_);
   }
-  [[nodiscard]] const Scale* scales(const std::byte* group) const noexcept {
-    return reinterpret_cast<const Scale*>(group + code_bytes(dim_));
-  }
-  [[nodiscard]] const Scale* minima(const std::byte* group) const noexcept { return scales(group) + dim_; }
+  [[nodiscard]] const Scale* scales(const std::byte* block) const noexcept { return reinterpret_cast<const Scale*>(block + code_bytes(dim_)); }
+  [[nodiscard]] const Scale* minima(const std::byte* block) const noexcept { return scales(block) + block_rows / Group * dim_; }
 
-  void encode(const float* rows, std::byte* group) noexcept {
-    auto* codes = reinterpret_cast<std::uint8_t*>(group);
-    auto* scale = reinterpret_cast<Scale*>(group + code_bytes(dim_));
-    for (std::size_t c = 0; c < dim_; ++c) {
-      const Quantizer quantizer(rows + c, Group, dim_);
-      scale[c] = quantizer.scale;
-      scale[dim_ + c] = quantizer.minimum;
-      for (std::size_t u = 0; u < Group / kernels::unit; ++u) {
-        std::uint8_t eight[kernels::unit];
-        for (std::size_t i = 0; i < kernels::unit; ++i) { eight[i] = quantizer.encode(rows[(u * kernels::unit + i) * dim_ + c]); }
-        kernels::pack<Bits>(eight, codes + c * channel_bytes + u * Bits);
+  void encode(const float* rows, std::byte* block, std::size_t place) noexcept {
+    auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_)) + place / Group * dim_;
+    Scale* minimum = scale + block_rows / Group * dim_;
+    quantization::fit_channels<Bits>(rows, Group, dim_, scale, minimum);
+    constexpr std::size_t at_once = 256;  // channels
+    std::uint8_t codes[std::min(Group, Strip::lanes) * at_once];
+    for (std::size_t row = 0; row < Group; row += Strip::lanes) {
+      const std::size_t count = std::min(Group, Strip::lanes);
+      const std::size_t lane = (place + row) % Strip::lanes;
+      auto* to = reinterpret_cast<std::uint8_t*>(block) + (place + row) / Strip::lanes * Strip::bytes(dim_);
+      for (std::size_t c = 0; c < dim_; c += at_once) {
+        const std::size_t channels = std::min(dim_ - c, at_once);
+        quantization::encode_channels<Bits>(rows + row * dim_ + c, count, channels, dim_, scale + c, minimum + c, codes, at_once);
+        Strip::put_lanes(to, dim_, lane, lane + count, c, Strip::padded(channels), codes, at_once);
       }
     }
   }
 
   std::size_t dim_;
+  Accumulation accumulation_;
   std::size_t rows_ = 0;
   BlockList blocks_;
 };

@@ -5,11 +5,12 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
+#include <numeric>
 
 #include "kvcompress/core/blocks.hpp"
 #include "kvcompress/core/views.hpp"
-#include "kvcompress/kernels/packed.hpp"
+#include "kvcompress/kernels/codes.hpp"
+#include "kvcompress/quantization/encode_rows.hpp"
 #include "kvcompress/quantization/group_quantizer.hpp"
 
 namespace kvcompress {
@@ -18,19 +19,21 @@ namespace kvcompress {
 /// not divide the head size), in blocks of 128 rows. Weighted sums come from the codes: sum_t p_t v_t = sum_t (p_t * scale_t) *
 /// code_t + sum_t p_t * minimum_t. A row is independent of all others, so rows move without loss.
 ///
-/// A block is [codes: (128, dim), channels packed][scales: (groups, 128)][minima: (groups, 128)].
-/// Memory: Bits + 2 * 8 * sizeof(Scale) / Group bits per number, channels padded to a multiple of 8.
+/// A block is [codes: strips of 16 channels][scales: (groups, 128)][minima: (groups, 128)].
+/// Memory: Bits + 2 * 8 * sizeof(Scale) / Group bits per number, channels padded to a multiple of 16.
 template <int Bits, std::size_t Group, class Scale>
 class PerToken {
-  static_assert(Group % kernels::unit == 0, "Group must be a multiple of 8 channels");
+  static_assert(Group % 8 == 0, "Group must be a multiple of 8 channels");
   using Quantizer = GroupQuantizer<Bits, Scale>;
+  using Strip = kernels::Strip<Bits>;
 
  public:
   using exact_type = Scale;
   static constexpr std::size_t block_rows = 128;
   static constexpr std::size_t row_multiple = 1;  ///< rows are encoded this many at a time
 
-  PerToken(std::size_t dim, const Memory& memory) : dim_(dim), blocks_(block_bytes(dim), memory) {}
+  PerToken(std::size_t dim, const Memory& memory, Accumulation accumulation = Accumulation::near_exact)
+      : dim_(dim), accumulation_(accumulation), blocks_(block_bytes(dim), memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
 
@@ -47,7 +50,7 @@ class PerToken {
   }
   /// Codes, scale and minimum of one number, for tests and interchange.
   [[nodiscard]] std::uint8_t code(std::size_t row, std::size_t c) const noexcept {
-    return kernels::code_at<Bits>(codes(block_of(row)) + row % block_rows * row_bytes(dim_), c);
+    return Strip::get(strip(block_of(row), c), block_rows, c % Strip::lanes, row % block_rows);
   }
   [[nodiscard]] Scale scale(std::size_t row, std::size_t c) const noexcept {
     return scales(block_of(row))[c / Group * block_rows + row % block_rows];
@@ -62,8 +65,10 @@ class PerToken {
     const std::byte* source = block_of(from);
     const std::size_t f = from % block_rows;
     const std::size_t t = to % block_rows;
-    std::memmove(target + t * row_bytes(dim_), source + f * row_bytes(dim_), row_bytes(dim_));
-    auto* numbers = reinterpret_cast<Scale*>(target + block_rows * row_bytes(dim_));
+    for (std::size_t c = 0; c < dim_; c += Strip::lanes) {
+      Strip::copy_step(strip(source, c), f, reinterpret_cast<std::uint8_t*>(target) + strip_offset(c), t, block_rows);
+    }
+    auto* numbers = reinterpret_cast<Scale*>(target + code_bytes(dim_));
     for (std::size_t g = 0; g < 2 * groups(dim_); ++g) { numbers[g * block_rows + t] = scales(source)[g * block_rows + f]; }
   }
   void resize(std::size_t rows) noexcept {
@@ -78,35 +83,39 @@ class PerToken {
 
   void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
                   std::size_t out_stride, float* scratch) const noexcept {
-    float* folded = scratch;                               // (queries, 128)
-    float* offsets = folded + query_count * block_rows;    // (queries)
-    for (std::size_t row = range.first; row < range.last;) {
-      const std::byte* block = block_of(row);
-      const std::size_t first = row % block_rows;
-      const std::size_t count = std::min(range.last - row, block_rows - first);
-      const float* weight = weights + (row - range.first);
-      for (std::size_t g = 0; g < groups(dim_); ++g) {
-        const std::size_t place = g * block_rows + first;
+    kernels::with_accumulation<Bits>(accumulation_, [&]<Accumulation Mode>() {
+      kernels::CodeProducts<Bits, Mode> products(scratch, query_count, block_rows);
+      for (std::size_t row = range.first; row < range.last;) {
+        const std::byte* block = block_of(row);
+        const std::byte* ahead = block_ahead(row, range);
+        const std::size_t place = row % block_rows;
+        const std::size_t count = std::min(range.last - row, block_rows - place);
+        const std::size_t first = place / Strip::step_multiple * Strip::step_multiple;  // steps start with a line
+        const std::size_t before = place - first;
+        products.begin();
+        for (std::size_t g = 0; g < groups(dim_); ++g) { products.see_values(scales(block) + g * block_rows + place, before, count); }
         for (std::size_t q = 0; q < query_count; ++q) {
-          offsets[q] = kernels::fold(weight + q * weight_stride, scales(block) + place, minima(block) + place, count, folded + q * block_rows);
+          products.take(q, weights + q * weight_stride + (row - range.first), before, count);
         }
-        const std::size_t end = std::min((g + 1) * Group, dim_);
-        const std::uint8_t* first_codes = codes(block) + first * row_bytes(dim_);
-        std::size_t c = g * Group;
-        for (; c + 2 * kernels::unit <= end; c += 2 * kernels::unit) {
-          kernels::mix_units<Bits, 2>(first_codes + c / kernels::unit * Bits, row_bytes(dim_), count, folded, block_rows, offsets, query_count,
-                                      out + c, out_stride);
+        for (std::size_t g = 0; g < groups(dim_); ++g) {
+          const std::size_t numbers = g * block_rows + place;
+          if (ahead != nullptr) { kernels::prefetch(scales(ahead) + numbers, minima(ahead) + numbers, count); }
+          products.fold_values(scales(block) + numbers, minima(block) + numbers, before, count);
+          const std::size_t end = std::min((g + 1) * Group, dim_);
+          for (std::size_t c = g * Group; c < end;) {
+            const std::size_t lane = c % Strip::lanes;
+            const std::size_t lanes = std::min(end - c, Strip::lanes - lane);
+            products.template strip<true>(strip(block, c), block_rows, first, Strip::padded(before + count),
+                                          ahead == nullptr ? nullptr : strip(ahead, c), lane, lane + lanes, out + c, out_stride);
+            c += lanes;
+          }
         }
-        for (; c < end; c += kernels::unit) {
-          kernels::mix_units<Bits, 1>(first_codes + c / kernels::unit * Bits, row_bytes(dim_), count, folded, block_rows, offsets, query_count,
-                                      out + c, out_stride);
-        }
+        row += count;
       }
-      row += count;
-    }
+    });
   }
   static constexpr std::size_t scratch_floats(std::size_t /*dim*/, std::size_t queries) noexcept {
-    return queries * (block_rows + 1);
+    return kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, block_rows);
   }
 
   [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim) noexcept {
@@ -116,43 +125,54 @@ class PerToken {
   void unshare() { blocks_.unshare(); }
   void account(MemoryReport& report) const noexcept {
     blocks_.account(report);
+    const std::size_t row = code_bytes(dim_) / block_rows;
     const std::size_t numbers = 2 * groups(dim_) * sizeof(Scale);
-    report.codes += rows_ * row_bytes(dim_);
+    report.codes += rows_ * row;
     report.scales += rows_ * numbers;
-    report.spare += blocks_.used() * (blocks_.block_bytes() - sizeof(std::uint32_t)) - rows_ * (row_bytes(dim_) + numbers);
+    report.spare += blocks_.used() * (blocks_.block_bytes() - sizeof(std::uint32_t)) - rows_ * (row + numbers);
   }
 
  private:
   static constexpr std::size_t groups(std::size_t dim) noexcept { return (dim + Group - 1) / Group; }
-  static constexpr std::size_t row_bytes(std::size_t dim) noexcept { return (dim + kernels::unit - 1) / kernels::unit * Bits; }
+  static constexpr std::size_t strip_offset(std::size_t channel) noexcept { return channel / Strip::lanes * Strip::bytes(block_rows); }
+  static constexpr std::size_t code_bytes(std::size_t dim) noexcept { return strip_offset(dim + Strip::lanes - 1); }
   static constexpr std::size_t block_bytes(std::size_t dim) noexcept {
-    return block_rows * (row_bytes(dim) + 2 * groups(dim) * sizeof(Scale));
+    return code_bytes(dim) + block_rows * 2 * groups(dim) * sizeof(Scale);
   }
 
   [[nodiscard]] const std::byte* block_of(std::size_t row) const noexcept { return blocks_.read(row / block_rows); }
-  static const std::uint8_t* codes(const std::byte* block) noexcept { return reinterpret_cast<const std::uint8_t*>(block); }
-  [[nodiscard]] const Scale* scales(const std::byte* block) const noexcept {
-    return reinterpret_cast<const Scale*>(block + block_rows * row_bytes(dim_));
+  /// The block to fetch while that of `row` is read: the next one, if the range runs on to it.
+  [[nodiscard]] const std::byte* block_ahead(std::size_t row, RowRange range) const noexcept {
+    const std::size_t next = row / block_rows + 1;
+    return next < blocks_.used() && range.size() >= block_rows ? blocks_.read(next) : nullptr;
   }
+  static const std::uint8_t* strip(const std::byte* block, std::size_t channel) noexcept {
+    return reinterpret_cast<const std::uint8_t*>(block) + strip_offset(channel);
+  }
+  [[nodiscard]] const Scale* scales(const std::byte* block) const noexcept { return reinterpret_cast<const Scale*>(block + code_bytes(dim_)); }
   [[nodiscard]] const Scale* minima(const std::byte* block) const noexcept { return scales(block) + groups(dim_) * block_rows; }
 
   void encode(const float* row, std::byte* block, std::size_t place) noexcept {
-    auto* packed = reinterpret_cast<std::uint8_t*>(block) + place * row_bytes(dim_);
-    auto* scale = reinterpret_cast<Scale*>(block + block_rows * row_bytes(dim_));
-    for (std::size_t g = 0; g < groups(dim_); ++g) {
-      const std::size_t end = std::min((g + 1) * Group, dim_);
-      const Quantizer quantizer(row + g * Group, end - g * Group, 1);
-      scale[g * block_rows + place] = quantizer.scale;
-      scale[(groups(dim_) + g) * block_rows + place] = quantizer.minimum;
-      for (std::size_t c = g * Group; c < end; c += kernels::unit) {
-        std::uint8_t eight[kernels::unit] = {};
-        for (std::size_t i = 0; i < std::min(kernels::unit, end - c); ++i) { eight[i] = quantizer.encode(row[c + i]); }
-        kernels::pack<Bits>(eight, packed + c / kernels::unit * Bits);
+    auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_));
+    constexpr std::size_t window = std::lcm(Group, Strip::lanes);  // whole groups, whole strips
+    std::uint8_t codes[window + 64] = {};
+    for (std::size_t first = 0; first < dim_; first += window) {
+      const std::size_t last = std::min(first + window, dim_);
+      for (std::size_t c = first; c < last; c += Group) {
+        const std::size_t count = std::min(Group, last - c);
+        const auto quantizer = quantization::fit_run<Bits, Scale>(row + c, count);
+        scale[c / Group * block_rows + place] = quantizer.scale;
+        scale[(groups(dim_) + c / Group) * block_rows + place] = quantizer.minimum;
+        quantization::encode_run(row + c, count, quantizer, codes + (c - first));
+      }
+      for (std::size_t c = first; c < last; c += Strip::lanes) {
+        Strip::put_step(reinterpret_cast<std::uint8_t*>(block) + strip_offset(c), block_rows, place, codes + (c - first));
       }
     }
   }
 
   std::size_t dim_;
+  Accumulation accumulation_;
   std::size_t rows_ = 0;
   BlockList blocks_;
 };

@@ -31,7 +31,7 @@ class Recent {
 
   /// `options.residual`: exact rows, in `Body::row_multiple`s, at least one.
   Recent(const auto& options, std::size_t dim, const Memory& memory)
-      : residual_(options.residual), dim_(dim), body_(dim, memory), tail_(dim, memory) {}
+      : residual_(options.residual), dim_(dim), body_(dim, memory, options.accumulation), tail_(dim, memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return body_.rows() + tail_.rows(); }
   [[nodiscard]] std::size_t settled() const noexcept { return body_.rows(); }

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "kvcompress/core/accumulation.hpp"
 #include "kvcompress/core/error.hpp"
 #include "kvcompress/eviction/budget.hpp"
 #include "kvcompress/eviction/observation_window.hpp"
@@ -96,6 +97,7 @@ inline void read_setting(const std::string&, const std::string& text, std::strin
 /// What the values of an enumeration are called, in their order.
 constexpr auto names_of(Reduction) { return std::array{"mean", "max", "sum"}; }
 constexpr auto names_of(Pooling) { return std::array{"average", "max"}; }
+constexpr auto names_of(Accumulation) { return std::array{"exact", "near_exact", "fast"}; }
 constexpr auto names_of(ShadowKVClass) { return std::array{"accuracy", "offload"}; }
 
 template <class Enum>

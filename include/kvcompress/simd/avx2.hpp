@@ -2,6 +2,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "kvcompress/simd/available.hpp"
+
+#if defined(KVCOMPRESS_AVX2)
+
 #include <immintrin.h>
 
 #include <cstddef>
@@ -43,9 +47,13 @@ inline void store(bfloat16* to, f32 x) noexcept {
   for (std::size_t i = 0; i < lanes; ++i) { to[i] = bfloat16(floats[i]); }
 }
 inline f32 add(f32 a, f32 b) noexcept { return {_mm256_add_ps(a.v, b.v)}; }
+inline f32 sub(f32 a, f32 b) noexcept { return {_mm256_sub_ps(a.v, b.v)}; }
+inline f32 div(f32 a, f32 b) noexcept { return {_mm256_div_ps(a.v, b.v)}; }
 inline f32 mul(f32 a, f32 b) noexcept { return {_mm256_mul_ps(a.v, b.v)}; }
 inline f32 fma(f32 a, f32 b, f32 c) noexcept { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline f32 max(f32 a, f32 b) noexcept { return {_mm256_max_ps(a.v, b.v)}; }
+inline f32 min(f32 a, f32 b) noexcept { return {_mm256_min_ps(a.v, b.v)}; }
+inline f32 abs(f32 x) noexcept { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0F), x.v)}; }
 
 /// Cephes' expf: 2^n times a polynomial of degree 6 on [-ln2/2, ln2/2]; within 2e-7 relative.
 inline f32 exp(f32 x) noexcept {
@@ -69,33 +77,195 @@ inline float reduce_add(f32 x) noexcept {
   const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
+inline void reduce_add(f32 a, f32 b, f32 c, f32 d, float* to) noexcept {
+  const __m256 ab = _mm256_hadd_ps(a.v, b.v);
+  const __m256 cd = _mm256_hadd_ps(c.v, d.v);
+  const __m256 all = _mm256_hadd_ps(ab, cd);
+  _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1)));
+}
 inline float reduce_max(f32 x) noexcept {
   const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x.v), _mm256_extractf128_ps(x.v, 1));
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+inline float reduce_min(f32 x) noexcept {
+  const __m128 four = _mm_min_ps(_mm256_castps256_ps128(x.v), _mm256_extractf128_ps(x.v, 1));
+  const __m128 two = _mm_min_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)));
+}
 
-template <int Bits>
-inline f32 unpack(const std::uint8_t* from) noexcept {
-  if constexpr (Bits == 8) {
-    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
-    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))};
-  } else if constexpr (Bits == 1 || Bits == 2 || Bits == 4) {
-    std::uint32_t word = 0;
-    std::memcpy(&word, from, Bits);
-    const __m256i shifts = _mm256_setr_epi32(0, Bits, 2 * Bits, 3 * Bits, 4 * Bits, 5 * Bits, 6 * Bits, 7 * Bits);
-    const __m256i codes = _mm256_and_si256(_mm256_srlv_epi32(_mm256_set1_epi32(static_cast<int>(word)), shifts),
-                                           _mm256_set1_epi32((1 << Bits) - 1));
-    return {_mm256_cvtepi32_ps(codes)};
+// ---------------------------------------------------------------- integers
+
+struct i32 {
+  __m256i v;
+};
+
+inline i32 set(std::int32_t x) noexcept { return {_mm256_set1_epi32(x)}; }
+inline i32 load(const std::int32_t* from) noexcept { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))}; }
+inline void store(std::int32_t* to, i32 x) noexcept { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x.v); }
+inline i32 load_words(const std::uint8_t* from) noexcept { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from))}; }
+inline void store_words(std::uint8_t* to, i32 x) noexcept { _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), x.v); }
+inline i32 load(const std::uint8_t* from) noexcept {
+  return {_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from)))};
+}
+inline i32 round(f32 x) noexcept { return {_mm256_cvtps_epi32(x.v)}; }
+inline f32 to_float(i32 x) noexcept { return {_mm256_cvtepi32_ps(x.v)}; }
+inline i32 add(i32 a, i32 b) noexcept { return {_mm256_add_epi32(a.v, b.v)}; }
+inline i32 bit_and(i32 a, i32 b) noexcept { return {_mm256_and_si256(a.v, b.v)}; }
+inline i32 bit_or(i32 a, i32 b) noexcept { return {_mm256_or_si256(a.v, b.v)}; }
+inline i32 shift_left(i32 x, int count) noexcept { return {_mm256_sll_epi32(x.v, _mm_cvtsi32_si128(count))}; }
+inline i32 shift_right(i32 x, int count) noexcept { return {_mm256_srl_epi32(x.v, _mm_cvtsi32_si128(count))}; }
+inline __m256i in_order(__m256i packed) noexcept {  // packing works within 128 bits
+  return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+inline void store_bytes(std::int8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
+  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(a.v, b.v), _mm256_packs_epi32(c.v, d.v));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), in_order(bytes));
+}
+inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
+  const __m256i bytes = _mm256_packus_epi16(_mm256_packus_epi32(a.v, b.v), _mm256_packus_epi32(c.v, d.v));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), in_order(bytes));
+}
+
+inline void store_pairs(std::int16_t* to, i32 a, i32 b) noexcept {
+  const __m256i in_order = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.v, b.v), 0xD8);  // packing works within 128 bits
+  const __m256i pairs = _mm256_shufflelo_epi16(_mm256_shufflehi_epi16(in_order, 0xD8), 0xD8);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), pairs);
+}
+
+// ---------------------------------------------------------------- lines of codes
+
+inline constexpr std::size_t line_lanes = 16;
+
+#if defined(__AVXVNNI__) || (defined(__AVX512VNNI__) && defined(__AVX512VL__))
+inline constexpr bool has_vnni = true;
+#else
+inline constexpr bool has_vnni = false;
+#endif
+
+inline __m256i weights_at(const void* four_bytes) noexcept {
+  std::int32_t bytes = 0;
+  std::memcpy(&bytes, four_bytes, 4);
+  return _mm256_set1_epi32(bytes);
+}
+/// Adds four products of bytes per lane.
+inline __m256i add_bytes(__m256i sums, __m256i codes, __m256i weights) noexcept {
+#if defined(__AVXVNNI__)
+  return _mm256_dpbusd_avx_epi32(sums, codes, weights);
+#elif defined(__AVX512VNNI__) && defined(__AVX512VL__)
+  return _mm256_dpbusd_epi32(sums, codes, weights);
+#else
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, weights), _mm256_set1_epi16(1)));  // codes below 129
+#endif
+}
+/// Adds two products of 16-bit numbers per lane.
+inline __m256i add_words(__m256i sums, __m256i codes, __m256i weights) noexcept {
+#if defined(__AVXVNNI__)
+  return _mm256_dpwssd_avx_epi32(sums, codes, weights);
+#elif defined(__AVX512VNNI__) && defined(__AVX512VL__)
+  return _mm256_dpwssd_epi32(sums, codes, weights);
+#else
+  return _mm256_add_epi32(sums, _mm256_madd_epi16(codes, weights));
+#endif
+}
+
+/// Half a line (eight lanes) of every line, weights of 16 bits: the even bytes first, then the odd ones.
+template <int Width, std::size_t Weights>
+[[gnu::noinline]] inline void half_dots(const std::uint8_t* lines, std::size_t count, const std::int16_t* weights, std::size_t stride,
+                                        const std::uint8_t* ahead, std::int32_t (*sums)[line_lanes]) noexcept {
+  constexpr std::size_t fields = 8 / Width;
+  const __m256i mask = _mm256_set1_epi16((1 << Width) - 1);
+  __m256i totals[Weights];
+#pragma GCC unroll 4
+  for (std::size_t w = 0; w < Weights; ++w) { totals[w] = _mm256_setzero_si256(); }
+  for (std::size_t line = 0; line < count; ++line, weights += 4 * fields) {
+    _mm_prefetch(reinterpret_cast<const char*>(ahead + 64 * line), _MM_HINT_T1);
+    const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lines + 64 * line));
+#pragma GCC unroll 8
+    for (std::size_t j = 0; j < fields; ++j) {
+#pragma GCC unroll 2
+      for (std::size_t b = 0; b < 2; ++b) {
+        const __m256i field = _mm256_and_si256(_mm256_srli_epi16(codes, static_cast<int>(8 * b) + Width * static_cast<int>(j)), mask);
+#pragma GCC unroll 4
+        for (std::size_t w = 0; w < Weights; ++w) { totals[w] = add_words(totals[w], field, weights_at(weights + w * stride + 4 * j + 2 * b)); }
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (std::size_t w = 0; w < Weights; ++w) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums[w]), totals[w]); }
+}
+
+/// The same with weights of 8 bits. Without VNNI, products of codes below 16 are added up in 16 bits, eight times at most: 8 * 2 * 15 * 127 =
+/// 30480; a code of eight bits is taken as two of four.
+template <int Width, std::size_t Weights>
+[[gnu::noinline]] inline void half_dots(const std::uint8_t* lines, std::size_t count, const std::int8_t* weights, std::size_t stride,
+                                        const std::uint8_t* ahead, std::int32_t (*sums)[line_lanes]) noexcept {
+  constexpr std::size_t fields = 8 / Width;
+  const __m256i mask = _mm256_set1_epi8(static_cast<char>(Width == 8 ? 15 : (1 << Width) - 1));
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256i totals[Weights];
+#pragma GCC unroll 4
+  for (std::size_t w = 0; w < Weights; ++w) { totals[w] = _mm256_setzero_si256(); }
+  const auto codes_of = [&](std::size_t line) {
+    _mm_prefetch(reinterpret_cast<const char*>(ahead + 64 * line), _MM_HINT_T1);
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lines + 64 * line));
+  };
+  if constexpr (has_vnni) {
+    for (std::size_t line = 0; line < count; ++line, weights += 4 * fields) {
+      const __m256i codes = codes_of(line);
+#pragma GCC unroll 8
+      for (std::size_t j = 0; j < fields; ++j) {
+        const __m256i field = Width == 8 ? codes : _mm256_and_si256(_mm256_srli_epi16(codes, Width * static_cast<int>(j)), mask);
+#pragma GCC unroll 4
+        for (std::size_t w = 0; w < Weights; ++w) { totals[w] = add_bytes(totals[w], field, weights_at(weights + w * stride + 4 * j)); }
+      }
+    }
   } else {
-    std::uint64_t word = 0;
-    std::memcpy(&word, from, Bits);
-    const __m256i all = _mm256_set1_epi64x(static_cast<long long>(word));
-    const __m256i low = _mm256_srlv_epi64(all, _mm256_setr_epi64x(0, Bits, 4 * Bits, 5 * Bits));
-    const __m256i high = _mm256_srlv_epi64(all, _mm256_setr_epi64x(2 * Bits, 3 * Bits, 6 * Bits, 7 * Bits));
-    const __m256 both = _mm256_shuffle_ps(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high), 0x88);
-    return {_mm256_cvtepi32_ps(_mm256_and_si256(_mm256_castps_si256(both), _mm256_set1_epi32((1 << Bits) - 1)))};
+    constexpr std::size_t lines_at_once = Width;  // eight additions in 16 bits
+    constexpr std::size_t nibbles = Width == 8 ? 2 : 1;
+    for (std::size_t first = 0; first < count; first += lines_at_once) {
+      const std::size_t last = first + lines_at_once < count ? first + lines_at_once : count;
+      __m256i words[nibbles][Weights];
+#pragma GCC unroll 2
+      for (std::size_t n = 0; n < nibbles; ++n) {
+#pragma GCC unroll 4
+        for (std::size_t w = 0; w < Weights; ++w) { words[n][w] = _mm256_setzero_si256(); }
+      }
+      for (std::size_t line = first; line < last; ++line, weights += 4 * fields) {
+        const __m256i codes = codes_of(line);
+#pragma GCC unroll 8
+        for (std::size_t j = 0; j < fields; ++j) {
+#pragma GCC unroll 2
+          for (std::size_t n = 0; n < nibbles; ++n) {
+            const __m256i field = _mm256_and_si256(_mm256_srli_epi16(codes, Width * static_cast<int>(j) + 4 * static_cast<int>(n)), mask);
+#pragma GCC unroll 4
+            for (std::size_t w = 0; w < Weights; ++w) {
+              words[n][w] = _mm256_add_epi16(words[n][w], _mm256_maddubs_epi16(field, weights_at(weights + w * stride + 4 * j)));
+            }
+          }
+        }
+      }
+#pragma GCC unroll 4
+      for (std::size_t w = 0; w < Weights; ++w) {
+        totals[w] = _mm256_add_epi32(totals[w], _mm256_madd_epi16(words[0][w], ones));
+        if constexpr (nibbles == 2) { totals[w] = _mm256_add_epi32(totals[w], _mm256_slli_epi32(_mm256_madd_epi16(words[1][w], ones), 4)); }
+      }
+    }
+  }
+#pragma GCC unroll 4
+  for (std::size_t w = 0; w < Weights; ++w) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums[w]), totals[w]); }
+}
+
+template <int Width, std::size_t Weights, class Weight>
+inline void lane_dots(const std::uint8_t* lines, std::size_t count, const Weight* weights, std::size_t stride, const std::uint8_t* ahead,
+                      std::int32_t (*sums)[line_lanes]) noexcept {
+  for (std::size_t half = 0; half < 2; ++half) {
+    std::int32_t eight[Weights][line_lanes];
+    half_dots<Width, Weights>(lines + 32 * half, count, weights, stride, ahead, eight);
+    for (std::size_t w = 0; w < Weights; ++w) { std::memcpy(&sums[w][8 * half], eight[w], 32); }
   }
 }
 
 }  // namespace kvcompress::simd::avx2
+
+#endif

@@ -42,11 +42,17 @@ template <class T>
 inline void store(T* to, f32 x) noexcept {
   for (std::size_t i = 0; i < lanes; ++i) { to[i] = T(x.v[i]); }
 }
+inline f32 sub(f32 a, f32 b) noexcept {
+  return each([&](std::size_t i) { return a.v[i] - b.v[i]; });
+}
 inline f32 add(f32 a, f32 b) noexcept {
   return each([&](std::size_t i) { return a.v[i] + b.v[i]; });
 }
 inline f32 mul(f32 a, f32 b) noexcept {
   return each([&](std::size_t i) { return a.v[i] * b.v[i]; });
+}
+inline f32 div(f32 a, f32 b) noexcept {
+  return each([&](std::size_t i) { return a.v[i] / b.v[i]; });
 }
 /// a * b + c, rounded once.
 inline f32 fma(f32 a, f32 b, f32 c) noexcept {
@@ -55,6 +61,12 @@ inline f32 fma(f32 a, f32 b, f32 c) noexcept {
 inline f32 max(f32 a, f32 b) noexcept {
   return each([&](std::size_t i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
 }
+inline f32 min(f32 a, f32 b) noexcept {
+  return each([&](std::size_t i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+inline f32 abs(f32 x) noexcept {
+  return each([&](std::size_t i) { return math::abs(x.v[i]); });
+}
 /// e^x for x <= 0; exactly 0 below -87 and for -infinity.
 inline f32 exp(f32 x) noexcept {
   return each([&](std::size_t i) { return x.v[i] < -87.0F ? 0.0F : math::exp(x.v[i]); });
@@ -62,18 +74,124 @@ inline f32 exp(f32 x) noexcept {
 inline float reduce_add(f32 x) noexcept {
   return ((x.v[0] + x.v[4]) + (x.v[2] + x.v[6])) + ((x.v[1] + x.v[5]) + (x.v[3] + x.v[7]));
 }
+/// The sums of four vectors to to[0, 4).
+inline void reduce_add(f32 a, f32 b, f32 c, f32 d, float* to) noexcept {
+  to[0] = reduce_add(a);
+  to[1] = reduce_add(b);
+  to[2] = reduce_add(c);
+  to[3] = reduce_add(d);
+}
+inline float reduce_min(f32 x) noexcept {
+  float result = x.v[0];
+  for (std::size_t i = 1; i < lanes; ++i) { result = x.v[i] < result ? x.v[i] : result; }
+  return result;
+}
 inline float reduce_max(f32 x) noexcept {
   float result = x.v[0];
   for (std::size_t i = 1; i < lanes; ++i) { result = x.v[i] > result ? x.v[i] : result; }
   return result;
 }
 
-/// Eight codes of `Bits` bits from `Bits` bytes, little-endian, the first code in the lowest bits.
-template <int Bits>
-inline f32 unpack(const std::uint8_t* from) noexcept {
-  std::uint64_t word = 0;
-  for (std::size_t i = 0; i < Bits; ++i) { word |= static_cast<std::uint64_t>(from[i]) << (8 * i); }
-  return each([&](std::size_t i) { return static_cast<float>(word >> (Bits * i) & ((1U << Bits) - 1U)); });
+// ---------------------------------------------------------------- integers
+
+/// As many 32-bit integers as a vector has floats.
+struct i32 {
+  std::int32_t v[lanes];
+};
+
+template <class Op>
+inline i32 each_integer(Op op) noexcept {
+  i32 result{};
+  for (std::size_t i = 0; i < lanes; ++i) { result.v[i] = static_cast<std::int32_t>(op(i)); }
+  return result;
+}
+
+inline i32 set(std::int32_t x) noexcept {
+  return each_integer([&](std::size_t) { return x; });
+}
+inline i32 load(const std::int32_t* from) noexcept {
+  return each_integer([&](std::size_t i) { return from[i]; });
+}
+inline void store(std::int32_t* to, i32 x) noexcept {
+  for (std::size_t i = 0; i < lanes; ++i) { to[i] = x.v[i]; }
+}
+/// Four bytes a lane.
+inline i32 load_words(const std::uint8_t* from) noexcept {
+  i32 words{};
+  __builtin_memcpy(words.v, from, sizeof words.v);
+  return words;
+}
+inline void store_words(std::uint8_t* to, i32 x) noexcept { __builtin_memcpy(to, x.v, sizeof x.v); }
+/// As many bytes as lanes.
+inline i32 load(const std::uint8_t* from) noexcept {
+  return each_integer([&](std::size_t i) { return from[i]; });
+}
+/// To the nearest integer, halves to even; |x| < 2^31.
+inline i32 round(f32 x) noexcept {
+  return each_integer([&](std::size_t i) { return math::round_half_even(x.v[i]); });
+}
+inline f32 to_float(i32 x) noexcept {
+  return each([&](std::size_t i) { return static_cast<float>(x.v[i]); });
+}
+inline i32 add(i32 a, i32 b) noexcept {
+  return each_integer([&](std::size_t i) { return a.v[i] + b.v[i]; });
+}
+inline i32 bit_and(i32 a, i32 b) noexcept {
+  return each_integer([&](std::size_t i) { return a.v[i] & b.v[i]; });
+}
+inline i32 bit_or(i32 a, i32 b) noexcept {
+  return each_integer([&](std::size_t i) { return a.v[i] | b.v[i]; });
+}
+inline i32 shift_left(i32 x, int count) noexcept {
+  return each_integer([&](std::size_t i) { return static_cast<std::uint32_t>(x.v[i]) << count; });
+}
+/// Fills with zeros from the left.
+inline i32 shift_right(i32 x, int count) noexcept {
+  return each_integer([&](std::size_t i) { return static_cast<std::uint32_t>(x.v[i]) >> count; });
+}
+/// a, b, c, d as bytes, one behind the other; the numbers must fit.
+template <class Byte>
+  requires(sizeof(Byte) == 1)
+inline void store_bytes(Byte* to, i32 a, i32 b, i32 c, i32 d) noexcept {
+  const i32 all[] = {a, b, c, d};
+  for (std::size_t i = 0; i < 4 * lanes; ++i) { to[i] = static_cast<Byte>(all[i / lanes].v[i % lanes]); }
+}
+
+/// a, b as 16 bits, one behind the other, but of every four numbers in the order 0, 2, 1, 3: pair order; the numbers must fit.
+inline void store_pairs(std::int16_t* to, i32 a, i32 b) noexcept {
+  constexpr std::size_t order[] = {0, 2, 1, 3};
+  for (std::size_t i = 0; i < 2 * lanes; ++i) {
+    const std::size_t at = i / 4 * 4 + order[i % 4];
+    to[i] = static_cast<std::int16_t>(at < lanes ? a.v[at] : b.v[at - lanes]);
+  }
+}
+
+// ---------------------------------------------------------------- lines of codes
+
+/// Lanes of a line, on every backend: a line is 64 bytes, four for each lane.
+inline constexpr std::size_t line_lanes = 16;
+
+/// Sums of integer codes with integer weights. A line holds 32 / Width steps of each lane: of byte k of a lane, the field at bit
+/// Width * j is step 4 j + k. sums[w][lane] = sum over the steps of `count` lines of code(step, lane) * weights[w * stride + step];
+/// weights of 16 bits stand in pair order (see store_pairs). Sums must stay below 2^31. `ahead`: where as many lines lie that will be read
+/// soon; a hint.
+template <int Width, std::size_t Weights, class Weight>
+inline void lane_dots(const std::uint8_t* lines, std::size_t count, const Weight* weights, std::size_t stride,
+                      const std::uint8_t* /*ahead*/, std::int32_t (*sums)[line_lanes]) noexcept {
+  static_assert(Width == 1 || Width == 2 || Width == 4 || Width == 8);
+  constexpr std::size_t pair_order[] = {0, 2, 1, 3};
+  for (std::size_t w = 0; w < Weights; ++w) {
+    for (std::size_t lane = 0; lane < line_lanes; ++lane) { sums[w][lane] = 0; }
+  }
+  for (std::size_t line = 0; line < count; ++line, lines += 64, weights += 32 / Width) {
+    for (std::size_t lane = 0; lane < line_lanes; ++lane) {
+      for (std::size_t step = 0; step < 32 / Width; ++step) {
+        const int code = lines[4 * lane + step % 4] >> (Width * static_cast<int>(step / 4)) & ((1 << Width) - 1);
+        const std::size_t place = sizeof(Weight) == 1 ? step : step / 4 * 4 + pair_order[step % 4];
+        for (std::size_t w = 0; w < Weights; ++w) { sums[w][lane] += code * weights[w * stride + place]; }
+      }
+    }
+  }
 }
 
 }  // namespace kvcompress::simd::scalar

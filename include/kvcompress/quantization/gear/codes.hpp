@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "kvcompress/core/views.hpp"
-#include "kvcompress/kernels/packed.hpp"
+#include "kvcompress/kernels/codes.hpp"
+#include "kvcompress/quantization/encode_rows.hpp"
 #include "kvcompress/quantization/group_quantizer.hpp"
 
 namespace kvcompress {
@@ -21,7 +23,7 @@ struct Kcvt {
 /// KIVI's groups: `Group` tokens of a key channel, `Group` channels of a value token (a shorter last one where Group does not divide them).
 template <std::size_t Group = 64>
 struct KiviGroups {
-  static_assert(Group % kernels::unit == 0 && Group > 0, "Group must be a positive multiple of 8");
+  static_assert(Group % 8 == 0 && Group > 0, "Group must be a positive multiple of 8");
   static constexpr std::size_t group = Group;
   static constexpr std::size_t row_multiple = Group;
   static constexpr std::size_t buffer = Group;
@@ -47,155 +49,189 @@ GroupQuantizer<Bits, Scale> quantizer(Scale scale, Scale minimum) noexcept {
   return known;
 }
 
-/// Keys: codes packed along tokens, in blocks of 128 tokens or one group, (blocks, dim, tokens of the block), the last block padded to a
-/// multiple of 8 tokens with code 0; scales and minima (groups, dim), one group under Kcvt.
+/// Keys: codes in strips of 16 tokens, the last one cut to a multiple of 4; scales and minima (groups, dim), one group under Kcvt.
 template <int Bits, class Backbone, class Scale_>
 struct KeyCodes {
   using Scale = Scale_;
   using Quantizer = GroupQuantizer<Bits, Scale>;
+  using Strip = kernels::Strip<Bits>;
   using Parts = CodeParts<Scale>;
   static constexpr bool keys = true;
-  static constexpr std::size_t block = Backbone::group == 0 ? 128 : Backbone::group;
 
   static constexpr std::size_t code_bytes(std::size_t rows, std::size_t dim) noexcept {
-    return (rows + kernels::unit - 1) / kernels::unit * Bits * dim;
+    return rows / Strip::lanes * Strip::bytes(dim) + Strip::narrow_bytes(dim, lanes_of(rows / Strip::lanes, rows));
   }
-  static constexpr std::size_t groups(std::size_t rows, std::size_t dim) noexcept { return (Backbone::group == 0 ? 1 : rows / block) * dim; }
+  static constexpr std::size_t groups(std::size_t rows, std::size_t dim) noexcept { return rows / length(rows) * dim; }
 
   /// Scales and minima of x (rows, dim).
   static void fit(const float* x, std::size_t rows, std::size_t dim, const Parts& parts) noexcept {
-    const std::size_t length = Backbone::group == 0 ? rows : block;
-    for (std::size_t i = 0; i < groups(rows, dim); ++i) {
-      const Quantizer fitted(x + i / dim * length * dim + i % dim, length, dim);
-      parts.scales[i] = fitted.scale;
-      parts.minima[i] = fitted.minimum;
+    for (std::size_t g = 0; g < rows / length(rows); ++g) {
+      quantization::fit_channels<Bits>(x + g * length(rows) * dim, length(rows), dim, parts.scales + g * dim, parts.minima + g * dim);
     }
   }
-  static void encode(const float* x, std::size_t rows, std::size_t dim, const Parts& parts) noexcept {
-    for (std::size_t first = 0; first < rows; first += block) {
-      for (std::size_t c = 0; c < dim; ++c) {
-        const auto known = quantizer<Bits>(parts.scales[scale_index(first, c, dim)], parts.minima[scale_index(first, c, dim)]);
-        std::uint8_t* to = parts.codes + channel_offset(first, c, rows, dim);
-        for (std::size_t t = first; t < std::min(first + block, rows); t += kernels::unit, to += Bits) {
-          std::uint8_t eight[kernels::unit] = {};
-          for (std::size_t i = 0; i < std::min(kernels::unit, rows - t); ++i) { eight[i] = known.encode(x[(t + i) * dim + c]); }
-          kernels::pack<Bits>(eight, to);
+  /// `scratch` has encode_floats(dim) numbers.
+  static constexpr std::size_t encode_floats(std::size_t dim) noexcept { return Strip::bytes(dim) / sizeof(float); }
+  static void encode(const float* x, std::size_t rows, std::size_t dim, const Parts& parts, float* scratch) noexcept {
+    constexpr std::size_t at_once = 256;  // channels
+    std::uint8_t codes[Strip::lanes * at_once];
+    for (std::size_t first = 0; first < rows; first += Strip::lanes) {
+      const std::size_t kept = lanes_of(first / Strip::lanes, rows);
+      std::uint8_t* place = parts.codes + first / Strip::lanes * Strip::bytes(dim);
+      std::uint8_t* strip = kept == Strip::lanes ? place : reinterpret_cast<std::uint8_t*>(scratch);
+      if (strip != place) { std::memset(strip, 0, Strip::bytes(dim)); }
+      for (std::size_t row = first; row < std::min(first + Strip::lanes, rows);) {
+        const std::size_t end = std::min({row / length(rows) * length(rows) + length(rows), first + Strip::lanes, rows});
+        const std::size_t scale = row / length(rows) * dim;
+        for (std::size_t c = 0; c < dim; c += at_once) {
+          const std::size_t channels = std::min(dim - c, at_once);
+          quantization::encode_channels<Bits>(x + row * dim + c, end - row, channels, dim, parts.scales + scale + c, parts.minima + scale + c, codes, at_once);
+          Strip::put_lanes(strip, dim, row - first, end - first, c, Strip::padded(channels), codes, at_once);
         }
+        row = end;
       }
+      if (strip != place) { Strip::narrow(strip, dim, kept, place); }
     }
   }
   [[nodiscard]] static float decode(std::size_t row, std::size_t c, std::size_t rows, std::size_t dim, const Parts& parts) noexcept {
-    return GroupQuantizer<Bits, Scale>::decode(code(row, c, rows, dim, parts), parts.scales[scale_index(row, c, dim)], parts.minima[scale_index(row, c, dim)]);
+    const std::size_t scale = row / length(rows) * dim + c;
+    return Quantizer::decode(code(row, c, rows, dim, parts), parts.scales[scale], parts.minima[scale]);
   }
   [[nodiscard]] static std::uint8_t code(std::size_t row, std::size_t c, std::size_t rows, std::size_t dim, const Parts& parts) noexcept {
-    const std::size_t first = row / block * block;
-    return kernels::code_at<Bits>(parts.codes + channel_offset(first, c, rows, dim), row - first);
+    const std::size_t index = row / Strip::lanes;
+    return Strip::get(parts.codes + index * Strip::bytes(dim), dim, row % Strip::lanes, c, lanes_of(index, rows));
   }
 
-  static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept { return queries * (dim + 1 + kernels::unit); }
-  static void scores(RowRange range, std::size_t rows, std::size_t dim, const Parts& parts, const float* queries, std::size_t query_stride,
-                     std::size_t query_count, float* logits, std::size_t logit_stride, float* scratch) noexcept {
-    float* folded = scratch;                       // (queries, dim)
-    float* offsets = folded + query_count * dim;   // (queries)
-    float* edge = offsets + query_count;           // (queries, 8), a unit of which the range holds a part
-    for (std::size_t row = range.first; row < range.last;) {
-      const std::size_t first = row / block * block;
-      if (row == range.first || (Backbone::group != 0 && row == first)) {
-        const std::size_t scale = scale_index(row, 0, dim);
-        for (std::size_t q = 0; q < query_count; ++q) {
-          offsets[q] = kernels::fold(queries + q * query_stride, parts.scales + scale, parts.minima + scale, dim, folded + q * dim);
+  static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {
+    return kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, dim) + Strip::bytes(dim) / sizeof(float);
+  }
+  static void scores(Accumulation accumulation, RowRange range, std::size_t rows, std::size_t dim, const Parts& parts, const float* queries,
+                     std::size_t query_stride, std::size_t query_count, float* logits, std::size_t logit_stride, float* scratch) noexcept {
+    auto* whole = reinterpret_cast<std::uint8_t*>(scratch);  // of the last strip, if it is cut
+    kernels::with_accumulation<Bits>(accumulation, [&]<Accumulation Mode>() {
+      kernels::CodeProducts<Bits, Mode> products(scratch + Strip::bytes(dim) / sizeof(float), query_count, dim);
+      products.begin();
+      const std::size_t first_group = range.first / length(rows);
+      for (std::size_t g = first_group; g * length(rows) < range.last; ++g) { products.see_keys(parts.scales + g * dim, dim); }
+      for (std::size_t q = 0; q < query_count; ++q) { products.take(q, queries + q * query_stride, 0, dim); }
+      for (std::size_t g = first_group; g * length(rows) < range.last; ++g) {
+        products.fold_keys(parts.scales + g * dim, parts.minima + g * dim, dim);
+        const std::size_t end = std::min((g + 1) * length(rows), range.last);
+        for (std::size_t row = std::max(g * length(rows), range.first); row < end;) {
+          const std::size_t lane = row % Strip::lanes;
+          const std::size_t count = std::min(end - row, Strip::lanes - lane);
+          const std::size_t index = row / Strip::lanes;
+          const std::size_t kept = lanes_of(index, rows);
+          const std::uint8_t* strip = parts.codes + index * Strip::bytes(dim);
+          if (kept < Strip::lanes) { Strip::widen(strip, dim, kept, whole); }
+          const bool more = kept == Strip::lanes && range.size() >= 128 && row + 128 + Strip::lanes <= rows;
+          products.template strip<false>(kept < Strip::lanes ? whole : strip, dim, 0, Strip::padded(dim),
+                                         more ? strip + 128 / Strip::lanes * Strip::bytes(dim) : nullptr, lane, lane + count,
+                                         logits + (row - range.first), logit_stride);
+          row += count;
         }
       }
-      const std::size_t count = std::min(range.last, first + block) - row;
-      kernels::dot_tokens<Bits>(parts.codes + channel_offset(first, 0, rows, dim), units_in(first, rows) * Bits, dim, row - first, count, folded, dim,
-                                offsets, query_count, logits + (row - range.first), logit_stride, edge);
-      row += count;
-    }
+    });
   }
 
  private:
-  static constexpr std::size_t scale_index(std::size_t row, std::size_t c, std::size_t dim) noexcept {
-    return (Backbone::group == 0 ? 0 : row / block * dim) + c;
-  }
-  /// Units of each channel in the block that starts at row `first`.
-  static constexpr std::size_t units_in(std::size_t first, std::size_t rows) noexcept {
-    return (std::min(block, rows - first) + kernels::unit - 1) / kernels::unit;
-  }
-  static constexpr std::size_t channel_offset(std::size_t first, std::size_t c, std::size_t rows, std::size_t dim) noexcept {
-    return (first / kernels::unit * dim + c * units_in(first, rows)) * Bits;
+  static constexpr std::size_t length(std::size_t rows) noexcept { return Backbone::group == 0 ? rows : Backbone::group; }
+  /// Lanes that the strip `index` of a segment has.
+  static constexpr std::size_t lanes_of(std::size_t index, std::size_t rows) noexcept {
+    return std::min(Strip::lanes, (rows - index * Strip::lanes + 3) / 4 * 4);
   }
 };
 
-/// Values: codes packed along channels, (rows, dim), a row padded to a multiple of 8 channels; scales and minima (groups of a row, rows).
+/// Values: codes in blocks of 128 tokens, (blocks, strips of 16 channels), the tokens of the last block padded to Strip::step_multiple; scales
+/// and minima (groups of a row, rows).
 template <int Bits, class Backbone, class Scale_>
 struct ValueCodes {
   using Scale = Scale_;
   using Quantizer = GroupQuantizer<Bits, Scale>;
+  using Strip = kernels::Strip<Bits>;
   using Parts = CodeParts<Scale>;
   static constexpr bool keys = false;
 
-  static constexpr std::size_t code_bytes(std::size_t rows, std::size_t dim) noexcept { return rows * row_bytes(dim); }
+  static constexpr std::size_t code_bytes(std::size_t rows, std::size_t dim) noexcept { return strips(dim) * Strip::bytes(rows); }
   static constexpr std::size_t groups(std::size_t rows, std::size_t dim) noexcept { return (dim + length(dim) - 1) / length(dim) * rows; }
 
   static void fit(const float* x, std::size_t rows, std::size_t dim, const Parts& parts) noexcept {
     for (std::size_t i = 0; i < groups(rows, dim); ++i) {
       const std::size_t first = i / rows * length(dim);
-      const Quantizer fitted(x + i % rows * dim + first, std::min(length(dim), dim - first), 1);
+      const auto fitted = quantization::fit_run<Bits, Scale>(x + i % rows * dim + first, std::min(length(dim), dim - first));
       parts.scales[i] = fitted.scale;
       parts.minima[i] = fitted.minimum;
     }
   }
-  static void encode(const float* x, std::size_t rows, std::size_t dim, const Parts& parts) noexcept {
+  static constexpr std::size_t encode_floats(std::size_t /*dim*/) noexcept { return 0; }
+  static void encode(const float* x, std::size_t rows, std::size_t dim, const Parts& parts, float* /*scratch*/) noexcept {
+    std::memset(parts.codes, 0, code_bytes(rows, dim));
     for (std::size_t row = 0; row < rows; ++row) {
-      for (std::size_t c = 0; c < dim; c += kernels::unit) {
-        const std::size_t scale = c / length(dim) * rows + row;
-        const auto known = quantizer<Bits>(parts.scales[scale], parts.minima[scale]);
-        std::uint8_t eight[kernels::unit] = {};
-        for (std::size_t i = 0; i < std::min(kernels::unit, dim - c); ++i) { eight[i] = known.encode(x[row * dim + c + i]); }
-        kernels::pack<Bits>(eight, parts.codes + row * row_bytes(dim) + c / kernels::unit * Bits);
+      for (std::size_t c = 0; c < dim; c += Strip::lanes) {
+        std::uint8_t codes[Strip::lanes + 64] = {};
+        for (std::size_t channel = c; channel < std::min(c + Strip::lanes, dim);) {
+          const std::size_t group = channel / length(dim);
+          const std::size_t end = std::min({(group + 1) * length(dim), c + Strip::lanes, dim});
+          const auto known = quantizer<Bits>(parts.scales[group * rows + row], parts.minima[group * rows + row]);
+          quantization::encode_run(x + row * dim + channel, end - channel, known, codes + (channel - c));
+          channel = end;
+        }
+        Strip::put_step(strip_of(parts, row, c, rows, dim), steps_of(row, rows), row % block, codes);
       }
     }
   }
   [[nodiscard]] static float decode(std::size_t row, std::size_t c, std::size_t rows, std::size_t dim, const Parts& parts) noexcept {
     const std::size_t scale = c / length(dim) * rows + row;
-    return GroupQuantizer<Bits, Scale>::decode(code(row, c, rows, dim, parts), parts.scales[scale], parts.minima[scale]);
+    return Quantizer::decode(code(row, c, rows, dim, parts), parts.scales[scale], parts.minima[scale]);
   }
-  [[nodiscard]] static std::uint8_t code(std::size_t row, std::size_t c, std::size_t /*rows*/, std::size_t dim, const Parts& parts) noexcept {
-    return kernels::code_at<Bits>(parts.codes + row * row_bytes(dim), c);
+  [[nodiscard]] static std::uint8_t code(std::size_t row, std::size_t c, std::size_t rows, std::size_t dim, const Parts& parts) noexcept {
+    return Strip::get(strip_of(parts, row, c, rows, dim), steps_of(row, rows), c % Strip::lanes, row % block);
   }
 
-  static constexpr std::size_t scratch_floats(std::size_t /*dim*/, std::size_t queries) noexcept { return queries * (chunk + 1); }
-  static void accumulate(RowRange range, std::size_t rows, std::size_t dim, const Parts& parts, const float* weights, std::size_t weight_stride,
-                         std::size_t query_count, float* out, std::size_t out_stride, float* scratch) noexcept {
-    float* folded = scratch;                        // (queries, chunk)
-    float* offsets = folded + query_count * chunk;  // (queries)
-    for (std::size_t row = range.first; row < range.last;) {
-      const std::size_t count = std::min(range.last - row, chunk);
-      const float* weight = weights + (row - range.first);
-      const std::uint8_t* codes = parts.codes + row * row_bytes(dim);
-      for (std::size_t c = 0; c < dim;) {
-        const std::size_t scale = c / length(dim) * rows + row;
+  static constexpr std::size_t scratch_floats(std::size_t /*dim*/, std::size_t queries) noexcept {
+    return kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, block);
+  }
+  static void accumulate(Accumulation accumulation, RowRange range, std::size_t rows, std::size_t dim, const Parts& parts, const float* weights,
+                         std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride, float* scratch) noexcept {
+    kernels::with_accumulation<Bits>(accumulation, [&]<Accumulation Mode>() {
+      kernels::CodeProducts<Bits, Mode> products(scratch, query_count, block);
+      for (std::size_t row = range.first; row < range.last;) {
+        const std::size_t place = row % block;
+        const std::size_t count = std::min(range.last - row, block - place);
+        const std::size_t first = place / Strip::step_multiple * Strip::step_multiple;  // steps start with a line
+        const std::size_t before = place - first;
+        products.begin();
+        for (std::size_t c = 0; c < dim; c += length(dim)) { products.see_values(parts.scales + c / length(dim) * rows + row, before, count); }
         for (std::size_t q = 0; q < query_count; ++q) {
-          offsets[q] = kernels::fold(weight + q * weight_stride, parts.scales + scale, parts.minima + scale, count, folded + q * chunk);
+          products.take(q, weights + q * weight_stride + (row - range.first), before, count);
         }
-        const std::size_t end = std::min(c + length(dim), dim);
-        for (; c + 2 * kernels::unit <= end; c += 2 * kernels::unit) {
-          kernels::mix_units<Bits, 2>(codes + c / kernels::unit * Bits, row_bytes(dim), count, folded, chunk, offsets, query_count,
-                                      out + c, out_stride);
+        const bool more = range.size() >= block && row - place + 2 * block <= rows;
+        for (std::size_t c = 0; c < dim;) {
+          const std::size_t scale = c / length(dim) * rows + row;
+          products.fold_values(parts.scales + scale, parts.minima + scale, before, count);
+          const std::size_t end = std::min(c + length(dim), dim);
+          while (c < end) {
+            const std::size_t lane = c % Strip::lanes;
+            const std::size_t lanes = std::min(end - c, Strip::lanes - lane);
+            const std::uint8_t* strip = strip_of(parts, row, c, rows, dim);
+            products.template strip<true>(strip, steps_of(row, rows), first, Strip::padded(before + count),
+                                          more ? strip + strips(dim) * Strip::bytes(block) : nullptr, lane, lane + lanes, out + c, out_stride);
+            c += lanes;
+          }
         }
-        for (; c < end; c += kernels::unit) {
-          kernels::mix_units<Bits, 1>(codes + c / kernels::unit * Bits, row_bytes(dim), count, folded, chunk, offsets, query_count,
-                                      out + c, out_stride);
-        }
+        row += count;
       }
-      row += count;
-    }
+    });
   }
 
  private:
-  static constexpr std::size_t chunk = 128;  // rows whose weights are folded at a time
+  static constexpr std::size_t block = 128;
   static constexpr std::size_t length(std::size_t dim) noexcept { return Backbone::group == 0 ? dim : Backbone::group; }
-  static constexpr std::size_t row_bytes(std::size_t dim) noexcept { return (dim + kernels::unit - 1) / kernels::unit * Bits; }
+  static constexpr std::size_t strips(std::size_t dim) noexcept { return (dim + Strip::lanes - 1) / Strip::lanes; }
+  /// Steps of the block that `row` lies in.
+  static constexpr std::size_t steps_of(std::size_t row, std::size_t rows) noexcept { return std::min(block, rows - row / block * block); }
+  static std::uint8_t* strip_of(const Parts& parts, std::size_t row, std::size_t channel, std::size_t rows, std::size_t dim) noexcept {
+    return parts.codes + row / block * strips(dim) * Strip::bytes(block) + channel / Strip::lanes * Strip::bytes(steps_of(row, rows));
+  }
 };
 
 }  // namespace gear

@@ -49,6 +49,7 @@ class Encoder {
       carve(base, bytes, places_, most);
       carve(base, bytes, matrix_, job.rows * job.dim);
       carve(base, bytes, vector_, std::max(length_, job.dim));
+      carve(base, bytes, strip_, Codes::encode_floats(job.dim));
       carve(base, bytes, fills_, vectors_);
       carve(base, bytes, sorted_, length_);
       carve(base, bytes, chosen_, length_);
@@ -180,7 +181,7 @@ class Encoder {
       Codes::fit(matrix_, job_.rows, job_.dim, parts);
       for_outliers(lane, read, [&](std::size_t row, std::size_t c, float x) { matrix_[row * job_.dim + c] = x; });
     }
-    Codes::encode(matrix_, job_.rows, job_.dim, parts);
+    Codes::encode(matrix_, job_.rows, job_.dim, parts, strip_);
   }
   /// Writes the outliers, and what codes and outliers leave of the rows into the matrix.
   void split_rest(std::size_t lane, const Segment<Codes>& segment, auto& read) {
@@ -232,6 +233,7 @@ class Encoder {
   float* matrix_ = nullptr;           // (rows, dim) of one lane: filled rows, then what is left of them
   float* vector_ = nullptr;           // one vector, or one row
   float* fills_ = nullptr;            // (vectors)
+  float* strip_ = nullptr;            // what encoding codes needs
   float* sorted_ = nullptr;           // (length), scratch of choose_outliers
   std::uint32_t* chosen_ = nullptr;   // (length)
   Scale* scales_ = nullptr;           // (rows), of whole tokens

@@ -4,6 +4,8 @@
 
 #include <cstddef>
 
+#include "kvcompress/core/accumulation.hpp"
+
 namespace kvcompress {
 
 /// Settings of GEAR's stores; `Buffer` is the default of `buffer`.
@@ -16,6 +18,7 @@ struct GearOptions {
   std::size_t buffer = Buffer;       ///< exact rows that become a segment
   std::size_t merge = 0;             ///< so many segments of decoded tokens become one, once; 0: never
   std::size_t seed = 1;              ///< of the start of the power iteration
+  Accumulation accumulation = Accumulation::near_exact;  ///< how attention adds up products with codes
   bool official_simulation = false;  ///< the official code's outlier counts of keys and its rounding before the low-rank part
   /// Start of the power iteration of prompts instead of the seed's, kept by the caller: (dim, prompt_rank), and for values whose
   /// vectors run over all heads (heads, dim, prompt_rank).
@@ -29,6 +32,7 @@ struct GearOptions {
     field("buffer", options.buffer);
     field("merge", options.merge);
     field("seed", options.seed);
+    field("accumulation", options.accumulation);
     field("official_simulation", options.official_simulation);
   }
 };

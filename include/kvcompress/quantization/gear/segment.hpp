@@ -33,7 +33,7 @@ struct SegmentSizes {
 /// [a: (rank, rows)][b: (rank, dim)][ends of outlier tiles][deltas][rows][channels]. Columns of a have length sqrt(rows), so that neither
 /// factor is larger than the rows' errors and both fit 16 bits. Scales and minima may lie outside, in a TokenScales.
 template <class Codes>
-class alignas(8) Segment {
+class alignas(64) Segment {
   using Scale = typename Codes::Scale;
   using List = Outliers<Scale>;
   using Parts = typename Codes::Parts;
@@ -110,38 +110,30 @@ class alignas(8) Segment {
   }
 
   /// logits[q][r - range.first] = queries[q] . row r.
-  void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits, std::size_t logit_stride,
-              float* scratch) const noexcept {
-    Codes::scores(range, rows_, dim_, codes(), queries, query_stride, query_count, logits, logit_stride, scratch);
+  void scores(Accumulation accumulation, RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
+              std::size_t logit_stride, float* scratch) const noexcept {
+    Codes::scores(accumulation, range, rows_, dim_, codes(), queries, query_stride, query_count, logits, logit_stride, scratch);
     if (rank_ > 0) {
       float* parts = scratch;  // (queries, rank), u = b^T q
       kernels::dot_rows(b(), rank_, dim_, queries, query_stride, query_count, parts, rank_);
       for (std::size_t q = 0; q < query_count; ++q) { add_columns(range, parts + q * rank_, logits + q * logit_stride); }
     }
-    if (outliers_ > 0) {
-      outliers().for_each(range.first, range.last, [&](std::size_t row, std::size_t c, float delta) {
-        for (std::size_t q = 0; q < query_count; ++q) { logits[q * logit_stride + row - range.first] += queries[q * query_stride + c] * delta; }
-      });
-    }
+    if (outliers_ > 0) { score_outliers(range, queries, query_stride, query_count, logits, logit_stride, scratch); }
   }
   /// out[q] += sum over r of weights[q][r - range.first] * row r.
-  void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
-                  float* scratch) const noexcept {
-    Codes::accumulate(range, rows_, dim_, codes(), weights, weight_stride, query_count, out, out_stride, scratch);
+  void accumulate(Accumulation accumulation, RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
+                  std::size_t out_stride, float* scratch) const noexcept {
+    Codes::accumulate(accumulation, range, rows_, dim_, codes(), weights, weight_stride, query_count, out, out_stride, scratch);
     if (rank_ > 0) {
       float* parts = scratch;  // (queries, rank), p^T a
       for (std::size_t q = 0; q < query_count; ++q) { dot_columns(range, weights + q * weight_stride, parts + q * rank_); }
       kernels::mix_rows(b(), rank_, dim_, parts, rank_, query_count, out, out_stride);
     }
-    if (outliers_ > 0) {
-      outliers().for_each(range.first, range.last, [&](std::size_t row, std::size_t c, float delta) {
-        for (std::size_t q = 0; q < query_count; ++q) { out[q * out_stride + c] += weights[q * weight_stride + row - range.first] * delta; }
-      });
-    }
+    if (outliers_ > 0) { mix_outliers(range, weights, weight_stride, query_count, out, out_stride, scratch); }
   }
-  /// The low-rank part needs `dim` floats a query at most and follows the codes' part, whose scratch it may have.
+  /// The low-rank part and the outliers follow the codes' part, whose scratch they may have.
   static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {
-    return std::max(Codes::scratch_floats(dim, queries), queries * dim);
+    return std::max({Codes::scratch_floats(dim, queries), queries * dim, (dim + List::tile_rows) * simd::native::lanes});
   }
 
   [[nodiscard]] static constexpr std::size_t bytes_for(const SegmentSizes& sizes) noexcept { return Layout(sizes).bytes; }
@@ -209,6 +201,60 @@ class alignas(8) Segment {
     }
     for (; t < range.last; ++t) {
       for (std::size_t j = 0; j < rank_; ++j) { out[t - range.first] += parts[j] * static_cast<float>(columns[j * rows_ + t]); }
+    }
+  }
+  // Outliers are met one by one, all queries of a vector at a time: their numbers are turned so that they lie side by side.
+
+  static void turn(const float* from, std::size_t stride, std::size_t count, std::size_t length, float* to) noexcept {
+    constexpr std::size_t lanes = simd::native::lanes;
+    for (std::size_t i = 0; i < length; ++i) {
+      for (std::size_t q = 0; q < lanes; ++q) { to[i * lanes + q] = q < count ? from[q * stride + i] : 0.0F; }
+    }
+  }
+  void score_outliers(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
+                      std::size_t logit_stride, float* scratch) const noexcept {
+    namespace vec = simd::native;
+    for (std::size_t q = 0; q < query_count; q += vec::lanes) {
+      const std::size_t count = std::min(query_count - q, vec::lanes);
+      turn(queries + q * query_stride, query_stride, count, dim_, scratch);  // (dim, queries)
+      vec::f32 sum = vec::set(0.0F);
+      std::size_t current = range.first;
+      const auto flush = [&] {
+        float sums[vec::lanes];
+        vec::store(sums, sum);
+        for (std::size_t i = 0; i < count; ++i) { logits[(q + i) * logit_stride + current - range.first] += sums[i]; }
+        sum = vec::set(0.0F);
+      };
+      outliers().for_each(range.first, range.last, [&](std::size_t row, std::size_t c, float delta) {
+        if (row != current) {
+          flush();
+          current = row;
+        }
+        sum = vec::fma(vec::set(delta), vec::load(scratch + c * vec::lanes), sum);
+      });
+      flush();
+    }
+  }
+  void mix_outliers(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
+                    float* scratch) const noexcept {
+    namespace vec = simd::native;
+    float* sums = scratch;                       // (dim, queries)
+    float* turned = sums + dim_ * vec::lanes;    // (rows of a tile, queries)
+    for (std::size_t q = 0; q < query_count; q += vec::lanes) {
+      const std::size_t count = std::min(query_count - q, vec::lanes);
+      std::fill_n(sums, dim_ * vec::lanes, 0.0F);
+      for (std::size_t first = range.first; first < range.last;) {
+        const std::size_t last = std::min(range.last, first + List::tile_rows);
+        turn(weights + q * weight_stride + (first - range.first), weight_stride, count, last - first, turned);
+        outliers().for_each(first, last, [&](std::size_t row, std::size_t c, float delta) {
+          float* sum = sums + c * vec::lanes;
+          vec::store(sum, vec::fma(vec::set(delta), vec::load(turned + (row - first) * vec::lanes), vec::load(sum)));
+        });
+        first = last;
+      }
+      for (std::size_t i = 0; i < count; ++i) {
+        for (std::size_t c = 0; c < dim_; ++c) { out[(q + i) * out_stride + c] += sums[c * vec::lanes + i]; }
+      }
     }
   }
   /// parts[j] = sum over t of weights[t - range.first] * a[j][t].

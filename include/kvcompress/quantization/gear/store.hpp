@@ -104,7 +104,8 @@ class GearStore {
     requires(Codes::keys)
   {
     split(range, [&](const auto& part, RowRange rows, std::size_t offset) {
-      part.scores(rows, queries, query_stride, query_count, logits + offset, logit_stride, scratch);
+      if constexpr (is_exact<decltype(part)>) { part.scores(rows, queries, query_stride, query_count, logits + offset, logit_stride, scratch); }
+      else { part.scores(options_.accumulation, rows, queries, query_stride, query_count, logits + offset, logit_stride, scratch); }
     });
   }
   void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
@@ -112,7 +113,8 @@ class GearStore {
     requires(!Codes::keys)
   {
     split(range, [&](const auto& part, RowRange rows, std::size_t offset) {
-      part.accumulate(rows, weights + offset, weight_stride, query_count, out, out_stride, scratch);
+      if constexpr (is_exact<decltype(part)>) { part.accumulate(rows, weights + offset, weight_stride, query_count, out, out_stride, scratch); }
+      else { part.accumulate(options_.accumulation, rows, weights + offset, weight_stride, query_count, out, out_stride, scratch); }
     });
   }
   static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept { return Segment::scratch_floats(dim, queries); }
@@ -143,6 +145,9 @@ class GearStore {
   }
 
  private:
+  template <class Part>
+  static constexpr bool is_exact = std::is_same_v<std::remove_cvref_t<Part>, Tail>;
+
   /// Forgets what was made aside if the rest of it fails.
   struct Aside {
     Members members;

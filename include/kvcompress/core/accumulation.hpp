@@ -1,0 +1,28 @@
+// include/kvcompress/core/accumulation.hpp - how attention adds up products with integer codes.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "kvcompress/core/error.hpp"
+
+namespace kvcompress {
+
+/// Codes are multiplied by queries, or probabilities, times their scales: the weights. Error of the output against `exact`, relative to the
+/// largest output: near_exact up to 1e-4, fast 2e-2 to 3e-2 (tests/properties/accumulation_test.cpp prints both).
+enum class Accumulation {
+  exact,       ///< weights in fp32
+  near_exact,  ///< weights as 16-bit integers, in units of the largest weight of 128 to 256 rows
+  fast         ///< weights as 8-bit integers
+};
+
+/// Fast is offered where it adds less than a fifth to the error that the codes themselves leave.
+template <int Bits>
+inline constexpr bool offers_fast = Bits <= 5;
+
+/// Raises an Error if codes of `Bits` bits do not offer `mode`.
+template <int Bits>
+inline void check_accumulation(Accumulation mode, const char* storage) {
+  require(mode != Accumulation::fast || offers_fast<Bits>, ErrorCode::option, storage, ": accumulation is fast, must be exact or near_exact at ",
+          Bits, " bits: it would cost more than the codes do");
+}
+
+}  // namespace kvcompress

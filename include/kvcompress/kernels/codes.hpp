@@ -1,0 +1,359 @@
+// include/kvcompress/kernels/codes.hpp - products of strips of codes with weights, and what makes weights of queries and probabilities.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include "kvcompress/core/accumulation.hpp"
+#include "kvcompress/kernels/exact.hpp"
+#include "kvcompress/kernels/softmax.hpp"
+#include "kvcompress/kernels/strip.hpp"
+
+/// A number is code * scale + minimum. So a dot product of such numbers with x is sum of code * weight + offset, with weight = x * scale and
+/// offset = sum of x * minimum. Integer weights are in units of a step that the caller chooses, and codes are met centred, as code - centre
+/// (half the largest code), which halves what rounding a weight costs; what that leaves out joins the offset.
+namespace kvcompress::kernels {
+
+/// Steps that all arrays of this header are padded to, with zeros.
+inline constexpr std::size_t step_padding = 64;
+constexpr std::size_t padded_steps(std::size_t steps) noexcept { return (steps + step_padding - 1) / step_padding * step_padding; }
+
+/// Integer weights: 16 bits for near_exact, 8 for fast.
+template <Accumulation Mode>
+using Weight = std::conditional_t<Mode == Accumulation::near_exact, std::int16_t, std::int8_t>;
+/// The largest of them, such that sums over `steps` steps fit 31 bits.
+template <Accumulation Mode>
+constexpr float largest_weight(std::size_t steps) noexcept {
+  constexpr auto whole = static_cast<float>(Mode == Accumulation::near_exact ? 32767 : 127);
+  return steps <= 256 ? whole : whole * 256.0F / static_cast<float>(steps);
+}
+
+template <int Bits>
+inline constexpr float centre_of = static_cast<float>((1 << Bits) - 1) / 2.0F;
+
+/// Scales and minima of `steps` steps in fp32, once for all queries: scales[i] = scale * factor, shifts[i] = (minimum + centre * scale) *
+/// factor; zeros up to `padding`.
+template <class Scale>
+inline void spread(const Scale* scale, const Scale* minimum, std::size_t steps, std::size_t padding, float factor, float centre, float* scales,
+                   float* shifts) noexcept {
+  namespace vec = simd::native;
+  const vec::f32 f = vec::set(factor);
+  const vec::f32 c = vec::set(centre);
+  const auto put = [&](std::size_t i, vec::f32 s, vec::f32 m) {
+    vec::store(scales + i, vec::mul(s, f));
+    vec::store(shifts + i, vec::mul(vec::fma(c, s, m), f));
+  };
+  std::size_t i = 0;
+  for (; i + vec::lanes <= steps; i += vec::lanes) { put(i, vec::load(scale + i), vec::load(minimum + i)); }
+  for (; i < padding; i += vec::lanes) {
+    const std::size_t left = i < steps ? steps - i : 0;
+    put(i, vec::load_first(scale + i, left), vec::load_first(minimum + i, left));
+  }
+}
+
+/// weights[i] = x[i] * scales[i]; returns a vector whose lanes add up to the offset. `steps` is padded.
+inline simd::native::f32 fold_exact(const float* x, const float* scales, const float* shifts, std::size_t steps, float* weights) noexcept {
+  namespace vec = simd::native;
+  vec::f32 offset = vec::set(0.0F);
+  for (std::size_t i = 0; i < steps; i += vec::lanes) {
+    const vec::f32 number = vec::load(x + i);
+    vec::store(weights + i, vec::mul(number, vec::load(scales + i)));
+    offset = vec::fma(number, vec::load(shifts + i), offset);
+  }
+  return offset;
+}
+
+/// weights[i] = x[i] * scales[i], rounded, in the order that lane_dots wants; returns a vector whose lanes add up to the offset of
+/// centred codes, in the same units. `steps` is padded.
+template <class Integer>
+inline simd::native::f32 fold_integers(const float* x, const float* scales, const float* shifts, std::size_t steps, float centre,
+                                       Integer* weights) noexcept {
+  namespace vec = simd::native;
+  vec::f32 offset = vec::set(0.0F);
+  vec::i32 sum = vec::set(std::int32_t{0});
+  for (std::size_t i = 0; i < steps; i += 4 * vec::lanes) {
+    vec::i32 weight[4];
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < 4; ++v) {
+      const std::size_t at = i + v * vec::lanes;
+      const vec::f32 number = vec::load(x + at);
+      weight[v] = vec::round(vec::mul(number, vec::load(scales + at)));
+      sum = vec::add(sum, weight[v]);
+      offset = vec::fma(number, vec::load(shifts + at), offset);
+    }
+    if constexpr (sizeof(Integer) == 1) {
+      vec::store_bytes(weights + i, weight[0], weight[1], weight[2], weight[3]);
+    } else {
+      vec::store_pairs(weights + i, weight[0], weight[1]);
+      vec::store_pairs(weights + i + 2 * vec::lanes, weight[2], weight[3]);
+    }
+  }
+  return vec::fma(vec::to_float(sum), vec::set(-centre), offset);
+}
+
+/// The largest |x[i] * y[i]| of `count` numbers.
+inline float largest_product(const float* x, const float* y, std::size_t count) noexcept {
+  namespace vec = simd::native;
+  vec::f32 top = vec::set(0.0F);
+  std::size_t i = 0;
+  for (; i + vec::lanes <= count; i += vec::lanes) { top = vec::max(top, vec::abs(vec::mul(vec::load(x + i), vec::load(y + i)))); }
+  if (i < count) { top = vec::max(top, vec::abs(vec::mul(vec::load_first(x + i, count - i), vec::load_first(y + i, count - i)))); }
+  return vec::reduce_max(top);
+}
+
+/// The weights of a block of queries, in one buffer of `floats(...)` numbers.
+template <Accumulation Mode>
+struct Weights {
+  float* offsets;           // (queries), in units
+  float* exact;             // (queries, stride)
+  Weight<Mode>* integers;   // (queries, stride), in the same place
+  std::size_t stride;
+
+  Weights(float* buffer, std::size_t queries, std::size_t steps) noexcept
+      : offsets(buffer), exact(buffer + row(queries)), integers(reinterpret_cast<Weight<Mode>*>(exact)), stride(padded_steps(steps)) {}
+  static constexpr std::size_t floats(std::size_t queries, std::size_t steps) noexcept {
+    return row(queries) + queries * padded_steps(steps);
+  }
+  static constexpr std::size_t row(std::size_t queries) noexcept { return (queries + 15) / 16 * 16; }
+
+  /// Weights of `Queries` queries from q on; x (queries, stride).
+  template <std::size_t Queries>
+  void fold(std::size_t q, const float* x, const float* scales, const float* shifts, float centre) noexcept {
+    namespace vec = simd::native;
+    vec::f32 parts[4] = {vec::set(0.0F), vec::set(0.0F), vec::set(0.0F), vec::set(0.0F)};
+#pragma GCC unroll 4
+    for (std::size_t i = 0; i < Queries; ++i) {
+      const std::size_t row = q + i;
+      if constexpr (Mode == Accumulation::exact) { parts[i] = fold_exact(x + row * stride, scales, shifts, stride, exact + row * stride); }
+      else { parts[i] = fold_integers(x + row * stride, scales, shifts, stride, centre, integers + row * stride); }
+    }
+    float sums[4];  // a query's sum must not depend on how many are summed beside it
+    vec::reduce_add(parts[0], parts[1], parts[2], parts[3], sums);
+    std::copy_n(sums, Queries, offsets + q);
+  }
+};
+
+namespace detail {
+
+/// Adds `Queries` rows of fp32 weights times the codes of a plane, whose lowest bit counts 2^Shift.
+template <int Width, int Shift, std::size_t Queries>
+inline void dot_plane_exact(const std::uint8_t* lines, std::size_t count, const float* weights, std::size_t stride, float (*sums)[16]) noexcept {
+  namespace vec = simd::native;
+  constexpr int mask = (1 << Width) - 1;
+  for (std::size_t lane = 0; lane < 16; lane += vec::lanes) {
+    vec::f32 total[Queries];
+#pragma GCC unroll 4
+    for (std::size_t q = 0; q < Queries; ++q) { total[q] = vec::load(sums[q] + lane); }
+    for (std::size_t line = 0; line < count; ++line) {
+      const vec::i32 words = vec::load_words(lines + 64 * line + 4 * lane);
+#pragma GCC unroll 4
+      for (int step = 0; step < 32 / Width; ++step) {
+        const vec::i32 field = vec::bit_and(vec::shift_right(words, 8 * (step % 4) + Width * (step / 4)), vec::set(mask));
+        const vec::f32 code = vec::mul(vec::to_float(field), vec::set(static_cast<float>(1 << Shift)));
+        const std::size_t at = line * (32 / Width) + static_cast<std::size_t>(step);
+#pragma GCC unroll 4
+        for (std::size_t q = 0; q < Queries; ++q) { total[q] = vec::fma(vec::set(weights[q * stride + at]), code, total[q]); }
+      }
+    }
+#pragma GCC unroll 4
+    for (std::size_t q = 0; q < Queries; ++q) { vec::store(sums[q] + lane, total[q]); }
+  }
+}
+
+}  // namespace detail
+
+/// Sums of code * weight over the steps of a strip, for `Queries` queries and 16 lanes.
+template <std::size_t Queries, Accumulation Mode>
+struct LaneSums {
+  using Number = std::conditional_t<Mode == Accumulation::exact, float, std::int32_t>;
+
+  alignas(64) Number sums[Queries][16];
+
+  [[nodiscard]] simd::native::f32 at(std::size_t query, std::size_t lane) const noexcept {
+    namespace vec = simd::native;
+    if constexpr (Mode == Accumulation::exact) { return vec::load(sums[query] + lane); }
+    else { return vec::to_float(vec::load(sums[query] + lane)); }
+  }
+};
+
+/// Sums over the steps [first, first + count) of a strip, for the queries from q on; the weights' step 0 is `first`. `first` and `count` are
+/// multiples of Strip::step_multiple. `ahead` (null: nothing) is a strip that will be read soon.
+template <int Bits, std::size_t Queries, Accumulation Mode>
+inline void strip_dots(const std::uint8_t* strip, std::size_t steps, std::size_t first, std::size_t count, const Weights<Mode>& weights,
+                       std::size_t q, const std::uint8_t* ahead, LaneSums<Queries, Mode>& result) noexcept {
+  namespace vec = simd::native;
+  if constexpr (Mode == Accumulation::exact) {
+    for (std::size_t i = 0; i < Queries; ++i) { std::fill_n(result.sums[i], 16, 0.0F); }
+    Strip<Bits>::for_planes(strip, steps, [&]<int Width, int Shift>(const std::uint8_t* lines) {
+      detail::dot_plane_exact<Width, Shift, Queries>(lines + first * Width * 2, count * Width / 32, weights.exact + q * weights.stride, weights.stride,
+                                                     result.sums);
+    });
+  } else {
+    Strip<Bits>::for_planes(strip, steps, [&]<int Width, int Shift>(const std::uint8_t* lines) {
+      const std::uint8_t* from = lines + first * Width * 2;
+      const std::uint8_t* next = ahead == nullptr ? from : ahead + (from - strip);
+      const Weight<Mode>* integers = weights.integers + q * weights.stride;
+      if constexpr (Shift == 0) {
+        vec::lane_dots<Width, Queries>(from, count * Width / 32, integers, weights.stride, next, result.sums);
+      } else {
+        alignas(64) std::int32_t part[Queries][16];
+        vec::lane_dots<Width, Queries>(from, count * Width / 32, integers, weights.stride, next, part);
+        for (std::size_t w = 0; w < Queries; ++w) {
+          for (std::size_t lane = 0; lane < 16; lane += vec::lanes) {
+            vec::store(result.sums[w] + lane, vec::add(vec::load(result.sums[w] + lane), vec::shift_left(vec::load(part[w] + lane), Shift)));
+          }
+        }
+      }
+    });
+  }
+}
+
+/// Products of strips of codes with a block of queries, or of rows of probabilities: what keys and values of all quantising storages share.
+/// First every query is taken, then group by group what shares its scales is folded and multiplied. A number x * scale is counted in units of
+/// x_unit * group_unit; the caller sees to it that no weight exceeds largest_weight.
+template <int Bits, Accumulation Mode>
+class CodeProducts {
+  static constexpr bool integers = Mode != Accumulation::exact;
+
+ public:
+  /// `scratch` has floats(queries, steps) numbers.
+  CodeProducts(float* scratch, std::size_t queries, std::size_t steps) noexcept
+      : queries_(queries), stride_(padded_steps(steps)), x_(scratch), scales_(x_ + queries * stride_), shifts_(scales_ + stride_ + slack),
+        units_(shifts_ + stride_ + slack), weights_(units_ + (queries + 15) / 16 * 16, queries, steps) {}
+  static constexpr std::size_t floats(std::size_t queries, std::size_t steps) noexcept {
+    return queries * padded_steps(steps) + 2 * (padded_steps(steps) + slack) + (queries + 15) / 16 * 16 + Weights<Mode>::floats(queries, steps);
+  }
+
+  /// Before what follows: forgets the scales of earlier groups.
+  void begin() noexcept {
+    if constexpr (integers) { std::fill_n(scales_, stride_, 0.0F); }
+  }
+  /// The scales of a group of keys to come: one for each step.
+  template <class Scale>
+  void see_keys(const Scale* scale, std::size_t steps) noexcept {
+    see(scale, 0, steps, 1.0F);
+  }
+  /// The scales of a group of values to come: one for each of the steps [first, first + count), in units of the largest.
+  template <class Scale>
+  void see_values(const Scale* scale, std::size_t first, std::size_t count) noexcept {
+    if constexpr (integers) { see(scale, first, count, 1.0F / usable(largest_of(scale, count))); }
+  }
+  /// x of query q for the steps [first, first + count): a query's channels, or probabilities. Its unit is its largest product with the scales
+  /// that were seen. For probabilities, which spread over orders of magnitude, the product of the largest ones would be twice that.
+  void take(std::size_t q, const float* x, std::size_t first, std::size_t count) noexcept {
+    namespace vec = simd::native;
+    units_[q] = usable(integers ? largest_product(x, scales_ + first, count) / largest_weight<Mode>(stride_) : 1.0F);
+    const vec::f32 factor = vec::set(1.0F / units_[q]);
+    float* to = x_ + q * stride_;
+    std::fill_n(to, first, 0.0F);
+    std::size_t i = 0;
+    for (; i + vec::lanes <= count; i += vec::lanes) { vec::store(to + first + i, vec::mul(vec::load(x + i), factor)); }
+    if (i < count) {
+      float rest[vec::lanes];
+      vec::store(rest, vec::mul(vec::load_first(x + i, count - i), factor));
+      std::copy_n(rest, count - i, to + first + i);
+    }
+    std::fill(to + first + count, to + stride_, 0.0F);
+  }
+
+  /// Scales and minima of a group of keys, one for each step.
+  template <class Scale>
+  void fold_keys(const Scale* scale, const Scale* minimum, std::size_t steps) noexcept {
+    fold(scale, minimum, 0, steps, 1.0F);
+  }
+  /// Scales and minima of a group of values, one for each of the steps [first, first + count).
+  template <class Scale>
+  void fold_values(const Scale* scale, const Scale* minimum, std::size_t first, std::size_t count) noexcept {
+    fold(scale, minimum, first, count, largest_of(scale, count));
+  }
+
+  /// Products of the lanes [first_lane, last_lane) of a strip, all queries: out[q * out_stride + lane - first_lane] is set, or added to. The
+  /// strip has `steps` steps; those from `first_step` on count, as many as were taken, rounded up.
+  template <bool Add>
+  void strip(const std::uint8_t* codes, std::size_t steps, std::size_t first_step, std::size_t count, const std::uint8_t* ahead, std::size_t first_lane,
+             std::size_t last_lane, float* out, std::size_t out_stride) const noexcept {
+    detail::in_query_blocks(queries_, [&]<std::size_t Queries>(std::size_t q) {
+      LaneSums<Queries, Mode> sums;
+      strip_dots<Bits>(codes, steps, first_step, count, weights_, q, ahead, sums);
+#pragma GCC unroll 4
+      for (std::size_t i = 0; i < Queries; ++i) { put_lanes<Add>(sums, i, q + i, first_lane, last_lane, out + (q + i) * out_stride); }
+    });
+  }
+
+ private:
+  static constexpr std::size_t slack = 16;
+
+  /// A unit that can be divided by. Where there is none, all weights are 0 and what counts is the offset.
+  static float usable(float unit) noexcept { return integers && unit > 1e-30F ? unit : 1.0F; }
+
+  template <class Scale>
+  void see(const Scale* scale, std::size_t first, std::size_t count, float factor) noexcept {
+    namespace vec = simd::native;
+    if constexpr (!integers) { return; }
+    float* top = scales_ + first;
+    std::size_t i = 0;
+    for (; i + vec::lanes <= count; i += vec::lanes) { vec::store(top + i, vec::max(vec::load(top + i), vec::mul(vec::load(scale + i), vec::set(factor)))); }
+    if (i < count) { vec::store(top + i, vec::max(vec::load(top + i), vec::mul(vec::load_first(scale + i, count - i), vec::set(factor)))); }
+  }
+  template <class Scale>
+  void fold(const Scale* scale, const Scale* minimum, std::size_t first, std::size_t count, float unit) noexcept {
+    group_unit_ = usable(unit);
+    std::fill_n(scales_, first, 0.0F);
+    std::fill_n(shifts_, first, 0.0F);
+    constexpr float centre = integers ? centre_of<Bits> : 0.0F;
+    spread(scale, minimum, count, stride_ - first, 1.0F / group_unit_, centre, scales_ + first, shifts_ + first);
+    detail::in_query_blocks(queries_, [&]<std::size_t Queries>(std::size_t q) {
+      weights_.template fold<Queries>(q, x_, scales_, shifts_, centre);
+    });
+  }
+  template <bool Add, std::size_t Queries>
+  void put_lanes(const LaneSums<Queries, Mode>& sums, std::size_t i, std::size_t q, std::size_t first, std::size_t last, float* out) const noexcept {
+    namespace vec = simd::native;
+    const vec::f32 unit = vec::set(units_[q] * group_unit_);
+    const vec::f32 offset = vec::set(weights_.offsets[q]);
+    const auto product = [&](std::size_t lane) { return vec::mul(unit, vec::add(sums.at(i, lane), offset)); };
+    if (last - first == 16) {
+#pragma GCC unroll 4
+      for (std::size_t lane = 0; lane < 16; lane += vec::lanes) {
+        vec::store(out + lane, Add ? vec::add(vec::load(out + lane), product(lane)) : product(lane));
+      }
+      return;
+    }
+    float products[16];
+    for (std::size_t lane = 0; lane < 16; lane += vec::lanes) { vec::store(products + lane, product(lane)); }
+    for (std::size_t lane = first; lane < last; ++lane) { out[lane - first] = Add ? out[lane - first] + products[lane] : products[lane]; }
+  }
+
+  std::size_t queries_;
+  std::size_t stride_;
+  float* x_;        // (queries, stride), in units
+  float* scales_;   // (stride) of a group, in units
+  float* shifts_;   // (stride)
+  float* units_;    // (queries)
+  Weights<Mode> weights_;
+  float group_unit_ = 1.0F;
+};
+
+/// Asks for the scales and minima of a group that will be read soon.
+template <class Scale>
+inline void prefetch(const Scale* scales, const Scale* minima, std::size_t count) noexcept {
+  for (std::size_t i = 0; i < count; i += 64 / sizeof(Scale)) {
+    __builtin_prefetch(scales + i, 0, 2);
+    __builtin_prefetch(minima + i, 0, 2);
+  }
+}
+
+/// Calls f.operator()<Mode>() for a mode known at run time that codes of `Bits` bits offer.
+template <int Bits>
+inline void with_accumulation(Accumulation mode, auto&& f) noexcept {
+  if (mode == Accumulation::exact) { return f.template operator()<Accumulation::exact>(); }
+  if constexpr (offers_fast<Bits>) {
+    if (mode == Accumulation::fast) { return f.template operator()<Accumulation::fast>(); }
+  }
+  f.template operator()<Accumulation::near_exact>();
+}
+
+}  // namespace kvcompress::kernels
