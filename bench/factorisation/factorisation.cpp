@@ -2,11 +2,12 @@
 // SPDX-License-Identifier: MIT
 #include <benchmark/benchmark.h>
 
-#include <Eigen/SVD>
+#include <fmt/format.h>
+
+#include <Eigen/Core>
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
 #include <map>
 #include <memory>
 #include <numeric>
@@ -15,14 +16,17 @@
 #include <tuple>
 #include <vector>
 
+#include "factorisation/bdcsvd.hpp"
 #include "kvcompress/core/half.hpp"
 #include "kvcompress/low_rank/row_space.hpp"
+#include "runner/scenarios.hpp"
+#include "runner/settings.hpp"
 
 namespace {
 
 using namespace kvcompress;
 using low_rank::Factorisation;
-using Floats = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+using bench::Floats;
 
 /// What a matrix is like, by its singular values from the first to the one of the given index.
 struct Spectrum {
@@ -165,11 +169,8 @@ const Reference& bdcsvd(const Shape& shape) {
   static std::map<Shape, Reference> known;
   if (const auto found = known.find(shape); found != known.end()) { return found->second; }
   const Keys& source = keys(shape);
-  const Eigen::MatrixXf matrix = source.floats();
-  const auto start = std::chrono::steady_clock::now();
-  const Eigen::BDCSVD<Eigen::MatrixXf> svd(matrix, Eigen::ComputeThinU | Eigen::ComputeThinV);
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  const Floats w = svd.matrixV().leftCols(static_cast<Eigen::Index>(shape.rank));
+  Floats w;
+  const double seconds = bench::time_of_bdcsvd(source.floats(), static_cast<Eigen::Index>(shape.rank), w);
   return known[shape] = {seconds, error_over_optimum(source, {w.data(), w.rows(), w.cols()})};
 }
 
@@ -180,6 +181,7 @@ void run_bdcsvd(benchmark::State& state, const Shape& shape) {
   for (auto _ : state) { state.SetIterationTime(reference.seconds); }
   state.counters["seconds"] = reference.seconds;
   state.counters["error_over_optimum"] = reference.error;
+  state.SetLabel(fmt::format("error {:.3f} of the optimum", reference.error));
   state.counters["matrix_bytes"] = static_cast<double>(shape.tokens * shape.columns * sizeof(float));
 }
 
@@ -225,34 +227,32 @@ void run_ours(benchmark::State& state, const Shape& shape, Factorisation mode) {
   state.counters["peak_bytes"] = static_cast<double>(peak.most);
   state.counters["matrix_bytes"] = static_cast<double>(shape.tokens * shape.columns * sizeof(float));
   if (reference > 0.0) { state.counters["speed_vs_bdcsvd"] = reference / seconds; }
+  state.SetLabel(fmt::format("error {:.3f} of the optimum, {}{:.1f} MB at most", error,
+                             reference > 0.0 ? fmt::format("{:.1f} x BDCSVD, ", reference / seconds) : "", 1e-6 * static_cast<double>(peak.most)));
 }
 
 void add(const std::string& method, std::size_t columns, std::size_t rank) {
   for (const std::size_t tokens : {std::size_t{4096}, std::size_t{32768}}) {
     for (const Spectrum& spectrum : spectra) {
       const Shape shape{tokens, columns, rank, &spectrum};
-      const std::string name = "factorisation/" + method + "/r" + std::to_string(rank) + "/" + std::to_string(tokens) + "/" + spectrum.name;
-      const auto add_one = [&](const char* who, auto... arguments) {
-        benchmark::RegisterBenchmark((name + "/" + who).c_str(), arguments...)->UseManualTime()->Unit(benchmark::kMillisecond);
+      const auto add_one = [&](const std::string& who, auto... arguments) {
+        const std::string name = "factorisation/" + who + "/" + method + "/r" + std::to_string(rank) + "/" + spectrum.name + "/" + std::to_string(tokens);
+        benchmark::RegisterBenchmark(name.c_str(), arguments...)->UseManualTime()->Iterations(who == "bdcsvd" ? 1 : 3)->Unit(benchmark::kMicrosecond);
       };
-      if (has_bdcsvd(shape)) {
-        benchmark::RegisterBenchmark((name + "/bdcsvd").c_str(), run_bdcsvd, shape)->UseManualTime()->Iterations(1)->Unit(benchmark::kMillisecond);
-      }
+      if (has_bdcsvd(shape)) { add_one("bdcsvd", run_bdcsvd, shape); }
       add_one("automatic", run_ours, shape, Factorisation::automatic);
       if (columns <= 1024) { add_one("exact", run_ours, shape, Factorisation::exact); }
       if (tokens > 4096) { break; }  // long prompts: the first spectrum tells the time
     }
+    if (!bench::settings().full) { return; }
   }
 }
 
 }  // namespace
 
-int main(int argc, char** argv) {
+void bench::add_factorisation() {
   add("shadowkv", 1024, 160);
+  if (!settings().full) { return notes().push_back("factorisation/ of 4096 columns or 32k tokens: --full; BDCSVD takes 11 s each."); }
   add("xkv", 4096, 512);
   add("xkv", 4096, 768);
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) { return EXIT_FAILURE; }
-  benchmark::RunSpecifiedBenchmarks();
-  return EXIT_SUCCESS;
 }

@@ -1,0 +1,80 @@
+// bench/competitors/policies.cpp - our policies that are measured, and caches made of them.
+// SPDX-License-Identifier: MIT
+#include "competitors/policies.hpp"
+
+#include <algorithm>
+
+#include "registry/registry.hpp"
+
+namespace bench {
+
+using kvcompress::AnyCache;
+
+const std::vector<Policy>& policies() {
+  static const std::vector<Policy> all = {
+      {.name = "f32", .spec = "f32"},
+      {.name = "f16", .spec = "f16"},
+      {.name = "kivi8", .spec = "kivi8"},
+      {.name = "kivi4", .spec = "kivi4"},
+      {.name = "kivi2", .spec = "kivi2"},
+      {.name = "gear4", .spec = "gear4"},  // rank 4, 2 % outliers
+      {.name = "streaming1024", .spec = "streaming:sinks=4,window=1020,in_cache_positions=false", .shortest = 2048},
+      {.name = "h2o1024", .spec = "h2o:budget=1024", .shortest = 2048, .observes = true},
+      {.name = "h2o1024+kivi4", .spec = "h2o:budget=1024+kivi4", .shortest = 2048, .observes = true},
+      {.name = "snapkv1024", .spec = "snapkv:budget=1024", .shortest = 2048, .observes = true},
+      {.name = "quest2048", .spec = "quest:budget=2048,dense_layers=0", .reads = Reads::pages, .shortest = 4096},
+      {.name = "quest2048+kivi4", .spec = "quest:budget=2048,dense_layers=0+kivi4", .reads = Reads::pages, .shortest = 4096},
+      {.name = "shadowkv2048_hits", .spec = "shadowkv:budget=2048", .reads = Reads::chunks, .shortest = 4096},
+      {.name = "shadowkv2048_misses", .spec = "shadowkv:budget=2048,reuse=false", .reads = Reads::anew, .shortest = 4096},
+      {.name = "xkv", .spec = "xkv", .reads = Reads::basis, .shortest = 4096, .longest = 16384, .layers = 4},
+  };
+  return all;
+}
+
+const Policy& policy(std::string_view name) {
+  return *std::find_if(policies().begin(), policies().end(), [&](const Policy& one) { return one.name == name; });
+}
+
+std::unique_ptr<AnyCache> make_cache(const Policy& policy, const Case& c) {
+  return examples::registry().make(policy.spec, {.layers = policy.layers, .query_heads = c.query_heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim});
+}
+
+void append(AnyCache& cache, const Data& data, std::size_t layer, std::size_t first, std::size_t count, bool attend) {
+  using namespace kvcompress;
+  const Case& c = data.of();
+  const std::vector<float> keys = data.keys(layer, first, count);
+  const std::vector<float> values = data.values(layer, first, count);
+  cache.append(layer, Rows::tokens_first(keys.data(), count, c.kv_heads, c.head_dim), Rows::tokens_first(values.data(), count, c.kv_heads, c.head_dim));
+  if (!attend) { return; }
+  const std::size_t seen = std::min<std::size_t>(count, 32);
+  const std::vector<float> queries = data.queries(first + count - seen, seen);
+  std::vector<float> out(queries.size());
+  Workspace workspace(cache.shape());
+  cache.attend(layer, Rows::tokens_first(queries.data(), seen, c.query_heads, c.head_dim),
+               Output::tokens_first(out.data(), c.query_heads, c.head_dim), workspace, {}, {});
+}
+
+void append_prompt(AnyCache& cache, const Policy& policy, const Data& data) {
+  constexpr std::size_t at_once = 256;
+  for (std::size_t layer = 0; layer < policy.layers; ++layer) {
+    for (std::size_t t = 0; t < data.of().context; t += at_once) {
+      const std::size_t count = std::min(at_once, data.of().context - t);
+      append(cache, data, layer, t, count, policy.observes && t + count == data.of().context);
+    }
+  }
+}
+
+std::unique_ptr<AnyCache> compressed_prompt(const Policy& policy, const Data& data) {
+  std::unique_ptr<AnyCache> cache = make_cache(policy, data.of());
+  append_prompt(*cache, policy, data);
+  for (std::size_t layer = 0; layer < policy.layers; ++layer) { cache->end_prompt(layer); }
+  for (std::size_t layer = 0; layer < policy.layers; ++layer) { append(*cache, data, layer, data.of().context, 1); }
+  return cache;
+}
+
+std::size_t bytes_of_rows(const AnyCache& cache) {
+  const kvcompress::MemoryReport memory = cache.memory();
+  return memory.codes + memory.scales + memory.exact_rows + memory.factors + memory.outliers + memory.positions;
+}
+
+}  // namespace bench

@@ -1,0 +1,37 @@
+// bench/report/main.cpp - the program: JSON files of the suite become one HTML page.
+// SPDX-License-Identifier: MIT
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <exception>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+#include <string_view>
+
+#include "report/page.hpp"
+
+int main(int argc, char** argv) {
+  try {
+    report::Results results;
+    std::string out = "results.html";
+    std::string files;
+    for (int i = 1; i < argc; ++i) {
+      if (std::string_view(argv[i]) == "--out" && i + 1 < argc) { out = argv[++i]; }
+      else {
+        report::read(argv[i], results);
+        files += (files.empty() ? "" : ", ") + std::filesystem::absolute(argv[i]).string();
+      }
+    }
+    if (results.rows.empty()) { throw std::runtime_error("no rows; usage: report RESULTS.json... [--out PAGE.html]"); }
+    std::ofstream page(out);
+    page << report::page(results);
+    if (!page.flush()) { throw std::runtime_error("cannot write " + out); }
+    fmt::print("{} rows of {} drawn: {}\n", results.rows.size(), files, std::filesystem::absolute(out).string());
+    return EXIT_SUCCESS;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "report: {}\n", error.what());
+    return EXIT_FAILURE;
+  }
+}

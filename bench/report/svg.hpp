@@ -1,0 +1,33 @@
+// bench/report/svg.hpp - text that is safe in a page, and colours.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+namespace report {
+
+inline std::string escaped(std::string_view text) {
+  std::string out;
+  for (const char c : text) {
+    switch (c) {
+      case '&': out += "&amp;"; break;
+      case '<': out += "&lt;"; break;
+      case '>': out += "&gt;"; break;
+      case '"': out += "&quot;"; break;
+      default: out += c;
+    }
+  }
+  return out;
+}
+
+/// Colours that are told apart on white and on dark; they come again after ten.
+inline std::string_view colour(std::size_t index) {
+  static constexpr std::array<std::string_view, 10> all{"#3b7dd8", "#e0703a", "#3a9d5d", "#b0559f", "#b8952a",
+                                                        "#d24d57", "#2b9aa0", "#8a6fd1", "#7c8a99", "#a0705a"};
+  return all[index % all.size()];
+}
+
+}  // namespace report
