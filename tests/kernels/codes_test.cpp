@@ -150,9 +150,9 @@ void check_values(std::mt19937& rng) {
       std::vector<float> scratch(Products::floats(queries, 128), -1.0F);
       Products products(scratch.data(), queries, 128);
       products.begin();
-      products.see_values(group.scale.data() + place, place - first, count);
+      const float unit = products.see_values(group.scale.data() + place, place - first, count);
       for (std::size_t q = 0; q < queries; ++q) { products.take(q, p.data() + q * 128, place - first, count); }
-      products.fold_values(group.scale.data() + place, group.minimum.data() + place, place - first, count);
+      products.fold_values(group.scale.data() + place, group.minimum.data() + place, place - first, count, unit);
       std::vector<float> out(queries * 16, 3.0F);
       products.template strip<true>(values.strip.data(), 128, first, Strip::padded(place - first + count), nullptr, 0, 16, out.data(), 16);
       for (std::size_t q = 0; q < queries; ++q) {
@@ -195,10 +195,10 @@ TEST(CodeProducts, GroupsWithoutSpreadAndZeroWeightsGiveTheMinima) {
   std::vector<float> p(256, 0.25F);
   std::fill_n(p.begin(), 128, 0.0F);
   products.begin();
-  products.see_values(nothing.data(), 0, 128);
+  const float unit = products.see_values(nothing.data(), 0, 128);
   products.take(0, p.data(), 0, 128);
   products.take(1, p.data() + 128, 0, 128);
-  products.fold_values(nothing.data(), minimum.data(), 0, 128);
+  products.fold_values(nothing.data(), minimum.data(), 0, 128, unit);
   float out[32] = {};
   products.strip<false>(values.strip.data(), 128, 0, 128, nullptr, 0, 16, out, 16);
   for (std::size_t lane = 0; lane < 16; ++lane) {

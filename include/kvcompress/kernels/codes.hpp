@@ -34,66 +34,6 @@ constexpr float largest_weight(std::size_t steps) noexcept {
 template <int Bits>
 inline constexpr float centre_of = static_cast<float>((1 << Bits) - 1) / 2.0F;
 
-/// Scales and minima of `steps` steps in fp32, once for all queries: scales[i] = scale * factor, shifts[i] = (minimum + centre * scale) *
-/// factor; zeros up to `padding`.
-template <class Scale>
-inline void spread(const Scale* scale, const Scale* minimum, std::size_t steps, std::size_t padding, float factor, float centre, float* scales,
-                   float* shifts) noexcept {
-  namespace vec = simd::native;
-  const vec::f32 f = vec::set(factor);
-  const vec::f32 c = vec::set(centre);
-  const auto put = [&](std::size_t i, vec::f32 s, vec::f32 m) {
-    vec::store(scales + i, vec::mul(s, f));
-    vec::store(shifts + i, vec::mul(vec::fma(c, s, m), f));
-  };
-  std::size_t i = 0;
-  for (; i + vec::lanes <= steps; i += vec::lanes) { put(i, vec::load(scale + i), vec::load(minimum + i)); }
-  for (; i < padding; i += vec::lanes) {
-    const std::size_t left = i < steps ? steps - i : 0;
-    put(i, vec::load_first(scale + i, left), vec::load_first(minimum + i, left));
-  }
-}
-
-/// weights[i] = x[i] * scales[i]; returns a vector whose lanes add up to the offset. `steps` is padded.
-inline simd::native::f32 fold_exact(const float* x, const float* scales, const float* shifts, std::size_t steps, float* weights) noexcept {
-  namespace vec = simd::native;
-  vec::f32 offset = vec::set(0.0F);
-  for (std::size_t i = 0; i < steps; i += vec::lanes) {
-    const vec::f32 number = vec::load(x + i);
-    vec::store(weights + i, vec::mul(number, vec::load(scales + i)));
-    offset = vec::fma(number, vec::load(shifts + i), offset);
-  }
-  return offset;
-}
-
-/// weights[i] = x[i] * scales[i], rounded, in the order that lane_dots wants; returns a vector whose lanes add up to the offset of
-/// centred codes, in the same units. `steps` is padded.
-template <class Integer>
-inline simd::native::f32 fold_integers(const float* x, const float* scales, const float* shifts, std::size_t steps, float centre,
-                                       Integer* weights) noexcept {
-  namespace vec = simd::native;
-  vec::f32 offset = vec::set(0.0F);
-  vec::i32 sum = vec::set(std::int32_t{0});
-  for (std::size_t i = 0; i < steps; i += 4 * vec::lanes) {
-    vec::i32 weight[4];
-#pragma GCC unroll 4
-    for (std::size_t v = 0; v < 4; ++v) {
-      const std::size_t at = i + v * vec::lanes;
-      const vec::f32 number = vec::load(x + at);
-      weight[v] = vec::round(vec::mul(number, vec::load(scales + at)));
-      sum = vec::add(sum, weight[v]);
-      offset = vec::fma(number, vec::load(shifts + at), offset);
-    }
-    if constexpr (sizeof(Integer) == 1) {
-      vec::store_bytes(weights + i, weight[0], weight[1], weight[2], weight[3]);
-    } else {
-      vec::store_pairs(weights + i, weight[0], weight[1]);
-      vec::store_pairs(weights + i + 2 * vec::lanes, weight[2], weight[3]);
-    }
-  }
-  return vec::fma(vec::to_float(sum), vec::set(-centre), offset);
-}
-
 /// The largest |x[i] * y[i]| of `count` numbers.
 inline float largest_product(const float* x, const float* y, std::size_t count) noexcept {
   namespace vec = simd::native;
@@ -119,20 +59,69 @@ struct Weights {
   }
   static constexpr std::size_t row(std::size_t queries) noexcept { return (queries + 15) / 16 * 16; }
 
-  /// Weights of `Queries` queries from q on; x (queries, stride).
-  template <std::size_t Queries>
-  void fold(std::size_t q, const float* x, const float* scales, const float* shifts, float centre) noexcept {
+  /// Weights of `Queries` queries from q on: x (queries, stride) times scale * factor, rounded in the order that lane_dots wants. Offsets: x
+  /// times (minimum + centre * scale) * factor, less what the rounded weights take off with the centre. `scale`, `minimum`: (stride).
+  template <bool Scaled, std::size_t Queries, class Scale>
+  void fold(std::size_t q, const float* x, const Scale* scale, const Scale* minimum, float factor, float centre) noexcept {
     namespace vec = simd::native;
+    constexpr std::size_t at_once = 4;
     vec::f32 parts[4] = {vec::set(0.0F), vec::set(0.0F), vec::set(0.0F), vec::set(0.0F)};
+    vec::i32 sums[Queries];
 #pragma GCC unroll 4
-    for (std::size_t i = 0; i < Queries; ++i) {
-      const std::size_t row = q + i;
-      if constexpr (Mode == Accumulation::exact) { parts[i] = fold_exact(x + row * stride, scales, shifts, stride, exact + row * stride); }
-      else { parts[i] = fold_integers(x + row * stride, scales, shifts, stride, centre, integers + row * stride); }
+    for (std::size_t i = 0; i < Queries; ++i) { sums[i] = vec::set(std::int32_t{0}); }
+    for (std::size_t step = 0; step < stride; step += at_once * vec::lanes) {
+      vec::f32 scales[at_once];
+      vec::f32 shifts[at_once];
+#pragma GCC unroll 4
+      for (std::size_t v = 0; v < at_once; ++v) {
+        scales[v] = vec::load(scale + step + v * vec::lanes);
+        shifts[v] = vec::load(minimum + step + v * vec::lanes);
+        if constexpr (Mode != Accumulation::exact) { shifts[v] = vec::fma(vec::set(centre), scales[v], shifts[v]); }
+        if constexpr (Scaled) {
+          scales[v] = vec::mul(scales[v], vec::set(factor));
+          shifts[v] = vec::mul(shifts[v], vec::set(factor));
+        }
+      }
+#pragma GCC unroll 4
+      for (std::size_t i = 0; i < Queries; ++i) {
+        const float* from = x + (q + i) * stride + step;
+        vec::f32 weights[at_once];
+#pragma GCC unroll 4
+        for (std::size_t v = 0; v < at_once; ++v) {
+          const vec::f32 number = vec::load(from + v * vec::lanes);
+          weights[v] = vec::mul(number, scales[v]);
+          parts[i] = vec::fma(number, shifts[v], parts[i]);
+        }
+        put(weights, (q + i) * stride + step, sums[i]);
+      }
     }
-    float sums[4];  // a query's sum must not depend on how many are summed beside it
-    vec::reduce_add(parts[0], parts[1], parts[2], parts[3], sums);
-    std::copy_n(sums, Queries, offsets + q);
+    if constexpr (Mode != Accumulation::exact) {
+#pragma GCC unroll 4
+      for (std::size_t i = 0; i < Queries; ++i) { parts[i] = vec::fma(vec::to_float(sums[i]), vec::set(-centre), parts[i]); }
+    }
+    float all[4];  // a query's sum must not depend on how many are summed beside it
+    vec::reduce_add(parts[0], parts[1], parts[2], parts[3], all);
+    std::copy_n(all, Queries, offsets + q);
+  }
+
+ private:
+  void put(const simd::native::f32 (&numbers)[4], std::size_t at, simd::native::i32& sum) noexcept {
+    namespace vec = simd::native;
+    if constexpr (Mode == Accumulation::exact) {
+#pragma GCC unroll 4
+      for (std::size_t v = 0; v < 4; ++v) { vec::store(exact + at + v * vec::lanes, numbers[v]); }
+    } else {
+      const vec::i32 a = vec::round(numbers[0]);
+      const vec::i32 b = vec::round(numbers[1]);
+      const vec::i32 c = vec::round(numbers[2]);
+      const vec::i32 d = vec::round(numbers[3]);
+      sum = vec::add(sum, vec::add(vec::add(a, b), vec::add(c, d)));
+      if constexpr (sizeof(Weight<Mode>) == 1) { vec::store_bytes(integers + at, a, b, c, d); }
+      else {
+        vec::store_pairs(integers + at, a, b);
+        vec::store_pairs(integers + at + 2 * vec::lanes, c, d);
+      }
+    }
   }
 };
 
@@ -221,31 +210,34 @@ class CodeProducts {
  public:
   /// `scratch` has floats(queries, steps) numbers.
   CodeProducts(float* scratch, std::size_t queries, std::size_t steps) noexcept
-      : queries_(queries), stride_(padded_steps(steps)), x_(scratch), scales_(x_ + queries * stride_), shifts_(scales_ + stride_ + slack),
-        units_(shifts_ + stride_ + slack), weights_(units_ + (queries + 15) / 16 * 16, queries, steps) {}
+      : queries_(queries), stride_(padded_steps(steps)), x_(scratch), largest_(x_ + queries * stride_), group_(largest_ + stride_ + slack),
+        units_(group_ + 2 * stride_), weights_(units_ + (queries + 15) / 16 * 16, queries, steps) {}
   static constexpr std::size_t floats(std::size_t queries, std::size_t steps) noexcept {
-    return queries * padded_steps(steps) + 2 * (padded_steps(steps) + slack) + (queries + 15) / 16 * 16 + Weights<Mode>::floats(queries, steps);
+    return queries * padded_steps(steps) + 3 * padded_steps(steps) + slack + (queries + 15) / 16 * 16 + Weights<Mode>::floats(queries, steps);
   }
 
   /// Before what follows: forgets the scales of earlier groups.
   void begin() noexcept {
-    if constexpr (integers) { std::fill_n(scales_, stride_, 0.0F); }
+    if constexpr (integers) { std::fill_n(largest_, stride_, 0.0F); }
   }
   /// The scales of a group of keys to come: one for each step.
   template <class Scale>
   void see_keys(const Scale* scale, std::size_t steps) noexcept {
     see(scale, 0, steps, 1.0F);
   }
-  /// The scales of a group of values to come: one for each of the steps [first, first + count), in units of the largest.
+  /// The scales of a group of values to come: one for each of the steps [first, first + count). Returns the group's unit, the largest.
   template <class Scale>
-  void see_values(const Scale* scale, std::size_t first, std::size_t count) noexcept {
-    if constexpr (integers) { see(scale, first, count, 1.0F / usable(largest_of(scale, count))); }
+  float see_values(const Scale* scale, std::size_t first, std::size_t count) noexcept {
+    if constexpr (!integers) { return 1.0F; }
+    const float unit = usable(largest_of(scale, count));
+    see(scale, first, count, 1.0F / unit);
+    return unit;
   }
   /// x of query q for the steps [first, first + count): a query's channels, or probabilities. Its unit is its largest product with the scales
   /// that were seen. For probabilities, which spread over orders of magnitude, the product of the largest ones would be twice that.
   void take(std::size_t q, const float* x, std::size_t first, std::size_t count) noexcept {
     namespace vec = simd::native;
-    units_[q] = usable(integers ? largest_product(x, scales_ + first, count) / largest_weight<Mode>(stride_) : 1.0F);
+    units_[q] = usable(integers ? largest_product(x, largest_ + first, count) / largest_weight<Mode>(stride_) : 1.0F);
     const vec::f32 factor = vec::set(1.0F / units_[q]);
     float* to = x_ + q * stride_;
     std::fill_n(to, first, 0.0F);
@@ -262,12 +254,12 @@ class CodeProducts {
   /// Scales and minima of a group of keys, one for each step.
   template <class Scale>
   void fold_keys(const Scale* scale, const Scale* minimum, std::size_t steps) noexcept {
-    fold(scale, minimum, 0, steps, 1.0F);
+    fold<false>(scale, minimum, 0, steps, 1.0F);
   }
-  /// Scales and minima of a group of values, one for each of the steps [first, first + count).
+  /// Scales and minima of a group of values, one for each of the steps [first, first + count), and the unit that see_values returned.
   template <class Scale>
-  void fold_values(const Scale* scale, const Scale* minimum, std::size_t first, std::size_t count) noexcept {
-    fold(scale, minimum, first, count, largest_of(scale, count));
+  void fold_values(const Scale* scale, const Scale* minimum, std::size_t first, std::size_t count, float unit) noexcept {
+    fold<integers>(scale, minimum, first, count, unit);
   }
 
   /// Products of the lanes [first_lane, last_lane) of a strip, all queries: out[q * out_stride + lane - first_lane] is set, or added to. The
@@ -293,20 +285,25 @@ class CodeProducts {
   void see(const Scale* scale, std::size_t first, std::size_t count, float factor) noexcept {
     namespace vec = simd::native;
     if constexpr (!integers) { return; }
-    float* top = scales_ + first;
+    float* top = largest_ + first;
     std::size_t i = 0;
     for (; i + vec::lanes <= count; i += vec::lanes) { vec::store(top + i, vec::max(vec::load(top + i), vec::mul(vec::load(scale + i), vec::set(factor)))); }
     if (i < count) { vec::store(top + i, vec::max(vec::load(top + i), vec::mul(vec::load_first(scale + i, count - i), vec::set(factor)))); }
   }
-  template <class Scale>
+  template <bool Scaled, class Scale>
   void fold(const Scale* scale, const Scale* minimum, std::size_t first, std::size_t count, float unit) noexcept {
-    group_unit_ = usable(unit);
-    std::fill_n(scales_, first, 0.0F);
-    std::fill_n(shifts_, first, 0.0F);
+    group_unit_ = unit;
+    if (count != stride_) {  // whole lines of numbers, with zeros around them
+      auto* padded = reinterpret_cast<Scale*>(group_);
+      std::fill_n(padded, 2 * stride_, Scale{});
+      std::copy_n(scale, count, padded + first);
+      std::copy_n(minimum, count, padded + stride_ + first);
+      scale = padded;
+      minimum = padded + stride_;
+    }
     constexpr float centre = integers ? centre_of<Bits> : 0.0F;
-    spread(scale, minimum, count, stride_ - first, 1.0F / group_unit_, centre, scales_ + first, shifts_ + first);
     detail::in_query_blocks(queries_, [&]<std::size_t Queries>(std::size_t q) {
-      weights_.template fold<Queries>(q, x_, scales_, shifts_, centre);
+      weights_.template fold<Scaled, Queries>(q, x_, scale, minimum, 1.0F / group_unit_, centre);
     });
   }
   template <bool Add, std::size_t Queries>
@@ -330,8 +327,8 @@ class CodeProducts {
   std::size_t queries_;
   std::size_t stride_;
   float* x_;        // (queries, stride), in units
-  float* scales_;   // (stride) of a group, in units
-  float* shifts_;   // (stride)
+  float* largest_;  // (stride) scales that were seen
+  float* group_;    // (2, stride) scales and minima of a group that fills no whole lines
   float* units_;    // (queries)
   Weights<Mode> weights_;
   float group_unit_ = 1.0F;

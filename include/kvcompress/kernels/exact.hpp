@@ -36,17 +36,18 @@ inline void dot_block(const T* rows, std::size_t row, std::size_t last, std::siz
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < Count; ++r) { sums[q][r] = vec::set(0.0F); }
   }
-  if (ahead != nullptr) {
-    for (std::size_t c = 0; c < Count * dim; c += 64 / sizeof(T)) { __builtin_prefetch(ahead + row * dim + c, 0, 2); }
-  }
   const std::size_t whole = dim / vec::lanes * vec::lanes;
   for (std::size_t c = 0; c < whole; c += vec::lanes) {
+    if (ahead != nullptr) {
+#pragma GCC unroll 16
+      for (std::size_t i = 0; i < Count * vec::lanes; i += 64 / sizeof(T)) { __builtin_prefetch(ahead + row * dim + c * Count + i, 0, 2); }
+    }
     vec::f32 keys[Count];
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < Count; ++r) { keys[r] = vec::load(from[r] + c); }
 #pragma GCC unroll 4
     for (std::size_t q = 0; q < Queries; ++q) {
-      const vec::f32 query = vec::load(queries + q * query_stride + c);
+      const vec::f32 query = vec::keep(vec::load(queries + q * query_stride + c));
 #pragma GCC unroll 16
       for (std::size_t r = 0; r < Count; ++r) { sums[q][r] = vec::fma(query, keys[r], sums[q][r]); }
     }

@@ -37,6 +37,10 @@ inline f32 load_first(const T* from, std::size_t count) noexcept {
   for (std::size_t i = 0; i < count; ++i) { padded[i] = from[i]; }
   return load(padded);
 }
+inline f32 keep(f32 x) noexcept {
+  asm("" : "+x"(x.v));
+  return x;
+}
 inline void store(float* to, f32 x) noexcept { _mm256_storeu_ps(to, x.v); }
 inline void store(half* to, f32 x) noexcept {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));

@@ -40,6 +40,10 @@ inline f32 load_first(const bfloat16* from, std::size_t count) noexcept {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(count), from));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
 }
+inline f32 keep(f32 x) noexcept {
+  asm("" : "+v"(x.v));
+  return x;
+}
 inline void store(float* to, f32 x) noexcept { _mm512_storeu_ps(to, x.v); }
 inline void store(half* to, f32 x) noexcept {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));

@@ -40,6 +40,10 @@ inline f32 load_first(const T* from, std::size_t count) noexcept {
   for (std::size_t i = 0; i < count; ++i) { padded[i] = from[i]; }
   return load(padded);
 }
+inline f32 keep(f32 x) noexcept {
+  asm("" : "+w"(x.a), "+w"(x.b));
+  return x;
+}
 inline void store(float* to, f32 x) noexcept {
   vst1q_f32(to, x.a);
   vst1q_f32(to + 4, x.b);

@@ -38,6 +38,10 @@ template <class T>
 inline f32 load_first(const T* from, std::size_t count) noexcept {
   return each([&](std::size_t i) { return i < count ? static_cast<float>(from[i]) : 0.0F; });
 }
+/// Loaded once, into a register: compilers repeat a load for every use that can read memory.
+inline f32 keep(f32 x) noexcept {
+  return x;
+}
 template <class T>
 inline void store(T* to, f32 x) noexcept {
   for (std::size_t i = 0; i < lanes; ++i) { to[i] = T(x.v[i]); }

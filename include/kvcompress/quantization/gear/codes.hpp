@@ -187,27 +187,29 @@ struct ValueCodes {
     return Strip::get(strip_of(parts, row, c, rows, dim), steps_of(row, rows), c % Strip::lanes, row % block);
   }
 
-  static constexpr std::size_t scratch_floats(std::size_t /*dim*/, std::size_t queries) noexcept {
-    return kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, block);
+  static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {
+    return kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, block) + groups(1, dim);
   }
   static void accumulate(Accumulation accumulation, RowRange range, std::size_t rows, std::size_t dim, const Parts& parts, const float* weights,
                          std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride, float* scratch) noexcept {
     kernels::with_accumulation<Bits>(accumulation, [&]<Accumulation Mode>() {
       kernels::CodeProducts<Bits, Mode> products(scratch, query_count, block);
+      float* units = scratch + products.floats(query_count, block);  // (groups)
       for (std::size_t row = range.first; row < range.last;) {
         const std::size_t place = row % block;
         const std::size_t count = std::min(range.last - row, block - place);
         const std::size_t first = place / Strip::step_multiple * Strip::step_multiple;  // steps start with a line
         const std::size_t before = place - first;
         products.begin();
-        for (std::size_t c = 0; c < dim; c += length(dim)) { products.see_values(parts.scales + c / length(dim) * rows + row, before, count); }
+        for (std::size_t g = 0; g < groups(1, dim); ++g) { units[g] = products.see_values(parts.scales + g * rows + row, before, count); }
         for (std::size_t q = 0; q < query_count; ++q) {
           products.take(q, weights + q * weight_stride + (row - range.first), before, count);
         }
         const bool more = range.size() >= block && row - place + 2 * block <= rows;
         for (std::size_t c = 0; c < dim;) {
-          const std::size_t scale = c / length(dim) * rows + row;
-          products.fold_values(parts.scales + scale, parts.minima + scale, before, count);
+          const std::size_t group = c / length(dim);
+          const std::size_t scale = group * rows + row;
+          products.fold_values(parts.scales + scale, parts.minima + scale, before, count, units[group]);
           const std::size_t end = std::min(c + length(dim), dim);
           while (c < end) {
             const std::size_t lane = c % Strip::lanes;
