@@ -39,7 +39,7 @@ class Ours final : public Competitor {
     if (case_.threads == 1) {
       cache.attend(layer, queries, out, workspaces_.front(), {}, {});
     } else {
-      threads(case_.threads)(case_.kv_heads, [&](std::size_t head, std::size_t worker) { cache.attend(layer, queries, out, workspaces_[worker], {}, {head, head + 1}); });
+      cache.attend(layer, queries, out, workspaces_, std::ref(threads(case_.threads)), {});
     }
     fetched_ = cache.fetched() - fetched;
   }
@@ -52,7 +52,7 @@ class Ours final : public Competitor {
   }
   /// A choice that two roundings put on either side of the budget's border changes a chunk in 256.
   [[nodiscard]] double tolerance() const override {
-    return policy_.reads == Reads::everything || policy_.reads == Reads::basis ? 2e-4 : 2e-2;
+    return policy_.reads == Reads::everything || policy_.reads == Reads::basis ? policy_.tolerance : 2e-2;
   }
   void rows(const Data& data, std::size_t query_head, const Visit& visit) override {
     AnyCache& cache = *caches_[latest_ / policy_.layers];

@@ -17,7 +17,10 @@ const std::vector<Policy>& policies() {
       {.name = "kivi8", .spec = "kivi8"},
       {.name = "kivi4", .spec = "kivi4"},
       {.name = "kivi2", .spec = "kivi2"},
+      {.name = "kivi4_fast", .spec = "kivi4:accumulation=fast", .tolerance = 5e-2},
+      {.name = "kivi2_fast", .spec = "kivi2:accumulation=fast", .tolerance = 5e-2},
       {.name = "gear4", .spec = "gear4"},  // rank 4, 2 % outliers
+      {.name = "gear4_fast", .spec = "gear4:accumulation=fast", .tolerance = 5e-2},
       {.name = "streaming1024", .spec = "streaming:sinks=4,window=1020,in_cache_positions=false", .shortest = 2048},
       {.name = "h2o1024", .spec = "h2o:budget=1024", .shortest = 2048, .observes = true},
       {.name = "h2o1024+kivi4", .spec = "h2o:budget=1024+kivi4", .shortest = 2048, .observes = true},

@@ -29,6 +29,7 @@ struct Policy {
   std::size_t longest = 1U << 20U;  ///< longer ones take too long to compress
   bool observes = false;          ///< needs the prompt's last queries
   std::size_t layers = 1;
+  double tolerance = 2e-4;        ///< of the kernel's error
 };
 
 /// Rows that Quest and ShadowKV choose.

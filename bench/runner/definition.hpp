@@ -36,17 +36,16 @@ std::vector<double> attention(const float* query, std::size_t dim, ForRows&& for
   return out;
 }
 
-/// The largest difference over the largest number of what is expected. What is no number is infinitely far.
+/// The length of the difference over the length of what is expected. What is no number is infinitely far.
 inline double relative_error(std::span<const float> got, std::span<const double> expected) {
-  double worst = 0.0;
-  double largest = 0.0;
+  double apart = 0.0;
+  double size = 0.0;
   for (std::size_t i = 0; i < expected.size(); ++i) {
-    const double apart = std::abs(static_cast<double>(got[i]) - expected[i]);
-    worst = apart <= worst ? worst : apart;
-    if (!(apart <= std::numeric_limits<double>::max())) { return std::numeric_limits<double>::infinity(); }
-    largest = std::max(largest, std::abs(expected[i]));
+    const double difference = static_cast<double>(got[i]) - expected[i];
+    apart += difference * difference;
+    size += expected[i] * expected[i];
   }
-  return worst / largest;
+  return apart <= std::numeric_limits<double>::max() ? std::sqrt(apart / size) : std::numeric_limits<double>::infinity();
 }
 
 /// The query heads that are verified: all where contexts are short, at least two of them.

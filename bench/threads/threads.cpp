@@ -1,4 +1,4 @@
-// bench/threads/threads.cpp - a decode step by threads: an executor spreads the KV heads.
+// bench/threads/threads.cpp - a decode step by threads: an executor spreads KV heads and parts of their rows.
 // SPDX-License-Identifier: MIT
 #include <string>
 #include <thread>
@@ -13,5 +13,6 @@ void bench::add_threads() {
     std::string suffix = "/";
     suffix += std::to_string(threads);
     add_attention("threads", {"f16", "kivi4", "kivi2", "read_limit"}, {.context = 16384, .threads = threads}, suffix);
+    add_attention("threads", {"f16", "kivi4", "kivi2"}, {.context = 65536, .kv_heads = 1, .threads = threads}, suffix);
   }
 }

@@ -72,7 +72,7 @@ inline void compress_prompt(const std::vector<LayerRows>& layers, kvcompress::An
   std::iota(positions.begin(), positions.end(), kvcompress::Position{0});
   for (std::size_t layer = 0; layer < layers.size(); ++layer) {
     cache.append(layer, rows(layers[layer].keys, shape.kv_heads), rows(layers[layer].values, shape.kv_heads));
-    cache.observe(layer, rows(layers[layer].queries, shape.query_heads), positions, {});
+    cache.observe(layer, rows(layers[layer].queries, shape.query_heads), positions, {}, nullptr);
     cache.end_prompt(layer);
   }
 }

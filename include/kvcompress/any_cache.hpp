@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 #include <vector>
@@ -22,7 +23,12 @@ class AnyCache {
   virtual void append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) = 0;
   virtual void attend(std::size_t layer, const Rows& queries, const Output& out, Workspace& workspace, const AttendOptions& options,
                       HeadRange heads) = 0;
-  virtual void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options) = 0;
+  /// An executor that may be chosen at run time: see KVCache::attend.
+  using Executor = std::function<void(std::size_t tasks, const std::function<void(std::size_t task, std::size_t worker)>& run)>;
+  virtual void attend(std::size_t layer, const Rows& queries, const Output& out, std::span<Workspace> workspaces, const Executor& executor,
+                      const AttendOptions& options) = 0;
+  virtual void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options,
+                       const float* log_sum_exp) = 0;
   virtual void commit(std::size_t layer) = 0;
   virtual void end_prompt(std::size_t layer) = 0;
   virtual void truncate(Position position) = 0;
@@ -59,8 +65,13 @@ class CacheOf final : public AnyCache {
               HeadRange heads) override {
     cache_.attend(layer, queries, out, workspace, options, heads);
   }
-  void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options) override {
-    cache_.observe(layer, queries, positions, options);
+  void attend(std::size_t layer, const Rows& queries, const Output& out, std::span<Workspace> workspaces, const Executor& executor,
+              const AttendOptions& options) override {
+    cache_.attend(layer, queries, out, workspaces, executor, options);
+  }
+  void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options,
+               const float* log_sum_exp) override {
+    cache_.observe(layer, queries, positions, options, log_sum_exp);
   }
   void commit(std::size_t layer) override { cache_.commit(layer); }
   void end_prompt(std::size_t layer) override { cache_.end_prompt(layer); }

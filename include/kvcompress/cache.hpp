@@ -109,33 +109,15 @@ class KVCache {
   void attend(std::size_t layer, const Rows& queries, const Output& out, Workspace& ws, const AttendOptions& options = {},
               HeadRange heads = {}) {
     heads.last = std::min(heads.last, shape_.kv_heads);
-    detail::check_layer(shape_, "attend", layer);
-    detail::check_queries(shape_, queries, heads.first, heads.last, Workspace::ensure(ws.queries, shape_.key_width()));
+    check_attend(layer, queries, out, heads, ws);
     const Layer& l = at(layer);
-    require(l.open > 0, ErrorCode::phase, "attend(layer = ", layer, ") before append: no rows since the last commit");
-    require(queries.tokens() <= l.open, ErrorCode::phase, "attend: queries.tokens() is ", queries.tokens(), ", must be at most the ", l.open,
-            " rows since the last commit");
-    require(out.data != nullptr, ErrorCode::input, "attend: out.data is null");
     for (std::size_t head = heads.first; head < heads.last; ++head) {
-      const RowTable& table = l.table(head);
-      const std::size_t first = table.rows() - queries.tokens();
-      ws.positions.resize(queries.tokens());
-      ws.limits.resize(queries.tokens());
-      for (std::size_t t = 0; t < queries.tokens(); ++t) {
-        ws.positions[t] = table.position(first + t);
-        ws.limits[t] = first + t + 1;
-      }
-      if (const std::size_t window = detail::query_window<P>(options_); window > 0) {
-        detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, options, ws);
-      }
+      place_queries(l.table(head), queries.tokens(), ws);
+      remember(layer, head, queries, options, ws);
       const Lane& lane = l.lanes[head];
-      const LaneAttention attention(shape_, lane.keys, &lane.value_store(), table, options);
+      const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options);
       const auto load = detail::query_loader(shape_, queries, head, ws);
-      const auto store = [&](std::size_t t, std::size_t h, const float* output, float log_sum_exp) {
-        const std::size_t query_head = head * shape_.group() + h;
-        std::copy_n(output, shape_.value_width(), out.row(t, query_head));
-        if (options.log_sum_exp != nullptr) { options.log_sum_exp[t * shape_.query_heads + query_head] = log_sum_exp; }
-      };
+      const auto store = storer(head, out, options);
       if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
         if (!l.in_prompt && (Prepares<Values> || !Retrieval::reads_all(options_.retrieval, layer))) {
           const auto choose = [&](const float* group, std::size_t stride, Position shift, std::size_t rows) {
@@ -155,19 +137,26 @@ class KVCache {
   }
 
   /// The same with the caller's threads: executor(tasks, run) calls run(task, worker) once for every task < tasks, with a worker number
-  /// below workspaces.size() that no other call uses at that time (see SerialExecutor). The result is the same for any executor.
+  /// below workspaces.size() that no other call uses at that time (see SerialExecutor). A task is a KV head or, for one token, 4096 rows of it.
+  /// The result is the same for any executor.
   template <class Executor>
   void attend(std::size_t layer, const Rows& queries, const Output& out, std::span<Workspace> workspaces, Executor&& executor,
               const AttendOptions& options = {}) {
     require(!workspaces.empty(), ErrorCode::input, "attend: workspaces is empty, must have one per worker");
+    detail::check_layer(shape_, "attend", layer);
+    if constexpr (std::is_same_v<Retrieval, ReadAll> && Eviction::observes != Observes::every_query && !Prepares<Values>) {
+      if (queries.tokens() == 1) { return attend_parts(layer, queries, out, workspaces, executor, options); }
+    }
     executor(shape_.kv_heads, [&](std::size_t head, std::size_t worker) {
       attend(layer, queries, out, workspaces[worker], options, {head, head + 1});
     });
   }
 
   /// For an engine with its own attention: shows the policy queries (tokens, query_heads, key width) at `positions`, as attend would.
-  /// Does nothing for a policy that observes nothing.
-  void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options = {}) {
+  /// `log_sum_exp`, if the engine has it: that of every query's logits over the rows it may see, (tokens, query_heads); it saves a pass over
+  /// the logits. Does nothing for a policy that observes nothing.
+  void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options = {},
+               const float* log_sum_exp = nullptr) {
     detail::check_layer(shape_, "observe", layer);
     detail::check_queries(shape_, queries, 0, shape_.kv_heads, row_.data());
     const Layer& l = at(layer);
@@ -176,7 +165,8 @@ class KVCache {
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
       workspace_.positions.assign(positions.begin(), positions.end());
       if constexpr (Eviction::observes == Observes::every_query) {
-        detail::see<P>(shape_, options_, writable(layer), head, detail::query_loader(shape_, queries, head, workspace_), options, workspace_);
+        detail::see<P>(shape_, options_, writable(layer), head, detail::query_loader(shape_, queries, head, workspace_), options,
+                       log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
       } else if (const std::size_t window = detail::query_window<P>(options_); window > 0) {
         detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, options, workspace_);
       }
@@ -370,6 +360,68 @@ class KVCache {
     if constexpr (ObservesRows<Eviction>) {
       Eviction::observe_row(options_.eviction, lane.state, lane.keys.rows() - 1, std::span<const float>(key, shape_.key_width()),
                             std::span<const float>(value, shape_.value_width()));
+    }
+  }
+
+  // ------------------------------------------------------------------ attention
+
+  void check_attend(std::size_t layer, const Rows& queries, const Output& out, HeadRange heads, Workspace& ws) const {
+    detail::check_layer(shape_, "attend", layer);
+    detail::check_queries(shape_, queries, heads.first, heads.last, Workspace::ensure(ws.queries, shape_.key_width()));
+    const std::size_t open = at(layer).open;
+    require(open > 0, ErrorCode::phase, "attend(layer = ", layer, ") before append: no rows since the last commit");
+    require(queries.tokens() <= open, ErrorCode::phase, "attend: queries.tokens() is ", queries.tokens(), ", must be at most the ", open,
+            " rows since the last commit");
+    require(out.data != nullptr, ErrorCode::input, "attend: out.data is null");
+  }
+  /// Queries belong to the newest rows: where they stand, and what they may see.
+  static void place_queries(const RowTable& table, std::size_t tokens, Workspace& ws) {
+    const std::size_t first = table.rows() - tokens;
+    ws.positions.resize(tokens);
+    ws.limits.resize(tokens);
+    for (std::size_t t = 0; t < tokens; ++t) {
+      ws.positions[t] = table.position(first + t);
+      ws.limits[t] = first + t + 1;
+    }
+  }
+  void remember(std::size_t layer, std::size_t head, const Rows& queries, const AttendOptions& options, Workspace& ws) {
+    if (const std::size_t window = detail::query_window<P>(options_); window > 0) {
+      detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, options, ws);
+    }
+  }
+  auto storer(std::size_t head, const Output& out, const AttendOptions& options) const {
+    return [this, head, &out, &options](std::size_t t, std::size_t h, const float* output, float log_sum_exp) {
+      const std::size_t query_head = head * shape_.group() + h;
+      std::copy_n(output, shape_.value_width(), out.row(t, query_head));
+      if (options.log_sum_exp != nullptr) { options.log_sum_exp[t * shape_.query_heads + query_head] = log_sum_exp; }
+    };
+  }
+  /// One token: tasks are parts of the rows of a head, whose results are merged at the end.
+  template <class Executor>
+  void attend_parts(std::size_t layer, const Rows& queries, const Output& out, std::span<Workspace> workspaces, Executor&& executor,
+                    const AttendOptions& options) {
+    Workspace& first = workspaces.front();
+    check_attend(layer, queries, out, {0, shape_.kv_heads}, first);
+    const Layer& l = at(layer);
+    const auto attention = [&](std::size_t head) {
+      return LaneAttention(shape_, l.lanes[head].keys, &l.lanes[head].value_store(), l.table(head), options);
+    };
+    std::size_t parts = 1;
+    for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+      place_queries(l.table(head), 1, first);
+      remember(layer, head, queries, options, first);
+      parts = std::max(parts, attention(head).parts());
+    }
+    const std::size_t floats = attention(0).part_floats();
+    float* results = Workspace::ensure(first.parts, shape_.kv_heads * parts * floats);
+    executor(shape_.kv_heads * parts, [&](std::size_t task, std::size_t worker) {
+      const std::size_t head = task / parts;
+      Workspace& ws = workspaces[worker];
+      place_queries(l.table(head), 1, ws);
+      attention(head).run_part(task % parts, ws.positions, ws.limits, ws, detail::query_loader(shape_, queries, head, ws), results + task * floats);
+    });
+    for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+      attention(head).finish_parts(results + head * parts * floats, parts, storer(head, out, options));
     }
   }
 

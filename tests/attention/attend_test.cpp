@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "kvcompress/policies/full.hpp"
+#include "kvcompress/policies/kivi.hpp"
 #include "support/random_rows.hpp"
 
 namespace {
@@ -58,6 +59,62 @@ TEST(Attend, KeysAndValuesOfDifferentSizes) {
 TEST(Attend, ManyRowsMeetTheQueriesInChunks) {
   const Text text({.query_heads = 2, .kv_heads = 1, .head_dim = 16}, 1100, 3);
   EXPECT_LT(deviation(outputs(text), full_attention(text)), 2e-5);
+}
+
+/// Runs the tasks backwards, on workers in turn.
+struct Backwards {
+  std::size_t workers;
+  void operator()(std::size_t tasks, auto&& run) const {
+    for (std::size_t task = tasks; task-- > 0;) { run(task, task % workers); }
+  }
+};
+
+template <class P>
+void check_parts(double tolerance) {
+  const Text text({.query_heads = 4, .kv_heads = 2, .head_dim = 16}, 9001, 10);
+  KVCache<P> cache(text.shape);
+  cache.append(0, text.key_rows(0, 9000), text.value_rows(0, 9000));
+  cache.end_prompt(0);
+  cache.append(0, text.key_rows(9000, 1), text.value_rows(9000, 1));
+  std::vector<Workspace> workspaces(2, Workspace(text.shape));
+  const Rows queries = text.query_rows(9000, 1);
+  for (const AttendOptions& options : {AttendOptions{}, AttendOptions{.window = 700}, AttendOptions{.start = 5000}}) {
+    std::vector<float> logs[2];
+    Outputs outs[2];
+    for (const bool shared : {false, true}) {
+      logs[shared].resize(4);
+      outs[shared].resize(text.output_width());
+      AttendOptions here = options;
+      here.log_sum_exp = logs[shared].data();
+      const Output out = Output::tokens_first(outs[shared].data(), 4, 16);
+      if (shared) { cache.attend(0, queries, out, workspaces, Backwards{2}, here); }
+      else { cache.attend(0, queries, out, here); }
+    }
+    EXPECT_TRUE(outs[0] == outs[1]);
+    EXPECT_TRUE(logs[0] == logs[1]);
+    // Against the definition, over the rows as they are decoded.
+    for (std::size_t head = 0; head < 4; ++head) {
+      std::vector<double> expected(16);
+      double sum = 0.0;
+      for (std::size_t row = 0; row < 9001; ++row) {
+        if (row < options.start || (options.window > 0 && 9000 - row >= options.window)) { continue; }
+        float key[16];
+        float value[16];
+        cache.read(0, head / 2, row, key, value);
+        double logit = 0.0;
+        for (std::size_t c = 0; c < 16; ++c) { logit += static_cast<double>(text.queries[(std::size_t{9000} * 4 + head) * 16 + c]) * static_cast<double>(key[c]) / 4.0; }
+        sum += std::exp(logit);
+        for (std::size_t c = 0; c < 16; ++c) { expected[c] += std::exp(logit) * static_cast<double>(value[c]); }
+      }
+      for (std::size_t c = 0; c < 16; ++c) { ASSERT_NEAR(outs[0][head * 16 + c], expected[c] / sum, tolerance); }
+      ASSERT_NEAR(logs[0][head], std::log(sum), 10 * tolerance);
+    }
+  }
+}
+
+TEST(Attend, ThreadsThatShareRowsGetTheSameNumbers) {
+  check_parts<Full<float>>(1e-6);
+  check_parts<Kivi<4>>(1e-4);
 }
 
 TEST(Attend, OptionsScaleSoftCapWindowAndStart) {

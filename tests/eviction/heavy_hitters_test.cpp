@@ -188,6 +188,7 @@ TEST(HeavyHitters, ObserveCountsWhatAttendCounts) {
     const PolicyOptions<Policy> options{.eviction = {.budget = 24, .in_cache_positions = in_cache}, .speculation = 2};
     Cache attended(shape, options);
     Cache observed(shape, options);
+    Cache told(shape, options);  // with the log-sum-exp that attention found
     Position at = 0;
     for (std::size_t t = 0, count = 0; t < text.tokens; t += count) {
       count = t < 60 ? 30 : t % 3 == 0 ? 2 : 1;
@@ -195,16 +196,20 @@ TEST(HeavyHitters, ObserveCountsWhatAttendCounts) {
       at = t == 30 ? 50 : at;  // a gap inside the prompt
       std::vector<Position> positions(count);
       std::iota(positions.begin(), positions.end(), at);
-      for (Cache* cache : {&attended, &observed}) { cache->append(0, text.key_rows(t, count), text.value_rows(t, count), at); }
-      static_cast<void>(attend(attended, text, t + count, count));
+      for (Cache* cache : {&attended, &observed, &told}) { cache->append(0, text.key_rows(t, count), text.value_rows(t, count), at); }
+      std::vector<float> log_sum_exp(count * shape.query_heads);
+      Outputs out(count * text.output_width());
+      attended.attend(0, text.query_rows(t, count), Output::tokens_first(out.data(), 4, 16), {.log_sum_exp = log_sum_exp.data()});
       observed.observe(0, text.query_rows(t, count), positions);
+      told.observe(0, text.query_rows(t, count), positions, {}, log_sum_exp.data());
       at += static_cast<Position>(count);
       if (t == 0) { continue; }
-      t == 30 ? attended.end_prompt(0) : attended.commit(0);
-      t == 30 ? observed.end_prompt(0) : observed.commit(0);
-      ASSERT_EQ(attended.kept(0, 0), observed.kept(0, 0)) << "in-cache positions " << in_cache << ", token " << t;
-      ASSERT_EQ(attended.kept(0, 1), observed.kept(0, 1)) << "in-cache positions " << in_cache << ", token " << t;
-      ASSERT_NEAR(total_score(attended, 0), total_score(observed, 0), 1e-4);
+      for (Cache* cache : {&attended, &observed, &told}) { t == 30 ? cache->end_prompt(0) : cache->commit(0); }
+      for (const Cache* cache : {&observed, &told}) {
+        ASSERT_EQ(attended.kept(0, 0), cache->kept(0, 0)) << "in-cache positions " << in_cache << ", token " << t;
+        ASSERT_EQ(attended.kept(0, 1), cache->kept(0, 1)) << "in-cache positions " << in_cache << ", token " << t;
+        ASSERT_NEAR(total_score(attended, 0), total_score(*cache, 0), 1e-4);
+      }
     }
   }
 }

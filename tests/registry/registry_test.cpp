@@ -135,7 +135,7 @@ TEST(Registry, VerbsReachTheCacheBehind) {
   cache->append(0, text.key_rows(0, 1), text.value_rows(0, 1), 77);
   EXPECT_EQ(cache->tokens(0), 78U);
   const std::vector<Position> position{77};
-  cache->observe(0, text.query_rows(0, 1), position, {});
+  cache->observe(0, text.query_rows(0, 1), position, {}, nullptr);
   EXPECT_EQ(cache->shape().head_dim, 32U);
 }
 

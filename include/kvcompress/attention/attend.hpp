@@ -29,6 +29,8 @@ namespace detail {
 
 /// Rows that one chunk of the driver covers: its logits stay in the first-level cache.
 inline constexpr std::size_t chunk_rows = 256;
+/// Rows after which the running softmax starts anew. The parts are merged in order, so that threads can share them and get the same numbers.
+inline constexpr std::size_t part_rows = 16 * chunk_rows;
 /// Queries (tokens times heads of the group) that one block serves together, if one token's group is not larger.
 inline constexpr std::size_t block_queries = 32;
 
@@ -88,56 +90,110 @@ inline void mask_chunk(const RowTable& table, RowRange range, const QueryBlock& 
   }
 }
 
-/// Attention of one block, ws.queries already filled and scaled: normalised outputs to ws.outputs, log-sum-exp per query to
-/// ws.running. The rows of `ranges` are met in batches with a running softmax, so that any number of rows needs the same scratch; with
-/// `keep_logits` all logits of the block stay in ws.logits, row stride `rows`, the number of rows in the ranges. `values` may be null:
+/// The softmax of a block over the rows met so far; outputs are sums, not yet divided.
+struct Running {
+  float* maxima;   // (queries); later the log-sum-exp
+  float* sums;     // (queries)
+  float* outputs;  // (queries, value_stride)
+  std::size_t queries;
+  std::size_t value_stride;
+
+  static constexpr std::size_t floats(std::size_t queries, std::size_t value_stride) noexcept { return queries * (value_stride + 2); }
+  Running(float* buffer, std::size_t query_count, std::size_t stride) noexcept
+      : maxima(buffer + query_count * stride), sums(maxima + query_count), outputs(buffer), queries(query_count), value_stride(stride) {}
+
+  void start() const noexcept {
+    std::fill_n(maxima, queries, kernels::minus_infinity);
+    std::fill_n(sums, queries, 0.0F);
+    std::fill_n(outputs, queries * value_stride, 0.0F);
+  }
+  /// Counts everything so far relative to a new maximum.
+  void raise(std::size_t q, float top) const noexcept {
+    const float shrink = math::exp(maxima[q] - top);
+    sums[q] *= shrink;
+    kernels::multiply(outputs + q * value_stride, value_stride, shrink);
+    maxima[q] = top;
+  }
+  /// Adds the rows that another one has met.
+  void merge(const Running& other) const noexcept {
+    for (std::size_t q = 0; q < queries; ++q) {
+      if (other.maxima[q] == kernels::minus_infinity) { continue; }
+      if (other.maxima[q] > maxima[q]) { raise(q, other.maxima[q]); }
+      const float factor = math::exp(other.maxima[q] - maxima[q]);
+      sums[q] += other.sums[q] * factor;
+      kernels::add_multiple(outputs + q * value_stride, other.outputs + q * value_stride, value_stride, factor);
+    }
+  }
+  /// Divides; maxima become the log-sum-exp.
+  void finish() const noexcept {
+    for (std::size_t q = 0; q < queries; ++q) {
+      if (sums[q] > 0.0F) { kernels::multiply(outputs + q * value_stride, value_stride, 1.0F / sums[q]); }
+      maxima[q] = sums[q] > 0.0F ? maxima[q] + math::log(sums[q]) : kernels::minus_infinity;
+    }
+  }
+};
+
+/// Logits of the current batch, rows that a query may not see at -infinity; returns the number of rows.
+template <KeyStore Keys>
+std::size_t score_batch(const Keys& keys, const RowTable& table, const QueryBlock& block, const Batches& batch, std::size_t key_stride,
+                        std::size_t stride, float* logits, const AttendOptions& options, Workspace& ws) noexcept {
+  const std::size_t size = batch.parts([&](RowRange part, std::size_t offset) {
+    score_chunk(keys, table, part, block, key_stride, stride, logits + offset, ws);
+  });
+  if (options.soft_cap > 0.0F) {
+    for (std::size_t q = 0; q < block.queries(); ++q) { kernels::soft_cap(logits + q * stride, size, options.soft_cap); }
+  }
+  batch.parts([&](RowRange part, std::size_t offset) { mask_chunk(table, part, block, options, stride, logits + offset); });
+  return size;
+}
+
+/// Attention of one block, ws.queries already filled and scaled, over up to part_rows rows from `batch` on, which moves behind them. Their
+/// logits, row stride `stride`, start at `logits`; with `keep_logits` those of each batch stay, one behind the other. `values` may be null:
 /// then there are no outputs.
 template <KeyStore Keys, ValueStore Values>
-void attend_block(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block, std::span<const RowRange> ranges,
-                  std::size_t rows, std::size_t key_stride, std::size_t value_stride, bool keep_logits, const AttendOptions& options,
-                  Workspace& ws) noexcept {
+void attend_part(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block, Batches& batch, std::size_t key_stride,
+                 bool keep_logits, float*& logits, std::size_t stride, const AttendOptions& options, const Running& running, Workspace& ws) noexcept {
   const std::size_t queries = block.queries();
-  const std::size_t stride = keep_logits ? rows : chunk_rows;
-  float* maxima = ws.running.data();
-  float* sums = maxima + queries;
-  std::fill(maxima, sums, kernels::minus_infinity);
-  std::fill(sums, sums + queries, 0.0F);
-  std::fill_n(ws.outputs.data(), queries * value_stride, 0.0F);
-  float* logits = ws.logits.data();
-  for (Batches batch(ranges, chunk_rows); !batch.done(); batch.next()) {
-    const std::size_t size = batch.parts([&](RowRange part, std::size_t offset) {
-      score_chunk(keys, table, part, block, key_stride, stride, logits + offset, ws);
-    });
-    if (options.soft_cap > 0.0F) {
-      for (std::size_t q = 0; q < queries; ++q) { kernels::soft_cap(logits + q * stride, size, options.soft_cap); }
-    }
-    batch.parts([&](RowRange part, std::size_t offset) { mask_chunk(table, part, block, options, stride, logits + offset); });
+  running.start();
+  for (std::size_t rows = 0; rows < part_rows && !batch.done(); rows += chunk_rows, batch.next()) {
+    const std::size_t size = score_batch(keys, table, block, batch, key_stride, stride, logits, options, ws);
     for (std::size_t q = 0; q < queries; ++q) {
       float* weights = ws.weights.data() + q * chunk_rows;
-      const float top = std::max(maxima[q], kernels::largest_of(logits + q * stride, size));
+      const float top = std::max(running.maxima[q], kernels::largest_of(logits + q * stride, size));
       if (top == kernels::minus_infinity) {  // nothing to see so far
         std::fill_n(weights, size, 0.0F);
         continue;
       }
-      if (top > maxima[q]) {
-        const float shrink = math::exp(maxima[q] - top);
-        sums[q] *= shrink;
-        kernels::multiply(ws.outputs.data() + q * value_stride, value_stride, shrink);
-        maxima[q] = top;
-      }
-      sums[q] += kernels::exponentials(logits + q * stride, size, top, weights);
+      if (top > running.maxima[q]) { running.raise(q, top); }
+      running.sums[q] += kernels::exponentials(logits + q * stride, size, top, weights);
     }
     if (values != nullptr) {
       batch.parts([&](RowRange part, std::size_t offset) {
-        values->accumulate(part, ws.weights.data() + offset, chunk_rows, queries, ws.outputs.data(), value_stride, ws.store.data());
+        values->accumulate(part, ws.weights.data() + offset, chunk_rows, queries, running.outputs, running.value_stride, ws.store.data());
       });
     }
     if (keep_logits) { logits += size; }
   }
-  for (std::size_t q = 0; q < queries; ++q) {
-    if (sums[q] > 0.0F) { kernels::multiply(ws.outputs.data() + q * value_stride, value_stride, 1.0F / sums[q]); }
-    maxima[q] = sums[q] > 0.0F ? maxima[q] + math::log(sums[q]) : kernels::minus_infinity;
+}
+
+/// The same over all the rows of `ranges`, finished. The rows are met in batches with a running softmax, so that any number of rows needs the
+/// same scratch; with `keep_logits` all logits of the block stay in ws.logits, row stride `rows`, the number of rows in the ranges.
+template <KeyStore Keys, ValueStore Values>
+Running attend_block(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block, std::span<const RowRange> ranges,
+                     std::size_t rows, std::size_t key_stride, std::size_t value_stride, bool keep_logits, const AttendOptions& options,
+                     Workspace& ws) noexcept {
+  const std::size_t stride = keep_logits ? rows : chunk_rows;
+  const Running whole(ws.outputs.data(), block.queries(), value_stride);
+  const Running part(ws.outputs.data() + Running::floats(block.queries(), value_stride), block.queries(), value_stride);
+  float* logits = ws.logits.data();
+  Batches batch(ranges, chunk_rows);
+  attend_part(keys, values, table, block, batch, key_stride, keep_logits, logits, stride, options, whole, ws);
+  while (!batch.done()) {
+    attend_part(keys, values, table, block, batch, key_stride, keep_logits, logits, stride, options, part, ws);
+    whole.merge(part);
   }
+  whole.finish();
+  return whole;
 }
 
 }  // namespace detail
@@ -156,58 +212,107 @@ class LaneAttention {
  public:
   LaneAttention(const Shape& shape, const Keys& keys, const Values* values, const RowTable& table, const AttendOptions& options)
       : shape_(shape), keys_(keys), values_(values), table_(table), options_(options),
-        scale_(options.scale != 0.0F ? options.scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()))) {}
+        scale_(options.scale != 0.0F ? options.scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()))),
+        key_stride_(kernels::padded(shape.key_width())), value_stride_(kernels::padded(shape.value_width())) {}
 
   template <class Reading = ReadEverything>
   void run(std::span<const Position> positions, std::span<const std::size_t> row_limits, bool by_position, Workspace& ws, bool observe,
            auto&& load, auto&& store, auto&& see, Reading&& reading = {}) const {
     constexpr bool chooses = !std::is_same_v<std::remove_cvref_t<Reading>, ReadEverything>;
     const std::size_t group = shape_.group();
-    const std::size_t at_once = chooses ? 1 : std::max<std::size_t>(1, detail::block_queries / group);
-    const std::size_t key_stride = kernels::padded(shape_.key_width());
-    const std::size_t value_stride = kernels::padded(shape_.value_width());
-    for (std::size_t first = 0; first < positions.size();) {
-      const Position shift = shift_of(row_limits[first]);
-      std::size_t end = first + 1;
-      while (end < positions.size() && end - first < at_once && shift_of(row_limits[end]) == shift) { ++end; }
-      const detail::QueryBlock block{end - first, group, positions.data() + first, row_limits.data() + first, by_position, shift};
-      const std::size_t rows = *std::max_element(row_limits.begin() + at(first), row_limits.begin() + at(end));
-      prepare(block.queries(), observe ? rows : detail::chunk_rows, key_stride, value_stride, ws);
-      for (std::size_t q = 0; q < block.queries(); ++q) {
-        float* query = ws.queries.data() + q * key_stride;
-        load(first + q / group, q % group, query);
-        for (std::size_t c = 0; c < shape_.key_width(); ++c) { query[c] *= scale_; }
-        std::fill(query + shape_.key_width(), query + key_stride, 0.0F);
-      }
+    for_blocks(positions, row_limits, by_position, chooses ? 1 : std::max<std::size_t>(1, detail::block_queries / group),
+               [&](const detail::QueryBlock& block, std::size_t first, std::size_t rows) {
+      prepare(block.queries(), observe ? rows : detail::chunk_rows, ws);
+      load_queries(block, first, ws, load);
       const RowRange all{0, rows};
       std::span<const RowRange> ranges(&all, 1);
-      if constexpr (chooses) { ranges = reading(ws.queries.data(), key_stride, shift, rows); }
-      detail::attend_block(keys_, values_, table_, block, ranges, rows, key_stride, value_stride, observe, options_, ws);
+      if constexpr (chooses) { ranges = reading(ws.queries.data(), key_stride_, block.shift, rows); }
+      const detail::Running done = detail::attend_block(keys_, values_, table_, block, ranges, rows, key_stride_, value_stride_, observe, options_, ws);
       for (std::size_t q = 0; q < block.queries(); ++q) {
-        const float log_sum_exp = ws.running[q];
-        store(first + q / group, q % group, ws.outputs.data() + q * value_stride, log_sum_exp);
+        const float log_sum_exp = done.maxima[q];
+        store(first + q / group, q % group, done.outputs + q * value_stride_, log_sum_exp);
         if (observe && log_sum_exp != kernels::minus_infinity) {
           kernels::exponentials(ws.logits.data() + q * rows, rows, log_sum_exp, ws.weights.data());
           see(first + q / group, q % group, std::span<const float>(ws.weights.data(), rows));
         }
       }
-      first = end;
-    }
+    });
+  }
+  /// The probabilities alone, of queries whose log-sum-exp is known, (tokens, query heads of the group), `stride` from token to token. One pass.
+  void run_known(std::span<const Position> positions, std::span<const std::size_t> row_limits, const float* log_sum_exp, std::size_t stride,
+                 Workspace& ws, auto&& load, auto&& see) const {
+    for_blocks(positions, row_limits, true, std::max<std::size_t>(1, detail::block_queries / shape_.group()),
+               [&](const detail::QueryBlock& block, std::size_t first, std::size_t rows) {
+      prepare(block.queries(), rows, ws);
+      load_queries(block, first, ws, load);
+      const RowRange all{0, rows};
+      float* logits = ws.logits.data();
+      for (detail::Batches batch(std::span<const RowRange>(&all, 1), detail::chunk_rows); !batch.done(); batch.next()) {
+        logits += detail::score_batch(keys_, table_, block, batch, key_stride_, rows, logits, options_, ws);
+      }
+      for (std::size_t q = 0; q < block.queries(); ++q) {
+        const float known = log_sum_exp[(first + q / block.group) * stride + q % block.group];
+        if (known == kernels::minus_infinity) { continue; }
+        kernels::exponentials(ws.logits.data() + q * rows, rows, known, ws.weights.data());
+        see(first + q / block.group, q % block.group, std::span<const float>(ws.weights.data(), rows));
+      }
+    });
+  }
+  /// Parts that the rows of one token's queries fall into.
+  [[nodiscard]] std::size_t parts() const noexcept { return (table_.rows() + detail::part_rows - 1) / detail::part_rows; }
+  /// Numbers of the result of one part.
+  [[nodiscard]] std::size_t part_floats() const noexcept { return detail::Running::floats(shape_.group(), value_stride_); }
+  /// One token's queries over one part of the rows; parts may run at the same time, each with a workspace of its own.
+  void run_part(std::size_t index, std::span<const Position> positions, std::span<const std::size_t> row_limits, Workspace& ws, auto&& load,
+                float* result) const {
+    const detail::QueryBlock block{1, shape_.group(), positions.data(), row_limits.data(), false, shift_of(row_limits[0])};
+    prepare(block.queries(), detail::chunk_rows, ws);
+    load_queries(block, 0, ws, load);
+    const RowRange rows{std::min(index * detail::part_rows, row_limits[0]), std::min((index + 1) * detail::part_rows, row_limits[0])};
+    float* logits = ws.logits.data();
+    detail::Batches batch(std::span<const RowRange>(&rows, 1), detail::chunk_rows);
+    detail::attend_part(keys_, values_, table_, block, batch, key_stride_, false, logits, detail::chunk_rows, options_,
+                        detail::Running(result, block.queries(), value_stride_), ws);
+  }
+  /// Merges the results of all parts, one behind the other, and stores what run would have.
+  void finish_parts(float* results, std::size_t count, auto&& store) const {
+    const detail::Running whole(results, shape_.group(), value_stride_);
+    for (std::size_t i = 1; i < count; ++i) { whole.merge(detail::Running(results + i * part_floats(), shape_.group(), value_stride_)); }
+    whole.finish();
+    for (std::size_t h = 0; h < shape_.group(); ++h) { store(std::size_t{0}, h, whole.outputs + h * value_stride_, whole.maxima[h]); }
   }
 
  private:
   static std::ptrdiff_t at(std::size_t index) noexcept { return static_cast<std::ptrdiff_t>(index); }
   [[nodiscard]] Position shift_of(std::size_t row_limit) const noexcept { return row_limit > 0 ? table_.shift(row_limit - 1) : 0; }
 
-  void prepare(std::size_t queries, std::size_t logit_stride, std::size_t key_stride, std::size_t value_stride, Workspace& ws) const {
-    Workspace::ensure(ws.queries, queries * key_stride);
-    if (table_.renumbers()) { Workspace::ensure(ws.turned, queries * key_stride); }
+  /// Calls visit(block, first token, rows it may see) for blocks of up to `at_once` tokens.
+  void for_blocks(std::span<const Position> positions, std::span<const std::size_t> row_limits, bool by_position, std::size_t at_once, auto&& visit) const {
+    for (std::size_t first = 0; first < positions.size();) {
+      const Position shift = shift_of(row_limits[first]);
+      std::size_t end = first + 1;
+      while (end < positions.size() && end - first < at_once && shift_of(row_limits[end]) == shift) { ++end; }
+      visit(detail::QueryBlock{end - first, shape_.group(), positions.data() + first, row_limits.data() + first, by_position, shift}, first,
+            *std::max_element(row_limits.begin() + at(first), row_limits.begin() + at(end)));
+      first = end;
+    }
+  }
+  void prepare(std::size_t queries, std::size_t logit_stride, Workspace& ws) const {
+    Workspace::ensure(ws.queries, queries * key_stride_);
+    if (table_.renumbers()) { Workspace::ensure(ws.turned, queries * key_stride_); }
     Workspace::ensure(ws.logits, queries * logit_stride);
     Workspace::ensure(ws.weights, std::max(queries * detail::chunk_rows, logit_stride));
-    Workspace::ensure(ws.outputs, queries * value_stride);
-    Workspace::ensure(ws.running, 2 * queries);
+    Workspace::ensure(ws.outputs, 2 * detail::Running::floats(queries, value_stride_));
     Workspace::ensure(ws.store, std::max(keys_.scratch_floats(shape_.key_width(), queries),
                                          values_ != nullptr ? values_->scratch_floats(shape_.value_width(), queries) : 0));
+  }
+  void load_queries(const detail::QueryBlock& block, std::size_t first, Workspace& ws, auto&& load) const {
+    for (std::size_t q = 0; q < block.queries(); ++q) {
+      float* query = ws.queries.data() + q * key_stride_;
+      load(first + q / block.group, q % block.group, query);
+      for (std::size_t c = 0; c < shape_.key_width(); ++c) { query[c] *= scale_; }
+      std::fill(query + shape_.key_width(), query + key_stride_, 0.0F);
+    }
   }
 
   const Shape& shape_;
@@ -216,6 +321,8 @@ class LaneAttention {
   const RowTable& table_;
   AttendOptions options_;
   float scale_;
+  std::size_t key_stride_;
+  std::size_t value_stride_;
 };
 
 }  // namespace kvcompress

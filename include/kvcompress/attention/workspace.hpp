@@ -16,7 +16,7 @@ class Workspace {
   explicit Workspace(const Shape& shape, const Memory& memory = {})
       : rotation(shape, memory), queries(Allocator<float>(memory)), turned(Allocator<float>(memory)),
         logits(Allocator<float>(memory)), weights(Allocator<float>(memory)), outputs(Allocator<float>(memory)),
-        running(Allocator<float>(memory)), store(Allocator<float>(memory)), chosen(Allocator<float>(memory)), positions(Allocator<Position>(memory)),
+        parts(Allocator<float>(memory)), store(Allocator<float>(memory)), chosen(Allocator<float>(memory)), positions(Allocator<Position>(memory)),
         limits(Allocator<std::size_t>(memory)), order(Allocator<Position>(memory)), ranges(Allocator<RowRange>(memory)) {}
 
   /// At least `count` floats; never shrinks, doubles when it grows.
@@ -31,7 +31,7 @@ class Workspace {
   }
   void account(MemoryReport& report) const noexcept {
     rotation.account(report);
-    for (const auto* buffer : {&queries, &turned, &logits, &weights, &outputs, &running, &store, &chosen}) {
+    for (const auto* buffer : {&queries, &turned, &logits, &weights, &outputs, &parts, &store, &chosen}) {
       report.add(&MemoryReport::scratch, *buffer);
     }
     report.add(&MemoryReport::scratch, positions);
@@ -51,8 +51,8 @@ class Workspace {
   Vector<float> turned;   // the same, rotated for rows whose slot and position differ by another distance
   Vector<float> logits;   // (queries, rows of a chunk), or all rows if the policy observes
   Vector<float> weights;  // (queries, rows of a chunk), e^(logit - maximum); later one query's probabilities
-  Vector<float> outputs;  // (queries, value width)
-  Vector<float> running;  // (2, queries): running maximum and sum
+  Vector<float> outputs;  // (2, queries, value width + 2): sums so far, of all rows and of a part of them
+  Vector<float> parts;    // (KV heads, parts, group, value width + 2): what threads that share rows found
   Vector<float> store;    // what the stores need
   Vector<float> chosen;   // what a retrieval scores, and what stores prepare
   Vector<Position> positions;   // (tokens) of the queries

@@ -51,23 +51,25 @@ void record(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer
 }
 
 /// Computes the probabilities of the queries at ws.positions over the lane's rows, without outputs, and shows them to the eviction.
+/// `log_sum_exp` (or null): known from elsewhere, (tokens, query heads), the lane's first one at the front.
 template <class P>
 void see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, auto&& load, const AttendOptions& attended,
-         Workspace& ws) {
+         const float* log_sum_exp, Workspace& ws) {
   using Eviction = typename Lane<P>::Eviction;
   Lane<P>& lane = layer.lanes[head];
   const RowTable& table = layer.table(head);
   ws.limits.resize(ws.positions.size());
   for (std::size_t t = 0; t < ws.positions.size(); ++t) { ws.limits[t] = table.rows_up_to(ws.positions[t]); }
-  LaneAttention<typename Lane<P>::Keys, typename Lane<P>::Values>(shape, lane.keys, nullptr, table, attended)
-      .run(ws.positions, ws.limits, true, ws, true, load, [](auto&&...) {},
-           [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
-             if constexpr (Eviction::observes == Observes::every_query) {
-               record<P>(shape, options, layer, head, ws.positions[t], h, probabilities);
-             } else {
-               Eviction::observe(options.eviction, lane.state, h, probabilities);
-             }
-           });
+  const LaneAttention<typename Lane<P>::Keys, typename Lane<P>::Values> attention(shape, lane.keys, nullptr, table, attended);
+  const auto show = [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
+    if constexpr (Eviction::observes == Observes::every_query) {
+      record<P>(shape, options, layer, head, ws.positions[t], h, probabilities);
+    } else {
+      Eviction::observe(options.eviction, lane.state, h, probabilities);
+    }
+  };
+  if (log_sum_exp != nullptr) { attention.run_known(ws.positions, ws.limits, log_sum_exp, shape.query_heads, ws, load, show); }
+  else { attention.run(ws.positions, ws.limits, true, ws, true, load, [](auto&&...) {}, show); }
 }
 
 /// The same for the last queries of a prompt that has ended.
@@ -82,7 +84,7 @@ void see_last(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
          [&](std::size_t token, std::size_t h, float* row) {
            std::copy_n(last.query(skipped + token, shape.group() * shape.key_width()) + h * shape.key_width(), shape.key_width(), row);
          },
-         last.options(), ws);
+         last.options(), nullptr, ws);
 }
 
 /// The ranges of the rows [0, rows) that one token's queries read: those that the retrieval chooses and all that are not indexed. Fetches

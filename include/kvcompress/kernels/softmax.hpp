@@ -56,6 +56,14 @@ inline void multiply(float* x, std::size_t count, float factor) noexcept {
   for (; i < count; ++i) { x[i] *= factor; }
 }
 
+/// x[i] += factor * y[i].
+inline void add_multiple(float* x, const float* y, std::size_t count, float factor) noexcept {
+  namespace vec = simd::native;
+  std::size_t i = 0;
+  for (; i + vec::lanes <= count; i += vec::lanes) { vec::store(x + i, vec::fma(vec::set(factor), vec::load(y + i), vec::load(x + i))); }
+  for (; i < count; ++i) { x[i] = math::fma(factor, y[i], x[i]); }
+}
+
 /// x[i] = cap * tanh(x[i] / cap).
 inline void soft_cap(float* x, std::size_t count, float cap) noexcept {
   for (std::size_t i = 0; i < count; ++i) { x[i] = cap * math::tanh(x[i] / cap); }
