@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
+#include <limits>
 #include <span>
 #include <string_view>
 
@@ -182,12 +183,13 @@ struct Selection {
   [[nodiscard]] Position newest(std::size_t k) {
     const std::span<const Position> positions = rows.positions();
     if (positions.empty()) { return static_cast<Position>(rows.rows() - 1 - k); }
-    Position last = 0;
-    for (const Position p : positions) { last = p != no_position && p > last ? p : last; }
-    if (last >= k) {
+    Position end = 0;
+    for (const Position p : positions) { end = std::max(end, p + 1); }  // no_position becomes 0
+    if (end > k) {
+      const Position last = end - 1;
       const Position guess = last - static_cast<Position>(k);
-      std::size_t newer = 0;
-      for (const Position p : positions) { newer += p >= guess && p != no_position ? 1U : 0U; }
+      Position newer = 0;
+      for (const Position p : positions) { newer += p - guess <= last - guess ? 1U : 0U; }
       if (newer == k + 1) { return guess; }
     }
     gather();
@@ -231,11 +233,11 @@ struct Selection {
   [[nodiscard]] std::size_t worst_before(Position first_recent, auto&& score) const {
     const std::span<const Position> positions = rows.positions();
     std::size_t worst = positions.size();
-    auto least = score(std::size_t{0});
+    auto least = std::numeric_limits<decltype(score(std::size_t{0}))>::infinity();
     for (std::size_t r = 0; r < positions.size(); ++r) {
-      if (positions[r] >= first_recent) { continue; }  // dead rows too: no_position is the largest
       const auto own = score(r);
-      if (worst != positions.size() && (own > least || (own == least && positions[r] < positions[worst]))) { continue; }
+      if (own > least || positions[r] >= first_recent) { continue; }  // no_position, of dead rows, is the largest
+      if (own == least && worst != positions.size() && positions[r] < positions[worst]) { continue; }
       least = own;
       worst = r;
     }

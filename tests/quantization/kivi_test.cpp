@@ -288,4 +288,27 @@ TEST(Kivi, PerChannelKeysBeatPerTokenKeysWithChannelOffsets) {
   EXPECT_LT(10.0 * key_error, value_error);
 }
 
+template <int Bits>
+void check_bulk(std::size_t dim) {
+  std::mt19937 rng(40 + Bits);
+  const std::vector<float> rows = normal_numbers(300 * dim, rng);
+  PerToken<Bits, 32, half> together(dim, {});
+  PerToken<Bits, 32, half> alone(dim, {});
+  for (const auto& [first, last] : {std::pair<std::size_t, std::size_t>{0, 3}, {3, 203}, {203, 300}}) { together.append(rows.data() + first * dim, last - first); }
+  for (std::size_t row = 0; row < 300; ++row) { alone.append(rows.data() + row * dim, 1); }
+  for (std::size_t row = 0; row < 300; ++row) {
+    for (std::size_t c = 0; c < dim; ++c) {
+      ASSERT_EQ(together.code(row, c), alone.code(row, c)) << Bits << " bits, row " << row << ", channel " << c;
+      ASSERT_EQ(together.scale(row, c), alone.scale(row, c));
+      ASSERT_EQ(together.minimum(row, c), alone.minimum(row, c));
+    }
+  }
+}
+
+TEST(PerToken, RowsEncodedTogetherEqualRowsEncodedAlone) {
+  for (const std::size_t dim : {128U, 80U, 100U}) {
+    [dim]<int... Less>(std::integer_sequence<int, Less...>) { (check_bulk<Less + 1>(dim), ...); }(std::make_integer_sequence<int, 8>{});
+  }
+}
+
 }  // namespace

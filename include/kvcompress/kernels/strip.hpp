@@ -74,6 +74,24 @@ struct Strip {
       }
     });
   }
+  /// Codes of a vector of lanes, from `lane` on, at step_multiple steps from `step` on, a multiple of it.
+  static void put_words(std::uint8_t* strip, std::size_t steps, std::size_t step, std::size_t lane, const simd::native::i32 (&codes)[step_multiple]) noexcept {
+    namespace vec = simd::native;
+    for_planes(strip, steps, [&]<int Width, int Shift>(std::uint8_t* lines) {
+      constexpr std::size_t per_line = 32 / Width;
+#pragma GCC unroll 4
+      for (std::size_t line = 0; line < step_multiple / per_line; ++line) {
+        vec::i32 word = vec::set(std::int32_t{0});
+#pragma GCC unroll 32
+        for (std::size_t i = 0; i < per_line; ++i) {
+          vec::i32 field = codes[line * per_line + i];
+          if constexpr (Width != Bits) { field = vec::bit_and(vec::shift_right(field, Shift), vec::set((1 << Width) - 1)); }
+          word = vec::bit_or(word, vec::shift_left(field, 8 * static_cast<int>(i % 4) + Width * static_cast<int>(i / 4)));
+        }
+        vec::store_words(lines + step * 2 * Width + 64 * line + 4 * lane, word);
+      }
+    });
+  }
   /// Codes of the lanes [first, last) at the steps [step, step + count), multiples of step_multiple: codes[(lane - first) * stride + i].
   static void put_lanes(std::uint8_t* strip, std::size_t steps, std::size_t first, std::size_t last, std::size_t step, std::size_t count,
                         const std::uint8_t* codes, std::size_t stride) noexcept {

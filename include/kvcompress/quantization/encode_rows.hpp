@@ -2,10 +2,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 
+#include "kvcompress/kernels/strip.hpp"
 #include "kvcompress/quantization/group_quantizer.hpp"
 #include "kvcompress/simd/native.hpp"
 
@@ -30,6 +32,15 @@ inline simd::native::i32 encode(simd::native::f32 x, simd::native::f32 minimum, 
   return vec::round(vec::min(vec::max(code, vec::set(0.0F)), vec::set(static_cast<float>((1 << Bits) - 1))));
 }
 
+/// Scales and minima of groups whose smallest and largest numbers are known.
+template <int Bits, class Scale>
+inline void store_fit(simd::native::f32 low, simd::native::f32 high, Scale* scales, Scale* minima) noexcept {
+  namespace vec = simd::native;
+  const vec::f32 range = vec::div(vec::sub(high, low), vec::set(static_cast<float>((1 << Bits) - 1)));
+  vec::store(scales, vec::min(range, vec::set(largest<Scale>)));
+  vec::store(minima, low);
+}
+
 }  // namespace detail
 
 /// Fits every channel of x (rows, dim) over its rows: scales[c], minima[c].
@@ -45,9 +56,7 @@ inline void fit_channels(const float* x, std::size_t rows, std::size_t dim, Scal
       low = vec::min(low, number);
       high = vec::max(high, number);
     }
-    const vec::f32 range = vec::div(vec::sub(high, low), vec::set(static_cast<float>((1 << Bits) - 1)));
-    vec::store(scales + c, vec::min(range, vec::set(largest<Scale>)));
-    vec::store(minima + c, low);
+    detail::store_fit<Bits>(low, high, scales + c, minima + c);
   }
   for (; c < dim; ++c) {
     const GroupQuantizer<Bits, Scale> quantizer(x + c, rows, dim);
@@ -87,11 +96,18 @@ inline void encode_channels(const float* x, std::size_t rows, std::size_t dim, s
   }
 }
 
-/// Fits `count` numbers that stand side by side.
-template <int Bits, class Scale>
-inline GroupQuantizer<Bits, Scale> fit_run(const float* x, std::size_t count) noexcept {
+/// Smallest and largest of `count` numbers that stand side by side.
+struct Extent {
+  float low;
+  float high;
+};
+inline Extent extent(const float* x, std::size_t count) noexcept {
   namespace vec = simd::native;
-  if (count < vec::lanes) { return {x, count, 1}; }
+  if (count < vec::lanes) {
+    Extent result{x[0], x[0]};
+    for (std::size_t i = 1; i < count; ++i) { result = {std::min(result.low, x[i]), std::max(result.high, x[i])}; }
+    return result;
+  }
   vec::f32 low = vec::load(x);
   vec::f32 high = low;
   for (std::size_t i = vec::lanes; i < count; i += vec::lanes) {
@@ -100,6 +116,60 @@ inline GroupQuantizer<Bits, Scale> fit_run(const float* x, std::size_t count) no
     high = vec::max(high, number);
   }
   return {vec::reduce_min(low), vec::reduce_max(high)};
+}
+/// Fits `count` numbers that stand side by side.
+template <int Bits, class Scale>
+inline GroupQuantizer<Bits, Scale> fit_run(const float* x, std::size_t count) noexcept {
+  const Extent whole = extent(x, count);
+  return {whole.low, whole.high};
+}
+/// The same for `rows` rows, x_stride apart: scales[t], minima[t].
+template <int Bits, class Scale>
+inline void fit_runs(const float* x, std::size_t rows, std::size_t count, std::size_t x_stride, Scale* scales, Scale* minima) noexcept {
+  namespace vec = simd::native;
+  std::size_t t = 0;
+  for (; t + vec::lanes <= rows; t += vec::lanes) {
+    float low[vec::lanes];
+    float high[vec::lanes];
+    for (std::size_t i = 0; i < vec::lanes; ++i) {
+      const Extent whole = extent(x + (t + i) * x_stride, count);
+      low[i] = whole.low;
+      high[i] = whole.high;
+    }
+    detail::store_fit<Bits>(vec::load(low), vec::load(high), scales + t, minima + t);
+  }
+  for (; t < rows; ++t) {
+    const auto fitted = fit_run<Bits, Scale>(x + t * x_stride, count);
+    scales[t] = fitted.scale;
+    minima[t] = fitted.minimum;
+  }
+}
+/// Puts codes of 16 numbers side by side into a strip, for a line's rows at a time: `rows` rows, x_stride apart, each with its own scale and
+/// minimum, at the steps from `step` on. Both are multiples of Strip::step_multiple. One row at a time took three times as long.
+template <int Bits, class Scale>
+inline void encode_steps(const float* x, std::size_t rows, std::size_t x_stride, const Scale* scales, const Scale* minima, std::uint8_t* strip,
+                         std::size_t steps, std::size_t step) noexcept {
+  namespace vec = simd::native;
+  using Strip = kernels::Strip<Bits>;
+  constexpr std::size_t at_once = Strip::step_multiple;
+  for (std::size_t first = 0; first < rows; first += at_once) {
+    float divisors[at_once + vec::lanes];
+    float lows[at_once + vec::lanes];
+    for (std::size_t t = 0; t < at_once; t += vec::lanes) {
+      const std::size_t left = std::min(vec::lanes, at_once - t);
+      vec::store(divisors + t, vec::load_first(scales + first + t, left));
+      vec::store(divisors + t, detail::divisor(divisors + t, left));
+      vec::store(lows + t, vec::load_first(minima + first + t, left));
+    }
+    for (std::size_t lane = 0; lane < Strip::lanes; lane += vec::lanes) {
+      vec::i32 codes[at_once];
+#pragma GCC unroll 32
+      for (std::size_t t = 0; t < at_once; ++t) {
+        codes[t] = detail::encode<Bits>(vec::load(x + (first + t) * x_stride + lane), vec::set(lows[t]), vec::set(divisors[t]));
+      }
+      Strip::put_words(strip, steps, step + first, lane, codes);
+    }
+  }
 }
 /// codes[i] of `count` numbers of one group; codes is written up to a multiple of four vectors.
 template <int Bits, class Scale>

@@ -39,10 +39,17 @@ class PerToken {
 
   /// Encodes `count` rows, `dim` floats each, one behind the other.
   void append(const float* rows, std::size_t count) {
-    for (; count > 0; --count, rows += dim_) {
+    while (count > 0) {
       if (rows_ % block_rows == 0) { blocks_.grow(); }
-      encode(rows, blocks_.write(rows_ / block_rows), rows_ % block_rows);
-      ++rows_;
+      const std::size_t place = rows_ % block_rows;
+      const std::size_t room = std::min(count, block_rows - place);
+      const bool lines = Group % Strip::lanes == 0 && dim_ % Strip::lanes == 0 && place % Strip::step_multiple == 0 && room >= Strip::step_multiple;
+      const std::size_t now = lines ? room / Strip::step_multiple * Strip::step_multiple : 1;
+      std::byte* block = blocks_.write(rows_ / block_rows);
+      lines ? encode_lines(rows, now, block, place) : encode(rows, block, place);
+      rows_ += now;
+      rows += now * dim_;
+      count -= now;
     }
   }
   void read(std::size_t row, float* out) const noexcept {
@@ -153,6 +160,19 @@ class PerToken {
   [[nodiscard]] const Scale* scales(const std::byte* block) const noexcept { return reinterpret_cast<const Scale*>(block + code_bytes(dim_)); }
   [[nodiscard]] const Scale* minima(const std::byte* block) const noexcept { return scales(block) + groups(dim_) * block_rows; }
 
+  /// Rows that fill whole lines of the strips.
+  void encode_lines(const float* rows, std::size_t count, std::byte* block, std::size_t place) noexcept {
+    auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_)) + place;
+    Scale* minimum = scale + groups(dim_) * block_rows;
+    for (std::size_t g = 0; g < groups(dim_); ++g) {
+      const std::size_t number = g * block_rows;
+      quantization::fit_runs<Bits>(rows + g * Group, count, std::min(Group, dim_ - g * Group), dim_, scale + number, minimum + number);
+      for (std::size_t c = g * Group; c < std::min((g + 1) * Group, dim_); c += Strip::lanes) {
+        quantization::encode_steps<Bits>(rows + c, count, dim_, scale + number, minimum + number, reinterpret_cast<std::uint8_t*>(block) + strip_offset(c),
+                                         block_rows, place);
+      }
+    }
+  }
   void encode(const float* row, std::byte* block, std::size_t place) noexcept {
     auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_));
     constexpr std::size_t window = std::lcm(Group, Strip::lanes);  // whole groups, whole strips
