@@ -30,6 +30,7 @@ std::vector<std::pair<std::string, std::string>> facts() {
           {"compiler", compiler},
           {"flags", KVCOMPRESS_BENCH_FLAGS},
           {"threads", "1, but in threads/"},
+          {"pages", std::getenv("GLIBC_TUNABLES") != nullptr ? std::getenv("GLIBC_TUNABLES") : "as the C library takes them"},
           {"cold", "at least " + mib(bench::cold_bytes()) + " of other bytes between two reads of the same ones"},
           {"rounds", fmt::format("medians of {} undisturbed rounds: read limit, our f16, the subject", bench::settings().rounds)},
           {"data", "random rows: no text, so what is evicted or not retrieved is missed as much as any other"}};

@@ -9,6 +9,12 @@
 
 /// Conventions of all kernels: queries and outputs are float matrices whose rows are `stride` apart and padded with zeros to a
 /// multiple of the vector width; `logits` and `weights` hold one row per query. Nothing allocates, nothing fails.
+///
+/// Measured on Zen 4 at 4 queries, head size 128, f16, cold, in ns per token and KV head; 28 as it is, reading alone 23:
+/// - nothing prefetched: 47; into the first-level cache: 41; two blocks ahead: 28.
+/// - a block's lines prefetched before its multiply-adds, not between them, and queries not kept in registers: 35.
+/// - with one query, 16 rows at a time: 30, 8 rows: 27, 4 rows: 25. More rows are more streams than the hardware follows.
+/// - huge pages: 26, and reading alone 17.
 namespace kvcompress::kernels {
 
 /// `dim` rounded up to whole vectors.
@@ -78,7 +84,7 @@ inline void dot_block(const T* rows, std::size_t row, std::size_t last, std::siz
 template <std::size_t Queries, class T>
 inline void dot_rows_of(const T* rows, std::size_t count, std::size_t dim, const float* queries, std::size_t query_stride,
                         float* logits, std::size_t logit_stride, const T* ahead) noexcept {
-  constexpr std::size_t at_once = registers / Queries;
+  constexpr std::size_t at_once = std::min<std::size_t>(4, registers / Queries);
   for (std::size_t r = 0; r < count; r += at_once) {
     dot_block<Queries, at_once>(rows, r, count - 1, dim, queries, query_stride, logits, logit_stride, ahead);
   }
@@ -135,7 +141,7 @@ template <std::size_t Queries, class T>
 inline void mix_rows_of(const T* rows, std::size_t count, std::size_t dim, const float* weights, std::size_t weight_stride,
                         float* out, std::size_t out_stride, const T* ahead) noexcept {
   constexpr std::size_t lanes = simd::native::lanes;
-  constexpr std::size_t vectors = registers / 4;
+  constexpr std::size_t vectors = registers / std::max<std::size_t>(Queries, 2);
   std::size_t channel = 0;
   for (; channel + vectors * lanes <= dim; channel += vectors * lanes) {
     mix_block<Queries, vectors>(rows, count, dim, channel, weights, weight_stride, out, out_stride, ahead);
