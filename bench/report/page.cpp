@@ -89,7 +89,10 @@ std::vector<Line> lines(const std::vector<Row>& rows) {
     if (line == all.end()) { line = all.insert(all.end(), Line{.name = row.competitor()}); }
     line->points.emplace_back(*row.get("context"), row.microseconds);
   }
-  for (Line& line : all) { std::sort(line.points.begin(), line.points.end()); }
+  for (Line& line : all) {
+    std::sort(line.points.begin(), line.points.end());
+    line.extend(1 << 20);
+  }
   return all;
 }
 
@@ -114,6 +117,8 @@ std::string bars(const std::vector<Row>& rows, const std::string& heading, const
 
 }  // namespace
 
+std::string decode_plot(const Results& results) { return LinePlot(lines(decode_rows(results))).svg(); }
+
 std::string page(const Results& results) {
   std::string text = fmt::format(
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n"
@@ -121,7 +126,8 @@ std::string page(const Results& results) {
   text += "<p class=\"sub\">Attention over compressed rows: one token, one layer, rows that are not in the processor's cache.</p>\n";
   if (const std::vector<Row> rows = decode_rows(results); !rows.empty()) {
     const std::vector<Line> all = lines(rows);
-    text += "<h2>Time of a decode step by context</h2>\n" + LinePlot(all).svg();
+    text += "<h2>Time of a decode step by context</h2>\n" + LinePlot(all).svg() +
+            "<p class=\"sub\">Dashed: a + b * context, fitted to what was measured.</p>\n";
     text += bars(rows, "Share of the read limit", "100 %: as fast as the bytes that it reads can be loaded at all. The dashed line stands there.",
                  {"", "share_of_read_limit", 100.0, "{:.0f} %"}, 100.0);
     text += bars(rows, "Speed against f16", "How many times as fast as our attention over f16 rows, measured in the same rounds.",
@@ -134,7 +140,7 @@ std::string page(const Results& results) {
     if (std::find(scenarios.begin(), scenarios.end(), row.scenario()) == scenarios.end()) { scenarios.push_back(row.scenario()); }
   }
   for (const std::string& scenario : scenarios) { text += fmt::format("<h2>{}</h2>\n{}", escaped(scenario), table(results.rows, scenario)); }
-  text += "<p>Error of kernel: of the output against the definition in double over the rows as they are decoded, relative to the largest number. Error of "
+  text += "<p>Error of kernel: of the output against the definition in double over the rows as they are decoded, relative in length. Error of "
           "output: against the rows as they were, before compression.</p>\n<h2>What it was measured on</h2>\n<dl>\n";
   for (const auto& [name, value] : results.facts) { text += fmt::format("<dt>{}</dt><dd>{}</dd>\n", escaped(name), escaped(value)); }
   return text + "</dl>\n</body>\n</html>\n";

@@ -9,5 +9,7 @@
 namespace report {
 
 std::string page(const Results& results);
+/// The plot of the decode scenario alone, as an SVG file.
+std::string decode_plot(const Results& results);
 
 }  // namespace report

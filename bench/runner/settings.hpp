@@ -9,7 +9,7 @@
 namespace bench {
 
 struct Settings {
-  bool full = false;        ///< --full: every context and shape, up to 128k tokens
+  bool full = false;        ///< --full: every context and shape, up to 512k tokens
   std::size_t rounds = 31;  ///< --rounds=N: undisturbed rounds per row
   bool writes_file = false;  ///< --benchmark_out=FILE: Google Benchmark takes a reporter for a file only beside one
 

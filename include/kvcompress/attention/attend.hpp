@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "kvcompress/attention/batches.hpp"
+#include "kvcompress/attention/running_softmax.hpp"
 #include "kvcompress/attention/workspace.hpp"
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/core/math.hpp"
@@ -90,49 +91,6 @@ inline void mask_chunk(const RowTable& table, RowRange range, const QueryBlock& 
   }
 }
 
-/// The softmax of a block over the rows met so far; outputs are sums, not yet divided.
-struct Running {
-  float* maxima;   // (queries); later the log-sum-exp
-  float* sums;     // (queries)
-  float* outputs;  // (queries, value_stride)
-  std::size_t queries;
-  std::size_t value_stride;
-
-  static constexpr std::size_t floats(std::size_t queries, std::size_t value_stride) noexcept { return queries * (value_stride + 2); }
-  Running(float* buffer, std::size_t query_count, std::size_t stride) noexcept
-      : maxima(buffer + query_count * stride), sums(maxima + query_count), outputs(buffer), queries(query_count), value_stride(stride) {}
-
-  void start() const noexcept {
-    std::fill_n(maxima, queries, kernels::minus_infinity);
-    std::fill_n(sums, queries, 0.0F);
-    std::fill_n(outputs, queries * value_stride, 0.0F);
-  }
-  /// Counts everything so far relative to a new maximum.
-  void raise(std::size_t q, float top) const noexcept {
-    const float shrink = math::exp(maxima[q] - top);
-    sums[q] *= shrink;
-    kernels::multiply(outputs + q * value_stride, value_stride, shrink);
-    maxima[q] = top;
-  }
-  /// Adds the rows that another one has met.
-  void merge(const Running& other) const noexcept {
-    for (std::size_t q = 0; q < queries; ++q) {
-      if (other.maxima[q] == kernels::minus_infinity) { continue; }
-      if (other.maxima[q] > maxima[q]) { raise(q, other.maxima[q]); }
-      const float factor = math::exp(other.maxima[q] - maxima[q]);
-      sums[q] += other.sums[q] * factor;
-      kernels::add_multiple(outputs + q * value_stride, other.outputs + q * value_stride, value_stride, factor);
-    }
-  }
-  /// Divides; maxima become the log-sum-exp.
-  void finish() const noexcept {
-    for (std::size_t q = 0; q < queries; ++q) {
-      if (sums[q] > 0.0F) { kernels::multiply(outputs + q * value_stride, value_stride, 1.0F / sums[q]); }
-      maxima[q] = sums[q] > 0.0F ? maxima[q] + math::log(sums[q]) : kernels::minus_infinity;
-    }
-  }
-};
-
 /// Logits of the current batch, rows that a query may not see at -infinity; returns the number of rows.
 template <KeyStore Keys>
 std::size_t score_batch(const Keys& keys, const RowTable& table, const QueryBlock& block, const Batches& batch, std::size_t key_stride,
@@ -152,7 +110,7 @@ std::size_t score_batch(const Keys& keys, const RowTable& table, const QueryBloc
 /// then there are no outputs.
 template <KeyStore Keys, ValueStore Values>
 void attend_part(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block, Batches& batch, std::size_t key_stride,
-                 bool keep_logits, float*& logits, std::size_t stride, const AttendOptions& options, const Running& running, Workspace& ws) noexcept {
+                 bool keep_logits, float*& logits, std::size_t stride, const AttendOptions& options, const RunningSoftmax& running, Workspace& ws) noexcept {
   const std::size_t queries = block.queries();
   running.start();
   for (std::size_t rows = 0; rows < part_rows && !batch.done(); rows += chunk_rows, batch.next()) {
@@ -179,12 +137,12 @@ void attend_part(const Keys& keys, const Values* values, const RowTable& table, 
 /// The same over all the rows of `ranges`, finished. The rows are met in batches with a running softmax, so that any number of rows needs the
 /// same scratch; with `keep_logits` all logits of the block stay in ws.logits, row stride `rows`, the number of rows in the ranges.
 template <KeyStore Keys, ValueStore Values>
-Running attend_block(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block, std::span<const RowRange> ranges,
+RunningSoftmax attend_block(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block, std::span<const RowRange> ranges,
                      std::size_t rows, std::size_t key_stride, std::size_t value_stride, bool keep_logits, const AttendOptions& options,
                      Workspace& ws) noexcept {
   const std::size_t stride = keep_logits ? rows : chunk_rows;
-  const Running whole(ws.outputs.data(), block.queries(), value_stride);
-  const Running part(ws.outputs.data() + Running::floats(block.queries(), value_stride), block.queries(), value_stride);
+  const RunningSoftmax whole(ws.outputs.data(), block.queries(), value_stride);
+  const RunningSoftmax part(ws.outputs.data() + RunningSoftmax::floats(block.queries(), value_stride), block.queries(), value_stride);
   float* logits = ws.logits.data();
   Batches batch(ranges, chunk_rows);
   attend_part(keys, values, table, block, batch, key_stride, keep_logits, logits, stride, options, whole, ws);
@@ -227,7 +185,7 @@ class LaneAttention {
       const RowRange all{0, rows};
       std::span<const RowRange> ranges(&all, 1);
       if constexpr (chooses) { ranges = reading(ws.queries.data(), key_stride_, block.shift, rows); }
-      const detail::Running done = detail::attend_block(keys_, values_, table_, block, ranges, rows, key_stride_, value_stride_, observe, options_, ws);
+      const detail::RunningSoftmax done = detail::attend_block(keys_, values_, table_, block, ranges, rows, key_stride_, value_stride_, observe, options_, ws);
       for (std::size_t q = 0; q < block.queries(); ++q) {
         const float log_sum_exp = done.maxima[q];
         store(first + q / group, q % group, done.outputs + q * value_stride_, log_sum_exp);
@@ -261,7 +219,7 @@ class LaneAttention {
   /// Parts that the rows of one token's queries fall into.
   [[nodiscard]] std::size_t parts() const noexcept { return (table_.rows() + detail::part_rows - 1) / detail::part_rows; }
   /// Numbers of the result of one part.
-  [[nodiscard]] std::size_t part_floats() const noexcept { return detail::Running::floats(shape_.group(), value_stride_); }
+  [[nodiscard]] std::size_t part_floats() const noexcept { return detail::RunningSoftmax::floats(shape_.group(), value_stride_); }
   /// One token's queries over one part of the rows; parts may run at the same time, each with a workspace of its own.
   void run_part(std::size_t index, std::span<const Position> positions, std::span<const std::size_t> row_limits, Workspace& ws, auto&& load,
                 float* result) const {
@@ -272,12 +230,12 @@ class LaneAttention {
     float* logits = ws.logits.data();
     detail::Batches batch(std::span<const RowRange>(&rows, 1), detail::chunk_rows);
     detail::attend_part(keys_, values_, table_, block, batch, key_stride_, false, logits, detail::chunk_rows, options_,
-                        detail::Running(result, block.queries(), value_stride_), ws);
+                        detail::RunningSoftmax(result, block.queries(), value_stride_), ws);
   }
   /// Merges the results of all parts, one behind the other, and stores what run would have.
   void finish_parts(float* results, std::size_t count, auto&& store) const {
-    const detail::Running whole(results, shape_.group(), value_stride_);
-    for (std::size_t i = 1; i < count; ++i) { whole.merge(detail::Running(results + i * part_floats(), shape_.group(), value_stride_)); }
+    const detail::RunningSoftmax whole(results, shape_.group(), value_stride_);
+    for (std::size_t i = 1; i < count; ++i) { whole.merge(detail::RunningSoftmax(results + i * part_floats(), shape_.group(), value_stride_)); }
     whole.finish();
     for (std::size_t h = 0; h < shape_.group(); ++h) { store(std::size_t{0}, h, whole.outputs + h * value_stride_, whole.maxima[h]); }
   }
@@ -302,7 +260,7 @@ class LaneAttention {
     if (table_.renumbers()) { Workspace::ensure(ws.turned, queries * key_stride_); }
     Workspace::ensure(ws.logits, queries * logit_stride);
     Workspace::ensure(ws.weights, std::max(queries * detail::chunk_rows, logit_stride));
-    Workspace::ensure(ws.outputs, 2 * detail::Running::floats(queries, value_stride_));
+    Workspace::ensure(ws.outputs, 2 * detail::RunningSoftmax::floats(queries, value_stride_));
     Workspace::ensure(ws.store, std::max(keys_.scratch_floats(shape_.key_width(), queries),
                                          values_ != nullptr ? values_->scratch_floats(shape_.value_width(), queries) : 0));
   }

@@ -165,51 +165,67 @@ struct PageBounds {
       if (in.table.live_in(p * state.page(), (p + 1) * state.page()) > 0) { in.order.push_back(static_cast<Position>(p)); }
     }
     if (in.order.size() > wanted) {
-      in.scratch.resize(std::max(in.scratch.size(), pages + in.group * in.stride));
+      in.scratch.resize(std::max(in.scratch.size(), pages + in.group * in.stride + scratch_floats(in)));
       float* scores = in.scratch.data();
       float* turned = scores + pages;
-      const float* queries = in.queries;
-      Position at = in.shift;
-      for (const Position p : in.order) {
-        scores[p] = kernels::minus_infinity;
-        for (std::size_t r = p * state.page(); r < (p + 1) * state.page(); ++r) {  // once, unless in-cache positions move rows apart
-          if (!in.table.alive(r)) { continue; }
-          const Position shift = in.table.shift(r);
-          if (shift != at) {
-            queries = turn(in, shift, turned);
-            at = shift;
-          } else if (scores[p] != kernels::minus_infinity) {
-            continue;
-          }
-          scores[p] = std::max(scores[p], bound(in, queries, state.minima(p), state.maxima(p)));
-          if (!in.table.renumbers()) { break; }
-        }
-      }
+      float* scratch = turned + in.group * in.stride;
+      if (!in.table.renumbers()) { bounds(in, in.queries, state, 0, pages, scores, scratch); }
+      else { turned_bounds(in, state, scores, turned, scratch); }
       detail::keep_best_units(in.order, wanted, [&](Position p) { return scores[p]; });
     }
     detail::append_units({in.order.data(), in.order.size()}, state.page(), ranges);
   }
 
-  /// The largest bound among the queries of a group.
-  static float bound(const Retrieving& in, const float* queries, const T* minima, const T* maxima) noexcept {
-    namespace vec = simd::native;
-    float largest = kernels::minus_infinity;
+  /// scores[i]: the largest bound of page first + i among the queries of a group. max(x * low, x * high) = min(x, 0) * low + max(x, 0) * high, so
+  /// that bounds are dot products with rows of twice the width. `scratch` has scratch_floats(in) numbers.
+  static void bounds(const Retrieving& in, const float* queries, const State& state, std::size_t first, std::size_t count, float* scores,
+                     float* scratch) noexcept {
+    const std::size_t width = in.key_width;
+    const std::size_t stride = kernels::padded(2 * width);
+    float* halves = scratch;
+    float* found = halves + in.group * stride;
+    std::fill_n(halves, in.group * stride, 0.0F);
     for (std::size_t q = 0; q < in.group; ++q) {
-      const float* query = queries + q * in.stride;
-      vec::f32 sum = vec::set(0.0F);
-      std::size_t c = 0;
-      for (; c + vec::lanes <= in.key_width; c += vec::lanes) {
-        const vec::f32 x = vec::load(query + c);
-        sum = vec::add(sum, vec::max(vec::mul(x, vec::load(minima + c)), vec::mul(x, vec::load(maxima + c))));
+      for (std::size_t c = 0; c < width; ++c) {
+        const float x = queries[q * in.stride + c];
+        halves[q * stride + c] = std::min(x, 0.0F);
+        halves[q * stride + width + c] = std::max(x, 0.0F);
       }
-      float rest = vec::reduce_add(sum);
-      for (; c < in.key_width; ++c) { rest += std::max(query[c] * static_cast<float>(minima[c]), query[c] * static_cast<float>(maxima[c])); }
-      largest = std::max(largest, rest);
     }
-    return largest;
+    for (std::size_t i = 0; i < count; i += at_once) {
+      const std::size_t now = std::min(at_once, count - i);
+      const T* ahead = i + 2 * at_once <= count ? state.minima(first + i + at_once) : nullptr;
+      kernels::dot_rows(state.minima(first + i), now, 2 * width, halves, stride, in.group, found, at_once, ahead);
+      for (std::size_t p = 0; p < now; ++p) {
+        float largest = found[p];
+        for (std::size_t q = 1; q < in.group; ++q) { largest = std::max(largest, found[q * at_once + p]); }
+        scores[i + p] = largest;
+      }
+    }
   }
+  static std::size_t scratch_floats(const Retrieving& in) noexcept { return in.group * (kernels::padded(2 * in.key_width) + at_once); }
 
  private:
+  static constexpr std::size_t at_once = 64;  // pages
+
+  /// The same where in-cache positions move the rows of a page apart: a page has a bound for every distance.
+  static void turned_bounds(const Retrieving& in, const State& state, float* scores, float* turned, float* scratch) noexcept {
+    const float* queries = in.queries;
+    Position at = in.shift;
+    for (const Position p : in.order) {
+      scores[p] = kernels::minus_infinity;
+      for (std::size_t r = p * state.page(); r < (p + 1) * state.page(); ++r) {
+        if (!in.table.alive(r)) { continue; }
+        const Position shift = in.table.shift(r);
+        if (shift == at && scores[p] != kernels::minus_infinity) { continue; }
+        if (shift != at) { queries = turn(in, shift, turned); }
+        at = shift;
+        float bound = 0.0F;
+        bounds(in, queries, state, p, 1, &bound, scratch);
+        scores[p] = std::max(scores[p], bound);
+      }
+    }
+  }
   static const float* turn(const Retrieving& in, Position shift, float* turned) noexcept {
     if (shift == in.shift) { return in.queries; }
     in.rotation.turn_by(static_cast<std::int64_t>(shift) - static_cast<std::int64_t>(in.shift));
