@@ -123,7 +123,8 @@ class PageState {
 /// Source: "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference"; mit-han-lab/Quest@01c1623bf939, by the rule of its kernels:
 /// the newest page and the budget - 1 best of the others (its evaluation code forces no page and takes at least 3). Beyond it: grouped
 /// queries (its kernels have one query head per KV head). Ties go to the older page.
-/// Cost: 2 / page of the bytes of the keys in f16, per token; refreshing: a page's keys once.
+/// Cost: 2 / page of the bytes of the keys in f16, per token; refreshing: a page's keys once. Tried without gain: asking for the next chosen page
+/// while one is read; choosing by a threshold on a copy of the scores.
 /// Loses: rows of pages that are not chosen, for this query only.
 template <class T>
 struct PageBounds {
