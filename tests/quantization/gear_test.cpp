@@ -150,7 +150,7 @@ void check_reference(std::size_t dim, std::size_t tokens, Options options, refer
     const bool rounded = expected.official_simulation && expected.sparsity > 0.0;
     const Matrix shown = rounded ? Matrix(sparse.unaryExpr(reference::RoundToHalf{})) : sparse;
     // Rounding D + S to fp16 may go the other way where the sum in float is an ulp off: where D is far from the number.
-    EXPECT_LE((shown - segment.restored[h]).cwiseAbs().maxCoeff(), rounded && expected.sparsity == 1.0 ? 1e-4 : 2e-6);
+    EXPECT_LE((shown - segment.restored[h]).cwiseAbs().maxCoeff(), rounded && expected.sparsity == 1.0 ? 5e-4 : 5e-6);
     EXPECT_LE((layer.decoded(h) - sparse - segment.low_rank[h]).cwiseAbs().maxCoeff(), 2e-5);
   }
 }

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstddef>
-#include <type_traits>
 #include <utility>
 
 #include "kvcompress/cache/encode.hpp"
@@ -11,19 +10,25 @@
 
 namespace kvcompress::detail {
 
+/// What the store S of a lane takes for `rows` rows of `dim` numbers.
+template <class P, class S>
+std::size_t store_bytes(const Shape& shape, const PolicyOptions<P>& options, std::size_t dim, std::size_t rows) {
+  if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape, rows); }) {
+    return S::bytes_for(rows, dim, options.storage, shape, Axes<P>::Retrieval::rows_read(options.retrieval, rows));
+  } else if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape); }) {
+    return S::bytes_for(rows, dim, options.storage, shape);
+  } else {
+    return S::bytes_for(rows, dim, options.storage);
+  }
+}
+
 /// What `rows` rows in a lane take: blocks, positions, state and index; of what lanes hold together, one lane's share.
 template <class P>
 std::size_t lane_bytes(const Shape& shape, const PolicyOptions<P>& options, std::size_t rows) {
   using Eviction = typename Axes<P>::Eviction;
-  const auto store = [&]<class S>(std::type_identity<S>, std::size_t dim) {
-    if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape, rows); }) {
-      return S::bytes_for(rows, dim, options.storage, shape, Axes<P>::Retrieval::rows_read(options.retrieval, rows));
-    } else if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape); }) { return S::bytes_for(rows, dim, options.storage, shape); }
-    else { return S::bytes_for(rows, dim, options.storage); }
-  };
   const std::size_t table = Eviction::decides == Decides::never ? 0 : sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
-  return store(std::type_identity<typename Lane<P>::Keys>{}, shape.key_width()) +
-         store(std::type_identity<typename Lane<P>::Values>{}, shape.value_width()) +
+  return store_bytes<P, typename Lane<P>::Keys>(shape, options, shape.key_width(), rows) +
+         store_bytes<P, typename Lane<P>::Values>(shape, options, shape.value_width(), rows) +
          rows * (table + Eviction::row_bytes(options.eviction, shape)) + Axes<P>::Retrieval::bytes_for(options.retrieval, shape, rows);
 }
 
