@@ -4,7 +4,7 @@
 
 #include <set>
 
-#include "kvcompress/standard_registry.hpp"
+#include "registry/registry.hpp"
 #include "support/counting_memory.hpp"
 #include "support/random_rows.hpp"
 
@@ -15,10 +15,8 @@ using namespace kvcompress::test;
 
 const Shape small{.query_heads = 4, .kv_heads = 2, .head_dim = 32};
 
-const Registry& registry() {
-  static const Registry standard = standard_registry();
-  return standard;
-}
+using examples::registry;  // the standard registry, compiled once
+
 void expect_error(const std::string& policy, const std::string& sentence) {
   try {
     static_cast<void>(registry().make(policy, small));
