@@ -4,6 +4,11 @@
 
 #include <set>
 
+#include "kvcompress/policies/h2o.hpp"
+#include "kvcompress/policies/kivi.hpp"
+#include "kvcompress/policies/quest.hpp"
+#include "kvcompress/policies/shadowkv.hpp"
+#include "kvcompress/policies/streaming_llm.hpp"
 #include "registry/registry.hpp"
 #include "support/counting_memory.hpp"
 #include "support/random_rows.hpp"
