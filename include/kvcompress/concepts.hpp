@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
-#include <limits>
 #include <span>
 #include <string_view>
 
@@ -232,12 +231,13 @@ struct Selection {
   /// The row with the smallest score among those before a position; of equal ones the newest.
   [[nodiscard]] std::size_t worst_before(Position first_recent, auto&& score) const {
     const std::span<const Position> positions = rows.positions();
-    std::size_t worst = positions.size();
-    auto least = std::numeric_limits<decltype(score(std::size_t{0}))>::infinity();
+    const std::size_t none = positions.size();
+    std::size_t worst = none;
+    auto least = score(std::size_t{0});
     for (std::size_t r = 0; r < positions.size(); ++r) {
       const auto own = score(r);
-      if (own > least || positions[r] >= first_recent) { continue; }  // no_position, of dead rows, is the largest
-      if (own == least && worst != positions.size() && positions[r] < positions[worst]) { continue; }
+      if ((own > least && worst != none) || positions[r] >= first_recent) { continue; }  // no_position, of dead rows, is the largest
+      if (own == least && worst != none && positions[r] < positions[worst]) { continue; }
       least = own;
       worst = r;
     }
