@@ -17,6 +17,8 @@
 #include "kvcompress/cache/composition.hpp"
 #include "kvcompress/cache/layer.hpp"
 #include "kvcompress/cache/observe.hpp"
+#include "kvcompress/cache/queries.hpp"
+#include "kvcompress/cache/share_rows.hpp"
 #include "kvcompress/core/shared.hpp"
 
 namespace kvcompress {
@@ -112,12 +114,11 @@ class KVCache {
     check_attend(layer, queries, out, heads, ws);
     const Layer& l = at(layer);
     for (std::size_t head = heads.first; head < heads.last; ++head) {
-      place_queries(l.table(head), queries.tokens(), ws);
-      remember(layer, head, queries, options, ws);
+      place_queries(layer, head, queries, options, ws);
       const Lane& lane = l.lanes[head];
       const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options);
       const auto load = detail::query_loader(shape_, queries, head, ws);
-      const auto store = storer(head, out, options);
+      const auto store = detail::output_storer(shape_, head, out, options);
       if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
         if (!l.in_prompt && (Prepares<Values> || !Retrieval::reads_all(options_.retrieval, layer))) {
           const auto choose = [&](const float* group, std::size_t stride, Position shift, std::size_t rows) {
@@ -143,9 +144,12 @@ class KVCache {
   void attend(std::size_t layer, const Rows& queries, const Output& out, std::span<Workspace> workspaces, Executor&& executor,
               const AttendOptions& options = {}) {
     require(!workspaces.empty(), ErrorCode::input, "attend: workspaces is empty, must have one per worker");
-    detail::check_layer(shape_, "attend", layer);
     if constexpr (std::is_same_v<Retrieval, ReadAll> && Eviction::observes != Observes::every_query && !Prepares<Values>) {
-      if (queries.tokens() == 1) { return attend_parts(layer, queries, out, workspaces, executor, options); }
+      if (queries.tokens() == 1) {
+        check_attend(layer, queries, out, {0, shape_.kv_heads}, workspaces.front());
+        for (std::size_t head = 0; head < shape_.kv_heads; ++head) { place_queries(layer, head, queries, options, workspaces.front()); }
+        return detail::share_rows<P>(shape_, at(layer), queries, out, workspaces, executor, options);
+      }
     }
     executor(shape_.kv_heads, [&](std::size_t head, std::size_t worker) {
       attend(layer, queries, out, workspaces[worker], options, {head, head + 1});
@@ -363,7 +367,7 @@ class KVCache {
     }
   }
 
-  // ------------------------------------------------------------------ attention
+  // ------------------------------------------------------------------ queries
 
   void check_attend(std::size_t layer, const Rows& queries, const Output& out, HeadRange heads, Workspace& ws) const {
     detail::check_layer(shape_, "attend", layer);
@@ -374,54 +378,11 @@ class KVCache {
             " rows since the last commit");
     require(out.data != nullptr, ErrorCode::input, "attend: out.data is null");
   }
-  /// Queries belong to the newest rows: where they stand, and what they may see.
-  static void place_queries(const RowTable& table, std::size_t tokens, Workspace& ws) {
-    const std::size_t first = table.rows() - tokens;
-    ws.positions.resize(tokens);
-    ws.limits.resize(tokens);
-    for (std::size_t t = 0; t < tokens; ++t) {
-      ws.positions[t] = table.position(first + t);
-      ws.limits[t] = first + t + 1;
-    }
-  }
-  void remember(std::size_t layer, std::size_t head, const Rows& queries, const AttendOptions& options, Workspace& ws) {
+  /// Places a head's queries in the workspace and keeps those that the policy will want at the end of the prompt.
+  void place_queries(std::size_t layer, std::size_t head, const Rows& queries, const AttendOptions& options, Workspace& ws) {
+    detail::place_queries(at(layer).table(head), queries.tokens(), ws);
     if (const std::size_t window = detail::query_window<P>(options_); window > 0) {
       detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, options, ws);
-    }
-  }
-  auto storer(std::size_t head, const Output& out, const AttendOptions& options) const {
-    return [this, head, &out, &options](std::size_t t, std::size_t h, const float* output, float log_sum_exp) {
-      const std::size_t query_head = head * shape_.group() + h;
-      std::copy_n(output, shape_.value_width(), out.row(t, query_head));
-      if (options.log_sum_exp != nullptr) { options.log_sum_exp[t * shape_.query_heads + query_head] = log_sum_exp; }
-    };
-  }
-  /// One token: tasks are parts of the rows of a head, whose results are merged at the end.
-  template <class Executor>
-  void attend_parts(std::size_t layer, const Rows& queries, const Output& out, std::span<Workspace> workspaces, Executor&& executor,
-                    const AttendOptions& options) {
-    Workspace& first = workspaces.front();
-    check_attend(layer, queries, out, {0, shape_.kv_heads}, first);
-    const Layer& l = at(layer);
-    const auto attention = [&](std::size_t head) {
-      return LaneAttention(shape_, l.lanes[head].keys, &l.lanes[head].value_store(), l.table(head), options);
-    };
-    std::size_t parts = 1;
-    for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
-      place_queries(l.table(head), 1, first);
-      remember(layer, head, queries, options, first);
-      parts = std::max(parts, attention(head).parts());
-    }
-    const std::size_t floats = attention(0).part_floats();
-    float* results = Workspace::ensure(first.parts, shape_.kv_heads * parts * floats);
-    executor(shape_.kv_heads * parts, [&](std::size_t task, std::size_t worker) {
-      const std::size_t head = task / parts;
-      Workspace& ws = workspaces[worker];
-      place_queries(l.table(head), 1, ws);
-      attention(head).run_part(task % parts, ws.positions, ws.limits, ws, detail::query_loader(shape_, queries, head, ws), results + task * floats);
-    });
-    for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
-      attention(head).finish_parts(results + head * parts * floats, parts, storer(head, out, options));
     }
   }
 

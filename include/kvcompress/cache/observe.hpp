@@ -8,19 +8,9 @@
 
 #include "kvcompress/attention/attend.hpp"
 #include "kvcompress/cache/layer.hpp"
+#include "kvcompress/cache/queries.hpp"
 
 namespace kvcompress::detail {
-
-/// Writes the query of (token, query head of the group) in the stored keys' form; ws.positions are the tokens' positions.
-inline auto query_loader(const Shape& shape, const Rows& queries, std::size_t head, Workspace& ws) {
-  return [&shape, &queries, head, &ws](std::size_t token, std::size_t h, float* row) {
-    queries.load(token, head * shape.group() + h, row);
-    if (shape.keys == KeyForm::unrotated) {
-      ws.rotation.turn_by(ws.positions[token]);
-      ws.rotation.apply(row);
-    }
-  };
-}
 
 /// How many of the last queries of a prompt the policy wants to see at its end.
 template <class P>
