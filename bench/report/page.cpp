@@ -11,29 +11,12 @@
 namespace report {
 namespace {
 
-constexpr std::string_view style = R"(
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --line: #d9dee5; --paper: #ffffff; --band: #f4f6f9;
-        --bar: #0b6bcb; --bad: #c02d2d; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ee; --soft: #a2adba; --line: #38414d; --paper: #14181e; --band: #1c222a; --bar: #5fb0ff; --bad: #ff7b72; }
-}
-body { margin: 2rem auto; max-width: 76rem; padding: 0 1rem; background: var(--paper); color: var(--ink);
-       font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-p.sub { color: var(--soft); margin-top: 0; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-th, td { padding: .3rem .5rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
-th:first-child, td:first-child, td:last-child { text-align: left; }
-td.bad { color: var(--bad); }
-tbody tr:nth-child(even) { background: var(--band); }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; } dt { color: var(--soft); }
-dd { margin: 0; overflow-wrap: anywhere; }
-svg.plot { width: 100%; max-width: 62rem; height: auto; }
-svg.plot text { font: 12px system-ui, sans-serif; fill: var(--ink); } svg.plot .tick { fill: var(--soft); font-size: 11px; }
-svg.plot .axis { fill: var(--soft); }
-.grid { stroke: var(--line); } .bar { fill: var(--bar); } .mark { stroke: var(--soft); stroke-dasharray: 4 3; }
+/// What this page adds to html::style.
+constexpr std::string_view own_style = R"(
+:root { --bar: #0b6bcb; --bad: #c02d2d; }
+@media (prefers-color-scheme: dark) { :root { --bar: #5fb0ff; --bad: #ff7b72; } }
+td:last-child { text-align: left; } td.bad { color: var(--bad); }
+.bar { fill: var(--bar); } .mark { stroke: var(--soft); stroke-dasharray: 4 3; }
 )";
 
 struct Column {
@@ -122,7 +105,7 @@ std::string decode_plot(const Results& results) { return LinePlot(lines(decode_r
 std::string page(const Results& results) {
   std::string text = fmt::format(
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n"
-      "<title>kvcompress measured</title>\n<style>{}</style>\n</head>\n<body>\n<h1>kvcompress measured</h1>\n", style);
+      "<title>kvcompress measured</title>\n<style>{}{}</style>\n</head>\n<body>\n<h1>kvcompress measured</h1>\n", html::style, own_style);
   text += "<p class=\"sub\">Attention over compressed rows: one token, one layer, rows that are not in the processor's cache.</p>\n";
   if (const std::vector<Row> rows = decode_rows(results); !rows.empty()) {
     const std::vector<Line> all = lines(rows);

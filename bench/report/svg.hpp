@@ -1,27 +1,16 @@
-// bench/report/svg.hpp - text that is safe in a page, and colours.
+// bench/report/svg.hpp - what plots share: their style and colours.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <array>
 #include <cstddef>
-#include <string>
 #include <string_view>
+
+#include "html/page.hpp"
 
 namespace report {
 
-inline std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '&': out += "&amp;"; break;
-      case '<': out += "&lt;"; break;
-      case '>': out += "&gt;"; break;
-      case '"': out += "&quot;"; break;
-      default: out += c;
-    }
-  }
-  return out;
-}
+using html::escaped;
 
 /// What a plot needs to be read alone, on white and on dark.
 inline constexpr std::string_view plot_style =

@@ -12,24 +12,11 @@
 #include <vector>
 
 #include "compare_policies/results.hpp"
+#include "html/page.hpp"
 
 namespace comparison {
 
-/// A text in which HTML sees only text.
-inline std::string escaped(std::string_view text) {
-  std::string result;
-  for (const char c : text) {
-    switch (c) {
-      case '&': result += "&amp;"; break;
-      case '<': result += "&lt;"; break;
-      case '>': result += "&gt;"; break;
-      case '"': result += "&quot;"; break;
-      case '\'': result += "&#39;"; break;
-      default: result += c;
-    }
-  }
-  return result;
-}
+using html::escaped;
 
 /// Rows than which no other has fewer bytes and less KL, in ascending bytes.
 inline std::vector<std::size_t> pareto_front(const std::vector<Row>& rows) {

@@ -13,32 +13,15 @@
 
 namespace comparison {
 
+/// What this report adds to html::style.
 inline constexpr std::string_view report_style = R"(
-:root { color-scheme: light dark; --ink: #1c2430; --soft: #5b6675; --line: #d9dee5; --paper: #ffffff; --band: #f4f6f9;
-        --best: #0b6bcb; --other: #9aa5b1; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ee; --soft: #a2adba; --line: #38414d; --paper: #14181e; --band: #1c222a; --best: #5fb0ff; --other: #6b7682; }
-}
-body { margin: 2rem auto; max-width: 76rem; padding: 0 1rem; background: var(--paper); color: var(--ink);
-       font: 15px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-p.sub { color: var(--soft); margin-top: 0; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 13px; }
-th, td { padding: .3rem .5rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; vertical-align: bottom; }
-th:first-child, td:first-child { text-align: left; }
+:root { --best: #0b6bcb; --other: #9aa5b1; }
+@media (prefers-color-scheme: dark) { :root { --best: #5fb0ff; --other: #6b7682; } }
 td small { display: block; font-weight: 400; color: var(--soft); }
-tbody tr:nth-child(even) { background: var(--band); }
 td.best { color: var(--best); font-weight: 600; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; } dt { color: var(--soft); }
-dd { margin: 0; overflow-wrap: anywhere; }
 code { font: 13px ui-monospace, monospace; }
-svg.plot { width: 100%; max-width: 62rem; height: auto; }
-svg.plot text { font: 12px system-ui, sans-serif; fill: var(--ink); } svg.plot .tick { fill: var(--soft); font-size: 11px; }
-svg.plot .axis { fill: var(--soft); }
 svg.plot .name { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
-.grid { stroke: var(--line); } .lead { stroke: var(--soft); stroke-width: .7; }
+.lead { stroke: var(--soft); stroke-width: .7; }
 .front { fill: none; stroke: var(--best); stroke-width: 1.5; opacity: .6; }
 .best { fill: var(--best); } .other { fill: var(--other); }
 )";
@@ -75,9 +58,9 @@ inline std::string fact_list(const std::vector<Fact>& facts) {
 inline std::string html_text(const Comparison& c) {
   std::string text = fmt::format(
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n"
-      "<title>KV-cache policies compared</title>\n<style>{}</style>\n</head>\n<body>\n<h1>KV-cache policies compared</h1>\n"
+      "<title>KV-cache policies compared</title>\n<style>{}{}</style>\n</head>\n<body>\n<h1>KV-cache policies compared</h1>\n"
       "<p class=\"sub\">kvcompress, compare_policies, {}</p>\n",
-      report_style, escaped(c.date));
+      html::style, report_style, escaped(c.date));
   text += "<h2>Memory against divergence</h2>\n" + ParetoPlot(c.rows).svg();
   text +=
       "<p class=\"sub\">Blue: no other policy here is both smaller and closer to the exact model. Both axes are logarithmic; "
