@@ -6,8 +6,9 @@
 
 namespace kvcompress {
 
-/// Codes are multiplied by queries, or probabilities, times their scales: the weights. Error of the output against `exact`, relative to the
-/// largest output: near_exact up to 1e-4, fast 2e-2 to 3e-2 (tests/properties/accumulation_test.cpp prints both).
+/// Codes are multiplied by queries, or probabilities, times their scales: the weights. Error of a head's output against `exact`,
+/// relative to its length, with normal rows: near_exact 1e-4 to 3e-4, fast 2e-2 to 4e-2; it grows with the spread of the logits. The benchmarks
+/// print it row by row, tests/properties/accumulation_test.cpp relative to the largest output of a text.
 enum class Accumulation {
   exact,       ///< weights in fp32
   near_exact,  ///< weights as 16-bit integers, in units of the largest weight of 128 to 256 rows
