@@ -4,25 +4,50 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <functional>
+#include <numeric>
 #include <span>
 
 #include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/row_table.hpp"
 #include "kvcompress/core/shape.hpp"
 #include "kvcompress/core/views.hpp"
 
 namespace kvcompress::detail {
 
-/// Leaves in `units` the `count` with the largest scores (score(unit)), ascending; ties go to the lower unit. Cost: O(units).
-inline void keep_best_units(Vector<Position>& units, std::size_t count, auto&& score) {
+/// Removes units that are certainly not among the `count` with the largest scores[unit]: those below a border that a sample of the scores
+/// suggests, if enough of them reach it. Cost: two passes.
+inline void drop_low_units(Vector<Position>& units, std::size_t count, const float* scores) {
+  constexpr std::size_t samples = 512;
+  const std::size_t rank = samples * count / units.size() * 3 / 2 + 16;  // the border had better be too low than too high
+  if (units.size() < 4 * samples || rank >= samples) { return; }
+  float sample[samples];
+  for (std::size_t i = 0; i < samples; ++i) { sample[i] = scores[units[i * (units.size() / samples)]]; }
+  std::nth_element(sample, sample + rank, sample + samples, std::greater<>());
+  const float border = sample[rank];
+  const auto below = [&](Position unit) { return scores[unit] < border; };
+  const auto gone = static_cast<std::size_t>(std::count_if(units.begin(), units.end(), below));
+  if (units.size() - gone >= count) { std::erase_if(units, below); }
+}
+
+/// Leaves in `units` the `count` with the largest scores[unit], ascending; ties go to the lower unit. Cost: O(units).
+inline void keep_best_units(Vector<Position>& units, std::size_t count, const float* scores) {
   if (units.size() <= count) { return; }
+  drop_low_units(units, count, scores);
   const auto first_gone = units.begin() + static_cast<std::ptrdiff_t>(count);
   std::nth_element(units.begin(), first_gone, units.end(), [&](Position a, Position b) {  // a stays before b
-    const float x = score(a);
-    const float y = score(b);
-    return x != y ? x > y : a < b;
+    return scores[a] != scores[b] ? scores[a] > scores[b] : a < b;
   });
   units.resize(count);
   std::sort(units.begin(), units.end());
+}
+
+/// The units of [0, count) that have a live row, to `units`: first_row(unit) is the first of `size`.
+inline void live_units(const RowTable& table, std::size_t count, std::size_t size, auto&& first_row, Vector<Position>& units) {
+  units.resize(count);
+  std::iota(units.begin(), units.end(), Position{0});
+  if (table.all_alive()) { return; }
+  std::erase_if(units, [&](Position unit) { return table.live_in(first_row(unit), first_row(unit) + size) == 0; });
 }
 
 /// Appends the rows of ascending `units` of `size` rows each; neighbours become one range.

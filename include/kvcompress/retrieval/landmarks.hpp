@@ -67,13 +67,13 @@ class LandmarkState {
     ids_.reserve(ids_.size() + fresh);
     Vector<Position> order(fresh, 0, ids_.get_allocator());
     scratch.resize(std::max(scratch.size(), fresh + (chunk_ + 1) * width_));
-    float* cosines = scratch.data();
-    float* rows = cosines + fresh;
+    float* unlikeness = scratch.data();
+    float* rows = unlikeness + fresh;
     for (std::size_t c = 0; c < fresh; ++c) {
       order[c] = static_cast<Position>(c);
-      cosines[c] = describe(chunks_ + c, read, rows);
+      unlikeness[c] = -describe(chunks_ + c, read, rows);
     }
-    detail::keep_best_units(order, std::min(outliers, fresh), [&](Position c) { return -cosines[c]; });
+    detail::keep_best_units(order, std::min(outliers, fresh), unlikeness);
     std::size_t next = 0;
     for (std::size_t c = 0; c < fresh; ++c) {
       if (next < order.size() && order[next] == c) {
@@ -215,16 +215,12 @@ struct LandmarkIndex {
   static void select(const Options& options, const State& state, const Retrieving& in, Vector<RowRange>& ranges) {
     const auto& ids = state.ids();
     const std::size_t wanted = options.budget / options.chunk;
-    in.order.clear();
     if (ids.size() <= wanted) {
       in.order.assign(ids.begin(), ids.end());
     } else {
       const float* scores = probabilities(state, in);
-      for (std::size_t i = 0; i < ids.size(); ++i) {
-        const std::size_t row = ids[i] * options.chunk;
-        if (in.table.live_in(row, row + options.chunk) > 0) { in.order.push_back(static_cast<Position>(i)); }
-      }
-      detail::keep_best_units(in.order, wanted, [&](Position i) { return scores[i]; });
+      detail::live_units(in.table, ids.size(), options.chunk, [&](Position i) { return ids[i] * options.chunk; }, in.order);
+      detail::keep_best_units(in.order, wanted, scores);
       for (Position& unit : in.order) { unit = ids[unit]; }
     }
     const std::size_t before = ranges.size();
@@ -240,7 +236,11 @@ struct LandmarkIndex {
     in.scratch.resize(std::max(in.scratch.size(), (in.group + 1) * count));
     float* largest = in.scratch.data();
     float* logits = largest + count;
-    kernels::dot_rows(state.landmark(0), count, in.key_width, in.queries, in.stride, in.group, logits, count);
+    constexpr std::size_t at_once = 64;
+    for (std::size_t i = 0; i < count; i += at_once) {
+      const T* ahead = i + 2 * at_once <= count ? state.landmark(i + at_once) : nullptr;
+      kernels::dot_rows(state.landmark(i), std::min(at_once, count - i), in.key_width, in.queries, in.stride, in.group, logits + i, count, ahead);
+    }
     std::fill_n(largest, count, 0.0F);
     for (std::size_t q = 0; q < in.group; ++q) {
       float* row = logits + q * count;

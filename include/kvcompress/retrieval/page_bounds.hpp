@@ -161,10 +161,7 @@ struct PageBounds {
   static void select(const Options& options, const State& state, const Retrieving& in, Vector<RowRange>& ranges) {
     const std::size_t pages = state.pages();
     const std::size_t wanted = options.budget / options.page - 1;
-    in.order.clear();
-    for (std::size_t p = 0; p < pages; ++p) {
-      if (in.table.live_in(p * state.page(), (p + 1) * state.page()) > 0) { in.order.push_back(static_cast<Position>(p)); }
-    }
+    detail::live_units(in.table, pages, state.page(), [&](Position p) { return p * state.page(); }, in.order);
     if (in.order.size() > wanted) {
       in.scratch.resize(std::max(in.scratch.size(), pages + in.group * in.stride + scratch_floats(in)));
       float* scores = in.scratch.data();
@@ -172,7 +169,7 @@ struct PageBounds {
       float* scratch = turned + in.group * in.stride;
       if (!in.table.renumbers()) { bounds(in, in.queries, state, 0, pages, scores, scratch); }
       else { turned_bounds(in, state, scores, turned, scratch); }
-      detail::keep_best_units(in.order, wanted, [&](Position p) { return scores[p]; });
+      detail::keep_best_units(in.order, wanted, scores);
     }
     detail::append_units({in.order.data(), in.order.size()}, state.page(), ranges);
   }
