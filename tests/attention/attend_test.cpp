@@ -247,22 +247,29 @@ TEST(Attend, AnExecutorMayRunTheHeadsInAnyOrder) {
 TEST(Rotation, TurnsAsTheReferenceDoes) {
   const std::vector<double> factors{1.0, 2.0, 4.0, 8.0};
   for (const RopePairing pairing : {RopePairing::half_split, RopePairing::interleaved}) {
-    for (const std::size_t rotary : {0U, 8U}) {
-      for (const std::int64_t position : {0, 1, 17, 100000, -3}) {
-        const Shape shape{.head_dim = 20, .rope = {.theta = 500.0, .pairing = pairing, .rotary_dim = rotary, .scale = 0.25}};
-        std::mt19937 rng(12);
-        auto row = normal_numbers(20, rng);
-        reference::Matrix matrix(1, 20);
-        for (std::size_t c = 0; c < 20; ++c) { matrix(0, static_cast<reference::Index>(c)) = static_cast<double>(row[c]); }
-        Rotation rotation(shape, {});
-        rotation.turn_by(position);
-        rotation.apply(row.data());
-        const auto expected = reference::rotate(matrix, reference::consecutive(position, 1),
-                                                {.pairing = pairing == RopePairing::half_split ? reference::Pairing::half : reference::Pairing::interleaved,
-                                                 .theta = 500.0,
-                                                 .rotary_dim = static_cast<reference::Index>(rotary),
-                                                 .linear_factor = 4.0});
-        for (std::size_t c = 0; c < 20; ++c) { ASSERT_NEAR(row[c], expected(0, static_cast<reference::Index>(c)), 1e-6); }
+    for (const std::size_t dim : {20U, 74U}) {
+      for (const std::size_t rotary : {0U, 8U}) {
+        const Shape shape{.head_dim = dim, .rope = {.theta = 500.0, .pairing = pairing, .rotary_dim = rotary, .scale = 0.25}};
+        Rotation used(shape, {});  // what it was asked before must not matter
+        for (const std::int64_t position : {0, 1, 17, 31, 32, 1023, 1024, 1025, 32767, 32768, 100000, 1000000, 33, -3, -40000}) {
+          std::mt19937 rng(12);
+          auto row = normal_numbers(dim, rng);
+          auto again = row;
+          reference::Matrix matrix(1, static_cast<reference::Index>(dim));
+          for (std::size_t c = 0; c < dim; ++c) { matrix(0, static_cast<reference::Index>(c)) = static_cast<double>(row[c]); }
+          Rotation rotation(shape, {});
+          rotation.turn_by(position);
+          rotation.apply(row.data());
+          used.turn_by(position);
+          used.apply(again.data());
+          ASSERT_EQ(row, again);
+          const auto expected = reference::rotate(matrix, reference::consecutive(position, 1),
+                                                  {.pairing = pairing == RopePairing::half_split ? reference::Pairing::half : reference::Pairing::interleaved,
+                                                   .theta = 500.0,
+                                                   .rotary_dim = static_cast<reference::Index>(rotary),
+                                                   .linear_factor = 4.0});
+          for (std::size_t c = 0; c < dim; ++c) { ASSERT_NEAR(row[c], expected(0, static_cast<reference::Index>(c)), 1e-6) << position; }
+        }
       }
     }
   }
