@@ -97,11 +97,12 @@ TEST(GearInvariants, OutliersAreExactWithoutLowRankPartAndNarrowTheGroups) {
     EXPECT_EQ(segment.outlier_count(), 32U * 2U * 5U);
     std::size_t seen = 0;
     const Matrix decoded = sparse.decoded(h);
-    segment.outliers().for_each(0, 200, [&](std::size_t row, std::size_t c, float) {
-      const auto r = static_cast<Index>(row);
-      const auto column = static_cast<Index>(c);
-      EXPECT_NEAR(decoded(r, column), x[h](r, column), 1e-6 * std::max(1.0, std::abs(x[h](r, column))));
-      ++seen;
+    segment.outliers().for_tiles(0, 200, [&](std::size_t tile, const auto*, const std::uint8_t* rows, const auto* channels, std::size_t count) {
+      for (std::size_t i = 0; i < count; ++i, ++seen) {
+        const auto r = static_cast<Index>(tile + rows[i]);
+        const auto column = static_cast<Index>(channels[i]);
+        EXPECT_NEAR(decoded(r, column), x[h](r, column), 1e-6 * std::max(1.0, std::abs(x[h](r, column))));
+      }
     });
     EXPECT_EQ(seen, segment.outlier_count());
     for (std::size_t c = 0; c < 32; ++c) { EXPECT_LE(segment.codes().scales[c], plain.stores[h].body()[0].codes().scales[c]); }

@@ -30,13 +30,13 @@ inline constexpr std::size_t registers = simd::native::lanes == 16 ? 16 : 8;
 /// Queries x Count dot products at once, so that their multiply-adds overlap. `last` is the last row that exists; `ahead` (or null): rows that
 /// will be read soon.
 template <std::size_t Queries, std::size_t Count, class T>
-inline void dot_block(const T* rows, std::size_t row, std::size_t last, std::size_t dim, const float* queries, std::size_t query_stride,
+inline void dot_block(const T* rows, std::size_t row_stride, std::size_t row, std::size_t last, std::size_t dim, const float* queries, std::size_t query_stride,
                       float* logits, std::size_t logit_stride, const T* ahead) noexcept {
   namespace vec = simd::native;
   vec::f32 sums[Queries][Count];
   const T* from[Count];
 #pragma GCC unroll 16
-  for (std::size_t r = 0; r < Count; ++r) { from[r] = rows + std::min(row + r, last) * dim; }
+  for (std::size_t r = 0; r < Count; ++r) { from[r] = rows + std::min(row + r, last) * row_stride; }
 #pragma GCC unroll 4
   for (std::size_t q = 0; q < Queries; ++q) {
 #pragma GCC unroll 16
@@ -64,7 +64,7 @@ inline void dot_block(const T* rows, std::size_t row, std::size_t last, std::siz
       const vec::f32 key = vec::load_first(from[r] + whole, dim - whole);
 #pragma GCC unroll 4
       for (std::size_t q = 0; q < Queries; ++q) {
-        sums[q][r] = vec::fma(vec::load(queries + q * query_stride + whole), key, sums[q][r]);
+        sums[q][r] = vec::fma(vec::load_first(queries + q * query_stride + whole, dim - whole), key, sums[q][r]);
       }
     }
   }
@@ -82,11 +82,11 @@ inline void dot_block(const T* rows, std::size_t row, std::size_t last, std::siz
 }
 
 template <std::size_t Queries, class T>
-inline void dot_rows_of(const T* rows, std::size_t count, std::size_t dim, const float* queries, std::size_t query_stride,
+inline void dot_rows_of(const T* rows, std::size_t row_stride, std::size_t count, std::size_t dim, const float* queries, std::size_t query_stride,
                         float* logits, std::size_t logit_stride, const T* ahead) noexcept {
   constexpr std::size_t at_once = std::min<std::size_t>(4, registers / Queries);
   for (std::size_t r = 0; r < count; r += at_once) {
-    dot_block<Queries, at_once>(rows, r, count - 1, dim, queries, query_stride, logits, logit_stride, ahead);
+    dot_block<Queries, at_once>(rows, row_stride, r, count - 1, dim, queries, query_stride, logits, logit_stride, ahead);
   }
 }
 
@@ -162,13 +162,22 @@ inline void in_query_blocks(std::size_t queries, Kernel&& kernel) noexcept {
 
 }  // namespace detail
 
-/// logits[q][r] = queries[q] . rows[r] for `count` rows of `dim` numbers, one behind the other. `ahead` (or null): as many rows that will be
-/// read soon.
+/// logits[q][r] = queries[q] . rows[r] for `count` rows of `dim` numbers, `row_stride` apart. Queries need no padding here.
+template <class T>
+inline void dot_rows_apart(const T* rows, std::size_t row_stride, std::size_t count, std::size_t dim, const float* queries, std::size_t query_stride,
+                           std::size_t query_count, float* logits, std::size_t logit_stride) noexcept {
+  detail::in_query_blocks(query_count, [&]<std::size_t Queries>(std::size_t q) {
+    detail::dot_rows_of<Queries>(rows, row_stride, count, dim, queries + q * query_stride, query_stride, logits + q * logit_stride, logit_stride,
+                                 static_cast<const T*>(nullptr));
+  });
+}
+
+/// The same for rows one behind the other. `ahead` (or null): as many rows that will be read soon.
 template <class T>
 inline void dot_rows(const T* rows, std::size_t count, std::size_t dim, const float* queries, std::size_t query_stride,
                      std::size_t query_count, float* logits, std::size_t logit_stride, const T* ahead = nullptr) noexcept {
   detail::in_query_blocks(query_count, [&]<std::size_t Queries>(std::size_t q) {
-    detail::dot_rows_of<Queries>(rows, count, dim, queries + q * query_stride, query_stride, logits + q * logit_stride, logit_stride,
+    detail::dot_rows_of<Queries>(rows, dim, count, dim, queries + q * query_stride, query_stride, logits + q * logit_stride, logit_stride,
                                  q == 0 ? ahead : nullptr);
   });
 }

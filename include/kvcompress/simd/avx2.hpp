@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "kvcompress/core/half.hpp"
+#include "kvcompress/simd/x86_quads.hpp"
 
 namespace kvcompress::simd::avx2 {
 
@@ -98,6 +99,13 @@ inline float reduce_min(f32 x) noexcept {
   return _mm_cvtss_f32(_mm_min_ss(two, _mm_movehdup_ps(two)));
 }
 
+using x86::add;
+using x86::fma;
+using x86::load_quad;
+using x86::quad;
+using x86::store;
+using x86::transpose;
+
 // ---------------------------------------------------------------- integers
 
 struct i32 {
@@ -119,6 +127,12 @@ inline i32 bit_and(i32 a, i32 b) noexcept { return {_mm256_and_si256(a.v, b.v)};
 inline i32 bit_or(i32 a, i32 b) noexcept { return {_mm256_or_si256(a.v, b.v)}; }
 inline i32 shift_left(i32 x, int count) noexcept { return {_mm256_sll_epi32(x.v, _mm_cvtsi32_si128(count))}; }
 inline i32 shift_right(i32 x, int count) noexcept { return {_mm256_srl_epi32(x.v, _mm_cvtsi32_si128(count))}; }
+inline f32 add_pair_products(i32 a, i32 b, f32 sums) noexcept {
+  const __m256i high = _mm256_set1_epi32(static_cast<int>(0xFFFF0000U));
+  const auto even = [](__m256i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)); };
+  const auto odd = [&](__m256i x) { return _mm256_castsi256_ps(_mm256_and_si256(x, high)); };
+  return {_mm256_fmadd_ps(even(a.v), even(b.v), _mm256_fmadd_ps(odd(a.v), odd(b.v), sums.v))};
+}
 inline __m256i in_order(__m256i packed) noexcept {  // packing works within 128 bits
   return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }

@@ -8,11 +8,13 @@
 
 #include <immintrin.h>
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
 #include "kvcompress/core/half.hpp"
+#include "kvcompress/simd/x86_quads.hpp"
 
 namespace kvcompress::simd::avx512 {
 
@@ -88,6 +90,13 @@ inline void reduce_add(f32 a, f32 b, f32 c, f32 d, float* to) noexcept {
 inline float reduce_max(f32 x) noexcept { return _mm512_reduce_max_ps(x.v); }
 inline float reduce_min(f32 x) noexcept { return _mm512_reduce_min_ps(x.v); }
 
+using x86::add;
+using x86::fma;
+using x86::load_quad;
+using x86::quad;
+using x86::store;
+using x86::transpose;
+
 // ---------------------------------------------------------------- integers
 
 struct i32 {
@@ -109,6 +118,16 @@ inline i32 bit_and(i32 a, i32 b) noexcept { return {_mm512_and_si512(a.v, b.v)};
 inline i32 bit_or(i32 a, i32 b) noexcept { return {_mm512_or_si512(a.v, b.v)}; }
 inline i32 shift_left(i32 x, int count) noexcept { return {_mm512_sll_epi32(x.v, _mm_cvtsi32_si128(count))}; }
 inline i32 shift_right(i32 x, int count) noexcept { return {_mm512_srl_epi32(x.v, _mm_cvtsi32_si128(count))}; }
+inline f32 add_pair_products(i32 a, i32 b, f32 sums) noexcept {
+#if defined(__AVX512BF16__)
+  return {_mm512_dpbf16_ps(sums.v, std::bit_cast<__m512bh>(a.v), std::bit_cast<__m512bh>(b.v))};
+#else
+  const __m512i high = _mm512_set1_epi32(static_cast<int>(0xFFFF0000U));
+  const auto even = [](__m512i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(x, 16)); };
+  const auto odd = [&](__m512i x) { return _mm512_castsi512_ps(_mm512_and_si512(x, high)); };
+  return {_mm512_fmadd_ps(even(a.v), even(b.v), _mm512_fmadd_ps(odd(a.v), odd(b.v), sums.v))};
+#endif
+}
 inline __m512i in_order(__m512i packed) noexcept {  // packing works within 128 bits
   return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), packed);
 }

@@ -94,6 +94,23 @@ inline void reduce_add(f32 w, f32 x, f32 y, f32 z, float* to) noexcept {
 inline float reduce_max(f32 x) noexcept { return vmaxvq_f32(vmaxq_f32(x.a, x.b)); }
 inline float reduce_min(f32 x) noexcept { return vminvq_f32(vminq_f32(x.a, x.b)); }
 
+struct quad {
+  float32x4_t v;
+};
+
+inline quad load_quad(const float* from) noexcept { return {vld1q_f32(from)}; }
+inline void store(float* to, quad x) noexcept { vst1q_f32(to, x.v); }
+inline quad add(quad a, quad b) noexcept { return {vaddq_f32(a.v, b.v)}; }
+inline quad fma(float a, quad b, quad c) noexcept { return {vfmaq_n_f32(c.v, b.v, a)}; }
+inline void transpose(quad& a, quad& b, quad& c, quad& d) noexcept {
+  const float32x4x2_t ab = vtrnq_f32(a.v, b.v);
+  const float32x4x2_t cd = vtrnq_f32(c.v, d.v);
+  a.v = vcombine_f32(vget_low_f32(ab.val[0]), vget_low_f32(cd.val[0]));
+  b.v = vcombine_f32(vget_low_f32(ab.val[1]), vget_low_f32(cd.val[1]));
+  c.v = vcombine_f32(vget_high_f32(ab.val[0]), vget_high_f32(cd.val[0]));
+  d.v = vcombine_f32(vget_high_f32(ab.val[1]), vget_high_f32(cd.val[1]));
+}
+
 // ---------------------------------------------------------------- integers
 
 struct i32 {
@@ -126,6 +143,14 @@ inline int32x4_t shift_right4(int32x4_t x, int count) noexcept {
   return vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(x), vdupq_n_s32(-count)));
 }
 inline i32 shift_right(i32 x, int count) noexcept { return {shift_right4(x.a, count), shift_right4(x.b, count)}; }
+inline float32x4_t add_pair_products4(int32x4_t a, int32x4_t b, float32x4_t sums) noexcept {
+  const auto even = [](int32x4_t x) { return vreinterpretq_f32_s32(vshlq_n_s32(x, 16)); };
+  const auto odd = [](int32x4_t x) { return vreinterpretq_f32_s32(vbicq_s32(x, vdupq_n_s32(0xFFFF))); };
+  return vfmaq_f32(vfmaq_f32(sums, odd(a), odd(b)), even(a), even(b));
+}
+inline f32 add_pair_products(i32 x, i32 y, f32 sums) noexcept {
+  return {add_pair_products4(x.a, y.a, sums.a), add_pair_products4(x.b, y.b, sums.b)};
+}
 inline int16x8_t words_of(i32 x) noexcept { return vmovn_high_s32(vmovn_s32(x.a), x.b); }
 inline void store_bytes(std::int8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   vst1q_s8(to, vmovn_high_s16(vmovn_s16(words_of(a)), words_of(b)));

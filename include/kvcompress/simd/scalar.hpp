@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -96,6 +97,28 @@ inline float reduce_max(f32 x) noexcept {
   return result;
 }
 
+/// Four floats on every machine: a number for each of four queries.
+struct quad {
+  float v[4];
+};
+
+inline quad load_quad(const float* from) noexcept { return {{from[0], from[1], from[2], from[3]}}; }
+inline void store(float* to, quad x) noexcept { __builtin_memcpy(to, x.v, sizeof x.v); }
+inline quad add(quad a, quad b) noexcept { return {{a.v[0] + b.v[0], a.v[1] + b.v[1], a.v[2] + b.v[2], a.v[3] + b.v[3]}}; }
+inline quad fma(float a, quad b, quad c) noexcept {
+  for (std::size_t i = 0; i < 4; ++i) { c.v[i] = math::fma(a, b.v[i], c.v[i]); }
+  return c;
+}
+/// Number j of vector i and number i of vector j change places.
+inline void transpose(quad& a, quad& b, quad& c, quad& d) noexcept {
+  const quad rows[4] = {a, b, c, d};
+  const auto column = [&](std::size_t i) { return quad{{rows[0].v[i], rows[1].v[i], rows[2].v[i], rows[3].v[i]}}; };
+  a = column(0);
+  b = column(1);
+  c = column(2);
+  d = column(3);
+}
+
 // ---------------------------------------------------------------- integers
 
 /// As many 32-bit integers as a vector has floats.
@@ -136,6 +159,16 @@ inline i32 round(f32 x) noexcept {
 }
 inline f32 to_float(i32 x) noexcept {
   return each([&](std::size_t i) { return static_cast<float>(x.v[i]); });
+}
+/// sums + a.odd * b.odd + a.even * b.even, where every lane holds two bfloat16, the even one in its lower half. Where hardware does it,
+/// the sums are rounded its way.
+inline f32 add_pair_products(i32 a, i32 b, f32 sums) noexcept {
+  const auto number = [](std::uint32_t bits) { return std::bit_cast<float>(bits); };
+  return each([&](std::size_t i) {
+    const auto x = static_cast<std::uint32_t>(a.v[i]);
+    const auto y = static_cast<std::uint32_t>(b.v[i]);
+    return math::fma(number(x << 16U), number(y << 16U), math::fma(number(x & 0xFFFF'0000U), number(y & 0xFFFF'0000U), sums.v[i]));
+  });
 }
 inline i32 add(i32 a, i32 b) noexcept {
   return each_integer([&](std::size_t i) { return a.v[i] + b.v[i]; });

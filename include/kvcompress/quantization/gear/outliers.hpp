@@ -65,20 +65,19 @@ struct Outliers {
   static constexpr std::size_t tiles(std::size_t rows) noexcept { return (rows + tile_rows - 1) / tile_rows; }
   static constexpr std::size_t channel_bytes(std::size_t dim) noexcept { return dim <= 256 ? 1 : 2; }
 
-  /// Calls entry(row, channel, delta) for those in rows [first, last).
-  template <class Entry>
-  void for_each(std::size_t first, std::size_t last, Entry&& entry) const noexcept {
-    channels8 != nullptr ? visit(first, last, channels8, entry) : visit(first, last, channels16, entry);
-  }
-
- private:
-  template <class Channel, class Entry>
-  void visit(std::size_t first, std::size_t last, const Channel* channels, Entry& entry) const noexcept {
+  /// Calls piece(first row of the tile, entries, their rows in the tile, their channels, how many) for those in rows [first, last), tile by tile.
+  template <class Piece>
+  void for_tiles(std::size_t first, std::size_t last, Piece&& piece) const noexcept {
     for (std::size_t tile = first / tile_rows; tile * tile_rows < last; ++tile) {
-      for (std::size_t i = tile == 0 ? 0 : ends[tile - 1]; i < ends[tile]; ++i) {
-        const std::size_t row = tile * tile_rows + rows[i];
-        if (row >= first && row < last) { entry(row, std::size_t{channels[i]}, static_cast<float>(deltas[i])); }
-      }
+      const std::size_t row = tile * tile_rows;
+      const std::uint8_t* begin = rows + (tile == 0 ? 0 : ends[tile - 1]);
+      const std::uint8_t* end = rows + ends[tile];
+      if (row < first) { begin = std::lower_bound(begin, end, first - row); }
+      if (last < row + tile_rows) { end = std::lower_bound(begin, end, last - row); }
+      const auto at = static_cast<std::size_t>(begin - rows);
+      const auto count = static_cast<std::size_t>(end - begin);
+      if (channels8 != nullptr) { piece(row, deltas + at, begin, channels8 + at, count); }
+      else { piece(row, deltas + at, begin, channels16 + at, count); }
     }
   }
 };

@@ -11,6 +11,7 @@
 #include "kvcompress/core/reference_count.hpp"
 #include "kvcompress/core/views.hpp"
 #include "kvcompress/kernels/exact.hpp"
+#include "kvcompress/kernels/quads.hpp"
 #include "kvcompress/quantization/gear/codes.hpp"
 #include "kvcompress/quantization/gear/outliers.hpp"
 #include "kvcompress/quantization/gear/token_scales.hpp"
@@ -99,7 +100,9 @@ class alignas(64) Segment {
     const Parts parts = codes();
     for (std::size_t c = 0; c < dim_; ++c) { out[c] = Codes::decode(row, c, rows_, dim_, parts); }
     if (outliers_ > 0) {
-      outliers().for_each(row, row + 1, [&](std::size_t, std::size_t c, float delta) { out[c] += delta; });
+      outliers().for_tiles(row, row + 1, [&](std::size_t, const Scale* deltas, const std::uint8_t*, const auto* channels, std::size_t count) {
+        for (std::size_t i = 0; i < count; ++i) { out[channels[i]] += static_cast<float>(deltas[i]); }
+      });
     }
   }
   void add_low_rank(std::size_t row, float* out) const noexcept {
@@ -116,7 +119,7 @@ class alignas(64) Segment {
     if (rank_ > 0) {
       float* parts = scratch;  // (queries, rank), u = b^T q
       kernels::dot_rows(b(), rank_, dim_, queries, query_stride, query_count, parts, rank_);
-      for (std::size_t q = 0; q < query_count; ++q) { add_columns(range, parts + q * rank_, logits + q * logit_stride); }
+      add_columns(range, parts, query_count, logits, logit_stride);
     }
     if (outliers_ > 0) { score_outliers(range, queries, query_stride, query_count, logits, logit_stride, scratch); }
   }
@@ -126,14 +129,14 @@ class alignas(64) Segment {
     Codes::accumulate(accumulation, range, rows_, dim_, codes(), weights, weight_stride, query_count, out, out_stride, scratch);
     if (rank_ > 0) {
       float* parts = scratch;  // (queries, rank), p^T a
-      for (std::size_t q = 0; q < query_count; ++q) { dot_columns(range, weights + q * weight_stride, parts + q * rank_); }
+      kernels::dot_rows_apart(a() + range.first, rows_, rank_, range.size(), weights, weight_stride, query_count, parts, rank_);
       kernels::mix_rows(b(), rank_, dim_, parts, rank_, query_count, out, out_stride);
     }
     if (outliers_ > 0) { mix_outliers(range, weights, weight_stride, query_count, out, out_stride, scratch); }
   }
   /// The low-rank part and the outliers follow the codes' part, whose scratch they may have.
   static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {
-    return std::max({Codes::scratch_floats(dim, queries), queries * dim, (dim + List::tile_rows) * simd::native::lanes});
+    return std::max({Codes::scratch_floats(dim, queries), queries * dim, (dim + List::tile_rows) * 4});
   }
 
   [[nodiscard]] static constexpr std::size_t bytes_for(const SegmentSizes& sizes) noexcept { return Layout(sizes).bytes; }
@@ -189,86 +192,59 @@ class alignas(64) Segment {
     return reinterpret_cast<T*>(reinterpret_cast<std::byte*>(const_cast<Segment*>(this)) + offset);
   }
 
-  /// out[t - range.first] += sum over j of parts[j] * a[j][t].
-  void add_columns(RowRange range, const float* parts, float* out) const noexcept {
+  /// out[q][t - range.first] += sum over j of parts[q][j] * a[j][t].
+  void add_columns(RowRange range, const float* parts, std::size_t query_count, float* out, std::size_t out_stride) const noexcept {
     namespace vec = simd::native;
-    const Scale* columns = a();
-    std::size_t t = range.first;
-    for (; t + vec::lanes <= range.last; t += vec::lanes) {
-      vec::f32 sum = vec::load(out + (t - range.first));
-      for (std::size_t j = 0; j < rank_; ++j) { sum = vec::fma(vec::set(parts[j]), vec::load(columns + j * rows_ + t), sum); }
-      vec::store(out + (t - range.first), sum);
-    }
-    for (; t < range.last; ++t) {
-      for (std::size_t j = 0; j < rank_; ++j) { out[t - range.first] += parts[j] * static_cast<float>(columns[j * rows_ + t]); }
-    }
-  }
-  // Outliers are met one by one, all queries of a vector at a time: their numbers are turned so that they lie side by side.
-
-  static void turn(const float* from, std::size_t stride, std::size_t count, std::size_t length, float* to) noexcept {
-    constexpr std::size_t lanes = simd::native::lanes;
-    for (std::size_t i = 0; i < length; ++i) {
-      for (std::size_t q = 0; q < lanes; ++q) { to[i * lanes + q] = q < count ? from[q * stride + i] : 0.0F; }
+    constexpr std::size_t at_once = 4;  // columns whose numbers stay in registers
+    for (std::size_t first = 0; first < rank_; first += at_once) {
+      const std::size_t columns = std::min(at_once, rank_ - first);
+      const auto column = [&](std::size_t j) { return a() + (first + j) * rows_; };
+      std::size_t t = range.first;
+      for (; t + vec::lanes <= range.last; t += vec::lanes) {
+        vec::f32 numbers[at_once] = {vec::set(0.0F), vec::set(0.0F), vec::set(0.0F), vec::set(0.0F)};
+        for (std::size_t j = 0; j < columns; ++j) { numbers[j] = vec::load(column(j) + t); }
+        for (std::size_t q = 0; q < query_count; ++q) {
+          float* to = out + q * out_stride + (t - range.first);
+          vec::f32 sum = vec::load(to);
+          for (std::size_t j = 0; j < columns; ++j) { sum = vec::fma(vec::set(parts[q * rank_ + first + j]), numbers[j], sum); }
+          vec::store(to, sum);
+        }
+      }
+      for (; t < range.last; ++t) {
+        for (std::size_t q = 0; q < query_count; ++q) {
+          for (std::size_t j = 0; j < columns; ++j) { out[q * out_stride + t - range.first] += parts[q * rank_ + first + j] * static_cast<float>(column(j)[t]); }
+        }
+      }
     }
   }
   void score_outliers(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
                       std::size_t logit_stride, float* scratch) const noexcept {
-    namespace vec = simd::native;
-    for (std::size_t q = 0; q < query_count; q += vec::lanes) {
-      const std::size_t count = std::min(query_count - q, vec::lanes);
-      turn(queries + q * query_stride, query_stride, count, dim_, scratch);  // (dim, queries)
-      vec::f32 sum = vec::set(0.0F);
-      std::size_t current = range.first;
-      const auto flush = [&] {
-        float sums[vec::lanes];
-        vec::store(sums, sum);
-        for (std::size_t i = 0; i < count; ++i) { logits[(q + i) * logit_stride + current - range.first] += sums[i]; }
-        sum = vec::set(0.0F);
-      };
-      outliers().for_each(range.first, range.last, [&](std::size_t row, std::size_t c, float delta) {
-        if (row != current) {
-          flush();
-          current = row;
-        }
-        sum = vec::fma(vec::set(delta), vec::load(scratch + c * vec::lanes), sum);
+    float* sums = scratch + 4 * dim_;  // (rows of a tile, 4)
+    for (std::size_t q = 0; q < query_count; q += 4) {
+      const std::size_t count = std::min<std::size_t>(query_count - q, 4);
+      kernels::to_quads(queries + q * query_stride, query_stride, count, dim_, scratch);
+      outliers().for_tiles(range.first, range.last, [&](std::size_t tile, const Scale* deltas, const std::uint8_t* rows, const auto* channels, std::size_t entries) {
+        const std::size_t first = std::max(tile, range.first);
+        const std::size_t last = std::min(tile + List::tile_rows, range.last);
+        std::fill(sums + 4 * (first - tile), sums + 4 * (last - tile), 0.0F);
+        kernels::add_entries(deltas, channels, rows, entries, scratch, sums);
+        kernels::add_quads(sums + 4 * (first - tile), count, last - first, logits + q * logit_stride + (first - range.first), logit_stride);
       });
-      flush();
     }
   }
   void mix_outliers(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
                     float* scratch) const noexcept {
-    namespace vec = simd::native;
-    float* sums = scratch;                       // (dim, queries)
-    float* turned = sums + dim_ * vec::lanes;    // (rows of a tile, queries)
-    for (std::size_t q = 0; q < query_count; q += vec::lanes) {
-      const std::size_t count = std::min(query_count - q, vec::lanes);
-      std::fill_n(sums, dim_ * vec::lanes, 0.0F);
-      for (std::size_t first = range.first; first < range.last;) {
-        const std::size_t last = std::min(range.last, first + List::tile_rows);
-        turn(weights + q * weight_stride + (first - range.first), weight_stride, count, last - first, turned);
-        outliers().for_each(first, last, [&](std::size_t row, std::size_t c, float delta) {
-          float* sum = sums + c * vec::lanes;
-          vec::store(sum, vec::fma(vec::set(delta), vec::load(turned + (row - first) * vec::lanes), vec::load(sum)));
-        });
-        first = last;
-      }
-      for (std::size_t i = 0; i < count; ++i) {
-        for (std::size_t c = 0; c < dim_; ++c) { out[(q + i) * out_stride + c] += sums[c * vec::lanes + i]; }
-      }
-    }
-  }
-  /// parts[j] = sum over t of weights[t - range.first] * a[j][t].
-  void dot_columns(RowRange range, const float* weights, float* parts) const noexcept {
-    namespace vec = simd::native;
-    for (std::size_t j = 0; j < rank_; ++j) {
-      const Scale* column = a() + j * rows_;
-      vec::f32 sum = vec::set(0.0F);
-      std::size_t t = range.first;
-      for (; t + vec::lanes <= range.last; t += vec::lanes) {
-        sum = vec::fma(vec::load(weights + (t - range.first)), vec::load(column + t), sum);
-      }
-      parts[j] = vec::reduce_add(sum);
-      for (; t < range.last; ++t) { parts[j] += weights[t - range.first] * static_cast<float>(column[t]); }
+    float* turned = scratch + 4 * dim_;  // (rows of a tile, 4)
+    for (std::size_t q = 0; q < query_count; q += 4) {
+      const std::size_t count = std::min<std::size_t>(query_count - q, 4);
+      std::fill_n(scratch, 4 * dim_, 0.0F);
+      outliers().for_tiles(range.first, range.last, [&](std::size_t tile, const Scale* deltas, const std::uint8_t* rows, const auto* channels, std::size_t entries) {
+        const std::size_t first = std::max(tile, range.first);
+        const std::size_t last = std::min(tile + List::tile_rows, range.last);
+        kernels::to_quads(weights + q * weight_stride + (first - range.first), weight_stride, count, last - first, turned + 4 * (first - tile));
+        kernels::add_entries(deltas, rows, channels, entries, turned, scratch);
+      });
+      kernels::add_quads(scratch, count, dim_, out + q * out_stride, out_stride);
     }
   }
 
