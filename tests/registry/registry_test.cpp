@@ -228,8 +228,8 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
 }
 
 struct Clash {
-  struct Storage : ShadowKVStorage<half> {
-    struct Options : ShadowKVStorage<half>::Options {
+  struct Storage : ShadowKV<>::Storage {
+    struct Options : ShadowKV<>::Storage::Options {
       static void fields(auto& options, auto&& field) { field("budget", options.rank); }
     };
   };

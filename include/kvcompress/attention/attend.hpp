@@ -91,11 +91,14 @@ inline void mask_chunk(const RowTable& table, RowRange range, const QueryBlock& 
   }
 }
 
-/// Logits of the current batch, rows that a query may not see at -infinity; returns the number of rows.
-template <KeyStore Keys>
-std::size_t score_batch(const Keys& keys, const RowTable& table, const QueryBlock& block, const Batches& batch, std::size_t key_stride,
+/// Logits of the current batch, rows that a query may not see at -infinity; returns the number of rows. `values` (or null) will be read next.
+template <KeyStore Keys, ValueStore Values>
+std::size_t score_batch(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block, const Batches& batch, std::size_t key_stride,
                         std::size_t stride, float* logits, const AttendOptions& options, Workspace& ws) noexcept {
   const std::size_t size = batch.parts([&](RowRange part, std::size_t offset) {
+    if constexpr (requires { values->fetch(part.first); }) {
+      if (values != nullptr) { values->fetch(part.first); }
+    }
     score_chunk(keys, table, part, block, key_stride, stride, logits + offset, ws);
   });
   if (options.soft_cap > 0.0F) {
@@ -114,7 +117,7 @@ void attend_part(const Keys& keys, const Values* values, const RowTable& table, 
   const std::size_t queries = block.queries();
   running.start();
   for (std::size_t rows = 0; rows < part_rows && !batch.done(); rows += chunk_rows, batch.next()) {
-    const std::size_t size = score_batch(keys, table, block, batch, key_stride, stride, logits, options, ws);
+    const std::size_t size = score_batch(keys, values, table, block, batch, key_stride, stride, logits, options, ws);
     for (std::size_t q = 0; q < queries; ++q) {
       float* weights = ws.weights.data() + q * chunk_rows;
       const float top = std::max(running.maxima[q], kernels::largest_of(logits + q * stride, size));
@@ -206,7 +209,7 @@ class LaneAttention {
       const RowRange all{0, rows};
       float* logits = ws.logits.data();
       for (detail::Batches batch(std::span<const RowRange>(&all, 1), detail::chunk_rows); !batch.done(); batch.next()) {
-        logits += detail::score_batch(keys_, table_, block, batch, key_stride_, rows, logits, options_, ws);
+        logits += detail::score_batch(keys_, static_cast<const Values*>(nullptr), table_, block, batch, key_stride_, rows, logits, options_, ws);
       }
       for (std::size_t q = 0; q < block.queries(); ++q) {
         const float known = log_sum_exp[(first + q / block.group) * stride + q % block.group];

@@ -52,6 +52,12 @@ class SlowRegion {
     std::memcpy(to, store.ram.data() + offset, bytes);
   }
 
+  /// Asks for bytes that will be read soon; a file is not asked.
+  void fetch(std::size_t offset, std::size_t bytes) const noexcept {
+    const Store& store = store_.read();
+    if (offset + bytes <= store.ram.size()) { fetch_soon(store.ram.data() + offset, bytes); }
+  }
+
   [[nodiscard]] bool shared() const noexcept { return store_.shared(); }
   /// Copies the bytes if a copy of this region holds them too; after an Error they are still shared.
   void unshare() { static_cast<void>(store_.write()); }

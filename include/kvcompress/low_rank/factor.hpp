@@ -4,11 +4,14 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <type_traits>
 #include <utility>
 
 #include "kvcompress/core/blocks.hpp"
 #include "kvcompress/core/views.hpp"
 #include "kvcompress/kernels/exact.hpp"
+#include "kvcompress/kernels/pairs.hpp"
 
 namespace kvcompress {
 
@@ -47,9 +50,29 @@ class Factor {
     basis_ = std::move(basis);
   }
 
-  /// Multiplies out rows [first, first + count): out[r] (stride out_stride, padded). `scratch`: count * padded(rank) floats.
+  /// What rebuild needs of `scratch` for up to `count` rows at once, in floats.
+  [[nodiscard]] std::size_t rebuild_floats(std::size_t count) const noexcept {
+    if constexpr (by_pairs) { return kernels::pair_words(rank_, dim_); }
+    else { return count * kernels::padded(rank_); }
+  }
+  /// Must come before rebuild, once for any number of calls with that scratch.
+  void prepare_rebuild(float* scratch) const noexcept {
+    if constexpr (by_pairs) {
+      if (rank_ > 0) { kernels::interleave_pairs(coefficient_rows(), rank_, dim_, reinterpret_cast<std::uint32_t*>(scratch)); }
+    }
+  }
+  /// Multiplies out rows [first, first + count): out[r] (stride out_stride, padded). `scratch`: rebuild_floats(count).
   /// Cost: 2 * count * rank * dim operations.
   void rebuild(std::size_t first, std::size_t count, float* out, std::size_t out_stride, float* scratch) const noexcept {
+    if constexpr (by_pairs) {
+      const auto* pairs = reinterpret_cast<const std::uint32_t*>(scratch);
+      for (std::size_t done = 0; rank_ > 0 && done < count;) {
+        const std::size_t now = std::min(count - done, block_rows - (first + done) % block_rows);
+        kernels::multiply_pairs(basis_row(first + done), now, rank_, pairs, dim_, out + done * out_stride, out_stride);
+        done += now;
+      }
+      if (rank_ > 0) { return; }
+    }
     const std::size_t stride = kernels::padded(rank_);
     for (std::size_t r = 0; r < count; ++r) {
       if (rank_ > 0) { kernels::widen(basis_row(first + r), scratch + r * stride, rank_); }
@@ -57,6 +80,8 @@ class Factor {
     }
     if (rank_ > 0) { kernels::mix_rows(coefficient_rows(), rank_, dim_, scratch, stride, count, out, out_stride); }
   }
+  /// Asks for rows [first, first + count) of one block, which will be read soon.
+  void fetch(std::size_t first, std::size_t count) const noexcept { fetch_soon(basis_row(first), count * rank_ * sizeof(T)); }
   /// Multiplies out one row, for inspection.
   void read(std::size_t row, float* out) const noexcept {
     std::fill_n(out, dim_, 0.0F);
@@ -128,6 +153,8 @@ class Factor {
   }
 
  private:
+  static constexpr bool by_pairs = std::is_same_v<T, bfloat16>;
+
   [[nodiscard]] bool same_blocks(const BlockList& other) const noexcept {
     bool same = basis_.used() == other.used();
     for (std::size_t b = 0; same && b < other.used(); ++b) { same = basis_.read(b) == other.read(b); }

@@ -14,8 +14,8 @@
 
 namespace kvcompress {
 
-/// Rows [0, settled()) as a Factor, newer ones exact: what stores of low rank have in common.
-template <class T>
+/// Rows [0, settled()) as a Factor of F, newer ones exact in T: what stores of low rank have in common.
+template <class T, class F = T>
 class FactoredRows {
  public:
   using exact_type = T;
@@ -25,7 +25,7 @@ class FactoredRows {
   [[nodiscard]] std::size_t dim() const noexcept { return dim_; }
   [[nodiscard]] std::size_t rows() const noexcept { return factor_.rows() + tail_.rows(); }
   [[nodiscard]] std::size_t settled() const noexcept { return factor_.rows(); }
-  [[nodiscard]] const Factor<T>& factor() const noexcept { return factor_; }
+  [[nodiscard]] const Factor<F>& factor() const noexcept { return factor_; }
   [[nodiscard]] const Exact<T>& tail() const noexcept { return tail_; }
 
   void make_room(std::size_t more) { tail_.make_room(more); }
@@ -33,8 +33,8 @@ class FactoredRows {
   void move(std::size_t from, std::size_t to) { tail_.move(from - settled(), to - settled()); }
   void resize(std::size_t rows) noexcept { tail_.resize(rows - settled()); }
   [[nodiscard]] static constexpr RowRange block_at(std::size_t row) noexcept {
-    const std::size_t first = row / Factor<T>::block_rows * Factor<T>::block_rows;
-    return {first, first + Factor<T>::block_rows};
+    const std::size_t first = row / Factor<F>::block_rows * Factor<F>::block_rows;
+    return {first, first + Factor<F>::block_rows};
   }
   void erase_block(std::size_t first) noexcept { factor_.erase_block(first); }
   /// Decodes one row as it is held. Stores of keys that rotate them say so themselves.
@@ -61,22 +61,22 @@ class FactoredRows {
     account(1, [this](std::size_t) -> const FactoredRows& { return *this; }, [](std::size_t) { return false; }, report);
   }
   static void account(std::size_t members, auto&& member, auto&& shared, MemoryReport& report) noexcept {
-    Factor<T>::account(members, [&](std::size_t m) -> const Factor<T>& { return member(m).factor_; }, shared, report);
+    Factor<F>::account(members, [&](std::size_t m) -> const Factor<F>& { return member(m).factor_; }, shared, report);
     for (std::size_t m = 0; m < members; ++m) {
       report.add_held(shared(m), [&](MemoryReport& all) { member(m).tail_.account(all); });
     }
   }
   void unshare() { unshare(1, [this](std::size_t) -> FactoredRows& { return *this; }); }
   static void unshare(std::size_t members, auto&& member) {
-    Factor<T>::unshare(members, [&](std::size_t m) -> Factor<T>& { return member(m).factor_; });
+    Factor<F>::unshare(members, [&](std::size_t m) -> Factor<F>& { return member(m).factor_; });
     for (std::size_t m = 0; m < members; ++m) { member(m).tail_.unshare(); }
   }
 
   /// Bytes of `rows` factorised rows: a lane's share of the basis, and its coefficients.
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, std::size_t rank, std::size_t members) noexcept {
-    const std::size_t blocks = (rows + Factor<T>::block_rows - 1) / Factor<T>::block_rows;
-    return (blocks * BlockList::bytes_per_block(Factor<T>::basis_block_bytes(rank)) + members - 1) / members +
-           BlockList::bytes_per_block(rank * dim * sizeof(T));
+    const std::size_t blocks = (rows + Factor<F>::block_rows - 1) / Factor<F>::block_rows;
+    return (blocks * BlockList::bytes_per_block(Factor<F>::basis_block_bytes(rank)) + members - 1) / members +
+           BlockList::bytes_per_block(rank * dim * sizeof(F));
   }
 
   /// The exact rows of several lanes side by side, as one matrix: keys without their rotary embedding.
@@ -119,11 +119,11 @@ class FactoredRows {
       rank_ = space.rank;
       bases_.reserve(lanes.size());
       coefficients_.reserve(lanes.size());
-      bases_.push_back(first ? BlockList(Factor<T>::basis_block_bytes(rank_), settling.memory) : lanes.front()->factor_.basis());
+      bases_.push_back(first ? BlockList(Factor<F>::basis_block_bytes(rank_), settling.memory) : lanes.front()->factor_.basis());
       fill_basis(bases_.front(), source, space, settling.scratch);
       while (bases_.size() < lanes.size()) { bases_.push_back(bases_.front()); }
       for (std::size_t m = 0; first && m < lanes.size(); ++m) {
-        coefficients_.emplace_back(rank_ * lanes[m]->dim_ * sizeof(T), settling.memory);
+        coefficients_.emplace_back(rank_ * lanes[m]->dim_ * sizeof(F), settling.memory);
         fill_coefficients(space, m);
       }
     }
@@ -138,14 +138,14 @@ class FactoredRows {
     }
 
    private:
-    /// A power of two near the length of a row of ones: basis rows divided by it stay in T's range, coefficients times it do too.
+    /// A power of two near the length of a row of ones: basis rows divided by it stay in F's range, coefficients times it do too.
     [[nodiscard]] float scale() const noexcept {
       float scale = 1.0F;
       while (scale * scale < static_cast<float>(lanes_.size() * lanes_.front()->dim_)) { scale *= 2.0F; }
       return scale;
     }
     void fill_basis(BlockList& basis, const Together& source, const low_rank::RowSpace& space, Vector<float>& scratch) {
-      constexpr std::size_t block_rows = Factor<T>::block_rows;
+      constexpr std::size_t block_rows = Factor<F>::block_rows;
       scratch.resize(std::max(scratch.size(), block_rows * (source.columns() + rank_)));
       float* projected = scratch.data() + block_rows * source.columns();
       const float down = 1.0F / scale();
@@ -154,7 +154,7 @@ class FactoredRows {
         const std::size_t at = row % block_rows;
         const std::size_t rows = std::min(count_ - done, block_rows - at);
         if (at == 0) { basis.grow(); }
-        auto* to = reinterpret_cast<T*>(basis.write(row / block_rows)) + at * rank_;
+        auto* to = reinterpret_cast<F*>(basis.write(row / block_rows)) + at * rank_;
         if (rank_ > 0) {
           source.load(done, rows, scratch.data());
           space.project(scratch.data(), rows, projected);
@@ -168,9 +168,9 @@ class FactoredRows {
     void fill_coefficients(const low_rank::RowSpace& space, std::size_t member) {
       BlockList& list = coefficients_[member];
       const std::size_t dim = lanes_[member]->dim_;
-      auto* to = reinterpret_cast<T*>(list.write(list.grow()));
+      auto* to = reinterpret_cast<F*>(list.write(list.grow()));
       for (std::size_t k = 0; k < rank_; ++k) {
-        for (std::size_t c = 0; c < dim; ++c) { to[k * dim + c] = T(scale() * space.vectors[(member * dim + c) * rank_ + k]); }
+        for (std::size_t c = 0; c < dim; ++c) { to[k * dim + c] = F(scale() * space.vectors[(member * dim + c) * rank_ + k]); }
       }
     }
     /// The space that the coefficients of all lanes span, orthonormal up to their rounding.
@@ -179,7 +179,7 @@ class FactoredRows {
       const std::size_t rank = lanes_.front()->factor_.rank();
       low_rank::RowSpace space{lanes_.size() * dim, rank, Vector<float>(lanes_.size() * dim * rank, 0.0F, Allocator<float>(memory))};
       for (std::size_t m = 0; m < lanes_.size() && rank > 0; ++m) {
-        const T* from = lanes_[m]->factor_.coefficient_rows();
+        const F* from = lanes_[m]->factor_.coefficient_rows();
         for (std::size_t k = 0; k < rank; ++k) {
           for (std::size_t c = 0; c < dim; ++c) { space.vectors[(m * dim + c) * rank + k] = static_cast<float>(from[k * dim + c]) / scale(); }
         }
@@ -196,7 +196,7 @@ class FactoredRows {
 
  protected:
   std::size_t dim_;
-  Factor<T> factor_;
+  Factor<F> factor_;
   Exact<T> tail_;
 };
 

@@ -16,14 +16,14 @@ namespace kvcompress {
 /// are also kept exact, and those that the last query chose are kept multiplied out, rotated and rounded to T; a row that was chosen before
 /// is not multiplied out again, which changes no bit.
 ///
-/// Memory: rows * rank * sizeof(T) per layer, rank * dim * sizeof(T) per lane, and the rows at hand.
-template <class T>
-class RebuiltKeys : public FactoredRows<T> {
+/// Memory: rows * rank * sizeof(F) per layer, rank * dim * sizeof(F) per lane, and the rows at hand.
+template <class T, class F>
+class RebuiltKeys : public FactoredRows<T, F> {
  public:
   static constexpr Scope scope = Scope::layer;
 
   RebuiltKeys(const auto& options, std::size_t dim, const Memory& memory)
-      : FactoredRows<T>(dim, memory), rank_(options.rank), reuse_(options.reuse), mode_(options.factorisation), at_hand_(dim, memory) {}
+      : FactoredRows<T, F>(dim, memory), rank_(options.rank), reuse_(options.reuse), mode_(options.factorisation), at_hand_(dim, memory) {}
 
   [[nodiscard]] static std::size_t rank_for(std::size_t rank, std::size_t columns) noexcept {
     return rank != 0 ? rank : std::max<std::size_t>(1, columns * 5 / 32);
@@ -33,22 +33,22 @@ class RebuiltKeys : public FactoredRows<T> {
     const std::size_t settled = one.settled();
     const std::size_t indexed = settling.reads.front().indexed;
     if (indexed <= settled) { return; }
-    Vector<FactoredRows<T>*> lanes{Allocator<FactoredRows<T>*>(settling.memory)};
+    Vector<FactoredRows<T, F>*> lanes{Allocator<FactoredRows<T, F>*>(settling.memory)};
     lanes.assign(members.begin(), members.end());
-    const std::span<FactoredRows<T>* const> all(lanes.data(), lanes.size());
+    const std::span<FactoredRows<T, F>* const> all(lanes.data(), lanes.size());
     // The space is that of all rows of the prompt, those that stay exact included.
-    const typename FactoredRows<T>::Together rows(all, (settled == 0 ? settling.rows : indexed) - settled, settling.table, &settling.rotation);
-    typename FactoredRows<T>::Encoded encoded(all, rows, indexed - settled, rank_for(one.rank_, members.size() * one.dim_), one.mode_, settling);
+    const typename FactoredRows<T, F>::Together rows(all, (settled == 0 ? settling.rows : indexed) - settled, settling.table, &settling.rotation);
+    typename FactoredRows<T, F>::Encoded encoded(all, rows, indexed - settled, rank_for(one.rank_, members.size() * one.dim_), one.mode_, settling);
     Vector<Position> chunks{Allocator<Position>(settling.memory)};
     for (std::size_t m = 0; m < members.size(); ++m) { members[m]->keep_at_hand(settling.reads[m], chunks, settling.scratch); }
     encoded.take();
   }
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options, const Shape& shape, std::size_t at_hand) noexcept {
-    return FactoredRows<T>::bytes_for(rows, dim, std::min(rows, rank_for(options.rank, shape.kv_heads * dim)), shape.kv_heads) +
+    return FactoredRows<T, F>::bytes_for(rows, dim, std::min(rows, rank_for(options.rank, shape.kv_heads * dim)), shape.kv_heads) +
            Exact<T>::bytes_for(at_hand, dim, options);
   }
   void erase_block(std::size_t first) noexcept {
-    FactoredRows<T>::erase_block(first);
+    FactoredRows<T, F>::erase_block(first);
     at_hand_.erase(this->block_at(first));
   }
 
@@ -56,22 +56,25 @@ class RebuiltKeys : public FactoredRows<T> {
   std::size_t prepare(std::span<const RowRange> ranges, const RowTable& table, Rotation& rotation, Vector<float>& scratch) {
     if (this->settled() == 0) { return 0; }
     scratch.resize(std::max(scratch.size(), scratch_floats(this->dim_, 0)));
+    bool ready = false;
+    const std::size_t size = at_hand_.chunk();
     at_hand_.choose(ranges, this->settled(), reuse_, [&](std::size_t chunk, T* to) {
-      const float* rows = rebuild(chunk * at_hand_.chunk(), at_hand_.chunk(), table, rotation, scratch.data());
-      for (std::size_t r = 0; r < at_hand_.chunk(); ++r) { kernels::convert(rows + r * kernels::padded(this->dim_), to + r * this->dim_, this->dim_); }
-    });
+      const float* rows = rebuild(chunk * size, size, ready, table, rotation, scratch.data());
+      for (std::size_t r = 0; r < size; ++r) { kernels::convert(rows + r * kernels::padded(this->dim_), to + r * this->dim_, this->dim_); }
+    }, [&](std::size_t chunk) { this->factor_.fetch(chunk * size, size); });
     return 0;
   }
   void scores(RowRange range, const RowTable& table, Rotation& rotation, const float* queries, std::size_t query_stride, std::size_t query_count,
               float* logits, std::size_t logit_stride, float* scratch) const noexcept {
     const std::size_t border = this->settled();
     if (range.first < border) {
+      bool ready = false;
       at_hand_.for_runs({range.first, std::min(range.last, border)},
                         [&](const T* rows, std::size_t offset, std::size_t count) {
                           kernels::dot_rows(rows, count, this->dim_, queries, query_stride, query_count, logits + offset, logit_stride);
                         },
                         [&](std::size_t row, std::size_t offset, std::size_t count) {
-                          const float* rows = rebuild(row, count, table, rotation, scratch);
+                          const float* rows = rebuild(row, count, ready, table, rotation, scratch);
                           kernels::dot_rows(rows, count, kernels::padded(this->dim_), queries, query_stride, query_count, logits + offset, logit_stride);
                         });
     }
@@ -81,7 +84,7 @@ class RebuiltKeys : public FactoredRows<T> {
     }
   }
   [[nodiscard]] std::size_t scratch_floats(std::size_t dim, std::size_t /*queries*/) const noexcept {
-    return at_hand_.chunk() * (kernels::padded(this->factor_.rank()) + kernels::padded(dim));
+    return this->factor_.rebuild_floats(at_hand_.chunk()) + at_hand_.chunk() * kernels::padded(dim);
   }
   void read(std::size_t row, const RowTable& table, Rotation& rotation, float* out) const noexcept {
     if (row >= this->settled()) { return this->tail_.read(row - this->settled(), out); }
@@ -95,7 +98,7 @@ class RebuiltKeys : public FactoredRows<T> {
   }
 
   static void account(std::size_t members, auto&& member, auto&& shared, MemoryReport& report) noexcept {
-    FactoredRows<T>::account(members, member, shared, report);
+    FactoredRows<T, F>::account(members, member, shared, report);
     for (std::size_t m = 0; m < members; ++m) {
       report.add_held(shared(m), [&](MemoryReport& all) { member(m).at_hand_.account(all); });
     }
@@ -105,10 +108,12 @@ class RebuiltKeys : public FactoredRows<T> {
   }
 
  private:
-  /// Rows multiplied out and rotated, padded(dim) apart, behind the factor's part of `scratch`.
-  const float* rebuild(std::size_t first, std::size_t count, const RowTable& table, Rotation& rotation, float* scratch) const noexcept {
+  /// Rows multiplied out and rotated, padded(dim) apart, behind the factor's part of `scratch`, which this makes ready at the first call.
+  const float* rebuild(std::size_t first, std::size_t count, bool& ready, const RowTable& table, Rotation& rotation, float* scratch) const noexcept {
     const std::size_t stride = kernels::padded(this->dim_);
-    float* rows = scratch + at_hand_.chunk() * kernels::padded(this->factor_.rank());
+    float* rows = scratch + this->factor_.rebuild_floats(at_hand_.chunk());
+    if (!ready) { this->factor_.prepare_rebuild(scratch); }
+    ready = true;
     this->factor_.rebuild(first, count, rows, stride, scratch);
     for (std::size_t r = 0; r < count; ++r) {
       if (!table.alive(first + r)) { continue; }
@@ -129,8 +134,8 @@ class RebuiltKeys : public FactoredRows<T> {
     };
     if (first) { at_hand_.clear(); }  // what an attempt that failed may have left
     chunks_of(reads.always, reads.unit, chunks);
-    at_hand_.always().hold(reads.unit, {chunks.data(), chunks.size()}, load);
-    if (first) { at_hand_.choose(reads.first, reads.indexed, false, load); }
+    at_hand_.always().hold(reads.unit, {chunks.data(), chunks.size()}, load, [](std::size_t) {});
+    if (first) { at_hand_.choose(reads.first, reads.indexed, false, load, [](std::size_t) {}); }
   }
 
   std::size_t rank_;

@@ -89,7 +89,8 @@ class SharedBasisKeys : public FactoredRows<T> {
               float* logits, std::size_t logit_stride, float* scratch) const noexcept {
     const std::size_t border = this->settled();
     const std::size_t stride = kernels::padded(this->dim_);
-    float* rows = scratch + tile_rows * kernels::padded(this->factor_.rank());
+    float* rows = scratch + this->factor_.rebuild_floats(tile_rows);
+    if (range.first < border) { this->factor_.prepare_rebuild(scratch); }
     for (std::size_t first = range.first; first < std::min(range.last, border); first += tile_rows) {
       const std::size_t count = std::min(tile_rows, std::min(range.last, border) - first);
       this->factor_.rebuild(first, count, rows, stride, scratch);
@@ -106,7 +107,7 @@ class SharedBasisKeys : public FactoredRows<T> {
     }
   }
   [[nodiscard]] std::size_t scratch_floats(std::size_t dim, std::size_t /*queries*/) const noexcept {
-    return tile_rows * (kernels::padded(this->factor_.rank()) + kernels::padded(dim));
+    return this->factor_.rebuild_floats(tile_rows) + tile_rows * kernels::padded(dim);
   }
   void read(std::size_t row, const RowTable& table, Rotation& rotation, float* out) const noexcept {
     if (row >= this->settled()) { return this->tail_.read(row - this->settled(), out); }

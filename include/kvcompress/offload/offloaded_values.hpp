@@ -81,7 +81,8 @@ class OffloadedValues {
   std::size_t prepare(std::span<const RowRange> ranges) {
     if (settled() == 0) { return 0; }
     const std::size_t bytes = at_hand_.chunk() * dim_ * sizeof(T);
-    return bytes * at_hand_.choose(ranges, settled(), reuse_, [&](std::size_t chunk, T* to) { fetch(chunk, to); });
+    return bytes * at_hand_.choose(ranges, settled(), reuse_, [&](std::size_t chunk, T* to) { read_chunk(chunk, to); },
+                                   [&](std::size_t chunk) { fetch_chunk(chunk); });
   }
   /// Encoded rows must have been prepared.
   void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
@@ -178,8 +179,8 @@ class OffloadedValues {
     };
     if (border == 0) { at_hand_.clear(); }  // what an attempt that failed may have left
     chunks_of(reads.always, reads.unit, chunks);
-    at_hand_.always().hold(reads.unit, {chunks.data(), chunks.size()}, load);
-    if (border == 0) { at_hand_.choose(reads.first, reads.indexed, false, load); }
+    at_hand_.always().hold(reads.unit, {chunks.data(), chunks.size()}, load, [](std::size_t) {});
+    if (border == 0) { at_hand_.choose(reads.first, reads.indexed, false, load, [](std::size_t) {}); }
   }
   void take(const SlowRegion& region, std::size_t base, std::size_t rows) noexcept {
     const std::size_t first = regions_.empty() ? 0 : regions_.back().first + regions_.back().rows;
@@ -191,9 +192,14 @@ class OffloadedValues {
     const auto after = std::upper_bound(regions_.begin(), regions_.end(), slow_row, [](std::size_t row, const Region& region) { return row < region.first; });
     return *(after - 1);
   }
-  void fetch(std::size_t chunk, T* to) const {
+  void read_chunk(std::size_t chunk, T* to) const {
     const Region& region = region_of(chunks_[chunk]);
     region.bytes.read((region.base + chunks_[chunk] - region.first) * dim_ * sizeof(T), to, at_hand_.chunk() * dim_ * sizeof(T));
+  }
+  /// Asks for a chunk that will be read soon.
+  void fetch_chunk(std::size_t chunk) const noexcept {
+    const Region& region = region_of(chunks_[chunk]);
+    region.bytes.fetch((region.base + chunks_[chunk] - region.first) * dim_ * sizeof(T), at_hand_.chunk() * dim_ * sizeof(T));
   }
 
   std::size_t dim_;

@@ -27,9 +27,9 @@ class RowCache {
   /// Rows of a chunk that is here, dim numbers each.
   [[nodiscard]] const T* rows(std::size_t chunk) const noexcept { return at(find(chunk)->slot); }
 
-  /// Makes the chunks (ascending) those that are here. The ones that were here already stay as they are; load(chunk, to) fills the others.
-  /// Returns how many were loaded. If load fails, the chunks not loaded yet are missing.
-  std::size_t hold(std::size_t chunk_rows, std::span<const Position> chunks, auto&& load) {
+  /// Makes the chunks (ascending) those that are here. The ones that were here already stay as they are; load(chunk, to) fills the others,
+  /// soon(chunk) says that its turn comes next. Returns how many were loaded. If load fails, the chunks not loaded yet are missing.
+  std::size_t hold(std::size_t chunk_rows, std::span<const Position> chunks, auto&& load, auto&& soon) {
     if (chunk_ != chunk_rows) { clear(); }
     chunk_ = chunk_rows;
     chunks_.reserve(chunks.size());  // what can fail comes first
@@ -41,8 +41,10 @@ class RowCache {
     if (missing > free_.size()) { rows_.resize(rows_.size() + (missing - free_.size()) * chunk_ * dim_); }
     for (std::size_t slot = slots(); slot > before; --slot) { free_.push_back(static_cast<Position>(slot - 1)); }
     std::size_t loaded = 0;
-    for (const Position chunk : chunks) {
+    for (std::size_t i = 0; i < chunks.size(); ++i) {
+      const Position chunk = chunks[i];
       if (has(chunk)) { continue; }
+      if (i + 1 < chunks.size() && !has(chunks[i + 1])) { soon(chunks[i + 1]); }
       const Position slot = free_.back();
       load(chunk, rows_.data() + slot * chunk_ * dim_);
       free_.pop_back();
@@ -59,6 +61,11 @@ class RowCache {
       return true;
     });
     for (Chunk& chunk : chunks_) { chunk.id -= chunk.id >= first ? static_cast<Position>(count) : 0; }
+  }
+  /// No chunk is here any more; their places stay.
+  void forget() noexcept {
+    for (const Chunk& chunk : chunks_) { free_.push_back(chunk.slot); }
+    chunks_.clear();
   }
   /// Forgets everything; the memory stays.
   void clear() noexcept {
@@ -116,15 +123,15 @@ class AtHand {
   [[nodiscard]] std::size_t chunk() const noexcept { return always_.chunk(); }
 
   /// Brings the chunks of `ranges` below row `border` here, and drops chosen ones that are not among them. Returns how many were loaded.
-  std::size_t choose(std::span<const RowRange> ranges, std::size_t border, bool reuse, auto&& load) {
+  std::size_t choose(std::span<const RowRange> ranges, std::size_t border, bool reuse, auto&& load, auto&& soon) {
     wanted_.clear();
     for (const RowRange range : ranges) {
       for (std::size_t row = range.first; row < std::min(range.last, border); row += chunk()) {
         if (!always_.has(row / chunk())) { wanted_.push_back(static_cast<Position>(row / chunk())); }
       }
     }
-    if (!reuse) { chosen_.clear(); }
-    return chosen_.hold(chunk(), {wanted_.data(), wanted_.size()}, load);
+    if (!reuse) { chosen_.forget(); }
+    return chosen_.hold(chunk(), {wanted_.data(), wanted_.size()}, load, soon);
   }
   /// Calls run(rows, offset in the range, count) for the stretches of `range`, whose chunks must all be here; elsewhere(row, offset, count)
   /// for those that are not.

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <type_traits>
+
 #include "kvcompress/low_rank/rebuilt_keys.hpp"
 #include "kvcompress/offload/offloaded_values.hpp"
 #include "kvcompress/policies/combine.hpp"
@@ -10,9 +12,9 @@
 namespace kvcompress {
 
 /// ShadowKV's storage; see ShadowKV.
-template <class T>
+template <class T, class F>
 struct ShadowKVStorage {
-  using Keys = RebuiltKeys<T>;
+  using Keys = RebuiltKeys<T, F>;
   using Values = OffloadedValues<T>;
   static constexpr bool needs_retrieval = true;
 
@@ -33,16 +35,17 @@ struct ShadowKVStorage {
 /// "ShadowKV: KV Cache in Shadows for High-Throughput Long-Context LLM Inference"; ByteDance-Seed/ShadowKV@e51904cdeab7. At the end of a
 /// prompt the keys of a layer, before their rotary embedding, are factorised together, its values move to a slow tier, and chunk means of
 /// the rotated keys become landmarks. A query reads the local, the outlier and all decoded rows, which are exact, and the chunks that it
-/// chooses, whose keys are multiplied out and rotated and whose values are fetched. T (half, bfloat16, float) holds all of them.
+/// chooses, whose keys are multiplied out and rotated and whose values are fetched. T (half, bfloat16, float) holds rows and landmarks, F the
+/// factors: bfloat16 beside 16-bit rows, as the official code has them, which hardware multiplies two at a time.
 /// `retrieval.behaviour` says which of the official classes it follows; deviations stand in LandmarkIndex. `retrieval.fold_in` is ours.
 /// With ShadowKVClass::offload a query cannot be taken back by truncate: which keys are still exact depends on what was chosen.
 ///
 /// Keeps: every row. Observes: the current query. Loses: chunks that landmarks do not show, for this query; keys outside the subspace.
-/// Bytes per lane, fast: tokens * rank / heads + rank * dim in T, a landmark per chunk, and budget + outlier + local + decoded rows; slow:
+/// Bytes per lane, fast: tokens * rank / heads + rank * dim in F, a landmark per chunk, and budget + outlier + local + decoded rows; slow:
 /// the values. A later end_prompt leaves its rows exact, as decoded ones. Evicted rows go in whole blocks of 128.
-template <class T = half>
+template <class T = half, class F = std::conditional_t<sizeof(T) == 2, bfloat16, T>>
 struct ShadowKV {
-  using Storage = ShadowKVStorage<T>;
+  using Storage = ShadowKVStorage<T, F>;
   using Retrieval = LandmarkIndex<T>;
 };
 

@@ -99,6 +99,8 @@ class Exact {
       kernels::mix_rows(run, count, dim_, weights + offset, weight_stride, query_count, out, out_stride, ahead);
     });
   }
+  /// Asks for the first lines of row `row` and those behind it, after which the hardware follows.
+  void fetch(std::size_t row) const noexcept { fetch_soon(at(row), 8 * 64); }
   static constexpr std::size_t scratch_floats(std::size_t /*dim*/, std::size_t /*queries*/) noexcept { return 0; }
 
   /// Bytes of the blocks that hold `rows` rows.

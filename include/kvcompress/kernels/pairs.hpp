@@ -1,0 +1,93 @@
+// include/kvcompress/kernels/pairs.hpp - a product of two bfloat16 matrices, two terms at a time.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "kvcompress/kernels/exact.hpp"
+
+/// Where hardware multiplies pairs of bfloat16 (AVX512_BF16) this takes half as many instructions as in float, and no conversions. Measured on
+/// Zen 4 with GCC 12, 8 rows of rank 160 times 128 columns, hot: @PAIRS@.
+namespace kvcompress::kernels {
+
+/// 32-bit words of `rank` rows of `dim` numbers by pairs.
+constexpr std::size_t pair_words(std::size_t rank, std::size_t dim) noexcept { return (rank + 1) / 2 * padded(dim); }
+
+/// Columns that lie together.
+inline constexpr std::size_t panel = 2 * simd::native::lanes;
+
+/// Rows 2k and 2k + 1 of `matrix` (rank, dim) side by side, the even row in the lower half of a word, zeros where there is none: for each
+/// panel of columns, words (rank / 2, columns), so that they are read in one stream.
+inline void interleave_pairs(const bfloat16* matrix, std::size_t rank, std::size_t dim, std::uint32_t* pairs) noexcept {
+  for (std::size_t first = 0; first < dim; first += panel) {
+    const std::size_t width = std::min(panel, padded(dim) - first);
+    const std::size_t columns = std::min(panel, dim - first);
+    for (std::size_t k = 0; k < rank; k += 2, pairs += width) {
+      const bfloat16* even = matrix + k * dim + first;
+      const bfloat16* odd = k + 1 < rank ? even + dim : nullptr;
+      for (std::size_t c = 0; c < columns; ++c) { pairs[c] = even[c].bits | (odd != nullptr ? std::uint32_t{odd[c].bits} << 16U : 0U); }
+      std::fill(pairs + columns, pairs + width, 0U);
+    }
+  }
+}
+
+namespace detail {
+
+/// Rows x Vectors sums at once: one panel.
+template <std::size_t Rows, std::size_t Vectors>
+inline void multiply_block(const bfloat16* rows, std::size_t rank, const std::uint32_t* pairs, float* out, std::size_t out_stride) noexcept {
+  namespace vec = simd::native;
+  vec::f32 sums[Rows][Vectors];
+#pragma GCC unroll 8
+  for (std::size_t r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < Vectors; ++v) { sums[r][v] = vec::set(0.0F); }
+  }
+  const auto add = [&](std::size_t k, std::size_t bytes) {
+    vec::i32 columns[Vectors];
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < Vectors; ++v) {
+      columns[v] = vec::load_words(reinterpret_cast<const std::uint8_t*>(pairs + (k / 2 * Vectors + v) * vec::lanes));
+    }
+#pragma GCC unroll 8
+    for (std::size_t r = 0; r < Rows; ++r) {
+      std::int32_t pair = 0;
+      std::memcpy(&pair, rows + r * rank + k, bytes);
+      const vec::i32 both = vec::set(pair);
+#pragma GCC unroll 4
+      for (std::size_t v = 0; v < Vectors; ++v) { sums[r][v] = vec::add_pair_products(columns[v], both, sums[r][v]); }
+    }
+  };
+  std::size_t k = 0;
+  for (; k + 2 <= rank; k += 2) { add(k, 2 * sizeof(bfloat16)); }
+  if (k < rank) { add(k, sizeof(bfloat16)); }
+#pragma GCC unroll 8
+  for (std::size_t r = 0; r < Rows; ++r) {
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < Vectors; ++v) { vec::store(out + r * out_stride + v * vec::lanes, sums[r][v]); }
+  }
+}
+
+template <std::size_t Rows>
+inline void multiply_rows(const bfloat16* rows, std::size_t rank, const std::uint32_t* pairs, std::size_t width, float* out, std::size_t out_stride) noexcept {
+  std::size_t c = 0;
+  for (; c + panel <= width; c += panel) { multiply_block<Rows, 2>(rows, rank, pairs + c * ((rank + 1) / 2), out + c, out_stride); }
+  if (c < width) { multiply_block<Rows, 1>(rows, rank, pairs + c * ((rank + 1) / 2), out + c, out_stride); }
+}
+
+}  // namespace detail
+
+/// out[r] (padded(dim) numbers) = rows[r] (rank numbers, one row behind the other) times the matrix whose pairs these are.
+inline void multiply_pairs(const bfloat16* rows, std::size_t count, std::size_t rank, const std::uint32_t* pairs, std::size_t dim, float* out,
+                           std::size_t out_stride) noexcept {
+  const std::size_t width = padded(dim);
+  constexpr std::size_t at_once = detail::registers / 2;
+  std::size_t r = 0;
+  for (; r + at_once <= count; r += at_once) { detail::multiply_rows<at_once>(rows + r * rank, rank, pairs, width, out + r * out_stride, out_stride); }
+  for (; r < count; ++r) { detail::multiply_rows<1>(rows + r * rank, rank, pairs, width, out + r * out_stride, out_stride); }
+}
+
+}  // namespace kvcompress::kernels
