@@ -18,16 +18,45 @@ inline std::size_t outliers_per_side(double sparsity, std::size_t length) noexce
 /// How many those are on both sides, at most.
 inline std::size_t most_outliers(std::size_t per_side, std::size_t length) noexcept { return 2 * per_side > length ? length : 2 * per_side; }
 
+/// Writes to `indices`, ascending, those of `count` numbers among which the `per_side` smallest and largest certainly are, ties included: the
+/// numbers outside of borders that a sample suggests, or all. Returns how many those are. `sample` has room for `count` numbers.
+inline std::size_t likely_outliers(const float* x, std::size_t count, std::size_t per_side, float* sample, std::uint32_t* indices) noexcept {
+  const std::size_t samples = std::min<std::size_t>(count / 8, 256);
+  const std::size_t rank = samples * per_side / count * 3 / 2 + 4;  // the borders had better lie too far inside
+  if (2 * rank < samples) {
+    for (std::size_t i = 0; i < samples; ++i) { sample[i] = x[i * (count / samples)]; }
+    std::nth_element(sample, sample + rank, sample + samples);
+    std::nth_element(sample + rank + 1, sample + (samples - 1 - rank), sample + samples);
+    const float low = sample[rank];
+    const float high = sample[samples - 1 - rank];
+    std::size_t found = 0;
+    std::size_t lows = 0;
+    std::size_t highs = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      const bool is_low = x[i] <= low;
+      const bool is_high = x[i] >= high;
+      indices[found] = static_cast<std::uint32_t>(i);
+      found += is_low || is_high ? 1U : 0U;
+      lows += is_low ? 1U : 0U;
+      highs += is_high ? 1U : 0U;
+    }
+    if (low < high && lows >= per_side && highs >= per_side) { return found; }
+  }
+  std::iota(indices, indices + count, 0U);
+  return count;
+}
+
 /// Writes the indices of the `per_side` largest and smallest of `count` numbers to `chosen`, ascending, and returns how many those are; among
-/// equal numbers the lower index is chosen. All of them if that is more than there are. `sorted` has room for `count` numbers.
+/// equal numbers the lower index is chosen. All of them if that is more than there are. `sorted` and `chosen` have room for `count` numbers.
 inline std::size_t choose_outliers(const float* x, std::size_t count, std::size_t per_side, float* sorted, std::uint32_t* chosen) noexcept {
   if (per_side == 0) { return 0; }
   if (2 * per_side > count) {
     std::iota(chosen, chosen + count, 0U);
     return count;
   }
-  std::copy_n(x, count, sorted);
-  float* const end = sorted + count;
+  const std::size_t likely = likely_outliers(x, count, per_side, sorted, chosen);
+  std::transform(chosen, chosen + likely, sorted, [&](std::uint32_t i) { return x[i]; });
+  float* const end = sorted + likely;
   float* const large = end - per_side;
   std::nth_element(sorted, sorted + (per_side - 1), end);
   std::nth_element(sorted + per_side, large, end);
@@ -36,10 +65,11 @@ inline std::size_t choose_outliers(const float* x, std::size_t count, std::size_
   auto lows = std::count(sorted, sorted + per_side, low);  // so many of those equal to the bound are chosen
   auto highs = std::count(large, end, high);
   std::size_t found = 0;
-  for (std::size_t i = 0; i < count; ++i) {
-    const bool smallest = x[i] < low || (x[i] == low && lows-- > 0);
-    const bool largest = x[i] > high || (x[i] == high && highs-- > 0);
-    if (smallest || largest) { chosen[found++] = static_cast<std::uint32_t>(i); }
+  for (std::size_t c = 0; c < likely; ++c) {
+    const float number = x[chosen[c]];
+    const bool smallest = number < low || (number == low && lows-- > 0);
+    const bool largest = number > high || (number == high && highs-- > 0);
+    if (smallest || largest) { chosen[found++] = chosen[c]; }
   }
   return found;
 }
