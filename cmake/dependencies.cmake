@@ -50,6 +50,21 @@ else()
   endif()
 endif()
 
+# Of xxHash only the header is used; Debian's package has no CMake files beside it. Without it there is no kvcompress::persistence.
+if(NOT TARGET xxHash::xxhash)
+  find_path(KVCOMPRESS_XXHASH_DIR xxhash.h DOC "Folder with xxhash.h")
+  set(xxhash_dir ${KVCOMPRESS_XXHASH_DIR})
+  if(NOT xxhash_dir AND (PROJECT_IS_TOP_LEVEL OR KVCOMPRESS_FETCH))
+    kvcompress_need(xxHash 0.8 NO_BUILD TARGET xxHash::xxhash DEBIAN libxxhash-dev
+                    FROM https://github.com/Cyan4973/xxHash.git v0.8.1)
+    set(xxhash_dir ${xxhash_SOURCE_DIR})
+  endif()
+  if(xxhash_dir AND NOT TARGET xxHash::xxhash)
+    add_library(xxHash::xxhash INTERFACE IMPORTED GLOBAL)
+    target_include_directories(xxHash::xxhash INTERFACE ${xxhash_dir})
+  endif()
+endif()
+
 if(KVCOMPRESS_BUILD_TESTS OR KVCOMPRESS_BUILD_BENCH OR KVCOMPRESS_BUILD_EXAMPLES)
   find_package(Threads REQUIRED)
   kvcompress_need(fmt 9 TARGET fmt::fmt DEBIAN libfmt-dev FROM https://github.com/fmtlib/fmt.git 9.1.0)

@@ -6,12 +6,17 @@ include(GNUInstallDirs)
 set(package_dir ${CMAKE_INSTALL_DATADIR}/cmake/kvcompress)
 set(pkgconfig_dir ${CMAKE_INSTALL_DATADIR}/pkgconfig)
 
-# Two export sets, so that a machine without Eigen still gets the first.
+# An export set each, so that a machine without Eigen or xxHash still gets the others.
 install(TARGETS kvcompress EXPORT kvcompressTargets FILE_SET HEADERS COMPONENT kvcompress)
 install(EXPORT kvcompressTargets NAMESPACE kvcompress:: DESTINATION ${package_dir} COMPONENT kvcompress)
 if(TARGET kvcompress_low_rank)
   install(TARGETS kvcompress_low_rank EXPORT kvcompressLowRankTargets FILE_SET HEADERS COMPONENT kvcompress)
   install(EXPORT kvcompressLowRankTargets NAMESPACE kvcompress:: DESTINATION ${package_dir} COMPONENT kvcompress)
+endif()
+
+if(TARGET kvcompress_persistence)
+  install(TARGETS kvcompress_persistence EXPORT kvcompressPersistenceTargets FILE_SET HEADERS COMPONENT kvcompress)
+  install(EXPORT kvcompressPersistenceTargets NAMESPACE kvcompress:: DESTINATION ${package_dir} COMPONENT kvcompress)
 endif()
 
 configure_package_config_file(cmake/kvcompressConfig.cmake.in kvcompressConfig.cmake

@@ -18,6 +18,7 @@ void add_threads();
 void add_append();
 void add_prompt();
 void add_end_prompt();
+void add_save_load();
 void add_factorisation();
 
 /// Registers <scenario>/<competitor>/<case><suffix> for every competitor that is named or external (no names: all of them) and that fits.

@@ -49,6 +49,7 @@ int main(int argc, char** argv) {
   bench::add_append();
   bench::add_prompt();
   bench::add_end_prompt();
+  bench::add_save_load();
   bench::add_factorisation();
 #ifndef KVCOMPRESS_BENCH_GGML
   bench::notes().push_back("ggml left out: CMake found no package of it; install it and configure with -DCMAKE_PREFIX_PATH=<its prefix>.");

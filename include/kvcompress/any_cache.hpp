@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kvcompress/cache.hpp"
+#include "kvcompress/cache/persist.hpp"
 
 namespace kvcompress {
 
@@ -35,6 +36,9 @@ class AnyCache {
   virtual void remove(Position first, Position last) = 0;
   virtual void clear() = 0;
   virtual void reserve(std::size_t tokens) = 0;
+  /// With the checksum of one's choice; kvcompress/persistence.hpp has both with one, and says what they promise.
+  virtual void save(const ByteSink& sink, Checksum checksum) const = 0;
+  virtual void load(const ByteSource& source, Checksum checksum) = 0;
   [[nodiscard]] virtual std::unique_ptr<AnyCache> copy() const = 0;
   [[nodiscard]] virtual std::unique_ptr<AnyCache> fork() const = 0;
   [[nodiscard]] virtual MemoryReport memory() const noexcept = 0;
@@ -79,6 +83,14 @@ class CacheOf final : public AnyCache {
   void remove(Position first, Position last) override { cache_.remove(first, last); }
   void clear() override { cache_.clear(); }
   void reserve(std::size_t tokens) override { cache_.reserve(tokens); }
+  void save(const ByteSink& sink, Checksum checksum) const override {
+    if constexpr (Saved<P>) { Persistence<P>::save(cache_, sink, checksum); }
+    else { fail(ErrorCode::option, "save: ", unsaved); }
+  }
+  void load(const ByteSource& source, Checksum checksum) override {
+    if constexpr (Saved<P>) { Persistence<P>::load(cache_, source, checksum); }
+    else { fail(ErrorCode::option, "load: ", unsaved); }
+  }
   [[nodiscard]] std::unique_ptr<AnyCache> copy() const override { return std::make_unique<CacheOf>(KVCache<P>(cache_)); }
   [[nodiscard]] std::unique_ptr<AnyCache> fork() const override { return std::make_unique<CacheOf>(cache_.fork()); }
   [[nodiscard]] MemoryReport memory() const noexcept override { return cache_.memory(); }
@@ -89,6 +101,8 @@ class CacheOf final : public AnyCache {
   void read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) override { cache_.read(layer, kv_head, row, key, value); }
 
  private:
+  static constexpr const char* unsaved = "a part of the policy does not say how it is saved; saving a KVCache of it does not compile, and says which";
+
   KVCache<P> cache_;
 };
 

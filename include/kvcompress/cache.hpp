@@ -23,6 +23,11 @@
 
 namespace kvcompress {
 
+namespace detail {
+template <class P>
+struct Persistence;
+}
+
 /// A range of KV heads; by default all of them.
 struct HeadRange {
   std::size_t first = 0;
@@ -33,7 +38,8 @@ struct HeadRange {
 ///
 /// Per layer: append and attend the prompt (in one piece or in chunks), end_prompt, then append and attend token by token. Until
 /// end_prompt nothing is evicted or encoded: the prompt's outputs are exact and do not depend on its chunks. Later, rows are
-/// compressed when they are committed: by commit, or by the next append. Rows since the last commit can be truncated.
+/// compressed when they are committed: by commit, or by the next append. Rows since the last commit can be truncated. A cache can be saved and
+/// loaded in any phase: see kvcompress/persistence.hpp.
 ///
 /// Errors: every function checks its arguments first and raises an Error that names argument, value and bound; the cache is then
 /// unchanged. Threads: different caches are independent. On one cache, attend may run at the same time for disjoint ranges of KV heads,
@@ -319,6 +325,7 @@ class KVCache {
   }
 
  private:
+  friend struct detail::Persistence<P>;
   using Lane = detail::Lane<P>;
   using Layer = detail::Layer<P>;
   struct Sharing {};
@@ -388,14 +395,18 @@ class KVCache {
 
   // ------------------------------------------------------------------ commits
 
+  /// The eviction's budget in rows, which follows from the tokens of the prompt.
+  void settle_budget(Layer& l) const {
+    if constexpr (HasBudget<Eviction>) {
+      l.budget = options_.eviction.budget.resolve(l.prompt_tokens, shape_.layers * shape_.kv_heads,
+                                                  [this](std::size_t bytes) { return detail::rows_in<P>(shape_, options_, bytes); });
+    }
+  }
   void finish(std::size_t layer, bool end_of_prompt) {
     Layer& l = layers_[layer].write();
     if (end_of_prompt) {
       l.prompt_tokens = l.next;
-      if constexpr (HasBudget<Eviction>) {
-        l.budget = options_.eviction.budget.resolve(l.prompt_tokens, shape_.layers * shape_.kv_heads,
-                                                    [this](std::size_t bytes) { return detail::rows_in<P>(shape_, options_, bytes); });
-      }
+      settle_budget(l);
     }
     detail::Commit<P>{shape_, options_, memory_, layers_, workspace_, scratch_, reserved_}.run(layer, end_of_prompt);
   }

@@ -14,7 +14,9 @@
 #include "kvcompress/core/views.hpp"
 
 namespace kvcompress {
+class Reader;
 class Rotation;
+class Writer;
 }
 
 /// A KV cache holds, for each lane (one layer, one KV head), rows: a row is one token's position, key and value. A policy says which
@@ -128,6 +130,22 @@ concept Prepares = requires(S store, std::span<const RowRange> ranges) {
 } || requires(S store, std::span<const RowRange> ranges, const RowTable& table, Rotation& rotation, Vector<float>& scratch) {
   { store.prepare(ranges, table, rotation, scratch) } -> std::same_as<std::size_t>;
 };
+
+/// What can be saved: persist(self, archive, rows) names the members of a lane's store or state to an archive, which writes them or reads them
+/// into a new one (see core/archive.hpp); `rows` are those of the lane.
+template <class S>
+concept Persists = requires(const S& saved, S& loaded, Writer& writer, Reader& reader, std::size_t rows) {
+  S::persist(saved, writer, rows);
+  S::persist(loaded, reader, rows);
+};
+/// A store also says what its form depends on, since a file of another form is refused: describe(fact) calls fact(name, number or text). One
+/// that is encoded or evicted together with others may have alike(other): whether their encoded rows lie alike.
+template <class S>
+concept PersistsRows = Persists<S> && requires(void (*fact)(std::string_view, ...)) { S::describe(fact); };
+/// Options list themselves: fields(options, field) calls field(name, member); unnamed_fields(options, field), where there is one, for what the
+/// name of a policy cannot set. All of them are part of a saved cache's fingerprint.
+template <class O>
+concept ListsFields = requires(const O& options, void (*field)(const char*, ...)) { O::fields(options, field); };
 
 /// Says what the blocks of that many rows take; of a wider scope, one lane's share; of a store that keeps rows at hand, also by how many
 /// rows a query reads (the retrieval's rows_read(options, rows)).

@@ -1,4 +1,4 @@
-# tests/package/consumers.cmake - the same two programs, whatever way the library came in.
+# tests/package/consumers.cmake - the same programs, whatever way the library came in.
 # SPDX-License-Identifier: MIT
 enable_testing()
 
@@ -17,4 +17,10 @@ if(WITH_LOW_RANK)
   add_executable(low_rank_consumer ../low_rank_consumer.cpp)
   target_link_libraries(low_rank_consumer PRIVATE kvcompress::low_rank)
   add_test(NAME low_rank_consumer COMMAND low_rank_consumer)
+endif()
+
+if(WITH_PERSISTENCE)
+  add_executable(persistence_consumer ../persistence_consumer.cpp)
+  target_link_libraries(persistence_consumer PRIVATE kvcompress::persistence)
+  add_test(NAME persistence_consumer COMMAND persistence_consumer)
 endif()

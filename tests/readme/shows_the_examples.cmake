@@ -17,4 +17,5 @@ function(expect_shown file first)
 endfunction()
 
 expect_shown(examples/quickstart.cpp "int main()")
+expect_shown(examples/save_load.cpp "int main()")
 expect_shown(examples/own_policy.cpp "/// Keeps the newest rows")

@@ -37,6 +37,22 @@ class Pending {
     entries_.clear();
     probabilities_.clear();
   }
+  /// Of a lane with `rows` rows and `group` query heads.
+  static void persist(auto& self, auto& archive, std::size_t rows, std::size_t group) {
+    std::size_t count = self.size();
+    archive.count(count, sizeof(Position) + 2 * sizeof(std::size_t));
+    if constexpr (std::remove_reference_t<decltype(archive)>::reads) { self.entries_.resize(count); }
+    std::size_t numbers = 0;
+    for (auto& entry : self.entries_) {
+      archive.number(entry.position);
+      archive.number(entry.head);
+      archive.number(entry.rows);
+      archive.check(entry.head < group && entry.rows <= rows, "an observed query is not of its rows");
+      numbers += entry.rows;
+    }
+    archive.vector(self.probabilities_);
+    archive.check(self.probabilities_.size() == numbers, "the probabilities are not those of its observed queries");
+  }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::policy_state, entries_);
     report.add(&MemoryReport::policy_state, probabilities_);
@@ -98,6 +114,19 @@ class LastQueries {
       positions_.shrink_to_fit();
       queries_.shrink_to_fit();
     }
+  }
+  /// Queries of `width` floats; `next`: the position after the newest row.
+  static void persist(auto& self, auto& archive, Position next, std::size_t width) {
+    archive.vector(self.positions_);
+    archive.vector(self.queries_);
+    archive.check(self.queries_.size() == self.positions_.size() * width, "the last queries are not of its shape");
+    archive.check(std::is_sorted(self.positions_.begin(), self.positions_.end()) && (self.positions_.empty() || self.positions_.back() < next),
+                  "the last queries are not in order");
+    archive.number(self.options_.scale);
+    archive.number(self.options_.soft_cap);
+    archive.number(self.options_.window);
+    archive.number(self.options_.start);
+    archive.number(self.forgotten_);
   }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::policy_state, queries_);

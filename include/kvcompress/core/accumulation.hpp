@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <array>
+
 #include "kvcompress/core/error.hpp"
 
 namespace kvcompress {
@@ -14,6 +16,9 @@ enum class Accumulation {
   near_exact,  ///< weights as 16-bit integers, in units of the largest weight of 128 to 256 rows
   fast         ///< weights as 8-bit integers
 };
+
+/// What its values are called, in their order, in names of policies and in saved caches.
+constexpr auto names_of(Accumulation) noexcept { return std::array{"exact", "near_exact", "fast"}; }
 
 /// Fast is offered where it adds less than a fifth to the error that the codes themselves leave.
 template <int Bits>

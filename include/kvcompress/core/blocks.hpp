@@ -71,6 +71,11 @@ class BlockList {
     make_room(1);
     return used_++;
   }
+  /// The same, with zeros in it: what is not written later is saved too.
+  void grow_zeroed() {
+    const std::size_t index = grow();
+    std::memset(write(index), 0, payload_);
+  }
   /// Gives up the used blocks [first, first + count): they become spare.
   void erase(std::size_t first, std::size_t count) noexcept {
     const auto begin = blocks_.begin() + static_cast<std::ptrdiff_t>(first);
@@ -90,6 +95,32 @@ class BlockList {
   /// Clones every block that a copy holds too.
   void unshare() {
     for (std::size_t index = 0; index < used_; ++index) { static_cast<void>(write(index)); }
+  }
+
+  /// Saves or loads (into a new list) `count` blocks; content(block, index) names what one holds to the archive. `between_lanes`: several
+  /// lists of a cache may hold the same blocks, which are written once.
+  static void persist(auto& self, auto& archive, std::size_t count, bool between_lanes, auto&& content) {
+    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
+      archive.expect(count, 1);
+      self.blocks_.reserve(count);
+      for (std::size_t index = 0; index < count; ++index) {
+        std::byte* held = between_lanes ? archive.template known<std::byte>(self.block_bytes()) : nullptr;
+        if (held != nullptr) {
+          self.count(held).add();
+          self.blocks_.push_back(held);
+          ++self.used_;
+          continue;
+        }
+        std::byte* fresh = self.blocks_[self.grow()];
+        if (index + 1 == count) { std::memset(fresh, 0, self.payload_); }  // it may not be full
+        content(fresh, index);
+        if (between_lanes) { archive.remember(fresh, self.block_bytes()); }
+      }
+    } else {
+      for (std::size_t index = 0; index < count; ++index) {
+        if (!between_lanes || archive.first(self.read(index), self.block_bytes())) { content(self.read(index), index); }
+      }
+    }
   }
 
   /// Bytes of one block as the handle sees it: the payload and a reference count.

@@ -16,7 +16,8 @@ enum class ErrorCode {
   phase,     ///< a verb in the wrong phase (attend before append, commit before end_prompt, ...)
   position,  ///< a position that is not newer than the rows before it, or out of range
   memory,    ///< the memory handle returned no memory
-  io,        ///< the slow tier's file could not be created, reserved, written or read
+  io,        ///< the slow tier's file could not be created, reserved, written or read; a sink or source of a saved cache failed
+  format,    ///< a saved cache is damaged, cut short, of another format, or of another policy, option or shape than the cache
 };
 
 /// Text of at most 383 characters, formed without allocating; what does not fit is cut.

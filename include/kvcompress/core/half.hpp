@@ -70,4 +70,12 @@ inline constexpr float largest = 3.3895314e38F;
 template <>
 inline constexpr float largest<half> = 65504.0F;
 
+/// What T is called in names of policies and in saved caches.
+template <class T>
+inline constexpr const char* number_name = "f32";
+template <>
+inline constexpr const char* number_name<half> = "f16";
+template <>
+inline constexpr const char* number_name<bfloat16> = "bf16";
+
 }  // namespace kvcompress

@@ -16,6 +16,7 @@ struct NoState {
   static void erase(std::size_t, std::size_t) noexcept {}
   static void compact(std::size_t) noexcept {}
   static void account(MemoryReport&) noexcept {}
+  static void persist(auto&, auto&, std::size_t) noexcept {}
 };
 
 }  // namespace kvcompress

@@ -83,6 +83,14 @@ class RowScores {
     report.add(&MemoryReport::policy_state, sums_);
     report.add(&MemoryReport::policy_state, scores_);
   }
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    archive.number(self.summing_);
+    archive.vector(self.sums_);
+    archive.vector(self.scores_);
+    const std::size_t numbers = rows * self.columns_;
+    archive.check(self.sums_.size() == (self.summing_ ? numbers : 0) && self.scores_.size() == (self.summing_ ? 0 : numbers),
+                  "the scores are not those of its rows");
+  }
   [[nodiscard]] const Allocator<float> allocator() const noexcept { return scores_.get_allocator(); }
 
  private:

@@ -120,6 +120,20 @@ class RowTable {
     report.add(&MemoryReport::positions, positions_);
     report.add(&MemoryReport::positions, slots_);
   }
+  /// `next`: the position after the newest row.
+  static void persist(auto& self, auto& archive, Position next) {
+    archive.number(self.rows_);
+    archive.check(self.rows_ <= next, "there are more rows than tokens");
+    archive.vector(self.positions_);
+    archive.vector(self.slots_);
+    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
+      const bool spelt_out = !self.positions_.empty();
+      archive.check(self.positions_.size() == (spelt_out ? self.rows_ : 0), "the positions are not those of its rows");
+      archive.check(self.slots_.size() == (spelt_out && self.renumber_ ? self.rows_ : 0), "the slots are not those of its rows");
+      archive.check(self.distinct(next), "its positions are not distinct, or newer than the newest token");
+      self.live_ = self.rows_ - static_cast<std::size_t>(std::count(self.positions_.begin(), self.positions_.end(), no_position));
+    }
+  }
 
   /// Reallocates `vector` to size + slack when more than that and twice its size is allocated.
   template <class T>
@@ -137,6 +151,13 @@ class RowTable {
   static std::ptrdiff_t at(std::size_t row) noexcept { return static_cast<std::ptrdiff_t>(row); }
   [[nodiscard]] bool implicit_at(Position position) const noexcept {
     return positions_.empty() && position == rows_;
+  }
+  /// Whether live rows are at different positions below `next`.
+  [[nodiscard]] bool distinct(Position next) const {
+    Vector<Position> sorted(positions_);
+    std::erase(sorted, no_position);
+    std::sort(sorted.begin(), sorted.end());
+    return sorted.empty() || (sorted.back() < next && std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end());
   }
   void spell_out() {
     if (!positions_.empty() || rows_ == 0) { return; }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -30,6 +31,9 @@ struct Rope {
 
 /// The form in which keys and queries enter the cache.
 enum class KeyForm { rotated, unrotated };
+/// What the values of both enumerations are called in saved caches, in their order.
+constexpr auto names_of(RopePairing) noexcept { return std::array{"half_split", "interleaved"}; }
+constexpr auto names_of(KeyForm) noexcept { return std::array{"rotated", "unrotated"}; }
 
 /// Sizes of a cache. `key_dim` and `value_dim` default to `head_dim`.
 struct Shape {

@@ -62,6 +62,24 @@ class SlowRegion {
   /// Copies the bytes if a copy of this region holds them too; after an Error they are still shared.
   void unshare() { static_cast<void>(store_.write()); }
 
+  /// Copies of one region are written once. Loaded into `tier`, wherever it was before.
+  static void persist(auto& self, auto& archive, const SlowTier& tier) {
+    std::size_t count = self.bytes();
+    archive.number(count);
+    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
+      if (const SlowRegion* known = archive.template known<SlowRegion>(count); known != nullptr) {
+        self = *known;
+        return;
+      }
+      const std::byte* from = archive.take(count);
+      self = SlowRegion(tier, count, archive.memory());
+      self.write(0, from, count);
+      archive.remember(&self, count);
+    } else if (archive.first(&self.store_.read(), count)) {
+      self.read(0, archive.room(count), count);
+    }
+  }
+
   /// A file that copies share is reported by each of them. `own` of the copies belong to the owner of the report.
   void account(MemoryReport& report, std::size_t own = 1) const noexcept {
     const std::size_t before = report.total();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <concepts>
 #include <cstddef>
 
@@ -31,6 +32,11 @@ struct Budget {
     budget.bytes_of = of_cache;
     return budget;
   }
+  static void fields(auto& budget, auto&& field) {
+    field("rows", budget.rows_of);
+    field("fraction", budget.fraction_of);
+    field("bytes", budget.bytes_of);
+  }
 
   /// Rows per lane for a prompt of `tokens`; `rows_in(bytes)` says how many rows of one lane fit.
   [[nodiscard]] std::size_t resolve(std::size_t tokens, std::size_t lanes, auto&& rows_in) const {
@@ -47,5 +53,7 @@ struct Budget {
 
 /// How the query heads of a KV head become one score.
 enum class Reduction { mean, max, sum };
+/// What its values are called, in their order, in names of policies and in saved caches.
+constexpr auto names_of(Reduction) noexcept { return std::array{"mean", "max", "sum"}; }
 
 }  // namespace kvcompress

@@ -9,6 +9,7 @@ namespace kvcompress {
 
 /// How neighbouring scores are joined: the mean with a divisor that is always the kernel size, or the maximum.
 enum class Pooling { average, max };
+constexpr auto names_of(Pooling) noexcept { return std::array{"average", "max"}; }
 
 /// At the end of a prompt each lane keeps its newest `window` rows and, of the older ones, those to which the last `window` queries
 /// give the largest pooled attention, `budget` rows in all. Rows decoded later stay, unless `decode_budget` bounds them: then the

@@ -111,6 +111,19 @@ class Factor {
     rows_ -= block_rows;
   }
 
+  /// `rows`: of the factor.
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    if (rows == 0) { return; }
+    std::size_t rank = self.rank_;
+    archive.count(rank, self.dim_ * sizeof(T));
+    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
+      self.adopt(rows, rank, BlockList(basis_block_bytes(rank), archive.memory()), BlockList(rank * self.dim_ * sizeof(T), archive.memory()));
+    }
+    BlockList::persist(self.coefficients_, archive, 1, false, [&](auto* block, std::size_t) { archive.bytes(block, rank * self.dim_ * sizeof(T)); });
+    BlockList::persist(self.basis_, archive, (rows + block_rows - 1) / block_rows, true, [&](auto* block, std::size_t index) {
+      archive.bytes(block, std::min(block_rows, rows - index * block_rows) * rank * sizeof(T));
+    });
+  }
   /// For a deep copy of all lanes: they share blocks with each other, and with nobody else. member(i) is the factor of lane i.
   static void unshare(std::size_t members, auto&& member) {
     const BlockList before(member(0).basis_);

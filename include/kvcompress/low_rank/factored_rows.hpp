@@ -72,6 +72,21 @@ class FactoredRows {
     for (std::size_t m = 0; m < members; ++m) { member(m).tail_.unshare(); }
   }
 
+  static void describe(auto&& fact) {
+    fact("form", "low rank");
+    fact("numbers", number_name<T>);
+    fact("factors", number_name<F>);
+  }
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    std::size_t encoded = self.settled();
+    archive.number(encoded);
+    archive.check(encoded <= rows, "there are more encoded rows than rows");
+    Factor<F>::persist(self.factor_, archive, encoded);
+    Exact<T>::persist(self.tail_, archive, rows - encoded);
+  }
+  /// Whether another lane is encoded as far and with the same rank, as those that are encoded together are.
+  [[nodiscard]] bool alike(const FactoredRows& other) const noexcept { return settled() == other.settled() && factor_.rank() == other.factor_.rank(); }
+
   /// Bytes of `rows` factorised rows: a lane's share of the basis, and its coefficients.
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, std::size_t rank, std::size_t members) noexcept {
     const std::size_t blocks = (rows + Factor<F>::block_rows - 1) / Factor<F>::block_rows;

@@ -112,6 +112,14 @@ class LatentRows : public FactoredRows<T> {
     for (std::size_t m = 0; m < members; ++m) { member(m).rope_.unshare(); }
   }
   void unshare() { unshare(1, [this](std::size_t) -> LatentRows& { return *this; }); }
+  static void describe(auto&& fact) {
+    FactoredRows<T>::describe(fact);
+    fact("rotary_keys", "exact");
+  }
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    FactoredRows<T>::persist(self, archive, rows);
+    Exact<T>::persist(self.rope_, archive, rows);
+  }
 
  private:
   static constexpr std::size_t piece_rows = 256;
@@ -149,6 +157,10 @@ class LatentValues {
   static void settle(const Settling&) noexcept {}
   static void reserve(std::size_t) noexcept {}
   static void unshare() noexcept {}
+  static void describe(auto&& fact) { fact("form", "in keys"); }
+  static void persist(auto& self, auto& archive, std::size_t rows) noexcept {
+    if constexpr (std::remove_reference_t<decltype(archive)>::reads) { self.rows_ = rows; }
+  }
   static void account(MemoryReport&) noexcept {}
   static constexpr std::size_t scratch_floats(std::size_t, std::size_t) noexcept { return 0; }
   static constexpr std::size_t bytes_for(std::size_t, std::size_t, const LatentOptions&) noexcept { return 0; }

@@ -106,6 +106,14 @@ class RebuiltKeys : public FactoredRows<T, F> {
   void account(MemoryReport& report) const noexcept {
     account(1, [this](std::size_t) -> const RebuiltKeys& { return *this; }, [](std::size_t) { return false; }, report);
   }
+  static void describe(auto&& fact) {
+    FactoredRows<T, F>::describe(fact);
+    fact("chosen_rows", "at hand");
+  }
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    FactoredRows<T, F>::persist(self, archive, rows);
+    AtHand<T>::persist(self.at_hand_, archive, self.settled());
+  }
 
  private:
   /// Rows multiplied out and rotated, padded(dim) apart, behind the factor's part of `scratch`, which this makes ready at the first call.

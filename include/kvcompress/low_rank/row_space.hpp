@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <array>
 #include <utility>
 
 #include "kvcompress/low_rank/gram.hpp"
@@ -14,6 +15,8 @@ namespace kvcompress::low_rank {
 /// iteration. `exact`: eigenvectors of the smaller Gram matrix in double, whatever its side (0.3 s at 1024 and 4096 rows; twice
 /// the side takes about ten times as long).
 enum class Factorisation { automatic, exact };
+/// What its values are called, in their order, in names of policies and in saved caches.
+constexpr auto names_of(Factorisation) noexcept { return std::array{"automatic", "exact"}; }
 
 /// Orthonormal directions W such that rows M ~ (M W) W^T. Signs, and the order of directions of equal length, mean nothing.
 struct RowSpace {

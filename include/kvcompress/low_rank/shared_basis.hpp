@@ -31,6 +31,7 @@ struct SharedBasisOptions {
     field("merge_values", options.merge_values);
     field("fold_in", options.fold_in);
   }
+  static void unnamed_fields(auto& options, auto&& field) { field("factorisation", options.factorisation); }
 
   /// The layers of the group that `layer` is in; a layer outside all groups is alone.
   [[nodiscard]] RowRange group_of(std::size_t layers, std::size_t layer) const noexcept {

@@ -110,6 +110,38 @@ class OffloadedValues {
     region.bytes.read((region.base + chunks_[chunk] - region.first + row % at_hand_.chunk()) * dim_ * sizeof(T), held.data(), dim_ * sizeof(T));
     kernels::widen(held.data(), out, dim_);
   }
+  static void describe(auto&& fact) {
+    fact("form", "offloaded");
+    fact("numbers", number_name<T>);
+  }
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    archive.vector(self.chunks_);
+    std::size_t encoded = self.settled();
+    archive.number(encoded);
+    archive.check(encoded <= rows, "there are more encoded rows than rows");
+    AtHand<T>::persist(self.at_hand_, archive, encoded);
+    archive.check(encoded == self.settled(), "the chunks are not those of its rows");
+    Exact<T>::persist(self.tail_, archive, rows - encoded);
+    std::size_t count = self.regions_.size();
+    archive.count(count, 1);
+    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
+      self.regions_.reserve(count);
+      for (std::size_t i = 0, first = 0; i < count; ++i) {
+        self.regions_.push_back({SlowRegion(archive.memory()), first, 0, 0});
+        first += persist_region(self.regions_.back(), archive, self.tier_, self.dim_);
+      }
+      const std::size_t slow = count == 0 ? 0 : self.regions_.back().first + self.regions_.back().rows;
+      for (const Position row : self.chunks_) {
+        archive.check(row < slow && self.at_hand_.chunk() <= slow - row, "a chunk lies outside of the slow tier");
+      }
+    } else {
+      for (const Region& region : self.regions_) { persist_region(region, archive, self.tier_, self.dim_); }
+    }
+  }
+  /// Whether another store holds the same rows in the slow tier, as those of a layer do.
+  [[nodiscard]] bool alike(const OffloadedValues& other) const noexcept {
+    return chunks_ == other.chunks_ && at_hand_.chunk() == other.at_hand_.chunk() && regions_.size() == other.regions_.size();
+  }
 
   /// Lanes of a layer share their regions, which the first of them reports.
   static void account(std::size_t members, auto&& member, auto&& shared, MemoryReport& report) noexcept {
@@ -154,6 +186,15 @@ class OffloadedValues {
     std::size_t base;
   };
 
+  /// Returns its rows.
+  static std::size_t persist_region(auto& region, auto& archive, const SlowTier& tier, std::size_t dim) {
+    archive.number(region.rows);
+    archive.number(region.base);
+    SlowRegion::persist(region.bytes, archive, tier);
+    const std::size_t held = region.bytes.bytes() / (dim * sizeof(T));
+    archive.check(region.rows <= held && region.base <= held - region.rows, "rows lie outside of their region of the slow tier");
+    return region.rows;
+  }
   void write(SlowRegion& region, std::size_t base, std::size_t rows, const Settling& settling) {
     constexpr std::size_t at_once = 128;
     Vector<T> piece(at_once * dim_, T{}, Allocator<T>(settling.memory));

@@ -73,6 +73,32 @@ class RowCache {
     free_.clear();
     rows_.clear();
   }
+  /// Chunks of the first `rows` rows; where they lie is not saved.
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    archive.number(self.chunk_);
+    std::size_t count = self.size();
+    archive.count(count, sizeof(Position));
+    archive.check(self.chunk_ < no_position && (count == 0 || (self.chunk_ > 0 && count <= rows / self.chunk_)),
+                  "there are more rows at hand than rows");
+    const std::size_t numbers = self.chunk_ * self.dim_;
+    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
+      archive.expect(count, numbers * sizeof(T));
+      self.chunks_.resize(count);
+      self.rows_.resize(count * numbers);
+      for (std::size_t slot = 0; slot < count; ++slot) {
+        Chunk& chunk = self.chunks_[slot];
+        archive.number(chunk.id);
+        archive.check((slot == 0 || chunk.id > self.chunks_[slot - 1].id) && chunk.id < rows / self.chunk_, "rows at hand are out of order");
+        archive.bytes(self.rows_.data() + slot * numbers, numbers * sizeof(T));
+        chunk.slot = static_cast<Position>(slot);
+      }
+    } else {
+      for (const Chunk& chunk : self.chunks_) {
+        archive.number(chunk.id);
+        archive.bytes(self.at(chunk.slot), numbers * sizeof(T));
+      }
+    }
+  }
   void account(MemoryReport& report) const noexcept {
     const std::size_t used = chunks_.size() * chunk_ * dim_ * sizeof(T);
     report.exact_rows += used;
@@ -152,6 +178,12 @@ class AtHand {
   void erase(RowRange rows) noexcept {
     always_.erase(rows.first / chunk(), rows.size() / chunk());
     chosen_.erase(rows.first / chunk(), rows.size() / chunk());
+  }
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    RowCache<T>::persist(self.always_, archive, rows);
+    RowCache<T>::persist(self.chosen_, archive, rows);
+    archive.check((rows == 0 || self.chunk() > 0) && (self.chosen_.size() == 0 || self.chosen_.chunk() == self.chunk()),
+                  "rows at hand have chunks of two sizes");
   }
   void account(MemoryReport& report) const noexcept {
     always_.account(report);

@@ -28,6 +28,7 @@ struct ShadowKVStorage {
       field("reuse", options.reuse);
       field("directory", options.slow.directory);
     }
+    static void unnamed_fields(auto& options, auto&& field) { field("factorisation", options.factorisation); }
   };
   static void validate(const Options&) noexcept {}
 };

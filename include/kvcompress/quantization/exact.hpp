@@ -111,6 +111,24 @@ class Exact {
   /// Memory of up to `rows` rows stays here when rows leave.
   void keep(std::size_t rows) noexcept { blocks_.keep(blocks_across(rows)); }
   void unshare() { blocks_.unshare(); }
+  static void describe(auto&& fact) {
+    fact("form", "exact");
+    fact("numbers", number_name<T>);
+  }
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    archive.number(self.front_);
+    archive.check(self.front_ < block_rows && (rows > 0 || self.front_ == 0), "the first row lies in no block");
+    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
+      archive.expect(rows, self.dim_ * sizeof(T));
+      self.rows_ = rows;
+    }
+    const std::size_t end = self.front_ + rows;
+    BlockList::persist(self.blocks_, archive, rows == 0 ? 0 : (end + block_rows - 1) / block_rows, false, [&](auto* block, std::size_t index) {
+      const std::size_t first = index == 0 ? self.front_ : 0;
+      const std::size_t last = std::min(block_rows, end - index * block_rows);
+      archive.bytes(block + first * self.dim_ * sizeof(T), (last - first) * self.dim_ * sizeof(T));
+    });
+  }
   void account(MemoryReport& report) const noexcept {
     blocks_.account(report);
     report.exact_rows += rows_ * dim_ * sizeof(T);

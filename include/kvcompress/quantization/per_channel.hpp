@@ -38,7 +38,7 @@ class PerChannel {
   /// Encodes `count` rows (a multiple of Group), `dim` floats each, one behind the other.
   void append(const float* rows, std::size_t count) {
     for (; count > 0; count -= Group, rows += Group * dim_) {
-      if (rows_ % block_rows == 0) { blocks_.grow(); }
+      if (rows_ % block_rows == 0) { blocks_.grow_zeroed(); }
       replace(rows_, rows);
       rows_ += Group;
     }
@@ -100,6 +100,27 @@ class PerChannel {
   }
   void reserve(std::size_t rows) { blocks_.reserve((rows + block_rows - 1) / block_rows); }
   void unshare() { blocks_.unshare(); }
+  static void describe(auto&& fact) {
+    fact("form", "codes per channel");
+    fact("bits", Bits);
+    fact("group", Group);
+    fact("scales", number_name<Scale>);
+  }
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    archive.check(rows % Group == 0, "its codes are not whole groups");
+    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
+      archive.expect(rows / Group, 2 * self.dim_ * sizeof(Scale));
+      self.rows_ = rows;
+    }
+    BlockList::persist(self.blocks_, archive, (rows + block_rows - 1) / block_rows, false, [&](auto* block, std::size_t index) {
+      const std::size_t here = std::min(block_rows, rows - index * block_rows);
+      auto* scales = block + code_bytes(self.dim_);
+      auto* minima = scales + block_rows / Group * self.dim_ * sizeof(Scale);
+      archive.bytes(block, (here + Strip::lanes - 1) / Strip::lanes * Strip::bytes(self.dim_));
+      archive.bytes(scales, here / Group * self.dim_ * sizeof(Scale));
+      archive.bytes(minima, here / Group * self.dim_ * sizeof(Scale));
+    });
+  }
   void account(MemoryReport& report) const noexcept {
     blocks_.account(report);
     const std::size_t numbers = rows_ / Group * 2 * dim_ * sizeof(Scale);

@@ -40,7 +40,7 @@ class PerToken {
   /// Encodes `count` rows, `dim` floats each, one behind the other.
   void append(const float* rows, std::size_t count) {
     while (count > 0) {
-      if (rows_ % block_rows == 0) { blocks_.grow(); }
+      if (rows_ % block_rows == 0) { blocks_.grow_zeroed(); }
       const std::size_t place = rows_ % block_rows;
       const std::size_t room = std::min(count, block_rows - place);
       const bool lines = Group % Strip::lanes == 0 && dim_ % Strip::lanes == 0 && place % Strip::step_multiple == 0 && room >= Strip::step_multiple;
@@ -131,6 +131,29 @@ class PerToken {
   }
   void reserve(std::size_t rows) { blocks_.reserve((rows + block_rows - 1) / block_rows); }
   void unshare() { blocks_.unshare(); }
+  static void describe(auto&& fact) {
+    fact("form", "codes per token");
+    fact("bits", Bits);
+    fact("group", Group);
+    fact("scales", number_name<Scale>);
+  }
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
+      archive.expect(rows, 2 * groups(self.dim_) * sizeof(Scale));
+      self.rows_ = rows;
+    }
+    BlockList::persist(self.blocks_, archive, (rows + block_rows - 1) / block_rows, false, [&](auto* block, std::size_t index) {
+      const std::size_t here = std::min(block_rows, rows - index * block_rows);
+      for (std::size_t c = 0; c < self.dim_; c += Strip::lanes) {
+        Strip::for_planes(block + strip_offset(c), block_rows, [&]<int Width, int Shift>(auto* lines) {
+          archive.bytes(lines, (here + 32 / Width - 1) / (32 / Width) * 64);
+        });
+      }
+      for (std::size_t g = 0; g < 2 * groups(self.dim_); ++g) {
+        archive.bytes(block + code_bytes(self.dim_) + g * block_rows * sizeof(Scale), here * sizeof(Scale));
+      }
+    });
+  }
   void account(MemoryReport& report) const noexcept {
     blocks_.account(report);
     const std::size_t row = code_bytes(dim_) / block_rows;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <string_view>
 
 #include "kvcompress/quantization/exact.hpp"
 
@@ -11,10 +12,12 @@ namespace kvcompress {
 
 /// KIVI's rule for keys: when `residual` rows are there, all of them are encoded (so 0 to residual - 1 exact rows remain).
 struct FlushAll {
+  static constexpr std::string_view name = "all when full";
   static constexpr std::size_t due(std::size_t exact, std::size_t residual) noexcept { return exact / residual * residual; }
 };
 /// KIVI's rule for values: the newest `residual` rows stay exact, older ones are encoded one by one.
 struct FlushOldest {
+  static constexpr std::string_view name = "one by one";
   static constexpr std::size_t due(std::size_t exact, std::size_t residual) noexcept {
     return exact > residual ? exact - residual : 0;
   }
@@ -129,6 +132,17 @@ class Recent {
   void unshare() {
     body_.unshare();
     tail_.unshare();
+  }
+  static void describe(auto&& fact) {
+    Body::describe(fact);
+    fact("flush", Rule::name);
+  }
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    std::size_t encoded = self.settled();
+    archive.number(encoded);
+    archive.check(encoded <= rows, "there are more encoded rows than rows");
+    Body::persist(self.body_, archive, encoded);
+    Tail::persist(self.tail_, archive, rows - encoded);
   }
   void account(MemoryReport& report) const noexcept {
     body_.account(report);

@@ -94,12 +94,7 @@ inline void read_setting(const std::string& key, const std::string& text, double
 }
 inline void read_setting(const std::string&, const std::string& text, std::string& value) { value = text; }
 
-/// What the values of an enumeration are called, in their order.
-constexpr auto names_of(Reduction) { return std::array{"mean", "max", "sum"}; }
-constexpr auto names_of(Pooling) { return std::array{"average", "max"}; }
-constexpr auto names_of(Accumulation) { return std::array{"exact", "near_exact", "fast"}; }
-constexpr auto names_of(ShadowKVClass) { return std::array{"accuracy", "offload"}; }
-
+/// Beside an enumeration stands names_of, which says what its values are called, in their order.
 template <class Enum>
   requires std::is_enum_v<Enum>
 void read_setting(const std::string& key, const std::string& text, Enum& value) {

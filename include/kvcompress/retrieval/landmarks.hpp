@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 
 #include "kvcompress/concepts.hpp"
@@ -15,6 +16,8 @@ namespace kvcompress {
 /// The two classes of the official code: `accuracy` (ShadowKVCache), and `offload` (ShadowKVCache_CPU), which rounds the number of context
 /// chunks down to a multiple of 8, takes 24 outlier chunks per 1024 rows of the budget, and starts from what the prompt's last query chose.
 enum class ShadowKVClass { accuracy, offload };
+/// What its values are called, in their order, in names of policies and in saved caches.
+constexpr auto names_of(ShadowKVClass) noexcept { return std::array{"accuracy", "offload"}; }
 
 /// Landmarks of one lane: (chunks, key width) means in T; outlier chunks have none. Chunks are `chunk` consecutive rows from row 0.
 /// Bytes: key width * sizeof(T) + 4 per chunk.
@@ -88,6 +91,15 @@ class LandmarkState {
     outliers_.swap(always);
     chunks_ = chunks;
   }
+  /// Without what the prompt's last query chose, which nobody asks for after the prompt.
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    archive.number(self.chunks_);
+    archive.check(self.chunks_ <= rows / self.chunk_, "there are landmarks of more rows than there are");
+    archive.vector(self.ids_);
+    archive.vector(self.means_);
+    archive.vector(self.outliers_);
+    archive.check(self.means_.size() == self.ids_.size() * self.width_ && self.complete(), "its chunks are not its landmarks and outliers");
+  }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::indices, means_);
     report.add(&MemoryReport::indices, ids_);
@@ -119,6 +131,17 @@ class LandmarkState {
       smallest = std::min(smallest, dot / std::max(math::sqrt(length * mean_length), 1e-8));
     }
     return static_cast<float>(smallest);
+  }
+  /// Whether every chunk has a landmark or is an outlier.
+  [[nodiscard]] bool complete() const noexcept {
+    std::size_t id = 0;
+    std::size_t outlier = 0;
+    for (std::size_t c = 0; c < chunks_; ++c) {
+      if (id < ids_.size() && ids_[id] == c) { ++id; }
+      else if (outlier < outliers_.size() && outliers_[outlier].first == c * chunk_ && outliers_[outlier].size() == chunk_) { ++outlier; }
+      else { return false; }
+    }
+    return id == ids_.size() && outlier == outliers_.size();
   }
   void cut(std::size_t chunks) noexcept {
     remove(chunks, chunks_ - chunks);

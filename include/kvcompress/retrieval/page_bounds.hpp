@@ -82,6 +82,11 @@ class PageState {
       stale_[p] = 0;
     }
   }
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    archive.vector(self.bounds_);
+    archive.vector(self.stale_);
+    archive.check(self.bounds_.size() == self.pages() * 2 * self.width_ && self.indexed() <= rows, "the pages are not those of its rows");
+  }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::indices, bounds_);
     report.add(&MemoryReport::indices, stale_);

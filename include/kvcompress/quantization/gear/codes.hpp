@@ -78,7 +78,7 @@ struct KeyCodes {
       const std::size_t kept = lanes_of(first / Strip::lanes, rows);
       std::uint8_t* place = parts.codes + first / Strip::lanes * Strip::bytes(dim);
       std::uint8_t* strip = kept == Strip::lanes ? place : reinterpret_cast<std::uint8_t*>(scratch);
-      if (strip != place) { std::memset(strip, 0, Strip::bytes(dim)); }
+      if (first + Strip::lanes > rows) { std::memset(strip, 0, Strip::bytes(dim)); }  // lanes without a row are saved too
       for (std::size_t row = first; row < std::min(first + Strip::lanes, rows);) {
         const std::size_t end = std::min({row / length(rows) * length(rows) + length(rows), first + Strip::lanes, rows});
         const std::size_t scale = row / length(rows) * dim;

@@ -35,6 +35,7 @@ struct GearOptions {
     field("accumulation", options.accumulation);
     field("official_simulation", options.official_simulation);
   }
+  static void unnamed_fields(auto& options, auto&& field) { field("start", options.start != nullptr); }
 };
 
 }  // namespace kvcompress

@@ -95,6 +95,18 @@ struct Outliers {
   static constexpr std::size_t tiles(std::size_t rows) noexcept { return (rows + tile_rows - 1) / tile_rows; }
   static constexpr std::size_t channel_bytes(std::size_t dim) noexcept { return dim <= 256 ? 1 : 2; }
 
+  /// Whether all of `count` outliers lie in (rows, dim), each tile's in their place.
+  [[nodiscard]] bool lie_in(std::size_t total_rows, std::size_t dim, std::size_t count) const noexcept {
+    bool inside = ends[tiles(total_rows) - 1] == count;
+    for (std::size_t tile = 0, i = 0; inside && tile < tiles(total_rows); ++tile) {
+      inside = ends[tile] >= i && ends[tile] <= count;
+      for (; inside && i < ends[tile]; ++i) {
+        const std::size_t channel = channels8 != nullptr ? channels8[i] : channels16[i];
+        inside = tile * tile_rows + rows[i] < total_rows && rows[i] < tile_rows && channel < dim;
+      }
+    }
+    return inside;
+  }
   /// Calls piece(first row of the tile, entries, their rows in the tile, their channels, how many) for those in rows [first, last), tile by tile.
   template <class Piece>
   void for_tiles(std::size_t first, std::size_t last, Piece&& piece) const noexcept {

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
+#include <utility>
 
 #include "kvcompress/core/memory.hpp"
 #include "kvcompress/core/reference_count.hpp"
@@ -139,6 +140,63 @@ class alignas(64) Segment {
     return std::max({Codes::scratch_floats(dim, queries), queries * dim, (dim + List::tile_rows) * 4});
   }
 
+  static void save(const Segment& self, auto& archive) {
+    archive.number(self.rows_);
+    archive.number(self.outliers_);
+    archive.number(self.rank_);
+    archive.number(self.origin_);
+    archive.number(self.common_ != nullptr);
+    if (self.common_ != nullptr && archive.first(self.common_, Common::bytes_for(self.rows_))) {
+      archive.bytes(self.common_->scales(), 2 * self.rows_ * sizeof(Scale));
+    }
+    persist_parts(self, archive);
+  }
+  /// A segment of at most `most` rows.
+  [[nodiscard]] static Segment* load(auto& archive, std::size_t most, std::size_t dim, std::size_t row_multiple) {
+    std::uint32_t rows = 0;
+    std::uint32_t outliers = 0;
+    std::uint16_t rank = 0;
+    Origin origin{};
+    bool shares = false;
+    archive.number(rows);
+    archive.number(outliers);
+    archive.number(rank);
+    archive.number(origin);
+    archive.number(shares);
+    archive.check(rows > 0 && rows <= most && rows % row_multiple == 0, "a segment has more rows than there are");
+    archive.check(origin <= Origin::merged && rank <= dim, "a segment is of no known form");
+    struct Guard {  // holds what was made until the list does
+      const Memory& memory;
+      Common* common = nullptr;
+      Segment* segment = nullptr;
+      ~Guard() {
+        if (common != nullptr) { common->release(memory); }
+        if (segment != nullptr) { segment->release(memory); }
+      }
+    } made{archive.memory()};
+    bool first = false;
+    if (shares) {
+      made.common = archive.template known<Common>(Common::bytes_for(rows));
+      first = made.common == nullptr;
+      if (first) {
+        archive.expect(rows, 2 * sizeof(Scale));
+        made.common = Common::create(rows, archive.memory());
+        archive.bytes(made.common->scales(), 2 * std::size_t{rows} * sizeof(Scale));
+        archive.remember(made.common, Common::bytes_for(rows));
+      } else {
+        made.common->share();
+      }
+    }
+    const SegmentSizes sizes{rows, dim, rank, outliers, shares};
+    archive.expect(outliers, 2 + sizeof(Scale));
+    archive.expect(rank, (rows + dim) * sizeof(Scale));
+    archive.expect(1, Codes::code_bytes(rows, dim));
+    made.segment = create(sizes, origin, archive.memory(), made.common, first);
+    persist_parts(*made.segment, archive);
+    archive.check(outliers == 0 || made.segment->outliers().lie_in(rows, dim, outliers), "an outlier lies outside of its segment");
+    return std::exchange(made.segment, nullptr);
+  }
+
   [[nodiscard]] static constexpr std::size_t bytes_for(const SegmentSizes& sizes) noexcept { return Layout(sizes).bytes; }
   void account(MemoryReport& report) const noexcept {
     const Layout where = layout();
@@ -190,6 +248,14 @@ class alignas(64) Segment {
   template <class T>
   [[nodiscard]] T* at(std::size_t offset) const noexcept {
     return reinterpret_cast<T*>(reinterpret_cast<std::byte*>(const_cast<Segment*>(this)) + offset);
+  }
+
+  static void persist_parts(auto& self, auto& archive) {
+    const Parts parts = self.codes();
+    archive.bytes(parts.codes, Codes::code_bytes(self.rows_, self.dim_));
+    if (self.common_ == nullptr) { archive.bytes(parts.scales, 2 * Codes::groups(self.rows_, self.dim_) * sizeof(Scale)); }
+    archive.bytes(self.a(), self.rank_ * (std::size_t{self.rows_} + self.dim_) * sizeof(Scale));
+    archive.bytes(self.template at<std::byte>(self.layout().ends), self.outliers_ == 0 ? 0 : self.bytes() - self.layout().ends);
   }
 
   /// out[q][t - range.first] += sum over j of parts[q][j] * a[j][t].

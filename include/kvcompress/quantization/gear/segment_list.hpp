@@ -75,6 +75,21 @@ class SegmentList {
       if (entry.segment->shared()) { std::exchange(entry.segment, entry.segment->clone(memory()))->release(memory()); }
     }
   }
+  [[nodiscard]] bool same_rows(const SegmentList& other) const noexcept {
+    return std::equal(entries_.begin(), entries_.end(), other.entries_.begin(), other.entries_.end(),
+                      [](const Entry& a, const Entry& b) { return a.end == b.end; });
+  }
+  /// Saves or loads (into an empty list) segments of at most `rows` rows in all.
+  static void persist(auto& self, auto& archive, std::size_t rows, std::size_t dim, std::size_t row_multiple) {
+    std::size_t count = self.size();
+    archive.count(count, 1);
+    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
+      self.entries_.reserve(count);
+      for (std::size_t i = 0; i < count; ++i) { self.add(Segment::load(archive, rows - self.rows(), dim, row_multiple)); }
+    } else {
+      for (const Entry& entry : self.entries_) { Segment::save(*entry.segment, archive); }
+    }
+  }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::indices, entries_);
     for (const Entry& entry : entries_) { entry.segment->account(report); }

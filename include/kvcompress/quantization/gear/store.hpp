@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -138,6 +139,19 @@ class GearStore {
     list_.unshare();
     tail_.unshare();
   }
+  static void describe(auto&& fact) {
+    fact("form", Codes::keys ? "gear keys" : "gear values");
+    fact("bits", std::bit_width(static_cast<unsigned>(Codes::Quantizer::largest_code)));
+    fact("group", Backbone::group);
+    fact("vectors", Vectors == Scope::lane ? "head" : "layer");
+    fact("scales", number_name<exact_type>);
+  }
+  static void persist(auto& self, auto& archive, std::size_t rows) {
+    List::persist(self.list_, archive, rows, self.dim_, row_multiple);
+    Tail::persist(self.tail_, archive, rows - self.settled());
+  }
+  /// Whether another store has segments of the same rows, as stores that are encoded or evicted together must.
+  [[nodiscard]] bool alike(const GearStore& other) const noexcept { return list_.same_rows(other.list_); }
   void account(MemoryReport& report) const noexcept {
     list_.account(report);
     fresh_.account(report);
