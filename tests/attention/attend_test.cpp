@@ -251,7 +251,7 @@ TEST(Rotation, TurnsAsTheReferenceDoes) {
       for (const std::size_t rotary : {0U, 8U}) {
         const Shape shape{.head_dim = dim, .rope = {.theta = 500.0, .pairing = pairing, .rotary_dim = rotary, .scale = 0.25}};
         Rotation used(shape, {});  // what it was asked before must not matter
-        for (const std::int64_t position : {0, 1, 17, 31, 32, 1023, 1024, 1025, 32767, 32768, 100000, 1000000, 33, -3, -40000}) {
+        for (const std::int64_t position : {0, 1, 17, 31, 32, 1023, 1024, 1025, 32768, 65535, 65536, 100000, 1000000, 33, -3, -40000}) {
           std::mt19937 rng(12);
           auto row = normal_numbers(dim, rng);
           auto again = row;

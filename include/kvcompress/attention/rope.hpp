@@ -34,21 +34,22 @@ class Rotation {
     unit_circle(0, block_.data());
   }
 
-  /// Chooses the rotation by `positions` (negative: backwards). Its angle is a sum: that of the last three digits of `positions` to base 32,
-  /// which tables hold, and that of the rest. Cost: a complex product per pair; two more when positions / 32 changes; a sine and a cosine
-  /// more when positions / 32768 changes; nothing if it is chosen already. The result does not depend on what was chosen before.
+  /// Chooses the rotation by `positions` (negative: backwards). Its angle is a sum: that of the last four digits of `positions` to base 16, which
+  /// tables hold, and that of the rest. Cost: a complex product per pair; three more when positions / 16 changes; a sine and a cosine more
+  /// when positions / 65536 changes; nothing if it is chosen already. The result does not depend on what was chosen before.
   void turn_by(std::int64_t positions) noexcept {
     if (positions == positions_) { return; }
     positions_ = positions;
     const std::int64_t blocks = floor_divide(positions, base);
     if (blocks != blocks_) {
-      const std::int64_t upper = floor_divide(blocks, base);
-      const std::int64_t rest = floor_divide(upper, base);
-      if (rest != rest_blocks_) { unit_circle(rest * base * base * base, rest_.data()); }
-      const double* high = digit(2, upper - rest * base);
-      const double* middle = digit(1, blocks - upper * base);
+      const std::int64_t rest = floor_divide(blocks, base * base * base);
+      if (rest != rest_blocks_) { unit_circle(rest * base * base * base * base, rest_.data()); }
+      std::int64_t left = blocks - rest * base * base * base;
+      const double* upper[digits - 1];
+      for (std::size_t d = 1; d < digits; ++d, left /= base) { upper[d - 1] = digit(d, left % base); }
       for (std::size_t i = 0; i < pairs_; ++i) {
-        const Turn turn = Turn{rest_[i], rest_[pairs_ + i]} * Turn{high[i], high[pairs_ + i]} * Turn{middle[i], middle[pairs_ + i]};
+        Turn turn{rest_[i], rest_[pairs_ + i]};
+        for (const double* one : upper) { turn = turn * Turn{one[i], one[pairs_ + i]}; }
         block_[i] = turn.cosine;
         block_[pairs_ + i] = turn.sine;
       }
@@ -93,8 +94,8 @@ class Rotation {
   }
 
  private:
-  static constexpr std::int64_t base = 32;
-  static constexpr std::size_t digits = 3;
+  static constexpr std::int64_t base = 16;
+  static constexpr std::size_t digits = 4;
 
   /// A point of the unit circle.
   struct Turn {
@@ -119,8 +120,8 @@ class Rotation {
   Rope rope_;
   std::size_t pairs_;
   std::int64_t positions_ = 0;
-  std::int64_t blocks_ = 0;       // positions / 32 that block_ holds
-  std::int64_t rest_blocks_ = 0;  // positions / 32768 that rest_ holds
+  std::int64_t blocks_ = 0;       // positions / 16 that block_ holds
+  std::int64_t rest_blocks_ = 0;  // positions / 65536 that rest_ holds
   Vector<double> frequencies_;    // (pairs) radians per position
   Vector<double> digits_;         // (digits, base, 2, pairs): cosines, then sines, of value * base^digit positions
   Vector<double> rest_;           // (2, pairs)

@@ -58,7 +58,7 @@ class LatentRows : public FactoredRows<T> {
     const LatentRows& one = *members.front();
     if (!one.options_.merges(settling.layer)) { return; }
     const std::size_t rank = SharedBasisKeys<T>::rank_for(one.options_, members.size() * one.dim_);
-    detail::settle_group<T>(members, one.options_, rank, nullptr, settling);
+    detail::settle_group<FactoredRows<T>>(members, one.options_, rank, nullptr, settling);
   }
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const LatentOptions& options, const Shape& shape) noexcept {
     const std::size_t latent = std::min(options.latent, dim);

@@ -46,18 +46,18 @@ struct SharedBasisOptions {
 namespace detail {
 
 /// Encodes what is due in the lanes of a group: the whole prompt at its end, and decoded rows in steps of `fold_in`.
-template <class T, class Store>
+template <class Base, class Store>
 void settle_group(std::span<Store* const> members, const SharedBasisOptions& options, std::size_t rank, Rotation* rotation, const Settling& settling) {
   const std::size_t settled = members.front()->settled();
   const std::size_t exact = settling.rows - std::min(settling.rows, settled);
   const bool first = settled == 0;
   const bool due = first ? settling.end_of_prompt : options.fold_in > 0 && exact >= options.fold_in;
   if (!due || exact == 0) { return; }
-  Vector<FactoredRows<T>*> bases{Allocator<FactoredRows<T>*>(settling.memory)};
+  Vector<Base*> bases{Allocator<Base*>(settling.memory)};
   bases.assign(members.begin(), members.end());
-  const std::span<FactoredRows<T>* const> lanes(bases.data(), bases.size());
-  const typename FactoredRows<T>::Together rows(lanes, exact, settling.table, rotation);
-  typename FactoredRows<T>::Encoded(lanes, rows, exact, rank, options.factorisation, settling).take();
+  const std::span<Base* const> lanes(bases.data(), bases.size());
+  const typename Base::Together rows(lanes, exact, settling.table, rotation);
+  typename Base::Encoded(lanes, rows, exact, rank, options.factorisation, settling).take();
 }
 
 }  // namespace detail
@@ -65,12 +65,12 @@ void settle_group(std::span<Store* const> members, const SharedBasisOptions& opt
 /// Keys of a group of layers, before their rotary embedding, as one basis row per token times coefficients per lane: scores multiplies
 /// rows out in tiles of 32, rotates them to their positions and meets the queries with them.
 /// Cost of scores: 2 * rank * dim operations per row for all queries, against 2 * dim per row and query of exact keys.
-template <class T>
-class SharedBasisKeys : public FactoredRows<T> {
+template <class T, class F = T>
+class SharedBasisKeys : public FactoredRows<T, F> {
  public:
   static constexpr Scope scope = Scope::group;
 
-  SharedBasisKeys(const SharedBasisOptions& options, std::size_t dim, const Memory& memory) : FactoredRows<T>(dim, memory), options_(options) {}
+  SharedBasisKeys(const SharedBasisOptions& options, std::size_t dim, const Memory& memory) : FactoredRows<T, F>(dim, memory), options_(options) {}
 
   static std::size_t rank_for(const SharedBasisOptions& options, std::size_t columns) noexcept {
     return options.rank_keys != 0 ? options.rank_keys : std::max<std::size_t>(1, columns / 8);
@@ -78,12 +78,12 @@ class SharedBasisKeys : public FactoredRows<T> {
   static void settle(std::span<SharedBasisKeys* const> members, const Settling& settling) {
     const SharedBasisKeys& one = *members.front();
     if (!one.options_.merge_keys || !one.options_.merges(settling.layer)) { return; }
-    detail::settle_group<T>(members, one.options_, rank_for(one.options_, members.size() * one.dim_), &settling.rotation, settling);
+    detail::settle_group<FactoredRows<T, F>>(members, one.options_, rank_for(one.options_, members.size() * one.dim_), &settling.rotation, settling);
   }
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const SharedBasisOptions& options, const Shape& shape) noexcept {
     if (!options.merge_keys) { return Exact<T>::bytes_for(rows, dim, options); }
     const std::size_t members = std::min(options.layers_per_group, shape.layers) * shape.kv_heads;
-    return FactoredRows<T>::bytes_for(rows, dim, std::min(rows, rank_for(options, members * dim)), members);
+    return FactoredRows<T, F>::bytes_for(rows, dim, std::min(rows, rank_for(options, members * dim)), members);
   }
 
   void scores(RowRange range, const RowTable& table, Rotation& rotation, const float* queries, std::size_t query_stride, std::size_t query_count,
@@ -140,7 +140,7 @@ class SharedBasisValues : public FactoredRows<T> {
   static void settle(std::span<SharedBasisValues* const> members, const Settling& settling) {
     const SharedBasisValues& one = *members.front();
     if (!one.options_.merge_values || !one.options_.merges(settling.layer)) { return; }
-    detail::settle_group<T>(members, one.options_, rank_for(one.options_, members.size() * one.dim_), nullptr, settling);
+    detail::settle_group<FactoredRows<T>>(members, one.options_, rank_for(one.options_, members.size() * one.dim_), nullptr, settling);
   }
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const SharedBasisOptions& options, const Shape& shape) noexcept {
     if (!options.merge_values) { return Exact<T>::bytes_for(rows, dim, options); }

@@ -12,7 +12,7 @@
 namespace kvcompress {
 
 /// ShadowKV's storage; see ShadowKV.
-template <class T, class F>
+template <class T, class F = T>
 struct ShadowKVStorage {
   using Keys = RebuiltKeys<T, F>;
   using Values = OffloadedValues<T>;

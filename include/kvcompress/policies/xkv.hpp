@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <type_traits>
+
 #include "kvcompress/low_rank/latents.hpp"
 #include "kvcompress/low_rank/shared_basis.hpp"
 #include "kvcompress/policies/combine.hpp"
@@ -9,9 +11,9 @@
 namespace kvcompress {
 
 /// xKV's storage; see XKV.
-template <class T>
+template <class T, class F = T>
 struct SharedBasisStorage {
-  using Keys = SharedBasisKeys<T>;
+  using Keys = SharedBasisKeys<T, F>;
   using Values = SharedBasisValues<T>;
   using Options = SharedBasisOptions;
 
@@ -28,7 +30,8 @@ struct SharedBasisStorage {
 /// "xKV: Cross-Layer SVD for KV-Cache Compression"; abdelfattah-lab/xKV@bfe5d7201a09. At the end of a prompt the keys (before their rotary
 /// embedding) of all heads of a group of layers, side by side, become one matrix of low rank: per token one row of a basis that all of
 /// them share, per lane its coefficients; values likewise. The factorisation happens when the last layer of a group ends its prompt, so
-/// the exact rows of a group are alive together. Rows decoded later stay exact. T (half, bfloat16, float) holds factors and exact rows.
+/// the exact rows of a group are alive together. Rows decoded later stay exact. T (half, bfloat16, float) holds the values' factors and
+/// exact rows, F the keys' factors: bfloat16 beside 16-bit rows, as in the official code, which hardware multiplies two at a time.
 /// Deviations: the official code multiplies the factors back; here attention works on them: values by (p A) B, keys multiplied out and
 /// rotated in tiles. fold_in is ours. Selective reconstruction, which the paper names and the code lacks, is `Combine<XKV<>, Landmarks>`
 /// (our reading) or `Combine<XKV<>, Quest>`. For multi-head latent attention there is XKVLatents.
@@ -37,9 +40,9 @@ struct SharedBasisStorage {
 /// (rank_keys + rank_values) * (tokens + C) * sizeof(T), and the decoded rows. Reading is dearer than the bytes say: every layer reads the
 /// whole basis, keys cost 2 * rank * dim operations per row.
 /// A later end_prompt leaves its rows exact, as decoded ones. Evicted rows go in whole blocks of 128.
-template <class T = half>
+template <class T = half, class F = std::conditional_t<sizeof(T) == 2, bfloat16, T>>
 struct XKV {
-  using Storage = SharedBasisStorage<T>;
+  using Storage = SharedBasisStorage<T, F>;
 };
 
 /// The storage of XKVLatents.
