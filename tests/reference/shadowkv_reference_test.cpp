@@ -1,5 +1,7 @@
 // tests/reference/shadowkv_reference_test.cpp - ShadowKV's reference: invariants and official vectors.
 // SPDX-License-Identifier: MIT
+#include "kvcompress/reference/shadowkv.hpp"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,7 +12,6 @@
 #include <string>
 #include <vector>
 
-#include "kvcompress/reference/shadowkv.hpp"
 #include "support/random_matrix.hpp"
 #include "support/shadowkv_cases.hpp"
 

@@ -1,5 +1,7 @@
 // tests/reference/xkv_reference_test.cpp - xKV's reference: invariants and official vectors.
 // SPDX-License-Identifier: MIT
+#include "kvcompress/reference/xkv.hpp"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,7 +11,6 @@
 #include <string>
 #include <vector>
 
-#include "kvcompress/reference/xkv.hpp"
 #include "support/random_matrix.hpp"
 #include "support/xkv_cases.hpp"
 

@@ -8,6 +8,9 @@
 
 #include "kvcompress/kernels/exact.hpp"
 
+/// Measured on Zen 4 with GCC 12, GEAR at 4 bits with 2 % outliers, 4 queries, head size 128, cold, in ns per token and KV head; 24 as it is:
+/// - sums of a row in a register, stored where the row changes, which is mispredicted at every row: 38.
+/// - add_entries inlined: 26. Dot products of the four columns of a, one after the other: 25.
 namespace kvcompress::kernels {
 
 /// quads[4 * i + q] = from[q * stride + i] for `queries` (up to 4) rows of `count` numbers; 0 where there is no query.

@@ -47,7 +47,8 @@ struct RowSpace {
 /// s = min(rows, c): 8 (s^2 + 2 t c) + 4 t c + 12 rank c. Beside the handle, by Eigen: about 32 k^2 bytes and 4 MiB of packed
 /// tiles; `exact` about 16 s^2, and 8 rank c if rows < c.
 template <RowSource S>
-RowSpace find_row_space(const S& source, std::size_t rank, Factorisation mode, const Memory& memory) {
+RowSpace find_row_space(const S& of, std::size_t rank, Factorisation mode, const Memory& memory) {
+  const detail::AnyRows source(of);
   const std::size_t rows = source.rows();
   const std::size_t columns = source.columns();
   const std::size_t side = std::min(rows, columns);
@@ -56,7 +57,7 @@ RowSpace find_row_space(const S& source, std::size_t rank, Factorisation mode, c
   constexpr std::size_t small_side = 512;
   Vector<float> vectors = mode == Factorisation::exact || side <= small_side
                               ? detail::leading_by_gram(source, rank, memory)
-                              : detail::RangeFinder<S>(source, rank, memory).leading();
+                              : detail::RangeFinder<detail::AnyRows>(source, rank, memory).leading();
   rank = vectors.size() / columns;
   return {columns, rank, std::move(vectors)};
 }

@@ -128,8 +128,8 @@ class PageState {
 /// Source: "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference"; mit-han-lab/Quest@01c1623bf939, by the rule of its kernels:
 /// the newest page and the budget - 1 best of the others (its evaluation code forces no page and takes at least 3). Beyond it: grouped
 /// queries (its kernels have one query head per KV head). Ties go to the older page.
-/// Cost: 2 / page of the bytes of the keys in f16, per token; refreshing: a page's keys once. Tried without gain: asking for the next chosen page
-/// while one is read; choosing by a threshold on a copy of the scores.
+/// Cost: 2 / page of the bytes of the keys in f16, per token; refreshing: a page's keys once. Tried without gain: asking for the keys of the next
+/// page, or for all of a batch, while one is read (for the values of a page while its keys are met: a tenth faster at 128k rows).
 /// Loses: rows of pages that are not chosen, for this query only.
 template <class T>
 struct PageBounds {
