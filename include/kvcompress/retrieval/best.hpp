@@ -15,8 +15,8 @@
 namespace kvcompress::detail {
 
 /// Removes units that are certainly not among the `count` with the largest scores[unit]: those below a border that a sample of the scores
-/// suggests, if enough of them reach it. Cost: two passes. Measured at 8192 units, Zen 4: nth_element alone 60 us, a histogram of the scores
-/// first 25, this 8.
+/// suggests, if enough of them reach it. Cost: two passes. Best 127 of 8192 on Zen 4: 25 us, without
+/// this 81.
 inline void drop_low_units(Vector<Position>& units, std::size_t count, const float* scores) {
   constexpr std::size_t samples = 512;
   const std::size_t rank = samples * count / units.size() * 3 / 2 + 16;  // the border had better be too low than too high
