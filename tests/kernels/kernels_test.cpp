@@ -2,32 +2,24 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <random>
 #include <utility>
 #include <vector>
 
 #include "kvcompress/kernels/exact.hpp"
 #include "kvcompress/kernels/softmax.hpp"
+#include "kernels/numbers.hpp"
 
 namespace {
 
 using kvcompress::bfloat16;
 using kvcompress::half;
 namespace kernels = kvcompress::kernels;
-
-std::vector<float> numbers(std::size_t count, std::mt19937& rng) {
-  std::normal_distribution<float> normal;
-  std::vector<float> out(count);
-  for (float& x : out) { x = normal(rng); }
-  return out;
-}
-template <class T>
-std::vector<T> rounded(const std::vector<float>& from) {
-  std::vector<T> to(from.size());
-  for (std::size_t i = 0; i < from.size(); ++i) { to[i] = T(from[i]); }
-  return to;
-}
+using kvcompress::test::numbers;
+using kvcompress::test::rounded;
 
 constexpr std::size_t dims[] = {1, 7, 8, 9, 16, 24, 64, 80, 96, 100, 112, 128, 131, 192, 256};
 constexpr std::size_t counts[] = {1, 2, 3, 7, 8, 9, 17, 32, 33};
@@ -61,6 +53,31 @@ TYPED_TEST(RowKernels, DotRowsIsTheDotProduct) {
             ASSERT_NEAR(logits[q * (count + 1) + r], expected, 1e-4) << dim << " channels, " << count << " rows, query " << q << " of " << queries;
           }
           ASSERT_EQ(logits[q * (count + 1) + count], -7.0F) << "wrote behind the last row";
+        }
+      }
+    }
+  }
+}
+
+TYPED_TEST(RowKernels, DotRowsApartReadsNoFurtherThanItsRowsAndQueries) {
+  std::mt19937 rng(4);
+  for (const std::size_t dim : dims) {
+    for (const std::size_t count : {1UL, 2UL, 4UL, 5UL}) {
+      for (const std::size_t queries : query_counts) {
+        const std::size_t apart = dim + 3;
+        const auto rows = rounded<TypeParam>(numbers((count - 1) * apart + dim, rng));
+        auto query = numbers(queries * dim + 16, rng);  // no padding: behind a query comes the next one, behind the last what must not count
+        std::fill(query.begin() + static_cast<std::ptrdiff_t>(queries * dim), query.end(), std::numeric_limits<float>::quiet_NaN());
+        std::vector<float> logits(queries * count);
+        kernels::dot_rows_apart(rows.data(), apart, count, dim, query.data(), dim, queries, logits.data(), count);
+        for (std::size_t q = 0; q < queries; ++q) {
+          for (std::size_t r = 0; r < count; ++r) {
+            double expected = 0.0;
+            for (std::size_t c = 0; c < dim; ++c) {
+              expected += static_cast<double>(query[q * dim + c]) * static_cast<double>(static_cast<float>(rows[r * apart + c]));
+            }
+            ASSERT_NEAR(logits[q * count + r], expected, 1e-4) << dim << " channels, " << count << " rows, query " << q << " of " << queries;
+          }
         }
       }
     }

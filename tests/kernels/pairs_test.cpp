@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "kernels/numbers.hpp"
 #include "kvcompress/core/half.hpp"
 #include "kvcompress/kernels/pairs.hpp"
 #include "kvcompress/simd/scalar.hpp"
@@ -16,25 +17,20 @@ namespace {
 namespace native = kvcompress::simd::native;
 namespace scalar = kvcompress::simd::scalar;
 using kvcompress::bfloat16;
-
-std::vector<bfloat16> random_numbers(std::size_t count, std::mt19937& rng) {
-  std::normal_distribution<float> normal;
-  std::vector<bfloat16> out(count);
-  for (bfloat16& x : out) { x = bfloat16(normal(rng)); }
-  return out;
-}
+using kvcompress::test::numbers;
+using kvcompress::test::rounded;
 
 TEST(Pairs, AddedProductsAreTheScalarOnesUpToRounding) {
   std::mt19937 rng(1);
   constexpr std::size_t lanes = native::lanes;
   for (int round = 0; round < 2000; ++round) {
-    const auto numbers = random_numbers(4 * lanes, rng);
+    const auto words = rounded<bfloat16>(numbers(4 * lanes, rng));
     std::int32_t a[lanes];
     std::int32_t b[lanes];
     float sums[lanes];
     for (std::size_t i = 0; i < lanes; ++i) {
-      a[i] = static_cast<std::int32_t>(numbers[4 * i].bits | std::uint32_t{numbers[4 * i + 1].bits} << 16U);
-      b[i] = static_cast<std::int32_t>(numbers[4 * i + 2].bits | std::uint32_t{numbers[4 * i + 3].bits} << 16U);
+      a[i] = static_cast<std::int32_t>(words[4 * i].bits | std::uint32_t{words[4 * i + 1].bits} << 16U);
+      b[i] = static_cast<std::int32_t>(words[4 * i + 2].bits | std::uint32_t{words[4 * i + 3].bits} << 16U);
       sums[i] = static_cast<float>(i);
     }
     float fast[lanes];
@@ -52,8 +48,8 @@ TEST(Pairs, ProductsOfAllShapesAreTheDefinition) {
   for (const std::size_t dim : {1UL, 15UL, 16UL, 33UL, 64UL, 80UL, 100UL, 128UL}) {
     for (const std::size_t rank : {1UL, 2UL, 7UL, 32UL, 161UL}) {
       for (const std::size_t count : {1UL, 3UL, 8UL, 13UL, 16UL}) {
-        const auto rows = random_numbers(count * rank, rng);
-        const auto matrix = random_numbers(rank * dim, rng);
+        const auto rows = rounded<bfloat16>(numbers(count * rank, rng));
+        const auto matrix = rounded<bfloat16>(numbers(rank * dim, rng));
         const std::size_t stride = kvcompress::kernels::padded(dim);
         std::vector<std::uint32_t> pairs(kvcompress::kernels::pair_words(rank, dim));
         std::vector<float> out(count * stride, -1.0F);

@@ -6,6 +6,7 @@
 #include <random>
 #include <vector>
 
+#include "kernels/numbers.hpp"
 #include "kvcompress/core/half.hpp"
 #include "kvcompress/kernels/quads.hpp"
 #include "kvcompress/simd/native.hpp"
@@ -16,18 +17,12 @@ namespace {
 namespace native = kvcompress::simd::native;
 namespace scalar = kvcompress::simd::scalar;
 using kvcompress::half;
-
-std::vector<float> random_numbers(std::size_t count, std::mt19937& rng) {
-  std::normal_distribution<float> normal;
-  std::vector<float> out(count);
-  for (float& x : out) { x = normal(rng); }
-  return out;
-}
+using kvcompress::test::numbers;
 
 TEST(Quads, OperationsAreBitForBitTheScalarOnes) {
   std::mt19937 rng(1);
   for (int round = 0; round < 1000; ++round) {
-    const auto x = random_numbers(16, rng);
+    const auto x = numbers(16, rng);
     native::quad fast[4];
     scalar::quad slow[4];
     for (std::size_t i = 0; i < 4; ++i) {
@@ -53,8 +48,8 @@ TEST(Quads, TurnQueriesBothWays) {
   for (std::size_t queries = 1; queries <= 4; ++queries) {
     for (const std::size_t count : {0UL, 1UL, 3UL, 4UL, 30UL, 128UL}) {
       const std::size_t stride = count + 5;
-      const auto from = random_numbers(queries * stride, rng);
-      const auto before = random_numbers(queries * stride, rng);
+      const auto from = numbers(queries * stride, rng);
+      const auto before = numbers(queries * stride, rng);
       std::vector<float> quads(4 * count, -1.0F);
       kvcompress::kernels::to_quads(from.data(), stride, queries, count, quads.data());
       auto to = before;
@@ -74,21 +69,21 @@ TEST(Quads, TurnQueriesBothWays) {
 template <class From, class To>
 void check_entries(std::mt19937& rng) {
   for (const std::size_t count : {0UL, 1UL, 63UL, 64UL, 65UL, 1000UL}) {
-    const auto quads = random_numbers(4 * 200, rng);
-    std::vector<half> numbers(count);
+    const auto quads = numbers(4 * 200, rng);
+    std::vector<half> entries(count);
     std::vector<From> from(count);
     std::vector<To> to(count);
     std::vector<float> sums(4 * 100, 0.0F);
     std::vector<double> expected(4 * 100, 0.0);
     for (std::size_t i = 0; i < count; ++i) {
-      numbers[i] = half(static_cast<float>(rng() % 100) / 50.0F - 1.0F);
+      entries[i] = half(static_cast<float>(rng() % 100) / 50.0F - 1.0F);
       from[i] = static_cast<From>(rng() % 200);
       to[i] = static_cast<To>(rng() % 100);
       for (std::size_t q = 0; q < 4; ++q) {
-        expected[4 * std::size_t{to[i]} + q] += static_cast<double>(static_cast<float>(numbers[i])) * static_cast<double>(quads[4 * std::size_t{from[i]} + q]);
+        expected[4 * std::size_t{to[i]} + q] += static_cast<double>(static_cast<float>(entries[i])) * static_cast<double>(quads[4 * std::size_t{from[i]} + q]);
       }
     }
-    kvcompress::kernels::add_entries(numbers.data(), from.data(), to.data(), count, quads.data(), sums.data());
+    kvcompress::kernels::add_entries(entries.data(), from.data(), to.data(), count, quads.data(), sums.data());
     for (std::size_t i = 0; i < sums.size(); ++i) { ASSERT_NEAR(sums[i], expected[i], 1e-4); }
   }
 }

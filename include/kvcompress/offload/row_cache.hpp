@@ -19,6 +19,16 @@ class RowCache {
  public:
   RowCache(std::size_t dim, const Memory& memory)
       : dim_(dim), chunks_(Allocator<Chunk>(memory)), free_(Allocator<Position>(memory)), rows_(Allocator<T>(memory)) {}
+  /// With room for all places among the free ones, which a copied vector lacks: giving chunks up must not allocate.
+  RowCache(const RowCache& other)
+      : dim_(other.dim_), chunk_(other.chunk_), chunks_(other.chunks_), free_(other.free_.get_allocator()), rows_(other.rows_) {
+    free_.reserve(slots());
+    free_.assign(other.free_.begin(), other.free_.end());
+  }
+  RowCache(RowCache&&) noexcept = default;
+  RowCache& operator=(const RowCache& other) { return *this = RowCache(other); }
+  RowCache& operator=(RowCache&&) noexcept = default;
+  ~RowCache() = default;
 
   [[nodiscard]] std::size_t dim() const noexcept { return dim_; }
   [[nodiscard]] std::size_t chunk() const noexcept { return chunk_; }
@@ -84,6 +94,7 @@ class RowCache {
     if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
       archive.expect(count, numbers * sizeof(T));
       self.chunks_.resize(count);
+      self.free_.reserve(count);
       self.rows_.resize(count * numbers);
       for (std::size_t slot = 0; slot < count; ++slot) {
         Chunk& chunk = self.chunks_[slot];
@@ -134,7 +145,7 @@ class RowCache {
   std::size_t dim_;
   std::size_t chunk_ = 0;
   Vector<Chunk> chunks_;  // ascending ids
-  Vector<Position> free_;  // slots that hold nothing
+  Vector<Position> free_;  // slots that hold nothing; room for all of them
   Vector<T> rows_;  // (slots, chunk, dim)
 };
 
