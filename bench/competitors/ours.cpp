@@ -1,5 +1,7 @@
 // bench/competitors/ours.cpp - kvcompress, a competitor per policy.
 // SPDX-License-Identifier: MIT
+#include <algorithm>
+#include <cmath>
 #include <memory>
 #include <vector>
 
@@ -21,16 +23,23 @@ class Ours final : public Competitor {
   void prepare(const Data& data, std::size_t cold_bytes) override {
     const Case& c = case_ = data.of();
     caches_.push_back(compressed_prompt(policy_, data));
+    first_ = data.queries(c.context, 1);
+    second_ = data.queries(c.context + 1, 1);
+    queries_ = first_;
+    output_.resize(first_.size());
+    workspaces_.assign(c.threads, Workspace(caches_.front()->shape()));
+    run_all();
+    steps_ = fetched_ = 0;
+    run_all();  // now the rows that steps before have chosen are at hand
     read_ = bytes_of_step();
     while (caches_.size() * policy_.layers * read_ < cold_bytes) { caches_.push_back(caches_.front()->copy()); }
-    queries_ = data.queries(c.context, 1);
-    output_.resize(queries_.size());
-    workspaces_.assign(c.threads, Workspace(caches_.front()->shape()));
-    for (std::size_t i = 0; i < caches_.size() * policy_.layers; ++i) { run(); }  // chosen rows are at hand, where they stay
+    run_all();
+    steps_ = fetched_ = 0;
   }
   void run() override {
     latest_ = next_;
     next_ = (next_ + 1) % (caches_.size() * policy_.layers);
+    if (latest_ == 0) { turn(); }
     AnyCache& cache = *caches_[latest_ / policy_.layers];
     const std::size_t layer = latest_ % policy_.layers;
     const Rows queries = Rows::tokens_first(queries_.data(), 1, case_.query_heads, case_.head_dim);
@@ -41,14 +50,18 @@ class Ours final : public Competitor {
     } else {
       cache.attend(layer, queries, out, workspaces_, std::ref(threads(case_.threads)), {});
     }
-    fetched_ = cache.fetched() - fetched;
+    fetched_ += cache.fetched() - fetched;
+    ++steps_;
   }
   [[nodiscard]] std::span<const float> output() const override { return output_; }
   [[nodiscard]] std::size_t bytes_read() const override { return read_; }
   [[nodiscard]] double bits_per_value() const override { return caches_.front()->bits_per_value(); }
   [[nodiscard]] double hit_rate() const override {
-    if (policy_.reads != Reads::chunks && policy_.reads != Reads::anew) { return -1.0; }
-    return 1.0 - static_cast<double>(fetched_) / static_cast<double>(rows_chosen * case_.kv_heads * case_.head_dim * sizeof(half));
+    if (policy_.reads != Reads::chunks) { return -1.0; }
+    return 1.0 - static_cast<double>(fetched_) / static_cast<double>(steps_ * rows_chosen * case_.kv_heads * case_.head_dim * sizeof(half));
+  }
+  void query(const Data&, std::size_t query_head, float* out) const override {
+    std::copy_n(queries_.data() + query_head * case_.head_dim, case_.head_dim, out);
   }
   /// A choice that two roundings put on either side of the budget's border changes a chunk in 256.
   [[nodiscard]] double tolerance() const override {
@@ -74,6 +87,17 @@ class Ours final : public Competitor {
   }
 
  private:
+  void turn() {
+    if (policy_.turn == 0.0) { return; }
+    angle_ += policy_.turn;
+    const auto cosine = static_cast<float>(std::cos(angle_));
+    const auto sine = static_cast<float>(std::sin(angle_));
+    for (std::size_t i = 0; i < queries_.size(); ++i) { queries_[i] = cosine * first_[i] + sine * second_[i]; }
+  }
+  /// A step of every layer of every copy.
+  void run_all() {
+    for (std::size_t i = 0; i < caches_.size() * policy_.layers; ++i) { run(); }
+  }
   /// Indices are made of the exact rows, before these are encoded.
   [[nodiscard]] reference::Rows chosen(const Data& data, std::size_t head) const {
     const auto dim = static_cast<reference::Index>(case_.head_dim);
@@ -104,10 +128,11 @@ class Ours final : public Competitor {
         return memory.factors - coefficients + coefficients / policy_.layers + exact;
       }
       case Reads::pages: return memory.indices + bytes_of_rows(cache) * rows_chosen / (case_.context + 1);
-      case Reads::chunks: return memory.indices + memory.exact_rows + rows_chosen * 2 * width * sizeof(half);
-      case Reads::anew: {  // instead of the keys at hand: rows of the basis for each head, and its coefficients
+      case Reads::chunks: {  // of rows that are not at hand the basis and the coefficients instead of keys
         const std::size_t rank = width * 5 / 32;
-        return memory.indices + memory.exact_rows + (rows_chosen * width + rows_chosen * case_.kv_heads * rank + rank * width) * sizeof(half);
+        const auto missed = static_cast<std::size_t>((1.0 - hit_rate()) * rows_chosen);
+        const std::size_t keys = (rows_chosen - missed) * width + missed * case_.kv_heads * rank + (missed > 0 ? rank * width : 0);
+        return memory.indices + memory.exact_rows + (rows_chosen * width + keys) * sizeof(half);
       }
     }
     return 0;
@@ -116,13 +141,17 @@ class Ours final : public Competitor {
   const Policy& policy_;
   Case case_{};
   std::vector<std::unique_ptr<AnyCache>> caches_{};
+  std::vector<float> first_{};   // queries turn from these
+  std::vector<float> second_{};  // to these
   std::vector<float> queries_{};
   std::vector<float> output_{};
   std::vector<Workspace> workspaces_{};
   std::size_t read_ = 0;
   std::size_t next_ = 0;
   std::size_t latest_ = 0;
-  std::size_t fetched_ = 0;
+  double angle_ = 0.0;
+  std::size_t steps_ = 0;
+  std::size_t fetched_ = 0;  // bytes, in these steps
 };
 
 /// What takes long to compress is short unless everything is asked for.

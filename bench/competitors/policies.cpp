@@ -29,7 +29,8 @@ const std::vector<Policy>& policies() {
       {.name = "quest2048", .spec = "quest:budget=2048,dense_layers=0", .reads = Reads::pages, .shortest = 4096},
       {.name = "quest2048+kivi4", .spec = "quest:budget=2048,dense_layers=0+kivi4", .reads = Reads::pages, .shortest = 4096},
       {.name = "shadowkv2048_hits", .spec = "shadowkv:budget=2048", .reads = Reads::chunks, .shortest = 4096},
-      {.name = "shadowkv2048_misses", .spec = "shadowkv:budget=2048,reuse=false", .reads = Reads::anew, .shortest = 4096},
+      {.name = "shadowkv2048_drift", .spec = "shadowkv:budget=2048", .reads = Reads::chunks, .shortest = 4096, .turn = 0.36},
+      {.name = "shadowkv2048_misses", .spec = "shadowkv:budget=2048,reuse=false", .reads = Reads::chunks, .shortest = 4096},
       {.name = "xkv", .spec = "xkv", .reads = Reads::basis, .shortest = 4096, .longest = 16384, .layers = 4},
   };
   return all;

@@ -17,8 +17,7 @@ enum class Reads {
   everything,
   basis,     ///< xKV: the basis of its group of layers, the coefficients of its own layer
   pages,     ///< Quest: the index and the chosen rows
-  chunks,    ///< ShadowKV: landmarks and the rows at hand
-  anew,      ///< ShadowKV without reuse: landmarks, and all chosen rows from the basis and the slow tier
+  chunks,    ///< ShadowKV: landmarks, and the chosen rows, at hand or from the basis and the slow tier
 };
 
 struct Policy {
@@ -30,6 +29,7 @@ struct Policy {
   bool observes = false;          ///< needs the prompt's last queries
   std::size_t layers = 1;
   double tolerance = 2e-4;        ///< of the kernel's error
+  double turn = 0.0;              ///< radians by which the queries of a step differ from those of the step before
 };
 
 /// Rows that Quest and ShadowKV choose.

@@ -66,7 +66,7 @@ inline Errors errors_of(Competitor& competitor, const Data& data) {
   std::vector<float> query(dim);
   Errors worst;
   for (const std::size_t head : verified_heads(data.of())) {
-    data.query(data.of().context, head, query.data());
+    competitor.query(data, head, query.data());
     const auto got = competitor.output().subspan(head * dim, dim);
     worst.kernel = std::max(worst.kernel, relative_error(got, attention(query.data(), dim, [&](auto&& visit) { competitor.rows(data, head, visit); })));
     worst.output = std::max(worst.output, relative_error(got, attention(query.data(), dim, [&](auto&& visit) {

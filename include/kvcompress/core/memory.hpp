@@ -100,9 +100,4 @@ struct MemoryReport {
   }
 };
 
-/// Asks the processor for bytes that will be read soon.
-inline void fetch_soon(const void* from, std::size_t bytes) noexcept {
-  for (std::size_t i = 0; i < bytes; i += 64) { __builtin_prefetch(static_cast<const std::byte*>(from) + i, 0, 3); }
-}
-
 }  // namespace kvcompress

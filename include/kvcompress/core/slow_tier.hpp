@@ -11,6 +11,7 @@
 #include "kvcompress/core/error.hpp"
 #include "kvcompress/core/memory.hpp"
 #include "kvcompress/core/shared.hpp"
+#include "kvcompress/core/soon_needed.hpp"
 #include "kvcompress/core/unnamed_file.hpp"
 
 namespace kvcompress {

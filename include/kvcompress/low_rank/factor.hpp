@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kvcompress/core/blocks.hpp"
+#include "kvcompress/core/soon_needed.hpp"
 #include "kvcompress/core/views.hpp"
 #include "kvcompress/kernels/exact.hpp"
 #include "kvcompress/kernels/pairs.hpp"
@@ -61,14 +62,14 @@ class Factor {
       if (rank_ > 0) { kernels::interleave_pairs(coefficient_rows(), rank_, dim_, reinterpret_cast<std::uint32_t*>(scratch)); }
     }
   }
-  /// Multiplies out rows [first, first + count): out[r] (stride out_stride, padded). `scratch`: rebuild_floats(count).
+  /// Multiplies out rows [first, first + count): out[r] (stride out_stride, padded). `scratch`: rebuild_floats(count). Asks for `soon` meanwhile.
   /// Cost: 2 * count * rank * dim operations.
-  void rebuild(std::size_t first, std::size_t count, float* out, std::size_t out_stride, float* scratch) const noexcept {
+  void rebuild(std::size_t first, std::size_t count, float* out, std::size_t out_stride, float* scratch, SoonNeeded soon = {}) const noexcept {
     if constexpr (by_pairs) {
       const auto* pairs = reinterpret_cast<const std::uint32_t*>(scratch);
       for (std::size_t done = 0; rank_ > 0 && done < count;) {
         const std::size_t now = std::min(count - done, block_rows - (first + done) % block_rows);
-        kernels::multiply_pairs(basis_row(first + done), now, rank_, pairs, dim_, out + done * out_stride, out_stride);
+        kernels::multiply_pairs(basis_row(first + done), now, rank_, pairs, dim_, out + done * out_stride, out_stride, soon);
         done += now;
       }
       if (rank_ > 0) { return; }
@@ -80,8 +81,6 @@ class Factor {
     }
     if (rank_ > 0) { kernels::mix_rows(coefficient_rows(), rank_, dim_, scratch, stride, count, out, out_stride); }
   }
-  /// Asks for rows [first, first + count) of one block, which will be read soon.
-  void fetch(std::size_t first, std::size_t count) const noexcept { fetch_soon(basis_row(first), count * rank_ * sizeof(T)); }
   /// Multiplies out one row, for inspection.
   void read(std::size_t row, float* out) const noexcept {
     std::fill_n(out, dim_, 0.0F);

@@ -58,10 +58,14 @@ class RebuiltKeys : public FactoredRows<T, F> {
     scratch.resize(std::max(scratch.size(), scratch_floats(this->dim_, 0)));
     bool ready = false;
     const std::size_t size = at_hand_.chunk();
-    at_hand_.choose(ranges, this->settled(), reuse_, [&](std::size_t chunk, T* to) {
-      const float* rows = rebuild(chunk * size, size, ready, table, rotation, scratch.data());
-      for (std::size_t r = 0; r < size; ++r) { kernels::convert(rows + r * kernels::padded(this->dim_), to + r * this->dim_, this->dim_); }
-    }, [&](std::size_t chunk) { this->factor_.fetch(chunk * size, size); });
+    at_hand_.choose(ranges, this->settled(), reuse_, [&](auto one, auto next) {
+      SoonNeeded soon;
+      if (next.to != nullptr) {
+        const Factor<F>& factor = this->factor_;
+        soon = {factor.basis_row(next.chunk * size), size * factor.rank() * sizeof(F), next.to, size * this->dim_ * sizeof(T)};
+      }
+      rebuild(one.chunk * size, size, ready, table, rotation, scratch.data(), one.to, this->dim_, soon);
+    });
     return 0;
   }
   void scores(RowRange range, const RowTable& table, Rotation& rotation, const float* queries, std::size_t query_stride, std::size_t query_count,
@@ -70,12 +74,14 @@ class RebuiltKeys : public FactoredRows<T, F> {
     if (range.first < border) {
       bool ready = false;
       at_hand_.for_runs({range.first, std::min(range.last, border)},
-                        [&](const T* rows, std::size_t offset, std::size_t count) {
-                          kernels::dot_rows(rows, count, this->dim_, queries, query_stride, query_count, logits + offset, logit_stride);
+                        [&](const T* rows, const T* next, std::size_t offset, std::size_t count) {
+                          kernels::dot_rows(rows, count, this->dim_, queries, query_stride, query_count, logits + offset, logit_stride, next);
                         },
                         [&](std::size_t row, std::size_t offset, std::size_t count) {
-                          const float* rows = rebuild(row, count, ready, table, rotation, scratch);
-                          kernels::dot_rows(rows, count, kernels::padded(this->dim_), queries, query_stride, query_count, logits + offset, logit_stride);
+                          float* rows = rebuilt(scratch);
+                          const std::size_t stride = kernels::padded(this->dim_);
+                          rebuild(row, count, ready, table, rotation, scratch, rows, stride, {});
+                          kernels::dot_rows(rows, count, stride, queries, query_stride, query_count, logits + offset, logit_stride);
                         });
     }
     if (range.last > border) {
@@ -88,7 +94,7 @@ class RebuiltKeys : public FactoredRows<T, F> {
   }
   void read(std::size_t row, const RowTable& table, Rotation& rotation, float* out) const noexcept {
     if (row >= this->settled()) { return this->tail_.read(row - this->settled(), out); }
-    at_hand_.for_runs({row, row + 1}, [&](const T* held, std::size_t, std::size_t) { kernels::widen(held, out, this->dim_); },
+    at_hand_.for_runs({row, row + 1}, [&](const T* held, const T*, std::size_t, std::size_t) { kernels::widen(held, out, this->dim_); },
                       [&](std::size_t, std::size_t, std::size_t) {
                         this->factor_.read(row, out);
                         if (!table.alive(row)) { return; }
@@ -116,34 +122,40 @@ class RebuiltKeys : public FactoredRows<T, F> {
   }
 
  private:
-  /// Rows multiplied out and rotated, padded(dim) apart, behind the factor's part of `scratch`, which this makes ready at the first call.
-  const float* rebuild(std::size_t first, std::size_t count, bool& ready, const RowTable& table, Rotation& rotation, float* scratch) const noexcept {
-    const std::size_t stride = kernels::padded(this->dim_);
-    float* rows = scratch + this->factor_.rebuild_floats(at_hand_.chunk());
+  /// Where rows are multiplied out, padded(dim) apart: behind the factor's part of the scratch.
+  float* rebuilt(float* scratch) const noexcept { return scratch + this->factor_.rebuild_floats(at_hand_.chunk()); }
+  /// Multiplies rows out, rotates them and rounds them to out[r], `stride` apart; the first call makes the factor's part of `scratch` ready.
+  template <class Number>
+  void rebuild(std::size_t first, std::size_t count, bool& ready, const RowTable& table, Rotation& rotation, float* scratch, Number* out,
+               std::size_t stride, SoonNeeded soon) const noexcept {
+    const std::size_t wide = kernels::padded(this->dim_);
+    float* row = rebuilt(scratch);
     if (!ready) { this->factor_.prepare_rebuild(scratch); }
     ready = true;
-    this->factor_.rebuild(first, count, rows, stride, scratch);
-    for (std::size_t r = 0; r < count; ++r) {
-      if (!table.alive(first + r)) { continue; }
-      rotation.turn_by(table.position(first + r));
-      rotation.apply(rows + r * stride);
+    this->factor_.rebuild(first, count, row, wide, scratch, soon);
+    for (std::size_t r = first; r < first + count; ++r, row += wide, out += stride) {
+      if (table.alive(r)) {
+        rotation.turn_by(table.position(r));
+        rotation.apply(row, this->dim_, out);
+      } else {
+        kernels::convert(row, out, this->dim_);
+      }
     }
-    return rows;
   }
   /// Copies of exact rows that are about to be encoded.
   void keep_at_hand(const Reads& reads, Vector<Position>& chunks, Vector<float>& scratch) {
     const bool first = this->settled() == 0;
-    const auto load = [&](std::size_t chunk, T* to) {
+    const auto load = [&](auto one, auto /*next*/) {
       scratch.resize(std::max(scratch.size(), this->dim_));
       for (std::size_t r = 0; r < reads.unit; ++r) {
-        this->tail_.read(chunk * reads.unit + r - this->settled(), scratch.data());
-        kernels::convert(scratch.data(), to + r * this->dim_, this->dim_);
+        this->tail_.read(one.chunk * reads.unit + r - this->settled(), scratch.data());
+        kernels::convert(scratch.data(), one.to + r * this->dim_, this->dim_);
       }
     };
     if (first) { at_hand_.clear(); }  // what an attempt that failed may have left
     chunks_of(reads.always, reads.unit, chunks);
-    at_hand_.always().hold(reads.unit, {chunks.data(), chunks.size()}, load, [](std::size_t) {});
-    if (first) { at_hand_.choose(reads.first, reads.indexed, false, load, [](std::size_t) {}); }
+    at_hand_.always().hold(reads.unit, {chunks.data(), chunks.size()}, load);
+    if (first) { at_hand_.choose(reads.first, reads.indexed, false, load); }
   }
 
   std::size_t rank_;

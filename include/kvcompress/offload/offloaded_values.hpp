@@ -81,8 +81,10 @@ class OffloadedValues {
   std::size_t prepare(std::span<const RowRange> ranges) {
     if (settled() == 0) { return 0; }
     const std::size_t bytes = at_hand_.chunk() * dim_ * sizeof(T);
-    return bytes * at_hand_.choose(ranges, settled(), reuse_, [&](std::size_t chunk, T* to) { read_chunk(chunk, to); },
-                                   [&](std::size_t chunk) { fetch_chunk(chunk); });
+    return bytes * at_hand_.choose(ranges, settled(), reuse_, [&](auto one, auto next) {
+      if (next.to != nullptr) { fetch_chunk(next.chunk); }
+      read_chunk(one.chunk, one.to);
+    });
   }
   /// Encoded rows must have been prepared.
   void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
@@ -90,8 +92,8 @@ class OffloadedValues {
     const std::size_t border = settled();
     if (range.first < border) {
       at_hand_.for_runs({range.first, std::min(range.last, border)},
-                        [&](const T* rows, std::size_t offset, std::size_t count) {
-                          kernels::mix_rows(rows, count, dim_, weights + offset, weight_stride, query_count, out, out_stride);
+                        [&](const T* rows, const T* next, std::size_t offset, std::size_t count) {
+                          kernels::mix_rows(rows, count, dim_, weights + offset, weight_stride, query_count, out, out_stride, next);
                         },
                         [](std::size_t, std::size_t, std::size_t) { __builtin_abort(); });
     }
@@ -211,17 +213,17 @@ class OffloadedValues {
   }
   void keep_at_hand(const Reads& reads, Vector<Position>& chunks, Vector<float>& scratch) {
     const std::size_t border = settled();
-    const auto load = [&](std::size_t chunk, T* to) {
+    const auto load = [&](auto one, auto /*next*/) {
       scratch.resize(std::max(scratch.size(), dim_));
       for (std::size_t r = 0; r < reads.unit; ++r) {
-        tail_.read(chunk * reads.unit + r - border, scratch.data());
-        kernels::convert(scratch.data(), to + r * dim_, dim_);
+        tail_.read(one.chunk * reads.unit + r - border, scratch.data());
+        kernels::convert(scratch.data(), one.to + r * dim_, dim_);
       }
     };
     if (border == 0) { at_hand_.clear(); }  // what an attempt that failed may have left
     chunks_of(reads.always, reads.unit, chunks);
-    at_hand_.always().hold(reads.unit, {chunks.data(), chunks.size()}, load, [](std::size_t) {});
-    if (border == 0) { at_hand_.choose(reads.first, reads.indexed, false, load, [](std::size_t) {}); }
+    at_hand_.always().hold(reads.unit, {chunks.data(), chunks.size()}, load);
+    if (border == 0) { at_hand_.choose(reads.first, reads.indexed, false, load); }
   }
   void take(const SlowRegion& region, std::size_t base, std::size_t rows) noexcept {
     const std::size_t first = regions_.empty() ? 0 : regions_.back().first + regions_.back().rows;

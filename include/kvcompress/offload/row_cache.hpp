@@ -33,35 +33,52 @@ class RowCache {
   [[nodiscard]] std::size_t dim() const noexcept { return dim_; }
   [[nodiscard]] std::size_t chunk() const noexcept { return chunk_; }
   [[nodiscard]] std::size_t size() const noexcept { return chunks_.size(); }
-  [[nodiscard]] bool has(std::size_t chunk) const noexcept { return find(chunk) != nullptr; }
-  /// Rows of a chunk that is here, dim numbers each.
-  [[nodiscard]] const T* rows(std::size_t chunk) const noexcept { return at(find(chunk)->slot); }
+  [[nodiscard]] bool has(std::size_t chunk) const noexcept { return rows(chunk).these != nullptr; }
+  /// Rows of a chunk, dim numbers each, and those of the chunk here that comes after it; null if not here, or if it is the last.
+  struct Found {
+    const T* these = nullptr;
+    const T* next = nullptr;
+  };
+  [[nodiscard]] Found rows(std::size_t chunk) const noexcept {
+    const auto place = std::lower_bound(chunks_.begin(), chunks_.end(), chunk, [](const Chunk& one, std::size_t wanted) { return one.id < wanted; });
+    if (place == chunks_.end() || place->id != chunk) { return {}; }
+    return {at(place->slot), place + 1 == chunks_.end() ? nullptr : at((place + 1)->slot)};
+  }
 
-  /// Makes the chunks (ascending) those that are here. The ones that were here already stay as they are; load(chunk, to) fills the others,
-  /// soon(chunk) says that its turn comes next. Returns how many were loaded. If load fails, the chunks not loaded yet are missing.
-  std::size_t hold(std::size_t chunk_rows, std::span<const Position> chunks, auto&& load, auto&& soon) {
+  /// A chunk that is to be loaded, and where to.
+  struct Missing {
+    Position chunk = no_position;
+    T* to = nullptr;
+  };
+
+  /// Makes the chunks (ascending) those that are here. The ones that were here already stay as they are; load(one, next) fills the others, of
+  /// which `next` comes after it (no_position: none does). Returns how many were loaded. If load fails, the chunks not loaded yet are missing.
+  std::size_t hold(std::size_t chunk_rows, std::span<const Position> chunks, auto&& load) {
     if (chunk_ != chunk_rows) { clear(); }
     chunk_ = chunk_rows;
     chunks_.reserve(chunks.size());  // what can fail comes first
     free_.reserve(std::max(chunks.size(), slots()));
-    drop_others(chunks);
-    std::size_t missing = 0;
-    for (const Position chunk : chunks) { missing += has(chunk) ? 0U : 1U; }
+    keep_only(chunks);
+    const std::size_t missing = chunks.size() - chunks_.size();
     const std::size_t before = slots();
     if (missing > free_.size()) { rows_.resize(rows_.size() + (missing - free_.size()) * chunk_ * dim_); }
     for (std::size_t slot = slots(); slot > before; --slot) { free_.push_back(static_cast<Position>(slot - 1)); }
-    std::size_t loaded = 0;
-    for (std::size_t i = 0; i < chunks.size(); ++i) {
-      const Position chunk = chunks[i];
-      if (has(chunk)) { continue; }
-      if (i + 1 < chunks.size() && !has(chunks[i + 1])) { soon(chunks[i + 1]); }
-      const Position slot = free_.back();
-      load(chunk, rows_.data() + slot * chunk_ * dim_);
+    list(chunks);
+    const struct Unlist {  // also if load throws
+      Vector<Chunk>& listed;
+      ~Unlist() {
+        std::erase_if(listed, [](const Chunk& chunk) { return chunk.slot == no_position; });
+      }
+    } unlist_what_failed{chunks_};
+    for (std::size_t i = next_missing(0); i < chunks_.size();) {
+      const std::size_t next = next_missing(i + 1);
+      const auto to = [this](std::size_t from_last) { return rows_.data() + free_[free_.size() - from_last] * chunk_ * dim_; };
+      load(Missing{chunks_[i].id, to(1)}, next < chunks_.size() ? Missing{chunks_[next].id, to(2)} : Missing{});
+      chunks_[i].slot = free_.back();
       free_.pop_back();
-      insert({chunk, slot});
-      ++loaded;
+      i = next;
     }
-    return loaded;
+    return missing;
   }
   /// The `count` chunks from `first` on have left, later ones have moved up.
   void erase(std::size_t first, std::size_t count) noexcept {
@@ -126,20 +143,27 @@ class RowCache {
 
   [[nodiscard]] std::size_t slots() const noexcept { return chunk_ == 0 ? 0 : rows_.size() / (chunk_ * dim_); }
   [[nodiscard]] const T* at(std::size_t slot) const noexcept { return rows_.data() + slot * chunk_ * dim_; }
-  [[nodiscard]] const Chunk* find(std::size_t id) const noexcept {
-    const auto place = std::lower_bound(chunks_.begin(), chunks_.end(), id, [](const Chunk& chunk, std::size_t wanted) { return chunk.id < wanted; });
-    return place != chunks_.end() && place->id == id ? &*place : nullptr;
+  [[nodiscard]] std::size_t next_missing(std::size_t from) const noexcept {
+    while (from < chunks_.size() && chunks_[from].slot != no_position) { ++from; }
+    return from;
   }
-  void insert(Chunk chunk) noexcept {
-    const auto place = std::lower_bound(chunks_.begin(), chunks_.end(), chunk.id, [](const Chunk& other, std::size_t id) { return other.id < id; });
-    chunks_.insert(place, chunk);
-  }
-  void drop_others(std::span<const Position> wanted) noexcept {
+  void keep_only(std::span<const Position> wanted) noexcept {
+    std::size_t next = 0;
     std::erase_if(chunks_, [&](const Chunk& chunk) {
-      if (std::binary_search(wanted.begin(), wanted.end(), chunk.id)) { return false; }
+      while (next < wanted.size() && wanted[next] < chunk.id) { ++next; }
+      if (next < wanted.size() && wanted[next] == chunk.id) { return false; }
       free_.push_back(chunk.slot);
       return true;
     });
+  }
+  /// Lists all of `wanted`, which hold those that are here; the others have no slot yet.
+  void list(std::span<const Position> wanted) noexcept {
+    std::size_t here = chunks_.size();
+    chunks_.resize(wanted.size());
+    for (std::size_t i = wanted.size(); i-- > 0;) {
+      const bool held = here > 0 && chunks_[here - 1].id == wanted[i];
+      chunks_[i] = held ? chunks_[--here] : Chunk{wanted[i], no_position};
+    }
   }
 
   std::size_t dim_;
@@ -160,7 +184,7 @@ class AtHand {
   [[nodiscard]] std::size_t chunk() const noexcept { return always_.chunk(); }
 
   /// Brings the chunks of `ranges` below row `border` here, and drops chosen ones that are not among them. Returns how many were loaded.
-  std::size_t choose(std::span<const RowRange> ranges, std::size_t border, bool reuse, auto&& load, auto&& soon) {
+  std::size_t choose(std::span<const RowRange> ranges, std::size_t border, bool reuse, auto&& load) {
     wanted_.clear();
     for (const RowRange range : ranges) {
       for (std::size_t row = range.first; row < std::min(range.last, border); row += chunk()) {
@@ -168,16 +192,17 @@ class AtHand {
       }
     }
     if (!reuse) { chosen_.forget(); }
-    return chosen_.hold(chunk(), {wanted_.data(), wanted_.size()}, load, soon);
+    return chosen_.hold(chunk(), {wanted_.data(), wanted_.size()}, load);
   }
-  /// Calls run(rows, offset in the range, count) for the stretches of `range`, whose chunks must all be here; elsewhere(row, offset, count)
-  /// for those that are not.
+  /// Calls run(rows, rows to fetch meanwhile or null, offset in the range, count) for the stretches of `range`, whose chunks must all be here;
+  /// elsewhere(row, offset, count) for those that are not.
   void for_runs(RowRange range, auto&& run, auto&& elsewhere) const noexcept {
     for (std::size_t row = range.first; row < range.last;) {
       const std::size_t id = row / chunk();
       const std::size_t count = std::min(range.last, (id + 1) * chunk()) - row;
-      const RowCache<T>* cache = always_.has(id) ? &always_ : chosen_.has(id) ? &chosen_ : nullptr;
-      if (cache != nullptr) { run(cache->rows(id) + row % chunk() * dim(), row - range.first, count); }
+      auto found = chosen_.rows(id);
+      if (found.these == nullptr) { found = always_.rows(id); }
+      if (found.these != nullptr) { run(found.these + row % chunk() * dim(), found.next, row - range.first, count); }
       else { elsewhere(row, row - range.first, count); }
       row += count;
     }

@@ -8,6 +8,7 @@
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/core/blocks.hpp"
 #include "kvcompress/core/row_table.hpp"
+#include "kvcompress/core/soon_needed.hpp"
 #include "kvcompress/core/views.hpp"
 #include "kvcompress/kernels/exact.hpp"
 
