@@ -3,14 +3,11 @@
 #include <kvcompress/low_rank.hpp>
 #include <kvcompress/reference/attention.hpp>
 
-#include <vector>
+#include <cstddef>
 
 using namespace kvcompress;
 
-int main() {
-  KVCache<ShadowKV<>> cache({.query_heads = 2, .kv_heads = 2, .head_dim = 16});
-  const std::vector<float> rows(100 * 2 * 16, 0.5F);
-  cache.append(0, Rows::tokens_first(rows.data(), 100, 2, 16), Rows::tokens_first(rows.data(), 100, 2, 16));
-  cache.end_prompt(0);
-  return cache.memory().slow_tier > 0 && reference::Matrix::Identity(2, 2).trace() == 2.0 ? 0 : 1;
+int main() {  // compiles no factorisation, which takes most of a minute
+  const std::size_t bytes = KVCache<ShadowKV<>>::bytes_for({.query_heads = 2, .kv_heads = 2, .head_dim = 16}, 1000);
+  return bytes > 0 && reference::Matrix::Identity(2, 2).trace() == 2.0 ? 0 : 1;
 }
