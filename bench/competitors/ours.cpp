@@ -128,11 +128,11 @@ class Ours final : public Competitor {
         return memory.factors - coefficients + coefficients / policy_.layers + exact;
       }
       case Reads::pages: return memory.indices + bytes_of_rows(cache) * rows_chosen / (case_.context + 1);
-      case Reads::chunks: {  // of rows that are not at hand the basis and the coefficients instead of keys
+      case Reads::chunks: {  // the exact rows hold the chosen ones; where these are missed, the basis and the slow tier are read instead
         const std::size_t rank = width * 5 / 32;
         const auto missed = static_cast<std::size_t>((1.0 - hit_rate()) * rows_chosen);
-        const std::size_t keys = (rows_chosen - missed) * width + missed * case_.kv_heads * rank + (missed > 0 ? rank * width : 0);
-        return memory.indices + memory.exact_rows + (rows_chosen * width + keys) * sizeof(half);
+        const std::size_t basis = missed * case_.kv_heads * rank + (missed > 0 ? rank * width : 0);
+        return memory.indices + memory.exact_rows + (basis + missed * width - missed * 2 * width) * sizeof(half);
       }
     }
     return 0;
