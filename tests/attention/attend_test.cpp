@@ -255,6 +255,7 @@ TEST(Rotation, TurnsAsTheReferenceDoes) {
           std::mt19937 rng(12);
           auto row = normal_numbers(dim, rng);
           auto again = row;
+          const auto before = row;
           reference::Matrix matrix(1, static_cast<reference::Index>(dim));
           for (std::size_t c = 0; c < dim; ++c) { matrix(0, static_cast<reference::Index>(c)) = static_cast<double>(row[c]); }
           Rotation rotation(shape, {});
@@ -263,6 +264,9 @@ TEST(Rotation, TurnsAsTheReferenceDoes) {
           used.turn_by(position);
           used.apply(again.data());
           ASSERT_EQ(row, again);
+          std::vector<half> rounded(dim);
+          used.apply(before.data(), dim, rounded.data());
+          for (std::size_t c = 0; c < dim; ++c) { ASSERT_EQ(rounded[c].bits, half(row[c]).bits) << "channel " << c << " of " << dim << ", rotary " << rotary; }
           const auto expected = reference::rotate(matrix, reference::consecutive(position, 1),
                                                   {.pairing = pairing == RopePairing::half_split ? reference::Pairing::half : reference::Pairing::interleaved,
                                                    .theta = 500.0,
