@@ -41,8 +41,7 @@ class Growing {
     cache_->attend(0, Rows::tokens_first(queries.data(), 1, c.query_heads, c.head_dim), Output::tokens_first(out.data(), c.query_heads, c.head_dim),
                    workspace, {}, {});
     const std::size_t head = c.query_heads - 1;
-    RelativeError error;
-    error.add({out.data() + head * c.head_dim, c.head_dim}, attention(queries.data() + head * c.head_dim, c.head_dim, [&](auto&& visit) {
+    return relative_error({out.data() + head * c.head_dim, c.head_dim}, attention(queries.data() + head * c.head_dim, c.head_dim, [&](auto&& visit) {
       const RowTable& table = cache_->table(0, c.kv_heads - 1);
       std::vector<float> row(2 * c.head_dim);
       for (std::size_t r = 0; r < table.rows(); ++r) {
@@ -51,7 +50,6 @@ class Growing {
         visit(row.data(), row.data() + c.head_dim);
       }
     }));
-    return error.value();
   }
 
  private:

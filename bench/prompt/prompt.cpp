@@ -65,9 +65,7 @@ double error_of(const PromptAttention& prompt, const Data& data) {
           visit(rows.data(), rows.data() + c.head_dim);
         }
       });
-      RelativeError error;
-      error.add(prompt.output().subspan((token * c.query_heads + head) * c.head_dim, c.head_dim), expected);
-      worst = std::max(worst, error.value());
+      worst = std::max(worst, relative_error(prompt.output().subspan((token * c.query_heads + head) * c.head_dim, c.head_dim), expected));
     }
   }
   return worst;

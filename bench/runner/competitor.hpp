@@ -45,7 +45,7 @@ class Competitor {
   }
   /// The latest step's query of a head.
   virtual void query(const Data& data, std::size_t query_head, float* out) const { data.query(data.of().context, query_head, out); }
-  /// The largest RelativeError to that definition that is right.
+  /// The largest relative_error to that definition that is right, of any verified head.
   [[nodiscard]] virtual double tolerance() const { return 2e-4; }
   /// Share of the chosen rows that were at hand already; below 0 if there is no such thing.
   [[nodiscard]] virtual double hit_rate() const { return -1.0; }

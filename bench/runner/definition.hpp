@@ -36,25 +36,17 @@ std::vector<double> attention(const float* query, std::size_t dim, ForRows&& for
   return out;
 }
 
-/// How far outputs are from what is expected: the length of the difference over the length of what is expected, of all of them together.
-class RelativeError {
- public:
-  void add(std::span<const float> got, std::span<const double> expected) {
-    for (std::size_t i = 0; i < expected.size(); ++i) {
-      const double difference = static_cast<double>(got[i]) - expected[i];
-      apart_ += difference * difference;
-      size_ += expected[i] * expected[i];
-    }
+/// The length of the difference over the length of what is expected. What is no number is infinitely far.
+inline double relative_error(std::span<const float> got, std::span<const double> expected) {
+  double apart = 0.0;
+  double size = 0.0;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const double difference = static_cast<double>(got[i]) - expected[i];
+    apart += difference * difference;
+    size += expected[i] * expected[i];
   }
-  /// What is no number is infinitely far.
-  [[nodiscard]] double value() const {
-    return apart_ <= std::numeric_limits<double>::max() ? std::sqrt(apart_ / size_) : std::numeric_limits<double>::infinity();
-  }
-
- private:
-  double apart_ = 0.0;
-  double size_ = 0.0;
-};
+  return apart <= std::numeric_limits<double>::max() ? std::sqrt(apart / size) : std::numeric_limits<double>::infinity();
+}
 
 /// The query heads that are verified: all where contexts are short, at least two of them.
 inline std::vector<std::size_t> verified_heads(const Case& c) {
@@ -69,20 +61,20 @@ struct Errors {
   double output = 0.0;  ///< against the rows as they were
 };
 
+/// Of the worst of the verified heads.
 inline Errors errors_of(Competitor& competitor, const Data& data) {
   const std::size_t dim = data.of().head_dim;
   std::vector<float> query(dim);
-  RelativeError kernel;
-  RelativeError output;
+  Errors worst;
   for (const std::size_t head : verified_heads(data.of())) {
     competitor.query(data, head, query.data());
     const auto got = competitor.output().subspan(head * dim, dim);
-    kernel.add(got, attention(query.data(), dim, [&](auto&& visit) { competitor.rows(data, head, visit); }));
-    output.add(got, attention(query.data(), dim, [&](auto&& visit) {
+    worst.kernel = std::max(worst.kernel, relative_error(got, attention(query.data(), dim, [&](auto&& visit) { competitor.rows(data, head, visit); })));
+    worst.output = std::max(worst.output, relative_error(got, attention(query.data(), dim, [&](auto&& visit) {
       competitor.Competitor::rows(data, head, visit);  // the uncompressed ones
-    }));
+    })));
   }
-  return {kernel.value(), output.value()};
+  return worst;
 }
 
 }  // namespace bench

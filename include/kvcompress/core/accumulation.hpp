@@ -8,9 +8,9 @@
 
 namespace kvcompress {
 
-/// Codes are multiplied by queries, or probabilities, times their scales: the weights. Difference of a layer's output to that of `exact`, its
-/// length over the output's, with normal rows of 512 to 512k tokens: near_exact 6e-5 to 1.7e-4, 2.2e-4 with 2 bits at head size 64 (of one head
-/// alone up to 2.6e-4), fast 2e-2 to 3e-2; it grows with the spread of the logits. The benchmarks print it row by row and fail above 2.5e-4
+/// Codes are multiplied by queries, or probabilities, times their scales: the weights. Error of a head's output against `exact`, relative to
+/// its length, with normal rows, the worst head of each row of the benchmarks: near_exact 8e-5 to 2.6e-4 (above 2e-4 in 4 of 95 rows, with 2
+/// bits or small heads), fast 2e-2 to 5e-2; it grows with the spread of the logits. The benchmarks print it row by row and fail above 3e-4
 /// (5e-2); tests/properties/accumulation_test.cpp prints it relative to the largest output of a text.
 enum class Accumulation {
   exact,       ///< weights in fp32

@@ -12,8 +12,9 @@
 
 /// Where hardware multiplies pairs of bfloat16 (AVX512_BF16) this takes half as many instructions as in float, and no conversions. Measured on
 /// Zen 4 with GCC 12, 8 rows of rank 160 times 128 columns, hot: 1.42 us, in float (mix_rows of half) 3.07; interleaving the matrix once, 0.7.
-/// Cold, from rows here and there (2048 times, as ShadowKV does): 2.15 us if the next rows are asked for in a burst before each product, 1.43 line by
-/// line within it. Asking for them into the first-level cache, or for as many other lines as well (the values of the same rows): no faster.
+/// Cold, from rows here and there, as ShadowKV multiplies them (shares of a profile, not timed apart): about 2.2 us if the next rows are asked for in
+/// a burst before each product, 1.4 line by line within it. Asking for them into the first-level cache: slower. Asking for the values of the same
+/// rows as well: no faster.
 namespace kvcompress::kernels {
 
 /// 32-bit words of `rank` rows of `dim` numbers by pairs.

@@ -62,7 +62,8 @@ class Factor {
       if (rank_ > 0) { kernels::interleave_pairs(coefficient_rows(), rank_, dim_, reinterpret_cast<std::uint32_t*>(scratch)); }
     }
   }
-  /// Multiplies out rows [first, first + count): out[r] (stride out_stride, padded). `scratch`: rebuild_floats(count). Asks for `soon` meanwhile.
+  /// Multiplies out rows [first, first + count): out[r] (stride out_stride, padded). `scratch`: rebuild_floats(count). Asks for `soon`
+  /// meanwhile if T is bfloat16.
   /// Cost: 2 * count * rank * dim operations.
   void rebuild(std::size_t first, std::size_t count, float* out, std::size_t out_stride, float* scratch, SoonNeeded soon = {}) const noexcept {
     if constexpr (by_pairs) {
