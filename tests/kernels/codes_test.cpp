@@ -64,6 +64,11 @@ TEST(Strip, GivesBackWhatWasPutIn) {
         Strip::widen(narrow.data(), steps, kept, wide.data());
         for (std::size_t i = 0; i < one.codes.size(); ++i) { ASSERT_EQ(Strip::get(wide.data(), steps, i % 16, i / 16), i % 16 < kept ? one.codes[i] : 0); }
       }
+      for (std::size_t lane = 0; lane < 16; lane += kvcompress::simd::native::lanes) {
+        std::int32_t codes[kvcompress::simd::native::lanes];
+        kvcompress::simd::native::store(codes, Strip::get_step(one.strip.data(), steps, steps - 1, lane));
+        for (std::size_t i = 0; i < kvcompress::simd::native::lanes; ++i) { ASSERT_EQ(codes[i], one.codes[16 * (steps - 1) + lane + i]); }
+      }
       Strip::copy_step(one.strip.data(), steps - 1, other.data(), 0, steps);
       for (std::size_t lane = 0; lane < 16; ++lane) { one.codes[lane] = one.codes[16 * (steps - 1) + lane]; }
       expect(other);
@@ -107,9 +112,7 @@ void check_keys(std::mt19937& rng) {
       std::vector<float> scratch(Products::floats(queries, dim), -1.0F);
       ASSERT_LE(Products::floats(queries, dim), (kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, dim)));
       Products products(scratch.data(), queries, dim);
-      products.begin();
-      products.see_keys(group.scale.data(), dim);
-      for (std::size_t q = 0; q < queries; ++q) { products.take(q, x.data() + q * stride, 0, dim); }
+      products.take_keys(x.data(), stride, dim, 1, [&](std::size_t) { return group.scale.data(); });
       products.fold_keys(group.scale.data(), group.minimum.data(), dim);
       for (const auto& [first, last] : {std::pair<std::size_t, std::size_t>{0, 16}, {3, 9}}) {
         std::vector<float> out(queries * 20, 7.0F);
@@ -136,6 +139,45 @@ void check_keys(std::mt19937& rng) {
   }
 }
 
+/// Channels that weigh 64 times as much as the rest leave the others their precision: their own products are fp32.
+template <int Bits>
+void check_outliers(std::size_t outliers, std::mt19937& rng) {
+  using Products = kernels::CodeProducts<Bits, Accumulation::near_exact>;
+  constexpr std::size_t queries = 5;
+  for (const std::size_t dim : {64U, 100U, 128U}) {
+    const RandomStrip<Bits> keys(dim, rng);
+    const Group group(dim, rng);
+    auto x = numbers(queries * dim, rng);
+    std::vector<double> size(queries);  // of the products of the other channels
+    for (std::size_t c = 0; c < dim; ++c) {
+      const bool outlier = c % 5 == 3 && c / 5 < outliers;
+      for (std::size_t q = 0; q < queries; ++q) {
+        float& number = x[q * dim + c];
+        if (outlier) { number = std::copysign(64.0F + std::abs(number), number); }
+        else { size[q] += std::pow(static_cast<double>(number * static_cast<float>(group.scale[c])) * ((1 << Bits) - 1), 2.0); }
+      }
+    }
+    std::vector<float> scratch(Products::floats(queries, dim), -1.0F);
+    Products products(scratch.data(), queries, dim);
+    products.take_keys(x.data(), dim, dim, 1, [&](std::size_t) { return group.scale.data(); });
+    products.fold_keys(group.scale.data(), group.minimum.data(), dim);
+    std::vector<float> out(queries * 16, 7.0F);
+    products.template strip<false>(keys.strip.data(), dim, 0, kernels::Strip<Bits>::padded(dim), nullptr, 0, 16, out.data(), 16);
+    for (std::size_t q = 0; q < queries; ++q) {
+      for (std::size_t lane = 0; lane < 16; ++lane) {
+        double expected = 0.0;
+        double all = 0.0;
+        for (std::size_t c = 0; c < dim; ++c) {
+          const double number = keys.codes[16 * c + lane] * static_cast<double>(static_cast<float>(group.scale[c])) + static_cast<double>(static_cast<float>(group.minimum[c]));
+          expected += static_cast<double>(x[q * dim + c]) * number;
+          all += std::abs(static_cast<double>(x[q * dim + c]) * number);
+        }
+        ASSERT_NEAR(out[q * 16 + lane], expected, 1e-4 * std::sqrt(size[q]) + 1e-6 * all) << Bits << " bits, dim " << dim << ", outliers " << outliers;
+      }
+    }
+  }
+}
+
 template <int Bits, Accumulation Mode>
 void check_values(std::mt19937& rng) {
   using Products = kernels::CodeProducts<Bits, Mode>;
@@ -149,10 +191,9 @@ void check_values(std::mt19937& rng) {
       const std::size_t first = place / Strip::step_multiple * Strip::step_multiple;
       std::vector<float> scratch(Products::floats(queries, 128), -1.0F);
       Products products(scratch.data(), queries, 128);
-      products.begin();
-      const float unit = products.see_values(group.scale.data() + place, place - first, count);
-      for (std::size_t q = 0; q < queries; ++q) { products.take(q, p.data() + q * 128, place - first, count); }
-      products.fold_values(group.scale.data() + place, group.minimum.data() + place, place - first, count, unit);
+      float factor = 0.0F;
+      products.take_values(p.data(), 128, place - first, count, 1, [from = group.scale.data() + place](std::size_t) { return from; }, &factor);
+      products.fold_values(group.scale.data() + place, group.minimum.data() + place, place - first, count, factor);
       std::vector<float> out(queries * 16, 3.0F);
       products.template strip<true>(values.strip.data(), 128, first, Strip::padded(place - first + count), nullptr, 0, 16, out.data(), 16);
       for (std::size_t q = 0; q < queries; ++q) {
@@ -183,6 +224,12 @@ void check_products() {
 
 TEST(CodeProducts, ExactIsFloatArithmetic) { check_products<Accumulation::exact>(); }
 TEST(CodeProducts, NearExactIsWithin2e4) { check_products<Accumulation::near_exact>(); }
+TEST(CodeProducts, OutlierChannelsCostTheOthersNoPrecision) {
+  std::mt19937 rng(4);
+  for_all_bits([&]<int Bits>() {
+    for (const std::size_t outliers : {1U, 2U, 4U}) { check_outliers<Bits>(outliers, rng); }
+  });
+}
 TEST(CodeProducts, FastIsWithin5Percent) { check_products<Accumulation::fast>(); }
 
 TEST(CodeProducts, GroupsWithoutSpreadAndZeroWeightsGiveTheMinima) {
@@ -194,11 +241,9 @@ TEST(CodeProducts, GroupsWithoutSpreadAndZeroWeightsGiveTheMinima) {
   kernels::CodeProducts<4, Accumulation::near_exact> products(scratch.data(), 2, 128);
   std::vector<float> p(256, 0.25F);
   std::fill_n(p.begin(), 128, 0.0F);
-  products.begin();
-  const float unit = products.see_values(nothing.data(), 0, 128);
-  products.take(0, p.data(), 0, 128);
-  products.take(1, p.data() + 128, 0, 128);
-  products.fold_values(nothing.data(), minimum.data(), 0, 128, unit);
+  float factor = 0.0F;
+  products.take_values(p.data(), 128, 0, 128, 1, [&](std::size_t) { return nothing.data(); }, &factor);
+  products.fold_values(nothing.data(), minimum.data(), 0, 128, factor);
   float out[32] = {};
   products.strip<false>(values.strip.data(), 128, 0, 128, nullptr, 0, 16, out, 16);
   for (std::size_t lane = 0; lane < 16; ++lane) {

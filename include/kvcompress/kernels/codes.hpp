@@ -9,6 +9,7 @@
 
 #include "kvcompress/core/accumulation.hpp"
 #include "kvcompress/kernels/exact.hpp"
+#include "kvcompress/kernels/outlier_channels.hpp"
 #include "kvcompress/kernels/softmax.hpp"
 #include "kvcompress/kernels/strip.hpp"
 
@@ -40,16 +41,6 @@ constexpr float largest_weight(std::size_t steps) noexcept {
 
 template <int Bits>
 inline constexpr float centre_of = static_cast<float>((1 << Bits) - 1) / 2.0F;
-
-/// The largest |x[i] * y[i]| of `count` numbers.
-inline float largest_product(const float* x, const float* y, std::size_t count) noexcept {
-  namespace vec = simd::native;
-  vec::f32 top = vec::set(0.0F);
-  std::size_t i = 0;
-  for (; i + vec::lanes <= count; i += vec::lanes) { top = vec::max(top, vec::abs(vec::mul(vec::load(x + i), vec::load(y + i)))); }
-  if (i < count) { top = vec::max(top, vec::abs(vec::mul(vec::load_first(x + i, count - i), vec::load_first(y + i, count - i)))); }
-  return vec::reduce_max(top);
-}
 
 /// The weights of a block of queries, in one buffer of `floats(...)` numbers.
 template <Accumulation Mode>
@@ -208,8 +199,10 @@ inline void strip_dots(const std::uint8_t* strip, std::size_t steps, std::size_t
 }
 
 /// Products of strips of codes with a block of queries, or of rows of probabilities: what keys and values of all quantising storages share.
-/// First every query is taken, then group by group what shares its scales is folded and multiplied. A number x * scale is counted in units of
-/// x_unit * group_unit; the caller sees to it that no weight exceeds largest_weight.
+/// First the queries are taken, with the scales of all groups to come, then group by group what shares its scales is folded and multiplied. A
+/// number x * scale is counted in units of x_unit * group_unit, so large that no weight exceeds largest_weight.
+///
+/// For near_exact the outlier channels of keys are left out of the integers.
 template <int Bits, Accumulation Mode>
 class CodeProducts {
   static constexpr bool integers = Mode != Accumulation::exact;
@@ -218,55 +211,48 @@ class CodeProducts {
   /// `scratch` has floats(queries, steps) numbers.
   CodeProducts(float* scratch, std::size_t queries, std::size_t steps) noexcept
       : queries_(queries), stride_(padded_steps(steps)), x_(scratch), largest_(x_ + queries * stride_), group_(largest_ + stride_ + slack),
-        units_(group_ + 2 * stride_), weights_(units_ + (queries + 15) / 16 * 16, queries, steps) {}
+        units_(group_ + 2 * stride_), outliers_(units_ + (queries + 15) / 16 * 16, queries),
+        weights_(units_ + (queries + 15) / 16 * 16 + OutlierChannels<Bits>::floats(queries), queries, steps) {}
   static constexpr std::size_t floats(std::size_t queries, std::size_t steps) noexcept {
-    return queries * padded_steps(steps) + 3 * padded_steps(steps) + slack + (queries + 15) / 16 * 16 + Weights<Mode>::floats(queries, steps);
+    return queries * padded_steps(steps) + 3 * padded_steps(steps) + slack + (queries + 15) / 16 * 16 + OutlierChannels<Bits>::floats(queries) +
+           Weights<Mode>::floats(queries, steps);
   }
 
-  /// Before what follows: forgets the scales of earlier groups.
-  void begin() noexcept {
-    if constexpr (integers) { std::fill_n(largest_, stride_, 0.0F); }
-  }
-  /// The scales of a group of keys to come: one for each step.
-  template <class Scale>
-  void see_keys(const Scale* scale, std::size_t steps) noexcept {
-    see(scale, 0, steps, 1.0F);
-  }
-  /// The scales of a group of values to come: one for each of the steps [first, first + count). Returns the group's unit, the largest.
-  template <class Scale>
-  float see_values(const Scale* scale, std::size_t first, std::size_t count) noexcept {
-    if constexpr (!integers) { return 1.0F; }
-    const float unit = usable(largest_of(scale, count));
-    see(scale, first, count, 1.0F / unit);
-    return unit;
-  }
-  /// x of query q for the steps [first, first + count): a query's channels, or probabilities. Its unit is its largest product with the scales
-  /// that were seen. For probabilities, which spread over orders of magnitude, the product of the largest ones would be twice that.
-  void take(std::size_t q, const float* x, std::size_t first, std::size_t count) noexcept {
-    namespace vec = simd::native;
-    units_[q] = usable(integers ? largest_product(x, largest_ + first, count) / largest_weight<Mode>(stride_) : 1.0F);
-    const vec::f32 factor = vec::set(1.0F / units_[q]);
-    float* to = x_ + q * stride_;
-    std::fill_n(to, first, 0.0F);
-    std::size_t i = 0;
-    for (; i + vec::lanes <= count; i += vec::lanes) { vec::store(to + first + i, vec::mul(vec::load(x + i), factor)); }
-    if (i < count) {
-      float rest[vec::lanes];
-      vec::store(rest, vec::mul(vec::load_first(x + i, count - i), factor));
-      std::copy_n(rest, count - i, to + first + i);
+  /// Queries x (queries, x_stride), of `channels` numbers, and the scales scale_of(g) of `groups` groups of keys, one for each channel.
+  void take_keys(const float* x, std::size_t x_stride, std::size_t channels, std::size_t groups, auto&& scale_of) noexcept {
+    if constexpr (integers) {
+      see(channels, groups, scale_of, nullptr, largest_);
+      if constexpr (Mode == Accumulation::near_exact) {
+        outliers_.choose(x, x_stride, largest_, channels, group_);
+        for (std::size_t i = 0; i < outliers_.count(); ++i) { largest_[outliers_.channel(i)] = 0.0F; }
+      }
     }
-    std::fill(to + first + count, to + stride_, 0.0F);
+    take(x, x_stride, 0, channels);
+    for (std::size_t i = 0; i < outliers_.count(); ++i) {
+      for (std::size_t q = 0; q < queries_; ++q) { x_[q * stride_ + outliers_.channel(i)] = 0.0F; }
+    }
+  }
+  /// Probabilities p (queries, p_stride) for the steps [first, first + count), and the scales scale_of(g) of `groups` groups of values, one for
+  /// each of these steps. factors[g] becomes what brings the scales of group g to 1, which fold_values wants. Probabilities spread over orders
+  /// of magnitude: the product of the largest one with the largest scale would be twice the largest product.
+  void take_values(const float* p, std::size_t p_stride, std::size_t first, std::size_t count, std::size_t groups, auto&& scale_of, float* factors) noexcept {
+    if constexpr (integers) {
+      for (std::size_t g = 0; g < groups; ++g) { factors[g] = 1.0F / usable(largest_of(scale_of(g), count)); }
+      see(count, groups, scale_of, factors, largest_ + first);
+    }
+    take(p, p_stride, first, count);
   }
 
   /// Scales and minima of a group of keys, one for each step.
   template <class Scale>
   void fold_keys(const Scale* scale, const Scale* minimum, std::size_t steps) noexcept {
     fold<false>(scale, minimum, 0, steps, 1.0F);
+    if (outliers_.count() > 0) { outliers_.fold(scale, minimum); }
   }
-  /// Scales and minima of a group of values, one for each of the steps [first, first + count), and the unit that see_values returned.
+  /// Scales and minima of a group of values, one for each of the steps [first, first + count), and its factor from take_values.
   template <class Scale>
-  void fold_values(const Scale* scale, const Scale* minimum, std::size_t first, std::size_t count, float unit) noexcept {
-    fold<integers>(scale, minimum, first, count, unit);
+  void fold_values(const Scale* scale, const Scale* minimum, std::size_t first, std::size_t count, float factor) noexcept {
+    fold<integers>(scale, minimum, first, count, factor);
   }
 
   /// Products of the lanes [first_lane, last_lane) of a strip, all queries: out[q * out_stride + lane - first_lane] is set, or added to. The
@@ -277,8 +263,15 @@ class CodeProducts {
     detail::in_query_blocks(queries_, [&]<std::size_t Queries>(std::size_t q) {
       LaneSums<Queries, Mode> sums;
       strip_dots<Bits>(codes, steps, first_step, count, weights_, q, ahead, sums);
+      if (outliers_.count() > 0) {
+        float more[Queries][16];
+        outliers_.template dots<Queries>(codes, steps, q, more);
 #pragma GCC unroll 4
-      for (std::size_t i = 0; i < Queries; ++i) { put_lanes<Add>(sums, i, q + i, first_lane, last_lane, out + (q + i) * out_stride); }
+        for (std::size_t i = 0; i < Queries; ++i) { put_lanes<Add>(sums, i, q + i, more[i], first_lane, last_lane, out + (q + i) * out_stride); }
+      } else {
+#pragma GCC unroll 4
+        for (std::size_t i = 0; i < Queries; ++i) { put_lanes<Add>(sums, i, q + i, nullptr, first_lane, last_lane, out + (q + i) * out_stride); }
+      }
     });
   }
 
@@ -288,18 +281,69 @@ class CodeProducts {
   /// A unit that can be divided by. Where there is none, all weights are 0 and what counts is the offset.
   static float usable(float unit) noexcept { return integers && unit > 1e-30F ? unit : 1.0F; }
 
-  template <class Scale>
-  void see(const Scale* scale, std::size_t first, std::size_t count, float factor) noexcept {
+  /// to[i] = the largest scale_of(g)[i] * factors[g] (null: 1) of all groups.
+  void see(std::size_t count, std::size_t groups, auto&& scale_of, const float* factors, float* to) noexcept {
     namespace vec = simd::native;
-    if constexpr (!integers) { return; }
-    float* top = largest_ + first;
-    std::size_t i = 0;
-    for (; i + vec::lanes <= count; i += vec::lanes) { vec::store(top + i, vec::max(vec::load(top + i), vec::mul(vec::load(scale + i), vec::set(factor)))); }
-    if (i < count) { vec::store(top + i, vec::max(vec::load(top + i), vec::mul(vec::load_first(scale + i, count - i), vec::set(factor)))); }
+    constexpr std::size_t at_once = 8;
+    for (std::size_t first = 0; first < groups; first += at_once) {
+      const std::size_t now = std::min(at_once, groups - first);
+      decltype(scale_of(first)) scales[at_once];
+      for (std::size_t g = 0; g < now; ++g) { scales[g] = scale_of(first + g); }
+      const auto largest = [&](std::size_t i, auto&& load) {
+        vec::f32 top = first == 0 ? vec::set(0.0F) : vec::load(to + i);
+        for (std::size_t g = 0; g < now; ++g) {
+          const vec::f32 scale = load(scales[g] + i);
+          top = vec::max(top, factors == nullptr ? scale : vec::mul(scale, vec::set(factors[first + g])));
+        }
+        vec::store(to + i, top);
+      };
+      std::size_t i = 0;
+      for (; i + vec::lanes <= count; i += vec::lanes) { largest(i, [](const auto* from) { return vec::load(from); }); }
+      if (i < count) { largest(i, [&](const auto* from) { return vec::load_first(from, count - i); }); }
+    }
+  }
+  /// x of all queries for the steps [first, first + count), in units: a query's largest product with the scales that were seen.
+  void take(const float* x, std::size_t x_stride, std::size_t first, std::size_t count) noexcept {
+    detail::in_query_blocks(queries_, [&]<std::size_t Queries>(std::size_t q) { take_block<Queries>(q, x + q * x_stride, x_stride, first, count); });
+  }
+  template <std::size_t Queries>
+  void take_block(std::size_t q, const float* x, std::size_t x_stride, std::size_t first, std::size_t count) noexcept {
+    namespace vec = simd::native;
+    const std::size_t whole = count / vec::lanes * vec::lanes;
+    vec::f32 factors[Queries];
+#pragma GCC unroll 4
+    for (std::size_t i = 0; i < Queries; ++i) { factors[i] = vec::set(0.0F); }
+    if constexpr (integers) {
+      const auto meet = [&](std::size_t at, auto&& load) {
+        const vec::f32 scale = load(largest_ + first + at);
+#pragma GCC unroll 4
+        for (std::size_t i = 0; i < Queries; ++i) { factors[i] = vec::max(factors[i], vec::abs(vec::mul(load(x + i * x_stride + at), scale))); }
+      };
+      for (std::size_t at = 0; at < whole; at += vec::lanes) { meet(at, [](const float* from) { return vec::load(from); }); }
+      if (whole < count) { meet(whole, [&](const float* from) { return vec::load_first(from, count - whole); }); }
+    }
+#pragma GCC unroll 4
+    for (std::size_t i = 0; i < Queries; ++i) {
+      units_[q + i] = usable(vec::reduce_max(factors[i]) / largest_weight<Mode>(stride_));
+      factors[i] = vec::set(1.0F / units_[q + i]);
+    }
+#pragma GCC unroll 4
+    for (std::size_t i = 0; i < Queries; ++i) {
+      float* row = x_ + (q + i) * stride_;
+      const float* from = x + i * x_stride;
+      std::fill_n(row, first, 0.0F);
+      for (std::size_t at = 0; at < whole; at += vec::lanes) { vec::store(row + first + at, vec::mul(vec::load(from + at), factors[i])); }
+      if (whole < count) {
+        float rest[vec::lanes];
+        vec::store(rest, vec::mul(vec::load_first(from + whole, count - whole), factors[i]));
+        std::copy_n(rest, count - whole, row + first + whole);
+      }
+      std::fill(row + first + count, row + stride_, 0.0F);
+    }
   }
   template <bool Scaled, class Scale>
-  void fold(const Scale* scale, const Scale* minimum, std::size_t first, std::size_t count, float unit) noexcept {
-    group_unit_ = unit;
+  void fold(const Scale* scale, const Scale* minimum, std::size_t first, std::size_t count, float factor) noexcept {
+    group_unit_ = Scaled ? 1.0F / factor : 1.0F;
     if (count != stride_) {  // whole lines of numbers, with zeros around them
       auto* padded = reinterpret_cast<Scale*>(group_);
       std::fill_n(padded, 2 * stride_, Scale{});
@@ -310,15 +354,20 @@ class CodeProducts {
     }
     constexpr float centre = integers ? centre_of<Bits> : 0.0F;
     detail::in_query_blocks(queries_, [&]<std::size_t Queries>(std::size_t q) {
-      weights_.template fold<Scaled, Queries>(q, x_, scale, minimum, 1.0F / group_unit_, centre);
+      weights_.template fold<Scaled, Queries>(q, x_, scale, minimum, factor, centre);
     });
   }
+  /// `more` (null: nothing) is added to the products of all lanes.
   template <bool Add, std::size_t Queries>
-  void put_lanes(const LaneSums<Queries, Mode>& sums, std::size_t i, std::size_t q, std::size_t first, std::size_t last, float* out) const noexcept {
+  void put_lanes(const LaneSums<Queries, Mode>& sums, std::size_t i, std::size_t q, const float* more, std::size_t first, std::size_t last,
+                 float* out) const noexcept {
     namespace vec = simd::native;
     const vec::f32 unit = vec::set(units_[q] * group_unit_);
     const vec::f32 offset = vec::set(weights_.offsets[q]);
-    const auto product = [&](std::size_t lane) { return vec::mul(unit, vec::add(sums.at(i, lane), offset)); };
+    const auto product = [&](std::size_t lane) {
+      const vec::f32 sum = vec::add(sums.at(i, lane), offset);
+      return more == nullptr ? vec::mul(unit, sum) : vec::fma(unit, sum, vec::load(more + lane));
+    };
     if (last - first == 16) {
 #pragma GCC unroll 4
       for (std::size_t lane = 0; lane < 16; lane += vec::lanes) {
@@ -337,6 +386,7 @@ class CodeProducts {
   float* largest_;  // (stride) scales that were seen
   float* group_;    // (2, stride) scales and minima of a group that fills no whole lines
   float* units_;    // (queries)
+  OutlierChannels<Bits> outliers_;
   Weights<Mode> weights_;
   float group_unit_ = 1.0F;
 };

@@ -59,6 +59,18 @@ struct Strip {
     });
     return static_cast<std::uint8_t>(code);
   }
+  /// Codes of a vector of lanes, from `lane` on, at one step.
+  static simd::native::i32 get_step(const std::uint8_t* strip, std::size_t steps, std::size_t step, std::size_t lane) noexcept {
+    namespace vec = simd::native;
+    vec::i32 codes = vec::set(std::int32_t{0});
+    for_planes(strip, steps, [&]<int Width, int Shift>(const std::uint8_t* lines) {
+      const Place at = place<Width>(0, step);
+      const vec::i32 words = vec::load_words(lines + at.byte / 64 * 64 + 4 * lane);
+      const vec::i32 field = vec::bit_and(vec::shift_right(words, 8 * static_cast<int>(at.byte % 4) + at.bit), vec::set((1 << Width) - 1));
+      codes = vec::bit_or(codes, vec::shift_left(field, Shift));
+    });
+    return codes;
+  }
   /// Codes of all lanes at one step; codes[0, 16).
   static void put_step(std::uint8_t* strip, std::size_t steps, std::size_t step, const std::uint8_t* codes) noexcept {
     namespace vec = simd::native;

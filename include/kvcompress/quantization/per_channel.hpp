@@ -59,12 +59,11 @@ class PerChannel {
               std::size_t logit_stride, float* scratch) const noexcept {
     kernels::with_accumulation<Bits>(accumulation_, [&]<Accumulation Mode>() {
       kernels::CodeProducts<Bits, Mode> products(scratch, query_count, dim_);
-      products.begin();
-      for (std::size_t row = range.first / Group * Group; row < range.last; row += Group) {
-        products.see_keys(scales(block_of(row)) + group_of(row) * dim_, dim_);
-      }
-      for (std::size_t q = 0; q < query_count; ++q) { products.take(q, queries + q * query_stride, 0, dim_); }
-      for (std::size_t group = range.first / Group * Group; group < range.last; group += Group) {
+      const std::size_t first = range.first / Group * Group;
+      products.take_keys(queries, query_stride, dim_, (range.last - first + Group - 1) / Group, [&](std::size_t g) {
+        return scales(block_of(first + g * Group)) + group_of(first + g * Group) * dim_;
+      });
+      for (std::size_t group = first; group < range.last; group += Group) {
         const std::byte* block = block_of(group);
         const std::byte* ahead = block_ahead(group, range);
         const std::size_t place = group_of(group) * dim_;

@@ -92,7 +92,7 @@ class PerToken {
                   std::size_t out_stride, float* scratch) const noexcept {
     kernels::with_accumulation<Bits>(accumulation_, [&]<Accumulation Mode>() {
       kernels::CodeProducts<Bits, Mode> products(scratch, query_count, block_rows);
-      float* units = scratch + products.floats(query_count, block_rows);  // (groups)
+      float* factors = scratch + products.floats(query_count, block_rows);  // (groups)
       for (std::size_t row = range.first; row < range.last;) {
         const std::byte* block = block_of(row);
         const std::byte* ahead = block_ahead(row, range);
@@ -100,15 +100,12 @@ class PerToken {
         const std::size_t count = std::min(range.last - row, block_rows - place);
         const std::size_t first = place / Strip::step_multiple * Strip::step_multiple;  // steps start with a line
         const std::size_t before = place - first;
-        products.begin();
-        for (std::size_t g = 0; g < groups(dim_); ++g) { units[g] = products.see_values(scales(block) + g * block_rows + place, before, count); }
-        for (std::size_t q = 0; q < query_count; ++q) {
-          products.take(q, weights + q * weight_stride + (row - range.first), before, count);
-        }
+        products.take_values(weights + (row - range.first), weight_stride, before, count, groups(dim_),
+                             [&](std::size_t g) { return scales(block) + g * block_rows + place; }, factors);
         for (std::size_t g = 0; g < groups(dim_); ++g) {
           const std::size_t numbers = g * block_rows + place;
           if (ahead != nullptr) { kernels::prefetch(scales(ahead) + numbers, minima(ahead) + numbers, count); }
-          products.fold_values(scales(block) + numbers, minima(block) + numbers, before, count, units[g]);
+          products.fold_values(scales(block) + numbers, minima(block) + numbers, before, count, factors[g]);
           const std::size_t end = std::min((g + 1) * Group, dim_);
           for (std::size_t c = g * Group; c < end;) {
             const std::size_t lane = c % Strip::lanes;

@@ -150,14 +150,12 @@ inline void store_pairs(std::int16_t* to, i32 a, i32 b) noexcept {
 inline constexpr std::size_t line_lanes = 16;
 
 inline __m512i add_products(__m512i sums, __m512i codes, const std::int8_t* four) noexcept {
-  std::int32_t weights = 0;
-  std::memcpy(&weights, four, 4);
-  return _mm512_dpbusd_epi32(sums, codes, _mm512_set1_epi32(weights));
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(codes), "m"(*reinterpret_cast<const char(*)[4]>(four)));
+  return sums;
 }
 inline __m512i add_products(__m512i sums, __m512i codes, const std::int16_t* two) noexcept {
-  std::int32_t weights = 0;
-  std::memcpy(&weights, two, 4);
-  return _mm512_dpwssd_epi32(sums, codes, _mm512_set1_epi32(weights));
+  asm("vpdpwssd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(codes), "m"(*reinterpret_cast<const char(*)[4]>(two)));
+  return sums;
 }
 
 /// Codes stay at their bit place, one accumulator per field: an AND instead of a shift and an AND, and one shift at the end, which is
@@ -178,7 +176,10 @@ template <int Width, std::size_t Weights, class Weight>
       for (std::size_t w = 0; w < Weights; ++w) { totals[s][j][w] = _mm512_setzero_si512(); }
     }
   }
-  for (std::size_t line = 0; line < count; ++line, lines += 64, ahead += 64, weights += 4 * fields) {
+  const Weight* rows[Weights];
+#pragma GCC unroll 16
+  for (std::size_t w = 0; w < Weights; ++w) { rows[w] = weights + w * stride; }
+  for (std::size_t line = 0; line < count; ++line, lines += 64, ahead += 64) {
     _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
     const __m512i all = _mm512_loadu_si512(lines);
 #pragma GCC unroll 2
@@ -194,10 +195,12 @@ template <int Width, std::size_t Weights, class Weight>
 #pragma GCC unroll 16
         for (std::size_t w = 0; w < Weights; ++w) {
           __m512i& total = totals[sets == 1 ? 0 : b][j][w];
-          total = add_products(total, field, weights + w * stride + 4 * j + 2 * b);
+          total = add_products(total, field, rows[w] + 4 * j + 2 * b);
         }
       }
     }
+#pragma GCC unroll 16
+    for (std::size_t w = 0; w < Weights; ++w) { rows[w] += 4 * fields; }
   }
 #pragma GCC unroll 16
   for (std::size_t w = 0; w < Weights; ++w) {

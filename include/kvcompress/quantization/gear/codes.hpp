@@ -109,10 +109,9 @@ struct KeyCodes {
     auto* whole = reinterpret_cast<std::uint8_t*>(scratch);  // of the last strip, if it is cut
     kernels::with_accumulation<Bits>(accumulation, [&]<Accumulation Mode>() {
       kernels::CodeProducts<Bits, Mode> products(scratch + Strip::bytes(dim) / sizeof(float), query_count, dim);
-      products.begin();
       const std::size_t first_group = range.first / length(rows);
-      for (std::size_t g = first_group; g * length(rows) < range.last; ++g) { products.see_keys(parts.scales + g * dim, dim); }
-      for (std::size_t q = 0; q < query_count; ++q) { products.take(q, queries + q * query_stride, 0, dim); }
+      products.take_keys(queries, query_stride, dim, (range.last - 1) / length(rows) + 1 - first_group,
+                         [&](std::size_t g) { return parts.scales + (first_group + g) * dim; });
       for (std::size_t g = first_group; g * length(rows) < range.last; ++g) {
         products.fold_keys(parts.scales + g * dim, parts.minima + g * dim, dim);
         const std::size_t end = std::min((g + 1) * length(rows), range.last);
@@ -194,22 +193,19 @@ struct ValueCodes {
                          std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride, float* scratch) noexcept {
     kernels::with_accumulation<Bits>(accumulation, [&]<Accumulation Mode>() {
       kernels::CodeProducts<Bits, Mode> products(scratch, query_count, block);
-      float* units = scratch + products.floats(query_count, block);  // (groups)
+      float* factors = scratch + products.floats(query_count, block);  // (groups)
       for (std::size_t row = range.first; row < range.last;) {
         const std::size_t place = row % block;
         const std::size_t count = std::min(range.last - row, block - place);
         const std::size_t first = place / Strip::step_multiple * Strip::step_multiple;  // steps start with a line
         const std::size_t before = place - first;
-        products.begin();
-        for (std::size_t g = 0; g < groups(1, dim); ++g) { units[g] = products.see_values(parts.scales + g * rows + row, before, count); }
-        for (std::size_t q = 0; q < query_count; ++q) {
-          products.take(q, weights + q * weight_stride + (row - range.first), before, count);
-        }
+        products.take_values(weights + (row - range.first), weight_stride, before, count, groups(1, dim),
+                             [&](std::size_t g) { return parts.scales + g * rows + row; }, factors);
         const bool more = range.size() >= block && row - place + 2 * block <= rows;
         for (std::size_t c = 0; c < dim;) {
           const std::size_t group = c / length(dim);
           const std::size_t scale = group * rows + row;
-          products.fold_values(parts.scales + scale, parts.minima + scale, before, count, units[group]);
+          products.fold_values(parts.scales + scale, parts.minima + scale, before, count, factors[group]);
           const std::size_t end = std::min(c + length(dim), dim);
           while (c < end) {
             const std::size_t lane = c % Strip::lanes;
