@@ -187,6 +187,12 @@ inline __m256i add_words(__m256i sums, __m256i codes, __m256i weights) noexcept 
 #endif
 }
 
+/// Before the next product: otherwise GCC 12 reads the weights of many products first and keeps sums in memory.
+inline __m256i in_turn(__m256i sums) noexcept {
+  asm("" : "+x"(sums));
+  return sums;
+}
+
 /// Half a line (eight lanes) of every line, weights of 16 bits: the even bytes first, then the odd ones.
 template <int Width, std::size_t Weights>
 [[gnu::noinline]] inline void half_dots(const std::uint8_t* lines, std::size_t count, const std::int16_t* weights, std::size_t stride,
@@ -196,7 +202,10 @@ template <int Width, std::size_t Weights>
   __m256i totals[Weights];
 #pragma GCC unroll 4
   for (std::size_t w = 0; w < Weights; ++w) { totals[w] = _mm256_setzero_si256(); }
-  for (std::size_t line = 0; line < count; ++line, weights += 4 * fields) {
+  const std::int16_t* rows[Weights];
+#pragma GCC unroll 4
+  for (std::size_t w = 0; w < Weights; ++w) { rows[w] = weights + w * stride; }
+  for (std::size_t line = 0; line < count; ++line) {
     _mm_prefetch(reinterpret_cast<const char*>(ahead + 64 * line), _MM_HINT_T1);
     const __m256i codes = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lines + 64 * line));
 #pragma GCC unroll 8
@@ -205,9 +214,11 @@ template <int Width, std::size_t Weights>
       for (std::size_t b = 0; b < 2; ++b) {
         const __m256i field = _mm256_and_si256(_mm256_srli_epi16(codes, static_cast<int>(8 * b) + Width * static_cast<int>(j)), mask);
 #pragma GCC unroll 4
-        for (std::size_t w = 0; w < Weights; ++w) { totals[w] = add_words(totals[w], field, weights_at(weights + w * stride + 4 * j + 2 * b)); }
+        for (std::size_t w = 0; w < Weights; ++w) { totals[w] = in_turn(add_words(totals[w], field, weights_at(rows[w] + 4 * j + 2 * b))); }
       }
     }
+#pragma GCC unroll 4
+    for (std::size_t w = 0; w < Weights; ++w) { rows[w] += 4 * fields; }
   }
 #pragma GCC unroll 4
   for (std::size_t w = 0; w < Weights; ++w) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums[w]), totals[w]); }
@@ -224,19 +235,24 @@ template <int Width, std::size_t Weights>
   __m256i totals[Weights];
 #pragma GCC unroll 4
   for (std::size_t w = 0; w < Weights; ++w) { totals[w] = _mm256_setzero_si256(); }
+  const std::int8_t* rows[Weights];
+#pragma GCC unroll 4
+  for (std::size_t w = 0; w < Weights; ++w) { rows[w] = weights + w * stride; }
   const auto codes_of = [&](std::size_t line) {
     _mm_prefetch(reinterpret_cast<const char*>(ahead + 64 * line), _MM_HINT_T1);
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(lines + 64 * line));
   };
   if constexpr (has_vnni) {
-    for (std::size_t line = 0; line < count; ++line, weights += 4 * fields) {
+    for (std::size_t line = 0; line < count; ++line) {
       const __m256i codes = codes_of(line);
 #pragma GCC unroll 8
       for (std::size_t j = 0; j < fields; ++j) {
         const __m256i field = Width == 8 ? codes : _mm256_and_si256(_mm256_srli_epi16(codes, Width * static_cast<int>(j)), mask);
 #pragma GCC unroll 4
-        for (std::size_t w = 0; w < Weights; ++w) { totals[w] = add_bytes(totals[w], field, weights_at(weights + w * stride + 4 * j)); }
+        for (std::size_t w = 0; w < Weights; ++w) { totals[w] = in_turn(add_bytes(totals[w], field, weights_at(rows[w] + 4 * j))); }
       }
+#pragma GCC unroll 4
+      for (std::size_t w = 0; w < Weights; ++w) { rows[w] += 4 * fields; }
     }
   } else {
     constexpr std::size_t lines_at_once = Width;  // eight additions in 16 bits
@@ -249,7 +265,7 @@ template <int Width, std::size_t Weights>
 #pragma GCC unroll 4
         for (std::size_t w = 0; w < Weights; ++w) { words[n][w] = _mm256_setzero_si256(); }
       }
-      for (std::size_t line = first; line < last; ++line, weights += 4 * fields) {
+      for (std::size_t line = first; line < last; ++line) {
         const __m256i codes = codes_of(line);
 #pragma GCC unroll 8
         for (std::size_t j = 0; j < fields; ++j) {
@@ -258,10 +274,12 @@ template <int Width, std::size_t Weights>
             const __m256i field = _mm256_and_si256(_mm256_srli_epi16(codes, Width * static_cast<int>(j) + 4 * static_cast<int>(n)), mask);
 #pragma GCC unroll 4
             for (std::size_t w = 0; w < Weights; ++w) {
-              words[n][w] = _mm256_add_epi16(words[n][w], _mm256_maddubs_epi16(field, weights_at(weights + w * stride + 4 * j)));
+              words[n][w] = in_turn(_mm256_add_epi16(words[n][w], _mm256_maddubs_epi16(field, weights_at(rows[w] + 4 * j))));
             }
           }
         }
+#pragma GCC unroll 4
+        for (std::size_t w = 0; w < Weights; ++w) { rows[w] += 4 * fields; }
       }
 #pragma GCC unroll 4
       for (std::size_t w = 0; w < Weights; ++w) {
