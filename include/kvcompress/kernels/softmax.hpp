@@ -49,6 +49,33 @@ inline float exponentials(const float* x, std::size_t count, float shift, float*
   return vec::reduce_add(sum);
 }
 
+/// The logarithm of the sum of e^x[i].
+inline float log_sum_exp(const float* x, std::size_t count) noexcept {
+  constexpr std::size_t at_once = 256;
+  float powers[at_once];
+  const float top = largest_of(x, count);
+  float sum = 0.0F;
+  for (std::size_t i = 0; i < count; i += at_once) { sum += exponentials(x + i, std::min(at_once, count - i), top, powers); }
+  return top + math::log(sum);
+}
+
+/// to[i] = the largest x[q * stride + i] - shifts[q] of `rows` rows.
+inline void largest_less_shift(const float* x, std::size_t stride, std::size_t rows, std::size_t count, const float* shifts, float* to) noexcept {
+  namespace vec = simd::native;
+  const auto largest = [&](auto&& load) {
+    vec::f32 top = vec::set(minus_infinity);
+    for (std::size_t q = 0; q < rows; ++q) { top = vec::max(top, vec::sub(load(x + q * stride), vec::set(shifts[q]))); }
+    return top;
+  };
+  std::size_t i = 0;
+  for (; i + vec::lanes <= count; i += vec::lanes) { vec::store(to + i, largest([&](const float* row) { return vec::load(row + i); })); }
+  if (i < count) {
+    float rest[vec::lanes];
+    vec::store(rest, largest([&](const float* row) { return vec::load_first(row + i, count - i); }));
+    std::copy_n(rest, count - i, to + i);
+  }
+}
+
 inline void multiply(float* x, std::size_t count, float factor) noexcept {
   namespace vec = simd::native;
   std::size_t i = 0;

@@ -25,9 +25,15 @@ inline void drop_low_units(Vector<Position>& units, std::size_t count, const flo
   for (std::size_t i = 0; i < samples; ++i) { sample[i] = scores[units[i * (units.size() / samples)]]; }
   std::nth_element(sample, sample + rank, sample + samples, [](float a, float b) { return a > b; });
   const float border = sample[rank];
-  const auto below = [&](Position unit) { return scores[unit] < border; };
-  const auto gone = static_cast<std::size_t>(std::count_if(units.begin(), units.end(), below));
-  if (units.size() - gone >= count) { std::erase_if(units, below); }
+  std::size_t above = 0;  // no branch on a score below: which units stay is not to be foreseen
+  for (const Position unit : units) { above += scores[unit] >= border ? 1U : 0U; }
+  if (above < count) { return; }
+  std::size_t kept = 0;
+  for (const Position unit : units) {
+    units[kept] = unit;
+    kept += scores[unit] >= border ? 1U : 0U;
+  }
+  units.resize(kept);
 }
 
 /// Leaves in `units` the `count` with the largest scores[unit], ascending; ties go to the lower unit. Cost: O(units).

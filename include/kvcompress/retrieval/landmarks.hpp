@@ -173,7 +173,7 @@ class LandmarkState {
 /// and every row decoded later.
 ///
 /// Source: "ShadowKV: KV Cache in Shadows for High-Throughput Long-Context LLM Inference"; ByteDance-Seed/ShadowKV@e51904cdeab7:
-/// models/kv_cache.py. Deviations: scores stay in fp32 (the code rounds them to the model's dtype); the logits have the attention's own
+/// models/kv_cache.py. Deviations: probabilities are compared as logarithms in fp32 (the code rounds them to the model's dtype); the logits have the attention's own
 /// scale (the code: 1/sqrt(128)); a prompt too short for the budget is read in full.
 /// Cost: a dot product per landmark and query head; 1 / chunk of the bytes of the keys. Loses: what chunk means do not show, for this query.
 /// A later end_prompt indexes nothing new, unless `fold_in` is set.
@@ -241,7 +241,7 @@ struct LandmarkIndex {
     if (ids.size() <= wanted) {
       in.order.assign(ids.begin(), ids.end());
     } else {
-      const float* scores = probabilities(state, in);
+      const float* scores = log_probabilities(state, in);
       detail::live_units(in.table, ids.size(), options.chunk, [&](Position i) { return ids[i] * options.chunk; }, in.order);
       detail::keep_best_units(in.order, wanted, scores);
       for (Position& unit : in.order) { unit = ids[unit]; }
@@ -253,23 +253,20 @@ struct LandmarkIndex {
   }
 
  private:
-  /// (landmarks): the largest probability that a query head of the group gives each landmark.
-  static const float* probabilities(const State& state, const Retrieving& in) {
+  /// (landmarks): the logarithm of the largest probability that a query head of the group gives each landmark.
+  static const float* log_probabilities(const State& state, const Retrieving& in) {
     const std::size_t count = state.ids().size();
-    in.scratch.resize(std::max(in.scratch.size(), (in.group + 1) * count));
+    in.scratch.resize(std::max(in.scratch.size(), (in.group + 1) * count + in.group));
     float* largest = in.scratch.data();
     float* logits = largest + count;
+    float* sums = logits + in.group * count;
     constexpr std::size_t at_once = 64;
     for (std::size_t i = 0; i < count; i += at_once) {
       const T* ahead = i + 2 * at_once <= count ? state.landmark(i + at_once) : nullptr;
       kernels::dot_rows(state.landmark(i), std::min(at_once, count - i), in.key_width, in.queries, in.stride, in.group, logits + i, count, ahead);
     }
-    std::fill_n(largest, count, 0.0F);
-    for (std::size_t q = 0; q < in.group; ++q) {
-      float* row = logits + q * count;
-      const float sum = kernels::exponentials(row, count, kernels::largest_of(row, count), row);
-      for (std::size_t i = 0; i < count; ++i) { largest[i] = std::max(largest[i], row[i] / sum); }
-    }
+    for (std::size_t q = 0; q < in.group; ++q) { sums[q] = kernels::log_sum_exp(logits + q * count, count); }
+    kernels::largest_less_shift(logits, count, in.group, count, sums, largest);
     return largest;
   }
 };
