@@ -151,4 +151,24 @@ TEST(SoftmaxKernels, MatchPlainLoops) {
   }
 }
 
+TEST(Softmax, LogSumExpAndTheLargestLessAShift) {
+  std::mt19937 rng(8);
+  for (const std::size_t count : {1U, 15U, 16U, 255U, 256U, 257U, 1000U}) {
+    const auto rows = numbers(3 * count, rng);
+    float sums[3];
+    for (std::size_t q = 0; q < 3; ++q) {
+      double expected = 0.0;
+      for (std::size_t i = 0; i < count; ++i) { expected += std::exp(static_cast<double>(rows[q * count + i])); }
+      sums[q] = kernels::log_sum_exp(rows.data() + q * count, count);
+      ASSERT_NEAR(sums[q], std::log(expected), 2e-6 * (1.0 + std::abs(std::log(expected)))) << count;
+    }
+    std::vector<float> largest(count + 1, -7.0F);
+    kernels::largest_less_shift(rows.data(), count, 3, count, sums, largest.data());
+    for (std::size_t i = 0; i < count; ++i) {
+      ASSERT_EQ(largest[i], std::max({rows[i] - sums[0], rows[count + i] - sums[1], rows[2 * count + i] - sums[2]})) << i << " of " << count;
+    }
+    ASSERT_EQ(largest[count], -7.0F);
+  }
+}
+
 }  // namespace

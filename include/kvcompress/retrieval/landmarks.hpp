@@ -253,7 +253,8 @@ struct LandmarkIndex {
   }
 
  private:
-  /// (landmarks): the logarithm of the largest probability that a query head of the group gives each landmark.
+  /// (landmarks): the logarithm of the largest probability that a query head of the group gives each landmark. Landmarks that lie interleaved, 16
+  /// side by side, so that no sum crosses lanes, took 1.47 instead of 1.55 ms for 8 heads of 16384 (Zen 4, cold): not worth a layout of their own.
   static const float* log_probabilities(const State& state, const Retrieving& in) {
     const std::size_t count = state.ids().size();
     in.scratch.resize(std::max(in.scratch.size(), (in.group + 1) * count + in.group));
