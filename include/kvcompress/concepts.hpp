@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
+#include <limits>
 #include <span>
 #include <string_view>
+#include <type_traits>
 
 #include "kvcompress/core/memory.hpp"
 #include "kvcompress/core/row_table.hpp"
@@ -246,16 +248,19 @@ struct Selection {
   }
 
  private:
-  /// The row with the smallest score among those before a position; of equal ones the newest.
+  /// The row with the smallest score among those before a position; of equal ones the newest. Which rows are before it is not to be foreseen, so
+  /// they are told apart by a sum, not by a branch.
   [[nodiscard]] std::size_t worst_before(Position first_recent, auto&& score) const {
+    using Score = std::decay_t<decltype(score(std::size_t{0}))>;
+    constexpr Score infinity = std::numeric_limits<Score>::infinity();
+    constexpr Score added[] = {infinity, Score{0}};
     const std::span<const Position> positions = rows.positions();
-    const std::size_t none = positions.size();
-    std::size_t worst = none;
-    auto least = score(std::size_t{0});
+    std::size_t worst = positions.size();
+    Score least = infinity;
     for (std::size_t r = 0; r < positions.size(); ++r) {
-      const auto own = score(r);
-      if ((own > least && worst != none) || positions[r] >= first_recent) { continue; }  // no_position, of dead rows, is the largest
-      if (own == least && worst != none && positions[r] < positions[worst]) { continue; }
+      const Score own = score(r) + added[positions[r] < first_recent ? 1 : 0];  // no_position, of dead rows, is the largest
+      if (own > least || own == infinity) { continue; }
+      if (own == least && positions[r] < positions[worst]) { continue; }
       least = own;
       worst = r;
     }

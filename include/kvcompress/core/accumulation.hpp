@@ -9,12 +9,12 @@
 namespace kvcompress {
 
 /// Codes are multiplied by queries, or probabilities, times their scales: the weights. Error of a head's output against `exact`, relative to
-/// its length, with normal rows, the worst head of each row of the benchmarks: near_exact 8e-5 to 2.6e-4 (above 2e-4 in 4 of 95 rows, with 2
-/// bits or small heads), fast 2e-2 to 5e-2; it grows with the spread of the logits. The benchmarks print it row by row and fail above 3e-4
-/// (5e-2); tests/properties/accumulation_test.cpp prints it relative to the largest output of a text.
+/// its length, with normal rows, the worst head of each row of the benchmarks: near_exact 7e-5 to 1.4e-4, fast 2e-2 to 5e-2; it grows with the
+/// spread of the logits. The benchmarks print it row by row and fail above 2e-4 (5e-2); tests/properties/accumulation_test.cpp prints it relative to
+/// the largest output of a text.
 enum class Accumulation {
   exact,       ///< weights in fp32
-  near_exact,  ///< weights as 16-bit integers, in units of the largest weight of 128 to 256 rows
+  near_exact,  ///< weights as 16-bit integers, in units of the largest weight of 128 to 256 rows; outlier channels of keys in fp32
   fast         ///< weights as 8-bit integers
 };
 

@@ -17,12 +17,14 @@
 /// offset = sum of x * minimum. Integer weights are in units of a step that the caller chooses, and codes are met centred, as code - centre
 /// (half the largest code), which halves what rounding a weight costs; what that leaves out joins the offset.
 ///
-/// Measured on Zen 4 with GCC 12 at 4 queries, head size 128, 4 bits, from the third-level cache, in ns per token and KV head; near_exact 17.2, fast 12.6,
-/// exact 28, of which the multiply-adds alone are 8.7, 4.4 and 17.5:
-/// - near_exact as two 8-bit terms, w = high + low / 254: 21.3.
+/// Measured on Zen 4 with GCC 12 at 4 queries, head size 128, 4 bits, from the third-level cache, in ns per token and KV head; near_exact 15.3 (16.4
+/// where keys have outlier channels), fast 11.7, exact 28, of which the multiply-adds alone are 8.7, 4.4 and 17.5:
+/// - near_exact as two 8-bit terms, w = high + low / 254: 21.3, when it took 17.2.
 /// - units for every query and group, not for every query and stretch of rows: 2.5 more.
 /// - scales and minima widened to fp32 first, folded from there: 1 more.
-/// Cold, with huge pages: near_exact 18.2, fast 13.6, with Clang 14 17.2 and 13.8, for AVX2 alone 29 and 21; reading alone 5.2.
+/// - products by intrinsics (see simd/avx512.hpp): near_exact 16.8, fast 12.3; at 2 bits 18.5 and 13.5, where it now takes 15.3 and 11.2. For AVX2
+///   alone, with sums that GCC may keep in memory: 28 and 20.3, now 24.5 and 18.7.
+/// Cold, with huge pages, about 1.5 more; reading alone 5.2.
 namespace kvcompress::kernels {
 
 /// Steps that all arrays of this header are padded to, with zeros.

@@ -149,6 +149,7 @@ inline void store_pairs(std::int16_t* to, i32 a, i32 b) noexcept {
 
 inline constexpr std::size_t line_lanes = 16;
 
+/// Written out: given intrinsics GCC 12 broadcasts every weight into a register of its own, copies every sum and runs out of registers.
 inline __m512i add_products(__m512i sums, __m512i codes, const std::int8_t* four) noexcept {
   asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sums) : "v"(codes), "m"(*reinterpret_cast<const char(*)[4]>(four)));
   return sums;
