@@ -42,8 +42,8 @@ struct Encoding {
   }
 
  private:
-  [[nodiscard]] Settling settling(const Layer<P>& l, std::size_t head, std::size_t layer, std::size_t rows) const {
-    return {shape, l.table(head), rotation, scratch.rows, memory, end_of_prompt, layer, rows, {scratch.reads.data(), scratch.reads.size()}};
+  [[nodiscard]] Settling settling(const Layer<P>& l, std::size_t head, std::size_t layer, std::size_t rows, std::span<const Reads> reads) const {
+    return {shape, l.table(head), rotation, scratch.rows, memory, end_of_prompt, layer, rows, reads};
   }
 
   template <class S>
@@ -51,8 +51,8 @@ struct Encoding {
     for (std::size_t l = 0; l < layers.size(); ++l) {
       for (std::size_t head = 0; head < layers[l]->lanes.size(); ++head) {
         Lane<P>& lane = layers[l]->lanes[head];
-        scratch.reads.assign(1, lane.index.reads());
-        (lane.*store).settle(settling(*layers[l], head, layer + l, lane.keys.rows()));
+        const Reads reads = lane.index.reads();
+        (lane.*store).settle(settling(*layers[l], head, layer + l, lane.keys.rows(), {&reads, 1}));
       }
     }
   }
@@ -84,7 +84,7 @@ struct Encoding {
       // A layer that is ahead, with a token whose step is open, holds rows that the others have not seen yet.
       rows = std::min(rows, l->tables.front().rows() - (end_of_prompt || l == layers.back() ? 0 : l->open));
     }
-    work(std::span<S* const>(members.data(), members.size()), settling(*layers.front(), 0, layer, rows));
+    work(std::span<S* const>(members.data(), members.size()), settling(*layers.front(), 0, layer, rows, {scratch.reads.data(), scratch.reads.size()}));
   }
 };
 

@@ -51,6 +51,10 @@ class Rows {
     load(token, head, buffer);
     return buffer;
   }
+  /// The rows of all heads of a token, from `head` on, where they are floats and lie one behind the other; else null.
+  [[nodiscard]] const float* rows_together(std::size_t token, std::size_t head) const noexcept {
+    return element_ == Element::f32 && head_stride_ == dim_ ? static_cast<const float*>(data_) + token * token_stride_ + head * head_stride_ : nullptr;
+  }
   /// Writes row (token, head) as float to `out`, `dim()` numbers.
   void load(std::size_t token, std::size_t head, float* out) const noexcept {
     const std::size_t at = token * token_stride_ + head * head_stride_;

@@ -195,16 +195,25 @@ inline void mix_rows(const T* rows, std::size_t count, std::size_t dim, const fl
 /// Whether every |x[i]| is at most `bound`; not if one is not a number.
 inline bool all_within(const float* x, std::size_t count, float bound) noexcept {
   namespace vec = simd::native;
-  vec::f32 top = vec::set(0.0F);
-  vec::f32 zeros = top;  // a NaN, which max may lose, stays here
-  const auto see = [&](vec::f32 number) {
-    top = vec::max(top, vec::abs(number));
-    zeros = vec::fma(number, vec::set(0.0F), zeros);
+  constexpr std::size_t at_once = 4;  // chains that hide each other's latency
+  vec::f32 tops[at_once];
+  vec::f32 zeros[at_once];  // a NaN, which max may lose, stays here
+#pragma GCC unroll 4
+  for (std::size_t i = 0; i < at_once; ++i) { tops[i] = zeros[i] = vec::set(0.0F); }
+  const auto see = [&](std::size_t chain, vec::f32 number) {
+    tops[chain] = vec::max(tops[chain], vec::abs(number));
+    zeros[chain] = vec::fma(number, vec::set(0.0F), zeros[chain]);
   };
   std::size_t i = 0;
-  for (; i + vec::lanes <= count; i += vec::lanes) { see(vec::load(x + i)); }
-  if (i < count) { see(vec::load_first(x + i, count - i)); }
-  return vec::reduce_max(top) <= bound && vec::reduce_add(zeros) == 0.0F;
+  for (; i + at_once * vec::lanes <= count; i += at_once * vec::lanes) {
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < at_once; ++v) { see(v, vec::load(x + i + v * vec::lanes)); }
+  }
+  for (; i + vec::lanes <= count; i += vec::lanes) { see(0, vec::load(x + i)); }
+  if (i < count) { see(0, vec::load_first(x + i, count - i)); }
+  const vec::f32 top = vec::max(vec::max(tops[0], tops[1]), vec::max(tops[2], tops[3]));
+  const vec::f32 zero = vec::add(vec::add(zeros[0], zeros[1]), vec::add(zeros[2], zeros[3]));
+  return vec::reduce_max(top) <= bound && vec::reduce_add(zero) == 0.0F;
 }
 
 /// Rounds `count` floats to T.
