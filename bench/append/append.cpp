@@ -32,25 +32,8 @@ class Growing {
     }
   }
   [[nodiscard]] const AnyCache& cache() const { return *cache_; }
-  /// Attention after it against the definition over the rows as they are decoded.
-  [[nodiscard]] double error() {
-    const Case& c = data_.of();
-    const std::vector<float> queries = data_.queries(0, 1);
-    std::vector<float> out(queries.size());
-    Workspace workspace(cache_->shape());
-    cache_->attend(0, Rows::tokens_first(queries.data(), 1, c.query_heads, c.head_dim), Output::tokens_first(out.data(), c.query_heads, c.head_dim),
-                   workspace, {}, {});
-    const std::size_t head = c.query_heads - 1;
-    return relative_error({out.data() + head * c.head_dim, c.head_dim}, attention(queries.data() + head * c.head_dim, c.head_dim, [&](auto&& visit) {
-      const RowTable& table = cache_->table(0, c.kv_heads - 1);
-      std::vector<float> row(2 * c.head_dim);
-      for (std::size_t r = 0; r < table.rows(); ++r) {
-        if (!table.alive(r)) { continue; }
-        cache_->read(0, c.kv_heads - 1, r, row.data(), row.data() + c.head_dim);
-        visit(row.data(), row.data() + c.head_dim);
-      }
-    }));
-  }
+  /// Attention after it against the definition.
+  [[nodiscard]] double error() { return error_of_attend(*cache_, data_); }
 
  private:
   const Data& data_;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "registry/registry.hpp"
+#include "runner/definition.hpp"
 
 namespace bench {
 
@@ -75,6 +76,26 @@ std::unique_ptr<AnyCache> compressed_prompt(const Policy& policy, const Data& da
   for (std::size_t layer = 0; layer < policy.layers; ++layer) { cache->end_prompt(layer); }
   for (std::size_t layer = 0; layer < policy.layers; ++layer) { append(*cache, data, layer, data.of().context, 1); }
   return cache;
+}
+
+double error_of_attend(AnyCache& cache, const Data& data) {
+  using namespace kvcompress;
+  const Case& c = data.of();
+  const std::vector<float> queries = data.queries(0, 1);
+  std::vector<float> out(queries.size());
+  Workspace workspace(cache.shape());
+  cache.attend(0, Rows::tokens_first(queries.data(), 1, c.query_heads, c.head_dim), Output::tokens_first(out.data(), c.query_heads, c.head_dim), workspace,
+               {}, {});
+  const std::size_t head = c.query_heads - 1;
+  return relative_error({out.data() + head * c.head_dim, c.head_dim}, attention(queries.data() + head * c.head_dim, c.head_dim, [&](auto&& visit) {
+    const RowTable& table = cache.table(0, c.kv_heads - 1);
+    std::vector<float> row(2 * c.head_dim);
+    for (std::size_t r = 0; r < table.rows(); ++r) {
+      if (!table.alive(r)) { continue; }
+      cache.read(0, c.kv_heads - 1, r, row.data(), row.data() + c.head_dim);
+      visit(row.data(), row.data() + c.head_dim);
+    }
+  }));
 }
 
 std::size_t bytes_of_rows(const AnyCache& cache) {

@@ -45,6 +45,8 @@ void append(kvcompress::AnyCache& cache, const Data& data, std::size_t layer, st
 void append_prompt(kvcompress::AnyCache& cache, const Policy& policy, const Data& data);
 /// The prompt, compressed, and one decoded token after it.
 std::unique_ptr<kvcompress::AnyCache> compressed_prompt(const Policy& policy, const Data& data);
+/// How far attention of layer 0 is from its definition over the rows as they are decoded, in the last head.
+double error_of_attend(kvcompress::AnyCache& cache, const Data& data);
 /// Bytes of rows and factors, in whatever form they are.
 std::size_t bytes_of_rows(const kvcompress::AnyCache& cache);
 

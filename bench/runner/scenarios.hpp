@@ -16,6 +16,7 @@ void add_shape();
 void add_head_size();
 void add_threads();
 void add_append();
+void add_call();
 void add_prompt();
 void add_end_prompt();
 void add_save_load();

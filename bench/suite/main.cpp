@@ -47,6 +47,7 @@ int main(int argc, char** argv) {
   bench::add_head_size();
   bench::add_threads();
   bench::add_append();
+  bench::add_call();
   bench::add_prompt();
   bench::add_end_prompt();
   bench::add_save_load();
