@@ -252,13 +252,14 @@ struct Selection {
   /// they are told apart by a sum, not by a branch.
   [[nodiscard]] std::size_t worst_before(Position first_recent, auto&& score) const {
     using Score = std::decay_t<decltype(score(std::size_t{0}))>;
-    constexpr Score infinity = std::numeric_limits<Score>::infinity();
-    constexpr Score added[] = {infinity, Score{0}};
+    using Number = std::conditional_t<std::is_floating_point_v<Score>, Score, double>;
+    constexpr Number infinity = std::numeric_limits<Number>::infinity();
+    constexpr Number added[] = {infinity, Number{0}};
     const std::span<const Position> positions = rows.positions();
     std::size_t worst = positions.size();
-    Score least = infinity;
+    Number least = infinity;
     for (std::size_t r = 0; r < positions.size(); ++r) {
-      const Score own = score(r) + added[positions[r] < first_recent ? 1 : 0];  // no_position, of dead rows, is the largest
+      const Number own = static_cast<Number>(score(r)) + added[positions[r] < first_recent ? 1 : 0];  // no_position, of dead rows, is the largest
       if (own > least || own == infinity) { continue; }
       if (own == least && positions[r] < positions[worst]) { continue; }
       least = own;
