@@ -5,10 +5,8 @@
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
-#include <limits>
 #include <span>
 #include <string_view>
-#include <type_traits>
 
 #include "kvcompress/core/memory.hpp"
 #include "kvcompress/core/row_table.hpp"
@@ -248,20 +246,16 @@ struct Selection {
   }
 
  private:
-  /// The row with the smallest score among those before a position; of equal ones the newest. Which rows are before it is not to be foreseen, so
-  /// they are told apart by a sum, not by a branch.
+  /// The row with the smallest score among those before a position; of equal ones the newest.
   [[nodiscard]] std::size_t worst_before(Position first_recent, auto&& score) const {
-    using Score = std::decay_t<decltype(score(std::size_t{0}))>;
-    using Number = std::conditional_t<std::is_floating_point_v<Score>, Score, double>;
-    constexpr Number infinity = std::numeric_limits<Number>::infinity();
-    constexpr Number added[] = {infinity, Number{0}};
     const std::span<const Position> positions = rows.positions();
-    std::size_t worst = positions.size();
-    Number least = infinity;
+    const std::size_t none = positions.size();
+    std::size_t worst = none;
+    auto least = score(std::size_t{0});
     for (std::size_t r = 0; r < positions.size(); ++r) {
-      const Number own = static_cast<Number>(score(r)) + added[positions[r] < first_recent ? 1 : 0];  // no_position, of dead rows, is the largest
-      if (own > least || own == infinity) { continue; }
-      if (own == least && positions[r] < positions[worst]) { continue; }
+      const auto own = score(r);
+      if ((own > least && worst != none) || positions[r] >= first_recent) { continue; }  // no_position, of dead rows, is the largest
+      if (own == least && worst != none && positions[r] < positions[worst]) { continue; }
       least = own;
       worst = r;
     }
