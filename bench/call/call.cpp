@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #include <fmt/format.h>
 
+#include <memory>
 #include <vector>
 
 #include "competitors/policies.hpp"
@@ -49,7 +50,7 @@ void measure_call(benchmark::State& state, const Policy& which, const Case& c) {
   row.times({.seconds = medians.seconds, .kept = medians.kept, .dropped = medians.dropped}, 1.0, 0.0);
   row.set(counter::kernel_error, error);
   row.set(counter::bits, subject.cache().bits_per_value());
-  row.set("call_share", medians.speed);
+  row.set(counter::call_share, medians.speed);
   row.note(fmt::format("a call on two rows takes {:.1f} % of it", 100.0 * medians.speed));
 }
 

@@ -28,7 +28,7 @@ struct Policy {
   std::size_t longest = 1U << 20U;  ///< longer ones take too long to compress
   bool observes = false;          ///< needs the prompt's last queries
   std::size_t layers = 1;
-  double tolerance = 2e-4;        ///< of the kernel's error
+  double tolerance = 2e-4;        ///< of the kernel's error, of any one head; 2e-4 holds near_exact to its promise (core/accumulation.hpp)
   double turn = 0.0;              ///< radians by which the queries of a step differ from those of the step before
 };
 

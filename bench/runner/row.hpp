@@ -25,6 +25,7 @@ inline constexpr const char* bits = "bits_per_value";
 inline constexpr const char* rounds = "rounds";
 inline constexpr const char* dropped = "rounds_dropped";
 inline constexpr const char* hits = "hit_rate";
+inline constexpr const char* call_share = "call_share";
 }  // namespace counter
 
 class Row {
