@@ -171,4 +171,20 @@ TEST(Softmax, LogSumExpAndTheLargestLessAShift) {
   }
 }
 
+TEST(AllWithin, FindsOneBadNumberWhereverItStands) {
+  for (const std::size_t count : {1U, 7U, 16U, 33U, 64U, 100U, 131U, 200U}) {
+    std::vector<float> x(count + 1, 1.5F);
+    x[count] = std::numeric_limits<float>::quiet_NaN();  // behind the last one
+    EXPECT_TRUE(kernels::all_within(x.data(), count, 1.5F));
+    EXPECT_FALSE(kernels::all_within(x.data(), count, 1.25F));
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(), -1.75F}) {
+      for (std::size_t at = 0; at < count; ++at) {
+        x[at] = bad;
+        ASSERT_FALSE(kernels::all_within(x.data(), count, 1.5F)) << bad << " at " << at << " of " << count;
+        x[at] = 1.5F;
+      }
+    }
+  }
+}
+
 }  // namespace

@@ -173,8 +173,8 @@ class LandmarkState {
 /// and every row decoded later.
 ///
 /// Source: "ShadowKV: KV Cache in Shadows for High-Throughput Long-Context LLM Inference"; ByteDance-Seed/ShadowKV@e51904cdeab7:
-/// models/kv_cache.py. Deviations: probabilities are compared as logarithms in fp32 (the code rounds them to the model's dtype); the logits have the attention's own
-/// scale (the code: 1/sqrt(128)); a prompt too short for the budget is read in full.
+/// models/kv_cache.py. Deviations: probabilities are compared as logarithms in fp32 (the code rounds them to the model's dtype); the logits have
+/// the attention's own scale (the code: 1/sqrt(128)); a prompt too short for the budget is read in full.
 /// Cost: a dot product per landmark and query head; 1 / chunk of the bytes of the keys. Loses: what chunk means do not show, for this query.
 /// A later end_prompt indexes nothing new, unless `fold_in` is set.
 template <class T>
