@@ -33,7 +33,8 @@ struct RandomStrip {
 
   RandomStrip(std::size_t n, std::mt19937& rng) : steps(n), codes(n * 16), strip(Strip::bytes(n), 0xA5) {
     for (auto& code : codes) { code = static_cast<std::uint8_t>(rng() % (1U << Bits)); }
-    for (std::size_t step = 0; step < n; ++step) { Strip::put_step(strip.data(), n, step, codes.data() + 16 * step); }
+    namespace vec = kvcompress::simd::native;
+    for (std::size_t i = 0; i < codes.size(); i += vec::lanes) { Strip::put_step(strip.data(), n, i / 16, i % 16, vec::load(codes.data() + i)); }
   }
 };
 

@@ -152,7 +152,40 @@ void check_conversions() {
 TEST(Simd, HalfConversionsAreTheScalarOnes) { check_conversions<half>(); }
 TEST(Simd, Bfloat16ConversionsAreTheScalarOnes) { check_conversions<bfloat16>(); }
 
-TEST(Simd, IntegersAsBytesWordsAndPairs) {
+/// Products of numbers that they are exact for, and the order in which they are stored.
+template <class Weight>
+void check_stored_products(int largest, const std::size_t (&order)[4]) {
+  std::mt19937 rng(4);
+  for (int round = 0; round < 200; ++round) {
+    float a[4][lanes];
+    float b[4][lanes];
+    std::vector<std::int32_t> expected;
+    native::f32 numbers[4];
+    native::f32 scales[4];
+    for (std::size_t v = 0; v < 4; ++v) {
+      for (std::size_t i = 0; i < lanes; ++i) {
+        const int product = round == 0 ? (i % 2 == 0 ? largest : -largest) : static_cast<int>(rng() % (2 * static_cast<unsigned>(largest) + 1)) - largest;
+        const float less = round == 0 ? 0.0F : static_cast<float>(rng() % 7) * 0.125F - 0.375F;  // what rounding takes off
+        b[v][i] = std::ldexp(1.0F, static_cast<int>(rng() % 21) - 10);
+        a[v][i] = (static_cast<float>(product) + less) / b[v][i];
+        expected.push_back(product);
+      }
+      numbers[v] = native::load(a[v]);
+      scales[v] = native::load(b[v]);
+    }
+    std::vector<Weight> weights(4 * lanes);
+    const native::i32 sums = native::store_products(weights.data(), numbers, scales, native::set(round));
+    for (std::size_t i = 0; i < weights.size(); ++i) { ASSERT_EQ(weights[i], expected[i / 4 * 4 + order[i % 4]]) << i; }
+    std::int32_t lane_sums[lanes];
+    native::store(lane_sums, sums);
+    ASSERT_EQ(std::accumulate(std::begin(lane_sums), std::end(lane_sums), 0),
+              std::accumulate(expected.begin(), expected.end(), static_cast<int>(lanes) * round));
+  }
+}
+TEST(Simd, ProductsAsWeightsOf8Bits) { check_stored_products<std::int8_t>(127, {0, 1, 2, 3}); }
+TEST(Simd, ProductsAsWeightsOf16Bits) { check_stored_products<std::int16_t>(32767, {0, 2, 1, 3}); }
+
+TEST(Simd, IntegersAsBytesAndWords) {
   std::mt19937 rng(3);
   std::vector<std::int32_t> x(4 * lanes);
   const auto stored = [](auto store, auto number) {
@@ -163,8 +196,6 @@ TEST(Simd, IntegersAsBytesWordsAndPairs) {
   for (int round = 0; round < 200; ++round) {
     for (auto& one : x) { one = static_cast<std::int32_t>(rng() % 255) - 127; }
     const auto in = [&](std::size_t v) { return native::load(x.data() + v * lanes); };
-    const auto bytes = stored([&](std::int8_t* to) { native::store_bytes(to, in(0), in(1), in(2), in(3)); }, std::int8_t{});
-    for (std::size_t i = 0; i < x.size(); ++i) { ASSERT_EQ(bytes[i], x[i]); }
     for (auto& one : x) { one = static_cast<std::int32_t>(rng() % 256); }
     const auto codes = stored([&](std::uint8_t* to) { native::store_bytes(to, in(0), in(1), in(2), in(3)); }, std::uint8_t{});
     for (std::size_t i = 0; i < x.size(); ++i) { ASSERT_EQ(codes[i], x[i]); }
@@ -172,9 +203,6 @@ TEST(Simd, IntegersAsBytesWordsAndPairs) {
     native::store(back.data(), native::load(codes.data()));
     ASSERT_TRUE(std::equal(back.begin(), back.end(), x.begin()));
     for (auto& one : x) { one = static_cast<std::int32_t>(rng() % 65535) - 32767; }
-    const auto pairs = stored([&](std::int16_t* to) { native::store_pairs(to, in(0), in(1)); }, std::int16_t{});
-    constexpr std::size_t order[] = {0, 2, 1, 3};
-    for (std::size_t i = 0; i < 2 * lanes; ++i) { ASSERT_EQ(pairs[i], x[i / 4 * 4 + order[i % 4]]); }
     const int count = static_cast<int>(rng() % 31);
     const auto left = stored([&](std::int32_t* to) { native::store(to, native::shift_left(in(0), count)); }, std::int32_t{});
     const auto right = stored([&](std::int32_t* to) { native::store(to, native::shift_right(in(0), count)); }, std::int32_t{});

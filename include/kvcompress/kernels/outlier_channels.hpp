@@ -8,6 +8,7 @@
 
 #include "kvcompress/kernels/softmax.hpp"
 #include "kvcompress/kernels/strip.hpp"
+#include "kvcompress/kernels/vectors.hpp"
 
 namespace kvcompress::kernels {
 
@@ -35,17 +36,14 @@ class OutlierChannels {
     namespace vec = simd::native;
     vec::f32 sum = vec::set(0.0F);
     vec::f32 top = sum;
-    const auto meet = [&](std::size_t c, auto&& load) {
+    for_vectors(channels, [&](std::size_t c, auto part) {
       vec::f32 largest = vec::set(0.0F);
-      for (std::size_t q = 0; q < queries_; ++q) { largest = vec::max(largest, vec::abs(load(x + q * x_stride + c))); }
-      const vec::f32 size = vec::mul(largest, load(scale + c));
+      for (std::size_t q = 0; q < queries_; ++q) { largest = vec::max(largest, vec::abs(part.load(x + q * x_stride + c))); }
+      const vec::f32 size = vec::mul(largest, part.load(scale + c));
       vec::store(sizes + c, size);
       sum = vec::add(sum, size);
       top = vec::max(top, size);
-    };
-    const std::size_t whole = channels / vec::lanes * vec::lanes;
-    for (std::size_t c = 0; c < whole; c += vec::lanes) { meet(c, [](const float* from) { return vec::load(from); }); }
-    if (whole < channels) { meet(whole, [&](const float* from) { return vec::load_first(from, channels - whole); }); }
+    });
 
     count_ = 0;
     const float bound = 2.5F * vec::reduce_add(sum) / static_cast<float>(channels);

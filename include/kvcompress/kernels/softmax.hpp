@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "kvcompress/core/math.hpp"
+#include "kvcompress/kernels/vectors.hpp"
 #include "kvcompress/simd/native.hpp"
 
 namespace kvcompress::kernels {
@@ -62,33 +63,22 @@ inline float log_sum_exp(const float* x, std::size_t count) noexcept {
 /// to[i] = the largest x[q * stride + i] - shifts[q] of `rows` rows.
 inline void largest_less_shift(const float* x, std::size_t stride, std::size_t rows, std::size_t count, const float* shifts, float* to) noexcept {
   namespace vec = simd::native;
-  const auto largest = [&](auto&& load) {
+  for_vectors(count, [&](std::size_t i, auto part) {
     vec::f32 top = vec::set(minus_infinity);
-    for (std::size_t q = 0; q < rows; ++q) { top = vec::max(top, vec::sub(load(x + q * stride), vec::set(shifts[q]))); }
-    return top;
-  };
-  std::size_t i = 0;
-  for (; i + vec::lanes <= count; i += vec::lanes) { vec::store(to + i, largest([&](const float* row) { return vec::load(row + i); })); }
-  if (i < count) {
-    float rest[vec::lanes];
-    vec::store(rest, largest([&](const float* row) { return vec::load_first(row + i, count - i); }));
-    std::copy_n(rest, count - i, to + i);
-  }
+    for (std::size_t q = 0; q < rows; ++q) { top = vec::max(top, vec::sub(part.load(x + q * stride + i), vec::set(shifts[q]))); }
+    part.store(to + i, top);
+  });
 }
 
 inline void multiply(float* x, std::size_t count, float factor) noexcept {
   namespace vec = simd::native;
-  std::size_t i = 0;
-  for (; i + vec::lanes <= count; i += vec::lanes) { vec::store(x + i, vec::mul(vec::load(x + i), vec::set(factor))); }
-  for (; i < count; ++i) { x[i] *= factor; }
+  for_vectors(count, [&](std::size_t i, auto part) { part.store(x + i, vec::mul(part.load(x + i), vec::set(factor))); });
 }
 
 /// x[i] += factor * y[i].
 inline void add_multiple(float* x, const float* y, std::size_t count, float factor) noexcept {
   namespace vec = simd::native;
-  std::size_t i = 0;
-  for (; i + vec::lanes <= count; i += vec::lanes) { vec::store(x + i, vec::fma(vec::set(factor), vec::load(y + i), vec::load(x + i))); }
-  for (; i < count; ++i) { x[i] = math::fma(factor, y[i], x[i]); }
+  for_vectors(count, [&](std::size_t i, auto part) { part.store(x + i, vec::fma(vec::set(factor), part.load(y + i), part.load(x + i))); });
 }
 
 /// x[i] = cap * tanh(x[i] / cap).

@@ -71,19 +71,17 @@ struct Strip {
     });
     return codes;
   }
-  /// Codes of all lanes at one step; codes[0, 16).
-  static void put_step(std::uint8_t* strip, std::size_t steps, std::size_t step, const std::uint8_t* codes) noexcept {
+  /// Puts codes of a vector of lanes, from `lane` on, at one step.
+  static void put_step(std::uint8_t* strip, std::size_t steps, std::size_t step, std::size_t lane, simd::native::i32 codes) noexcept {
     namespace vec = simd::native;
     for_planes(strip, steps, [&]<int Width, int Shift>(std::uint8_t* lines) {
       constexpr int mask = (1 << Width) - 1;
       const Place at = place<Width>(0, step);
       const int up = 8 * static_cast<int>(at.byte % 4) + at.bit;
-      std::uint8_t* line = lines + at.byte / 64 * 64;
+      std::uint8_t* words = lines + at.byte / 64 * 64 + 4 * lane;
       const vec::i32 others = vec::set(static_cast<std::int32_t>(~(static_cast<std::uint32_t>(mask) << up)));
-      for (std::size_t lane = 0; lane < lanes; lane += vec::lanes) {
-        const vec::i32 field = vec::shift_left(vec::bit_and(vec::shift_right(vec::load(codes + lane), Shift), vec::set(mask)), up);
-        vec::store_words(line + 4 * lane, vec::bit_or(vec::bit_and(vec::load_words(line + 4 * lane), others), field));
-      }
+      const vec::i32 field = vec::shift_left(vec::bit_and(vec::shift_right(codes, Shift), vec::set(mask)), up);
+      vec::store_words(words, vec::bit_or(vec::bit_and(vec::load_words(words), others), field));
     });
   }
   /// Codes of a vector of lanes, from `lane` on, at step_multiple steps from `step` on, a multiple of it.
@@ -126,9 +124,7 @@ struct Strip {
   }
   /// The codes of all lanes at step `from` overwrite those at step `to`, maybe of another strip.
   static void copy_step(const std::uint8_t* source, std::size_t from, std::uint8_t* strip, std::size_t to, std::size_t steps) noexcept {
-    std::uint8_t codes[lanes];
-    for (std::size_t lane = 0; lane < lanes; ++lane) { codes[lane] = get(source, steps, lane, from); }
-    put_step(strip, steps, to, codes);
+    for (std::size_t lane = 0; lane < lanes; lane += simd::native::lanes) { put_step(strip, steps, to, lane, get_step(source, steps, from, lane)); }
   }
 
  private:

@@ -71,14 +71,18 @@ struct Weights {
 #pragma GCC unroll 4
       for (std::size_t i = 0; i < Queries; ++i) {
         const float* from = x + (q + i) * stride + step;
-        vec::f32 weights[at_once];
+        vec::f32 numbers[at_once];
 #pragma GCC unroll 4
         for (std::size_t v = 0; v < at_once; ++v) {
-          const vec::f32 number = vec::load(from + v * vec::lanes);
-          weights[v] = vec::mul(number, scales[v]);
-          parts[i] = vec::fma(number, shifts[v], parts[i]);
+          numbers[v] = vec::load(from + v * vec::lanes);
+          parts[i] = vec::fma(numbers[v], shifts[v], parts[i]);
         }
-        put(weights, (q + i) * stride + step, sums[i]);
+        const std::size_t at = (q + i) * stride + step;
+        if constexpr (Mode != Accumulation::exact) { sums[i] = vec::store_products(integers + at, numbers, scales, sums[i]); }
+        else {
+#pragma GCC unroll 4
+          for (std::size_t v = 0; v < at_once; ++v) { vec::store(exact + at + v * vec::lanes, vec::mul(numbers[v], scales[v])); }
+        }
       }
     }
     if constexpr (Mode != Accumulation::exact) {
@@ -88,26 +92,6 @@ struct Weights {
     float all[4];  // a query's sum must not depend on how many are summed beside it
     vec::reduce_add(parts[0], parts[1], parts[2], parts[3], all);
     std::copy_n(all, Queries, offsets + q);
-  }
-
- private:
-  void put(const simd::native::f32 (&numbers)[4], std::size_t at, simd::native::i32& sum) noexcept {
-    namespace vec = simd::native;
-    if constexpr (Mode == Accumulation::exact) {
-#pragma GCC unroll 4
-      for (std::size_t v = 0; v < 4; ++v) { vec::store(exact + at + v * vec::lanes, numbers[v]); }
-    } else {
-      const vec::i32 a = vec::round(numbers[0]);
-      const vec::i32 b = vec::round(numbers[1]);
-      const vec::i32 c = vec::round(numbers[2]);
-      const vec::i32 d = vec::round(numbers[3]);
-      sum = vec::add(sum, vec::add(vec::add(a, b), vec::add(c, d)));
-      if constexpr (sizeof(Weight<Mode>) == 1) { vec::store_bytes(integers + at, a, b, c, d); }
-      else {
-        vec::store_pairs(integers + at, a, b);
-        vec::store_pairs(integers + at + 2 * vec::lanes, c, d);
-      }
-    }
   }
 };
 

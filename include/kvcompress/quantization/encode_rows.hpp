@@ -171,23 +171,36 @@ inline void encode_steps(const float* x, std::size_t rows, std::size_t x_stride,
     }
   }
 }
-/// codes[i] of `count` numbers of one group; codes is written up to a multiple of four vectors.
-template <int Bits, class Scale>
-inline void encode_run(const float* x, std::size_t count, const GroupQuantizer<Bits, Scale>& quantizer, std::uint8_t* codes) noexcept {
-  namespace vec = simd::native;
-  const auto scale = static_cast<float>(quantizer.scale);
-  const vec::f32 step = vec::set(scale != 0.0F ? scale : std::numeric_limits<float>::infinity());
-  const vec::f32 minimum = vec::set(static_cast<float>(quantizer.minimum));
-  for (std::size_t i = 0; i < count; i += 4 * vec::lanes) {
-    vec::i32 code[4];
-#pragma GCC unroll 4
-    for (std::size_t v = 0; v < 4; ++v) {
-      const std::size_t at = i + v * vec::lanes;
-      const std::size_t left = at < count ? (count - at < vec::lanes ? count - at : vec::lanes) : 0;
-      code[v] = left == 0 ? vec::set(std::int32_t{0}) : detail::encode<Bits>(left == vec::lanes ? vec::load(x + at) : vec::load_first(x + at, left), minimum, step);
+/// What numbers of one token are encoded by: the scale and minimum of each channel's group, up to `Channels` channels.
+template <std::size_t Channels>
+class TokenScales {
+ public:
+  /// The channels [first, first + count) have that quantizer. Channels behind them may change.
+  template <int Bits, class Scale>
+  void set(std::size_t first, std::size_t count, const GroupQuantizer<Bits, Scale>& quantizer) noexcept {
+    namespace vec = simd::native;
+    const auto scale = static_cast<float>(quantizer.scale);
+    const vec::f32 divisor = vec::set(scale != 0.0F ? scale : std::numeric_limits<float>::infinity());
+    const vec::f32 minimum = vec::set(static_cast<float>(quantizer.minimum));
+    for (std::size_t i = 0; i < count; i += vec::lanes) {
+      vec::store(divisors_ + first + i, divisor);
+      vec::store(minima_ + first + i, minimum);
     }
-    vec::store_bytes(codes + i, code[0], code[1], code[2], code[3]);
   }
-}
+  /// Puts the codes of x[0, count), the channels from `first` on, into their lanes at one step of a strip; of more than 16 the first 16.
+  template <int Bits>
+  void encode(const float* x, std::size_t count, std::size_t first, std::uint8_t* strip, std::size_t steps, std::size_t step) const noexcept {
+    namespace vec = simd::native;
+    for (std::size_t lane = 0; lane < std::min(count, kernels::Strip<Bits>::lanes); lane += vec::lanes) {
+      const vec::f32 number = count - lane < vec::lanes ? vec::load_first(x + lane, count - lane) : vec::load(x + lane);
+      const vec::i32 codes = detail::encode<Bits>(number, vec::load(minima_ + first + lane), vec::load(divisors_ + first + lane));
+      kernels::Strip<Bits>::put_step(strip, steps, step, lane, codes);
+    }
+  }
+
+ private:
+  float divisors_[Channels + simd::native::lanes];
+  float minima_[Channels + simd::native::lanes];
+};
 
 }  // namespace kvcompress::quantization

@@ -195,8 +195,9 @@ class PerToken {
   }
   void encode(const float* row, std::byte* block, std::size_t place) noexcept {
     auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_));
-    constexpr std::size_t window = std::lcm(Group, Strip::lanes);  // whole groups, whole strips
-    std::uint8_t codes[window + 64] = {};
+    constexpr std::size_t whole = std::lcm(Group, Strip::lanes);  // groups and strips
+    constexpr std::size_t window = (256 + whole - 1) / whole * whole;
+    quantization::TokenScales<window> known;
     for (std::size_t first = 0; first < dim_; first += window) {
       const std::size_t last = std::min(first + window, dim_);
       for (std::size_t c = first; c < last; c += Group) {
@@ -204,10 +205,10 @@ class PerToken {
         const auto quantizer = quantization::fit_run<Bits, Scale>(row + c, count);
         scale[c / Group * block_rows + place] = quantizer.scale;
         scale[(groups(dim_) + c / Group) * block_rows + place] = quantizer.minimum;
-        quantization::encode_run(row + c, count, quantizer, codes + (c - first));
+        known.set(c - first, count, quantizer);
       }
       for (std::size_t c = first; c < last; c += Strip::lanes) {
-        Strip::put_step(reinterpret_cast<std::uint8_t*>(block) + strip_offset(c), block_rows, place, codes + (c - first));
+        known.template encode<Bits>(row + c, last - c, c - first, reinterpret_cast<std::uint8_t*>(block) + strip_offset(c), block_rows, place);
       }
     }
   }

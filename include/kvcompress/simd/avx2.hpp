@@ -136,19 +136,32 @@ inline f32 add_pair_products(i32 a, i32 b, f32 sums) noexcept {
 inline __m256i in_order(__m256i packed) noexcept {  // packing works within 128 bits
   return _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
 }
-inline void store_bytes(std::int8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
-  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(a.v, b.v), _mm256_packs_epi32(c.v, d.v));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), in_order(bytes));
-}
 inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   const __m256i bytes = _mm256_packus_epi16(_mm256_packus_epi32(a.v, b.v), _mm256_packus_epi32(c.v, d.v));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), in_order(bytes));
 }
 
+inline void store_weights(std::int8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
+  const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(a.v, b.v), _mm256_packs_epi32(c.v, d.v));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), in_order(bytes));
+}
 inline void store_pairs(std::int16_t* to, i32 a, i32 b) noexcept {
   const __m256i in_order = _mm256_permute4x64_epi64(_mm256_packs_epi32(a.v, b.v), 0xD8);  // packing works within 128 bits
   const __m256i pairs = _mm256_shufflelo_epi16(_mm256_shufflehi_epi16(in_order, 0xD8), 0xD8);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), pairs);
+}
+inline void store_weights(std::int16_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
+  store_pairs(to, a, b);
+  store_pairs(to + 2 * lanes, c, d);
+}
+template <class Weight>
+inline i32 store_products(Weight* to, const f32 (&a)[4], const f32 (&b)[4], i32 sum) noexcept {
+  const i32 w = round(mul(a[0], b[0]));
+  const i32 x = round(mul(a[1], b[1]));
+  const i32 y = round(mul(a[2], b[2]));
+  const i32 z = round(mul(a[3], b[3]));
+  store_weights(to, w, x, y, z);
+  return add(sum, add(add(w, x), add(y, z)));
 }
 
 // ---------------------------------------------------------------- lines of codes

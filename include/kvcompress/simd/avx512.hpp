@@ -131,18 +131,31 @@ inline f32 add_pair_products(i32 a, i32 b, f32 sums) noexcept {
 inline __m512i in_order(__m512i packed) noexcept {  // packing works within 128 bits
   return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), packed);
 }
-inline void store_bytes(std::int8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
-  _mm512_storeu_si512(to, in_order(_mm512_packs_epi16(_mm512_packs_epi32(a.v, b.v), _mm512_packs_epi32(c.v, d.v))));
-}
 inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   _mm512_storeu_si512(to, in_order(_mm512_packus_epi16(_mm512_packus_epi32(a.v, b.v), _mm512_packus_epi32(c.v, d.v))));
 }
 
-inline void store_pairs(std::int16_t* to, i32 a, i32 b) noexcept {
-  // Packing puts four of a beside four of b; this puts them apart again, and every four in pair order.
-  const __m512i order = _mm512_set_epi16(31, 29, 30, 28, 23, 21, 22, 20, 15, 13, 14, 12, 7, 5, 6, 4,  //
-                                         27, 25, 26, 24, 19, 17, 18, 16, 11, 9, 10, 8, 3, 1, 2, 0);
-  _mm512_storeu_si512(to, _mm512_permutexvar_epi16(order, _mm512_packs_epi32(a.v, b.v)));
+/// a * b + 1.5 * 2^23 is a number whose lowest bits are the rounded product, once negative ones are cut to their width.
+inline __m512i rounded_low(f32 a, f32 b) noexcept { return _mm512_castps_si512(_mm512_fmadd_ps(a.v, b.v, _mm512_set1_ps(12582912.0F))); }
+inline i32 store_products(std::int8_t* to, const f32 (&a)[4], const f32 (&b)[4], i32 sum) noexcept {
+  // Packing works within 128 bits: it gets 8 numbers from one half, then 8 from the other, which leaves 64 bits to put in order.
+  const __m512i low_halves = _mm512_set_epi16(62, 60, 58, 56, 54, 52, 50, 48, 46, 44, 42, 40, 38, 36, 34, 32,  //
+                                              30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+  const __m512i first = _mm512_permutex2var_epi16(rounded_low(a[0], b[0]), low_halves, rounded_low(a[1], b[1]));
+  const __m512i second = _mm512_permutex2var_epi16(rounded_low(a[2], b[2]), low_halves, rounded_low(a[3], b[3]));
+  const __m512i bytes = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), _mm512_packs_epi16(first, second));
+  _mm512_storeu_si512(to, bytes);
+  return {_mm512_dpbusd_epi32(sum.v, _mm512_set1_epi8(1), bytes)};
+}
+inline i32 store_products(std::int16_t* to, const f32 (&a)[4], const f32 (&b)[4], i32 sum) noexcept {
+  const __m512i pair_order = _mm512_set_epi16(62, 58, 60, 56, 54, 50, 52, 48, 46, 42, 44, 40, 38, 34, 36, 32,  //
+                                              30, 26, 28, 24, 22, 18, 20, 16, 14, 10, 12, 8, 6, 2, 4, 0);
+  const __m512i first = _mm512_permutex2var_epi16(rounded_low(a[0], b[0]), pair_order, rounded_low(a[1], b[1]));
+  const __m512i second = _mm512_permutex2var_epi16(rounded_low(a[2], b[2]), pair_order, rounded_low(a[3], b[3]));
+  _mm512_storeu_si512(to, first);
+  _mm512_storeu_si512(to + 32, second);
+  const __m512i ones = _mm512_set1_epi16(1);
+  return {_mm512_dpwssd_epi32(_mm512_dpwssd_epi32(sum.v, first, ones), second, ones)};
 }
 
 // ---------------------------------------------------------------- lines of codes

@@ -152,15 +152,28 @@ inline f32 add_pair_products(i32 x, i32 y, f32 sums) noexcept {
   return {add_pair_products4(x.a, y.a, sums.a), add_pair_products4(x.b, y.b, sums.b)};
 }
 inline int16x8_t words_of(i32 x) noexcept { return vmovn_high_s32(vmovn_s32(x.a), x.b); }
-inline void store_bytes(std::int8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
+inline void store_weights(std::int8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   vst1q_s8(to, vmovn_high_s16(vmovn_s16(words_of(a)), words_of(b)));
   vst1q_s8(to + 16, vmovn_high_s16(vmovn_s16(words_of(c)), words_of(d)));
 }
-inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept { store_bytes(reinterpret_cast<std::int8_t*>(to), a, b, c, d); }
+inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept { store_weights(reinterpret_cast<std::int8_t*>(to), a, b, c, d); }
 inline void store_pairs(std::int16_t* to, i32 a, i32 b) noexcept {
   const uint8x16_t order = {0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15};
   vst1q_u8(reinterpret_cast<std::uint8_t*>(to), vqtbl1q_u8(vreinterpretq_u8_s16(words_of(a)), order));
   vst1q_u8(reinterpret_cast<std::uint8_t*>(to + 8), vqtbl1q_u8(vreinterpretq_u8_s16(words_of(b)), order));
+}
+inline void store_weights(std::int16_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
+  store_pairs(to, a, b);
+  store_pairs(to + 2 * lanes, c, d);
+}
+template <class Weight>
+inline i32 store_products(Weight* to, const f32 (&a)[4], const f32 (&b)[4], i32 sum) noexcept {
+  const i32 w = round(mul(a[0], b[0]));
+  const i32 x = round(mul(a[1], b[1]));
+  const i32 y = round(mul(a[2], b[2]));
+  const i32 z = round(mul(a[3], b[3]));
+  store_weights(to, w, x, y, z);
+  return add(sum, add(add(w, x), add(y, z)));
 }
 
 // ---------------------------------------------------------------- lines of codes

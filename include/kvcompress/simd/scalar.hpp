@@ -187,20 +187,23 @@ inline i32 shift_right(i32 x, int count) noexcept {
   return each_integer([&](std::size_t i) { return static_cast<std::uint32_t>(x.v[i]) >> count; });
 }
 /// a, b, c, d as bytes, one behind the other; the numbers must fit.
-template <class Byte>
-  requires(sizeof(Byte) == 1)
-inline void store_bytes(Byte* to, i32 a, i32 b, i32 c, i32 d) noexcept {
+inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   const i32 all[] = {a, b, c, d};
-  for (std::size_t i = 0; i < 4 * lanes; ++i) { to[i] = static_cast<Byte>(all[i / lanes].v[i % lanes]); }
+  for (std::size_t i = 0; i < 4 * lanes; ++i) { to[i] = static_cast<std::uint8_t>(all[i / lanes].v[i % lanes]); }
 }
 
-/// a, b as 16 bits, one behind the other, but of every four numbers in the order 0, 2, 1, 3: pair order; the numbers must fit.
-inline void store_pairs(std::int16_t* to, i32 a, i32 b) noexcept {
-  constexpr std::size_t order[] = {0, 2, 1, 3};
-  for (std::size_t i = 0; i < 2 * lanes; ++i) {
-    const std::size_t at = i / 4 * 4 + order[i % 4];
-    to[i] = static_cast<std::int16_t>(at < lanes ? a.v[at] : b.v[at - lanes]);
+/// The products a * b, rounded to whole numbers, which must fit: as 8 bits one behind the other, or as 16 bits with every four numbers in the
+/// order 0, 2, 1, 3: pair order. Returns `sum` with all of them added, each to some lane. A backend may round once or twice.
+template <class Weight>
+inline i32 store_products(Weight* to, const f32 (&a)[4], const f32 (&b)[4], i32 sum) noexcept {
+  constexpr std::size_t pair_order[] = {0, 2, 1, 3};
+  for (std::size_t i = 0; i < 4 * lanes; ++i) {
+    const std::size_t at = sizeof(Weight) == 1 ? i : i / 4 * 4 + pair_order[i % 4];
+    const std::int32_t product = round(mul(a[at / lanes], b[at / lanes])).v[at % lanes];
+    to[i] = static_cast<Weight>(product);
+    sum.v[at % lanes] += product;
   }
+  return sum;
 }
 
 // ---------------------------------------------------------------- lines of codes
@@ -210,7 +213,7 @@ inline constexpr std::size_t line_lanes = 16;
 
 /// Sums of integer codes with integer weights. A line holds 32 / Width steps of each lane: of byte k of a lane, the field at bit
 /// Width * j is step 4 j + k. sums[w][lane] = sum over the steps of `count` lines of code(step, lane) * weights[w * stride + step];
-/// weights of 16 bits stand in pair order (see store_pairs). Sums must stay below 2^31. `ahead`: where as many lines lie that will be read
+/// weights of 16 bits stand in pair order (see store_products). Sums must stay below 2^31. `ahead`: where as many lines lie that will be read
 /// soon; a hint.
 template <int Width, std::size_t Weights, class Weight>
 inline void lane_dots(const std::uint8_t* lines, std::size_t count, const Weight* weights, std::size_t stride,

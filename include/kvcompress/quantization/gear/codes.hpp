@@ -166,15 +166,14 @@ struct ValueCodes {
     std::memset(parts.codes, 0, code_bytes(rows, dim));
     for (std::size_t row = 0; row < rows; ++row) {
       for (std::size_t c = 0; c < dim; c += Strip::lanes) {
-        std::uint8_t codes[Strip::lanes + 64] = {};
+        quantization::TokenScales<Strip::lanes> known;
         for (std::size_t channel = c; channel < std::min(c + Strip::lanes, dim);) {
           const std::size_t group = channel / length(dim);
           const std::size_t end = std::min({(group + 1) * length(dim), c + Strip::lanes, dim});
-          const auto known = quantizer<Bits>(parts.scales[group * rows + row], parts.minima[group * rows + row]);
-          quantization::encode_run(x + row * dim + channel, end - channel, known, codes + (channel - c));
+          known.set(channel - c, end - channel, quantizer<Bits>(parts.scales[group * rows + row], parts.minima[group * rows + row]));
           channel = end;
         }
-        Strip::put_step(strip_of(parts, row, c, rows, dim), steps_of(row, rows), row % block, codes);
+        known.template encode<Bits>(x + row * dim + c, dim - c, 0, strip_of(parts, row, c, rows, dim), steps_of(row, rows), row % block);
       }
     }
   }
