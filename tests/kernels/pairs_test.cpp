@@ -69,4 +69,28 @@ TEST(Pairs, ProductsOfAllShapesAreTheDefinition) {
   }
 }
 
+TEST(Pairs, DotPairsIsTheDotProduct) {
+  std::mt19937 rng(8);
+  for (const std::size_t dim : {1UL, 15UL, 16UL, 33UL, 64UL, 80UL, 100UL, 128UL, 130UL}) {
+    for (const std::size_t queries : {1UL, 2UL, 3UL, 4UL, 7UL}) {
+      for (const std::size_t count : {1UL, 4UL, 6UL, 64UL}) {
+        const auto rows = rounded<bfloat16>(numbers(count * dim, rng));
+        const std::size_t stride = dim + 3;
+        const auto x = rounded<bfloat16>(numbers(queries * stride, rng));
+        std::vector<float> logits(queries * count, 7.0F);
+        kvcompress::kernels::dot_pairs(rows.data(), count, dim, x.data(), stride, queries, logits.data(), count, count == 64 ? rows.data() : nullptr);
+        for (std::size_t q = 0; q < queries; ++q) {
+          for (std::size_t r = 0; r < count; ++r) {
+            double expected = 0.0;
+            for (std::size_t c = 0; c < dim; ++c) {
+              expected += static_cast<double>(static_cast<float>(x[q * stride + c])) * static_cast<double>(static_cast<float>(rows[r * dim + c]));
+            }
+            ASSERT_NEAR(logits[q * count + r], expected, 2e-5) << "dim " << dim << ", query " << q << ", row " << r;
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace

@@ -30,12 +30,28 @@ namespace detail {
 /// Sums that a kernel keeps in registers.
 inline constexpr std::size_t registers = simd::native::lanes == 16 ? 16 : 8;
 
+/// Products of rows in T with queries in float, number by number.
+template <class T>
+struct InFloat {
+  using Row = T;
+  using Query = float;
+  static constexpr std::size_t numbers = simd::native::lanes;  // of a row in a vector
+  static simd::native::f32 load(const auto* from) noexcept { return simd::native::load(from); }
+  static simd::native::f32 load_first(const auto* from, std::size_t count) noexcept { return simd::native::load_first(from, count); }
+  static simd::native::f32 keep(simd::native::f32 x) noexcept { return simd::native::keep(x); }
+  static simd::native::f32 add_products(simd::native::f32 query, simd::native::f32 row, simd::native::f32 sums) noexcept {
+    return simd::native::fma(query, row, sums);
+  }
+};
+
 /// Queries x Count dot products at once, so that their multiply-adds overlap. `last` is the last row that exists; `ahead` (or null): rows that
 /// will be read soon.
-template <std::size_t Queries, std::size_t Count, class T>
-inline void dot_block(const T* rows, std::size_t row_stride, std::size_t row, std::size_t last, std::size_t dim, const float* queries, std::size_t query_stride,
-                      float* logits, std::size_t logit_stride, const T* ahead) noexcept {
+template <std::size_t Queries, std::size_t Count, class Products>
+inline void dot_block(const typename Products::Row* rows, std::size_t row_stride, std::size_t row, std::size_t last, std::size_t dim,
+                      const typename Products::Query* queries, std::size_t query_stride, float* logits, std::size_t logit_stride,
+                      const typename Products::Row* ahead) noexcept {
   namespace vec = simd::native;
+  using T = typename Products::Row;
   vec::f32 sums[Queries][Count];
   const T* from[Count];
 #pragma GCC unroll 16
@@ -45,29 +61,29 @@ inline void dot_block(const T* rows, std::size_t row_stride, std::size_t row, st
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < Count; ++r) { sums[q][r] = vec::set(0.0F); }
   }
-  const std::size_t whole = dim / vec::lanes * vec::lanes;
-  for (std::size_t c = 0; c < whole; c += vec::lanes) {
+  const std::size_t whole = dim / Products::numbers * Products::numbers;
+  for (std::size_t c = 0; c < whole; c += Products::numbers) {
     if (ahead != nullptr) {
 #pragma GCC unroll 16
-      for (std::size_t i = 0; i < Count * vec::lanes; i += 64 / sizeof(T)) { __builtin_prefetch(ahead + row * dim + c * Count + i, 0, 2); }
+      for (std::size_t i = 0; i < Count * Products::numbers; i += 64 / sizeof(T)) { __builtin_prefetch(ahead + row * dim + c * Count + i, 0, 2); }
     }
-    vec::f32 keys[Count];
+    decltype(Products::load(rows)) keys[Count];
 #pragma GCC unroll 16
-    for (std::size_t r = 0; r < Count; ++r) { keys[r] = vec::load(from[r] + c); }
+    for (std::size_t r = 0; r < Count; ++r) { keys[r] = Products::load(from[r] + c); }
 #pragma GCC unroll 4
     for (std::size_t q = 0; q < Queries; ++q) {
-      const vec::f32 query = vec::keep(vec::load(queries + q * query_stride + c));
+      const auto query = Products::keep(Products::load(queries + q * query_stride + c));
 #pragma GCC unroll 16
-      for (std::size_t r = 0; r < Count; ++r) { sums[q][r] = vec::fma(query, keys[r], sums[q][r]); }
+      for (std::size_t r = 0; r < Count; ++r) { sums[q][r] = Products::add_products(query, keys[r], sums[q][r]); }
     }
   }
   if (whole != dim) {
 #pragma GCC unroll 16
     for (std::size_t r = 0; r < Count; ++r) {
-      const vec::f32 key = vec::load_first(from[r] + whole, dim - whole);
+      const auto key = Products::load_first(from[r] + whole, dim - whole);
 #pragma GCC unroll 4
       for (std::size_t q = 0; q < Queries; ++q) {
-        sums[q][r] = vec::fma(vec::load_first(queries + q * query_stride + whole, dim - whole), key, sums[q][r]);
+        sums[q][r] = Products::add_products(Products::load_first(queries + q * query_stride + whole, dim - whole), key, sums[q][r]);
       }
     }
   }
@@ -84,12 +100,13 @@ inline void dot_block(const T* rows, std::size_t row_stride, std::size_t row, st
   }
 }
 
-template <std::size_t Queries, class T>
-inline void dot_rows_of(const T* rows, std::size_t row_stride, std::size_t count, std::size_t dim, const float* queries, std::size_t query_stride,
-                        float* logits, std::size_t logit_stride, const T* ahead) noexcept {
+template <std::size_t Queries, class Products>
+inline void dot_rows_of(const typename Products::Row* rows, std::size_t row_stride, std::size_t count, std::size_t dim,
+                        const typename Products::Query* queries, std::size_t query_stride, float* logits, std::size_t logit_stride,
+                        const typename Products::Row* ahead) noexcept {
   constexpr std::size_t at_once = std::min<std::size_t>(4, registers / Queries);
   for (std::size_t r = 0; r < count; r += at_once) {
-    dot_block<Queries, at_once>(rows, row_stride, r, count - 1, dim, queries, query_stride, logits, logit_stride, ahead);
+    dot_block<Queries, at_once, Products>(rows, row_stride, r, count - 1, dim, queries, query_stride, logits, logit_stride, ahead);
   }
 }
 
@@ -170,7 +187,7 @@ template <class T>
 inline void dot_rows_apart(const T* rows, std::size_t row_stride, std::size_t count, std::size_t dim, const float* queries, std::size_t query_stride,
                            std::size_t query_count, float* logits, std::size_t logit_stride) noexcept {
   detail::in_query_blocks(query_count, [&]<std::size_t Queries>(std::size_t q) {
-    detail::dot_rows_of<Queries>(rows, row_stride, count, dim, queries + q * query_stride, query_stride, logits + q * logit_stride, logit_stride,
+    detail::dot_rows_of<Queries, detail::InFloat<T>>(rows, row_stride, count, dim, queries + q * query_stride, query_stride, logits + q * logit_stride, logit_stride,
                                  static_cast<const T*>(nullptr));
   });
 }
@@ -180,7 +197,7 @@ template <class T>
 inline void dot_rows(const T* rows, std::size_t count, std::size_t dim, const float* queries, std::size_t query_stride,
                      std::size_t query_count, float* logits, std::size_t logit_stride, const T* ahead = nullptr) noexcept {
   detail::in_query_blocks(query_count, [&]<std::size_t Queries>(std::size_t q) {
-    detail::dot_rows_of<Queries>(rows, dim, count, dim, queries + q * query_stride, query_stride, logits + q * logit_stride, logit_stride,
+    detail::dot_rows_of<Queries, detail::InFloat<T>>(rows, dim, count, dim, queries + q * query_stride, query_stride, logits + q * logit_stride, logit_stride,
                                  q == 0 ? ahead : nullptr);
   });
 }

@@ -1,4 +1,4 @@
-// include/kvcompress/kernels/pairs.hpp - a product of two bfloat16 matrices, two terms at a time.
+// include/kvcompress/kernels/pairs.hpp - products of bfloat16 matrices, two terms at a time.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -86,7 +86,34 @@ inline void multiply_rows(const bfloat16* rows, std::size_t rank, const std::uin
   if (c < width) { multiply_block<Rows, 1>(rows, rank, pairs + c * ((rank + 1) / 2), out + c, out_stride, soon); }
 }
 
+/// Products of rows and queries in bfloat16.
+struct ByPairs {
+  using Row = bfloat16;
+  using Query = bfloat16;
+  static constexpr std::size_t numbers = 2 * simd::native::lanes;
+  static simd::native::i32 load(const bfloat16* from) noexcept { return simd::native::load_words(reinterpret_cast<const std::uint8_t*>(from)); }
+  static simd::native::i32 load_first(const bfloat16* from, std::size_t count) noexcept {
+    bfloat16 padded[numbers] = {};
+    std::copy_n(from, count, padded);
+    return load(padded);
+  }
+  static simd::native::i32 keep(simd::native::i32 x) noexcept { return x; }
+  static simd::native::f32 add_products(simd::native::i32 query, simd::native::i32 row, simd::native::f32 sums) noexcept {
+    return simd::native::add_pair_products(query, row, sums);
+  }
+};
+
 }  // namespace detail
+
+/// logits[q][r] = queries[q] . rows[r] for `count` rows of `dim` numbers, one behind the other. `ahead` (or null): as many rows that will be read
+/// soon.
+inline void dot_pairs(const bfloat16* rows, std::size_t count, std::size_t dim, const bfloat16* queries, std::size_t query_stride, std::size_t query_count,
+                      float* logits, std::size_t logit_stride, const bfloat16* ahead = nullptr) noexcept {
+  detail::in_query_blocks(query_count, [&]<std::size_t Queries>(std::size_t q) {
+    detail::dot_rows_of<Queries, detail::ByPairs>(rows, dim, count, dim, queries + q * query_stride, query_stride, logits + q * logit_stride, logit_stride,
+                                                  q == 0 ? ahead : nullptr);
+  });
+}
 
 /// out[r] (padded(dim) numbers) = rows[r] (rank numbers, one row behind the other) times the matrix whose pairs these are. Asks for `soon`
 /// meanwhile, a line per pair.

@@ -36,7 +36,7 @@ struct ShadowKVStorage {
 /// "ShadowKV: KV Cache in Shadows for High-Throughput Long-Context LLM Inference"; ByteDance-Seed/ShadowKV@e51904cdeab7. At the end of a
 /// prompt the keys of a layer, before their rotary embedding, are factorised together, its values move to a slow tier, and chunk means of
 /// the rotated keys become landmarks. A query reads the local, the outlier and all decoded rows, which are exact, and the chunks that it
-/// chooses, whose keys are multiplied out and rotated and whose values are fetched. T (half, bfloat16, float) holds rows and landmarks, F the
+/// chooses, whose keys are multiplied out and rotated and whose values are fetched. T (half, bfloat16, float) holds rows, F landmarks and
 /// factors: bfloat16 beside 16-bit rows, as the official code has them, which hardware multiplies two at a time.
 /// `retrieval.behaviour` says which of the official classes it follows; deviations stand in LandmarkIndex. `retrieval.fold_in` is ours.
 /// With ShadowKVClass::offload a query cannot be taken back by truncate: which keys are still exact depends on what was chosen.
@@ -47,7 +47,7 @@ struct ShadowKVStorage {
 template <class T = half, class F = std::conditional_t<sizeof(T) == 2, bfloat16, T>>
 struct ShadowKV {
   using Storage = ShadowKVStorage<T, F>;
-  using Retrieval = LandmarkIndex<T>;
+  using Retrieval = LandmarkIndex<F>;
 };
 
 }  // namespace kvcompress
