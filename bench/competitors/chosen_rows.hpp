@@ -34,9 +34,10 @@ inline reference::Rows quest_rows(const reference::Matrix& keys, const std::vect
 }
 
 /// The same for ShadowKV: outlier chunks (48 of 8 rows whose keys are least like their mean), chosen chunks, and all rows from the last four
-/// chunks of the prompt on.
+/// chunks of the prompt on. Landmarks and scaled queries meet in bfloat16.
 inline reference::Rows shadowkv_rows(const reference::Matrix& keys, const std::vector<reference::Matrix>& queries, reference::Index budget,
                                      reference::Index prompt) {
+  const auto rounded = [](double x) { return static_cast<double>(static_cast<float>(kvcompress::bfloat16(static_cast<float>(x)))); };
   constexpr reference::Index chunk = 8;
   const reference::Index chunks = prompt / chunk - 4;
   reference::Matrix landmarks(chunks, keys.cols());
@@ -45,12 +46,13 @@ inline reference::Rows shadowkv_rows(const reference::Matrix& keys, const std::v
     const auto rows = keys.middleRows(i * chunk, chunk);
     const Eigen::VectorXd mean = rows.colwise().mean().transpose();
     unlike(i) = -((rows * mean).array() / (rows.rowwise().norm().array() * mean.norm())).minCoeff();
-    landmarks.row(i) = mean.unaryExpr([](double x) { return static_cast<double>(static_cast<float>(kvcompress::half(static_cast<float>(x)))); });
+    landmarks.row(i) = mean.unaryExpr(rounded);
   }
   reference::Rows chosen = reference::top_rows(unlike, 48);
   reference::Vector scores = reference::Vector::Zero(chunks);  // the largest probability among the landmarks that a query gives
   for (const reference::Matrix& query : queries) {
-    reference::Vector weights = landmarks * query.transpose() / std::sqrt(static_cast<double>(keys.cols()));
+    const reference::Matrix scaled = (query / std::sqrt(static_cast<double>(keys.cols()))).unaryExpr(rounded);
+    reference::Vector weights = landmarks * scaled.transpose();
     for (const reference::Index outlier : chosen) { weights(outlier) = -std::numeric_limits<double>::infinity(); }
     weights = (weights.array() - weights.maxCoeff()).exp();
     scores = scores.cwiseMax(weights / weights.sum());
