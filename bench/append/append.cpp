@@ -9,6 +9,7 @@
 #include "runner/row.hpp"
 #include "runner/scenarios.hpp"
 #include "runner/settings.hpp"
+#include "runner/touched_memory.hpp"
 
 namespace bench {
 namespace {
@@ -21,7 +22,7 @@ constexpr std::size_t tokens_at_once = 256;  // a multiple of every residual len
 class Growing {
  public:
   Growing(const Policy& policy, const Data& data)
-      : data_(data), cache_(compressed_prompt(policy, data)), keys_(data.keys(0, 0, tokens_at_once)), values_(data.values(0, 0, tokens_at_once)) {}
+      : data_(data), cache_(compressed_prompt(policy, data, memory_.handle())), keys_(data.keys(0, 0, tokens_at_once)), values_(data.values(0, 0, tokens_at_once)) {}
 
   void run() {
     const Case& c = data_.of();
@@ -37,6 +38,7 @@ class Growing {
 
  private:
   const Data& data_;
+  TouchedMemory memory_{};
   std::unique_ptr<AnyCache> cache_;
   std::vector<float> keys_;
   std::vector<float> values_;

@@ -13,21 +13,21 @@ using kvcompress::AnyCache;
 
 const std::vector<Policy>& policies() {
   static const std::vector<Policy> all = {
-      {.name = "f32", .spec = "f32"},
-      {.name = "f16", .spec = "f16"},
-      {.name = "kivi8", .spec = "kivi8"},
-      {.name = "kivi4", .spec = "kivi4"},
-      {.name = "kivi2", .spec = "kivi2"},
-      {.name = "kivi4_fast", .spec = "kivi4:accumulation=fast", .tolerance = 5e-2},
-      {.name = "kivi2_fast", .spec = "kivi2:accumulation=fast", .tolerance = 5e-2},
+      {.name = "f32", .spec = "f32", .reserves = true},
+      {.name = "f16", .spec = "f16", .reserves = true},
+      {.name = "kivi8", .spec = "kivi8", .reserves = true},
+      {.name = "kivi4", .spec = "kivi4", .reserves = true},
+      {.name = "kivi2", .spec = "kivi2", .reserves = true},
+      {.name = "kivi4_fast", .spec = "kivi4:accumulation=fast", .tolerance = 5e-2, .reserves = true},
+      {.name = "kivi2_fast", .spec = "kivi2:accumulation=fast", .tolerance = 5e-2, .reserves = true},
       {.name = "gear4", .spec = "gear4"},  // rank 4, 2 % outliers
       {.name = "gear4_fast", .spec = "gear4:accumulation=fast", .tolerance = 5e-2},
       {.name = "streaming1024", .spec = "streaming:sinks=4,window=1020,in_cache_positions=false", .shortest = 2048},
       {.name = "h2o1024", .spec = "h2o:budget=1024", .shortest = 2048, .observes = true},
       {.name = "h2o1024+kivi4", .spec = "h2o:budget=1024+kivi4", .shortest = 2048, .observes = true},
       {.name = "snapkv1024", .spec = "snapkv:budget=1024", .shortest = 2048, .observes = true},
-      {.name = "quest2048", .spec = "quest:budget=2048,dense_layers=0", .reads = Reads::pages, .shortest = 4096},
-      {.name = "quest2048+kivi4", .spec = "quest:budget=2048,dense_layers=0+kivi4", .reads = Reads::pages, .shortest = 4096},
+      {.name = "quest2048", .spec = "quest:budget=2048,dense_layers=0", .reads = Reads::pages, .shortest = 4096, .reserves = true},
+      {.name = "quest2048+kivi4", .spec = "quest:budget=2048,dense_layers=0+kivi4", .reads = Reads::pages, .shortest = 4096, .reserves = true},
       {.name = "shadowkv2048_hits", .spec = "shadowkv:budget=2048", .reads = Reads::chunks, .shortest = 4096},
       {.name = "shadowkv2048_drift", .spec = "shadowkv:budget=2048", .reads = Reads::chunks, .shortest = 4096, .turn = 0.36},
       {.name = "shadowkv2048_misses", .spec = "shadowkv:budget=2048,reuse=false", .reads = Reads::chunks, .shortest = 4096},
@@ -40,8 +40,9 @@ const Policy& policy(std::string_view name) {
   return *std::find_if(policies().begin(), policies().end(), [&](const Policy& one) { return one.name == name; });
 }
 
-std::unique_ptr<AnyCache> make_cache(const Policy& policy, const Case& c) {
-  return examples::registry().make(policy.spec, {.layers = policy.layers, .query_heads = c.query_heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim});
+std::unique_ptr<AnyCache> make_cache(const Policy& policy, const Case& c, const kvcompress::Memory& memory) {
+  return examples::registry().make(policy.spec, {.layers = policy.layers, .query_heads = c.query_heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim},
+                                   memory);
 }
 
 void append(AnyCache& cache, const Data& data, std::size_t layer, std::size_t first, std::size_t count, bool attend) {
@@ -69,8 +70,9 @@ void append_prompt(AnyCache& cache, const Policy& policy, const Data& data) {
   }
 }
 
-std::unique_ptr<AnyCache> compressed_prompt(const Policy& policy, const Data& data) {
-  std::unique_ptr<AnyCache> cache = make_cache(policy, data.of());
+std::unique_ptr<AnyCache> compressed_prompt(const Policy& policy, const Data& data, const kvcompress::Memory& memory) {
+  std::unique_ptr<AnyCache> cache = make_cache(policy, data.of(), memory);
+  if (policy.reserves) { cache->reserve(data.of().context); }
   append_prompt(*cache, policy, data);
   for (std::size_t layer = 0; layer < policy.layers; ++layer) { cache->end_prompt(layer); }
   for (std::size_t layer = 0; layer < policy.layers; ++layer) { append(*cache, data, layer, data.of().context, 1); }
