@@ -22,7 +22,8 @@ constexpr std::size_t tokens_at_once = 256;  // a multiple of every residual len
 class Growing {
  public:
   Growing(const Policy& policy, const Data& data)
-      : data_(data), cache_(compressed_prompt(policy, data, memory_.handle())), keys_(data.keys(0, 0, tokens_at_once)), values_(data.values(0, 0, tokens_at_once)) {}
+      : data_(data), cache_(compressed_prompt(policy, data, memory_.handle())), keys_(data.keys(0, 0, tokens_at_once)),
+        values_(data.values(0, 0, tokens_at_once)) {}
 
   void run() {
     const Case& c = data_.of();

@@ -240,7 +240,8 @@ class KVCache {
   [[nodiscard]] KVCache fork() const { return KVCache(*this, Sharing{}); }
 
   /// Takes memory for `tokens` rows per lane now, so that decoding up to there allocates nothing (workspaces of your own: reserve them
-  /// too, if the policy observes every query). Before the first row it also lays a lane's blocks side by side, which are read faster.
+  /// too, if the policy observes every query). Before the first row
+  /// it also lays a lane's blocks side by side, with allocators that serve requests in order: these are read faster.
   void reserve(std::size_t tokens) {
     reserved_ = std::max(reserved_, tokens);
     for (Shared<Layer>& shared : layers_) {

@@ -138,8 +138,8 @@ concept Persists = requires(const S& saved, S& loaded, Writer& writer, Reader& r
   S::persist(saved, writer, rows);
   S::persist(loaded, reader, rows);
 };
-/// A store also says what its form depends on, since a file of another form is refused: describe(fact) calls fact(name, number or text). One
-/// that is encoded or evicted together with others may have alike(other): whether their encoded rows lie alike.
+/// A store also says what its form depends on, since a file of another form is refused: describe(fact) calls fact(name, number or text); a
+/// retrieval may. A store that is encoded or evicted together with others may have alike(other): whether their encoded rows lie alike.
 template <class S>
 concept PersistsRows = Persists<S> && requires(void (*fact)(std::string_view, ...)) { S::describe(fact); };
 /// Options list themselves: fields(options, field) calls field(name, member); unnamed_fields(options, field), where there is one, for what the

@@ -2,8 +2,11 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include "kvcompress/policies/full.hpp"
 #include "kvcompress/policies/kivi.hpp"
 #include "kvcompress/policies/streaming_llm.hpp"
+#include "kvcompress/retrieval/landmarks.hpp"
+#include "kvcompress/retrieval/page_bounds.hpp"
 #include "registry/registry.hpp"
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
@@ -34,6 +37,21 @@ TEST(Refusals, AnotherPolicy) {
   const KVCache<Kivi<2, 64>> groups(small);
   const auto cache = registry().make("kivi2", small);
   expect_refused(*cache, saved(groups), "load: policy.keys.group is 64 in the file, 32 here");
+}
+
+template <class Index>
+struct Read {
+  using Retrieval = Index;
+};
+template <class Theirs, class Ours>
+void check_numbers(const std::string& sentence) {
+  const KVCache<Combine<Read<Theirs>, Full<half>>> other(small);
+  const auto cache = AnyCache::of<Combine<Read<Ours>, Full<half>>>(small);
+  expect_refused(*cache, saved(other), sentence);
+}
+TEST(Refusals, AnIndexInOtherNumbers) {
+  check_numbers<LandmarkIndex<half>, LandmarkIndex<bfloat16>>("load: policy.retrieval.numbers is f16 in the file, bf16 here");
+  check_numbers<PageBounds<float>, PageBounds<half>>("load: policy.retrieval.numbers is f32 in the file, f16 here");
 }
 
 TEST(Refusals, EveryOption) {

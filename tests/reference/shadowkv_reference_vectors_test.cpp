@@ -19,6 +19,7 @@ using reference::Index;
 using reference::Matrix;
 using reference::Rows;
 using reference::ShadowKVOptions;
+using reference::Vector;
 
 ShadowKVOptions options_of(const conformance::ShadowKVParameters& of) {
   return {.rank = static_cast<Index>(of.rank),

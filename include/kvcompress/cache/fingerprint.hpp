@@ -74,6 +74,8 @@ void describe(const Shape& shape, const PolicyOptions<P>& options, auto& archive
   const Facts fact(archive, "policy.");
   fact("eviction", Axes<P>::Eviction::name);
   fact("retrieval", Axes<P>::Retrieval::name);
+  const Facts of_retrieval(archive, "policy.retrieval.");
+  if constexpr (requires { Axes<P>::Retrieval::describe(of_retrieval); }) { Axes<P>::Retrieval::describe(of_retrieval); }
   Storage::Keys::describe(Facts(archive, "policy.keys."));
   Storage::Values::describe(Facts(archive, "policy.values."));
   describe_shape(shape, archive);

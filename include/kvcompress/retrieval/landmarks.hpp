@@ -212,6 +212,7 @@ struct LandmarkIndex {
   static constexpr bool reads_all(const Options&, std::size_t) noexcept { return false; }
   static bool wants_last_query(const Options& options) noexcept { return options.behaviour == ShadowKVClass::offload; }
   static constexpr bool renumbers(const Options&) noexcept { return false; }
+  static void describe(auto&& fact) { fact("numbers", number_name<T>); }
   static State state(const Options& options, const Shape& shape, const Memory& memory) { return State(options.chunk, shape.key_width(), memory); }
   static std::size_t bytes_for(const Options& options, const Shape& shape, std::size_t rows) noexcept {
     return rows / options.chunk * (shape.key_width() * sizeof(T) + sizeof(Position));
@@ -266,20 +267,17 @@ struct LandmarkIndex {
     float* largest = in.scratch.data();
     float* logits = largest + count;
     float* sums = logits + in.group * count;
-    const auto dot = [&](std::size_t i, std::size_t rows, const T* ahead) {
-      if constexpr (std::is_same_v<T, bfloat16>) {
-        auto* rounded = reinterpret_cast<bfloat16*>(sums + in.group);
-        if (i == 0) {
-          for (std::size_t q = 0; q < in.group; ++q) { kernels::convert(in.queries + q * in.stride, rounded + q * in.key_width, in.key_width); }
-        }
-        kernels::dot_pairs(state.landmark(i), rows, in.key_width, rounded, in.key_width, in.group, logits + i, count, ahead);
-      } else {
-        kernels::dot_rows(state.landmark(i), rows, in.key_width, in.queries, in.stride, in.group, logits + i, count, ahead);
-      }
-    };
+    constexpr bool by_pairs = std::is_same_v<T, bfloat16>;
+    auto* rounded = reinterpret_cast<bfloat16*>(sums + in.group);  // queries
+    if constexpr (by_pairs) {
+      for (std::size_t q = 0; q < in.group; ++q) { kernels::convert(in.queries + q * in.stride, rounded + q * in.key_width, in.key_width); }
+    }
     constexpr std::size_t at_once = 64;
     for (std::size_t i = 0; i < count; i += at_once) {
-      dot(i, std::min(at_once, count - i), i + 2 * at_once <= count ? state.landmark(i + at_once) : nullptr);
+      const std::size_t now = std::min(at_once, count - i);
+      const T* ahead = i + 2 * at_once <= count ? state.landmark(i + at_once) : nullptr;
+      if constexpr (by_pairs) { kernels::dot_pairs(state.landmark(i), now, in.key_width, rounded, in.key_width, in.group, logits + i, count, ahead); }
+      else { kernels::dot_rows(state.landmark(i), now, in.key_width, in.queries, in.stride, in.group, logits + i, count, ahead); }
     }
     for (std::size_t q = 0; q < in.group; ++q) { sums[q] = kernels::log_sum_exp(logits + q * count, count); }
     kernels::largest_less_shift(logits, count, in.group, count, sums, largest);

@@ -155,6 +155,7 @@ struct PageBounds {
   static bool reads_all(const Options& options, std::size_t layer) noexcept { return layer < options.dense_layers; }
   static constexpr bool wants_last_query(const Options&) noexcept { return false; }
   static constexpr bool renumbers(const Options&) noexcept { return true; }
+  static void describe(auto&& fact) { fact("numbers", number_name<T>); }
   static State state(const Options& options, const Shape& shape, const Memory& memory) { return State(options.page, shape.key_width(), memory); }
   static std::size_t bytes_for(const Options& options, const Shape& shape, std::size_t rows) noexcept {
     return rows / options.page * (2 * shape.key_width() * sizeof(T) + 1);

@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "kvcompress/core/half.hpp"
+#include "kvcompress/simd/rounded_products.hpp"
 #include "kvcompress/simd/x86_quads.hpp"
 
 namespace kvcompress::simd::avx2 {
@@ -154,15 +155,7 @@ inline void store_weights(std::int16_t* to, i32 a, i32 b, i32 c, i32 d) noexcept
   store_pairs(to, a, b);
   store_pairs(to + 2 * lanes, c, d);
 }
-template <class Weight>
-inline i32 store_products(Weight* to, const f32 (&a)[4], const f32 (&b)[4], i32 sum) noexcept {
-  const i32 w = round(mul(a[0], b[0]));
-  const i32 x = round(mul(a[1], b[1]));
-  const i32 y = round(mul(a[2], b[2]));
-  const i32 z = round(mul(a[3], b[3]));
-  store_weights(to, w, x, y, z);
-  return add(sum, add(add(w, x), add(y, z)));
-}
+using in_steps::store_products;
 
 // ---------------------------------------------------------------- lines of codes
 
