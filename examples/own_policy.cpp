@@ -17,7 +17,8 @@ struct ShortKeys : ScoredEviction {
     static void fields(auto& options, auto&& field) { field("budget", options.budget), field("recent", options.recent); }
   };
   static void validate(const Options& o, const Shape&) {
-    require(o.recent > 0 && o.recent <= o.budget, ErrorCode::option, "short_keys: recent is ", o.recent, ", must be 1 to budget = ", o.budget);
+    require(o.recent > 0 && o.recent <= o.budget, ErrorCode::option, "short_keys: recent is ", o.recent,
+            ", must be 1 to budget = ", o.budget);
   }
   static void observe_row(const Options&, State& state, std::size_t row, std::span<const float> key, std::span<const float> /*value*/) {
     float length = 0.0F;
@@ -28,7 +29,9 @@ struct ShortKeys : ScoredEviction {
     selection.keep_best(o.budget, o.recent, [&](std::size_t row) { return state.get(row, 0); });
   }
 };
-struct ShortKeysPolicy { using Eviction = ShortKeys; };
+struct ShortKeysPolicy {
+  using Eviction = ShortKeys;
+};
 
 int main() {
   Registry registry;

@@ -51,7 +51,9 @@ void measure_append(benchmark::State& state, const Policy& which, const Case& c)
   Growing f16(policy("f16"), data);
   subject.run();
   const double error = subject.error();
-  if (!(error <= 2e-4)) { return state.SkipWithError(fmt::format("wrong: attention after it differs from its definition by {:.1e}", error).c_str()); }
+  if (!(error <= 2e-4)) {
+    return state.SkipWithError(fmt::format("wrong: attention after it differs from its definition by {:.1e}", error).c_str());
+  }
   Medians medians = measure({.baseline = [&] { f16.run(); }, .subject = [&] { subject.run(); }}, settings().rounds);
   medians.seconds /= static_cast<double>(tokens_at_once);
   Row row(state);

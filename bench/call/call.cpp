@@ -19,12 +19,13 @@ using namespace kvcompress;
 class Step {
  public:
   Step(const Policy& policy, const Case& c)
-      : data_(c), cache_(compressed_prompt(policy, data_)), queries_(data_.queries(c.context, 1)), out_(queries_.size()), workspace_(cache_->shape()) {}
+      : data_(c), cache_(compressed_prompt(policy, data_)), queries_(data_.queries(c.context, 1)), out_(queries_.size()),
+        workspace_(cache_->shape()) {}
 
   void run() {
     const Case& c = data_.of();
-    cache_->attend(0, Rows::tokens_first(queries_.data(), 1, c.query_heads, c.head_dim), Output::tokens_first(out_.data(), c.query_heads, c.head_dim), workspace_,
-                   {}, {});
+    cache_->attend(0, Rows::tokens_first(queries_.data(), 1, c.query_heads, c.head_dim),
+                   Output::tokens_first(out_.data(), c.query_heads, c.head_dim), workspace_, {}, {});
   }
   [[nodiscard]] double error() { return error_of_attend(*cache_, data_); }
   [[nodiscard]] const AnyCache& cache() const { return *cache_; }
@@ -43,7 +44,9 @@ void measure_call(benchmark::State& state, const Policy& which, const Case& c) {
   Step subject(which, c);
   Step two_rows(which, shortest);
   const double error = subject.error();
-  if (!(error <= which.tolerance)) { return state.SkipWithError(fmt::format("wrong: differs from its definition by {:.1e}", error).c_str()); }
+  if (!(error <= which.tolerance)) {
+    return state.SkipWithError(fmt::format("wrong: differs from its definition by {:.1e}", error).c_str());
+  }
   const Medians medians = measure({.baseline = [&] { two_rows.run(); }, .subject = [&] { subject.run(); }}, settings().rounds);
   Row row(state);
   row.of(c);

@@ -23,7 +23,9 @@ inline reference::Rows quest_rows(const reference::Matrix& keys, const std::vect
   const reference::Index complete = keys.rows() / page;
   reference::QuestPages pages = reference::quest_pages(keys.topRows(complete * page), page);
   const auto held = [](reference::Matrix& bounds, bool up) {
-    bounds = bounds.unaryExpr([up](double x) { return static_cast<double>(static_cast<float>(kvcompress::rounded<kvcompress::half>(static_cast<float>(x), up))); });
+    bounds = bounds.unaryExpr([up](double x) {
+      return static_cast<double>(static_cast<float>(kvcompress::rounded<kvcompress::half>(static_cast<float>(x), up)));
+    });
   };
   held(pages.minimum, false);
   held(pages.maximum, true);

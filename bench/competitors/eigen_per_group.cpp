@@ -21,7 +21,9 @@ class EigenPerGroup final : public EigenRows {
   Matrix weights_{};  // (group, rows)
 };
 
-const Enter enter({.name = "eigen_per_group", .make = [] { return std::make_unique<EigenPerGroup>(); }, .external = true,
+const Enter enter({.name = "eigen_per_group",
+                   .make = [] { return std::make_unique<EigenPerGroup>(); },
+                   .external = true,
                    .fits = [](const Case& c) { return c.threads == 1; }});
 
 }  // namespace

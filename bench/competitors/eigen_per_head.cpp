@@ -20,7 +20,9 @@ class EigenPerHead final : public EigenRows {
   Eigen::VectorXf weights_{};
 };
 
-const Enter enter({.name = "eigen_per_head", .make = [] { return std::make_unique<EigenPerHead>(); }, .external = true,
+const Enter enter({.name = "eigen_per_head",
+                   .make = [] { return std::make_unique<EigenPerHead>(); },
+                   .external = true,
                    .fits = [](const Case& c) { return c.threads == 1 && c.group() > 1; }});
 
 }  // namespace

@@ -105,7 +105,9 @@ class Ours final : public Competitor {
     std::vector<float> row(case_.head_dim);
     for (reference::Index t = 0; t < keys.rows(); ++t) {
       data.key(0, static_cast<std::size_t>(t), head, row.data());
-      for (reference::Index i = 0; i < dim; ++i) { keys(t, i) = static_cast<double>(static_cast<float>(half(row[static_cast<std::size_t>(i)]))); }
+      for (reference::Index i = 0; i < dim; ++i) {
+        keys(t, i) = static_cast<double>(static_cast<float>(half(row[static_cast<std::size_t>(i)])));
+      }
     }
     std::vector<reference::Matrix> queries;
     for (std::size_t q = 0; q < case_.group(); ++q) {
@@ -120,14 +122,16 @@ class Ours final : public Competitor {
     const MemoryReport memory = cache.memory();
     const std::size_t width = case_.kv_heads * case_.head_dim;  // of a layer's keys
     switch (policy_.reads) {
-      case Reads::everything: return bytes_of_rows(cache);
+      case Reads::everything:
+        return bytes_of_rows(cache);
       case Reads::basis: {  // ranks of 1/8 and 3/16 of the group's channels; each layer has coefficients of its own
         const std::size_t group = policy_.layers * width;
         const std::size_t coefficients = (group / 8 + group * 3 / 16) * group * sizeof(half);
         const std::size_t exact = memory.exact_rows / policy_.layers;
         return memory.factors - coefficients + coefficients / policy_.layers + exact;
       }
-      case Reads::pages: return memory.indices + bytes_of_rows(cache) * rows_chosen / (case_.context + 1);
+      case Reads::pages:
+        return memory.indices + bytes_of_rows(cache) * rows_chosen / (case_.context + 1);
       case Reads::chunks: {  // the exact rows hold the chosen ones; where these are missed, the basis and the slow tier are read instead
         const std::size_t rank = width * 5 / 32;
         const auto missed = static_cast<std::size_t>((1.0 - hit_rate()) * rows_chosen);

@@ -27,7 +27,11 @@ const std::vector<Policy>& policies() {
       {.name = "h2o1024+kivi4", .spec = "h2o:budget=1024+kivi4", .shortest = 2048, .observes = true},
       {.name = "snapkv1024", .spec = "snapkv:budget=1024", .shortest = 2048, .observes = true},
       {.name = "quest2048", .spec = "quest:budget=2048,dense_layers=0", .reads = Reads::pages, .shortest = 4096, .reserves = true},
-      {.name = "quest2048+kivi4", .spec = "quest:budget=2048,dense_layers=0+kivi4", .reads = Reads::pages, .shortest = 4096, .reserves = true},
+      {.name = "quest2048+kivi4",
+       .spec = "quest:budget=2048,dense_layers=0+kivi4",
+       .reads = Reads::pages,
+       .shortest = 4096,
+       .reserves = true},
       {.name = "shadowkv2048_hits", .spec = "shadowkv:budget=2048", .reads = Reads::chunks, .shortest = 4096},
       {.name = "shadowkv2048_drift", .spec = "shadowkv:budget=2048", .reads = Reads::chunks, .shortest = 4096, .turn = 0.36},
       {.name = "shadowkv2048_misses", .spec = "shadowkv:budget=2048,reuse=false", .reads = Reads::chunks, .shortest = 4096},
@@ -41,8 +45,8 @@ const Policy& policy(std::string_view name) {
 }
 
 std::unique_ptr<AnyCache> make_cache(const Policy& policy, const Case& c, const kvcompress::Memory& memory) {
-  return examples::registry().make(policy.spec, {.layers = policy.layers, .query_heads = c.query_heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim},
-                                   memory);
+  return examples::registry().make(
+      policy.spec, {.layers = policy.layers, .query_heads = c.query_heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim}, memory);
 }
 
 void append(AnyCache& cache, const Data& data, std::size_t layer, std::size_t first, std::size_t count, bool attend) {
@@ -50,7 +54,8 @@ void append(AnyCache& cache, const Data& data, std::size_t layer, std::size_t fi
   const Case& c = data.of();
   const std::vector<float> keys = data.keys(layer, first, count);
   const std::vector<float> values = data.values(layer, first, count);
-  cache.append(layer, Rows::tokens_first(keys.data(), count, c.kv_heads, c.head_dim), Rows::tokens_first(values.data(), count, c.kv_heads, c.head_dim));
+  cache.append(layer, Rows::tokens_first(keys.data(), count, c.kv_heads, c.head_dim),
+               Rows::tokens_first(values.data(), count, c.kv_heads, c.head_dim));
   if (!attend) { return; }
   const std::size_t seen = std::min<std::size_t>(count, 32);
   const std::vector<float> queries = data.queries(first + count - seen, seen);
@@ -85,18 +90,19 @@ double error_of_attend(AnyCache& cache, const Data& data) {
   const std::vector<float> queries = data.queries(0, 1);
   std::vector<float> out(queries.size());
   Workspace workspace(cache.shape());
-  cache.attend(0, Rows::tokens_first(queries.data(), 1, c.query_heads, c.head_dim), Output::tokens_first(out.data(), c.query_heads, c.head_dim), workspace,
-               {}, {});
+  cache.attend(0, Rows::tokens_first(queries.data(), 1, c.query_heads, c.head_dim),
+               Output::tokens_first(out.data(), c.query_heads, c.head_dim), workspace, {}, {});
   const std::size_t head = c.query_heads - 1;
-  return relative_error({out.data() + head * c.head_dim, c.head_dim}, attention(queries.data() + head * c.head_dim, c.head_dim, [&](auto&& visit) {
-    const RowTable& table = cache.table(0, c.kv_heads - 1);
-    std::vector<float> row(2 * c.head_dim);
-    for (std::size_t r = 0; r < table.rows(); ++r) {
-      if (!table.alive(r)) { continue; }
-      cache.read(0, c.kv_heads - 1, r, row.data(), row.data() + c.head_dim);
-      visit(row.data(), row.data() + c.head_dim);
-    }
-  }));
+  return relative_error({out.data() + head * c.head_dim, c.head_dim},
+                        attention(queries.data() + head * c.head_dim, c.head_dim, [&](auto&& visit) {
+                          const RowTable& table = cache.table(0, c.kv_heads - 1);
+                          std::vector<float> row(2 * c.head_dim);
+                          for (std::size_t r = 0; r < table.rows(); ++r) {
+                            if (!table.alive(r)) { continue; }
+                            cache.read(0, c.kv_heads - 1, r, row.data(), row.data() + c.head_dim);
+                            visit(row.data(), row.data() + c.head_dim);
+                          }
+                        }));
 }
 
 std::size_t bytes_of_rows(const AnyCache& cache) {

@@ -15,22 +15,22 @@ namespace bench {
 /// What one attention reads of a cache.
 enum class Reads {
   everything,
-  basis,     ///< xKV: the basis of its group of layers, the coefficients of its own layer
-  pages,     ///< Quest: the index and the chosen rows
-  chunks,    ///< ShadowKV: landmarks, and the chosen rows, at hand or from the basis and the slow tier
+  basis,   ///< xKV: the basis of its group of layers, the coefficients of its own layer
+  pages,   ///< Quest: the index and the chosen rows
+  chunks,  ///< ShadowKV: landmarks, and the chosen rows, at hand or from the basis and the slow tier
 };
 
 struct Policy {
   const char* name;
   const char* spec;  ///< as the registry takes it
   Reads reads = Reads::everything;
-  std::size_t shortest = 0;       ///< contexts below are left out: nothing would be evicted or chosen
+  std::size_t shortest = 0;         ///< contexts below are left out: nothing would be evicted or chosen
   std::size_t longest = 1U << 20U;  ///< longer ones take too long to compress
-  bool observes = false;          ///< needs the prompt's last queries
+  bool observes = false;            ///< needs the prompt's last queries
   std::size_t layers = 1;
-  double tolerance = 2e-4;        ///< of the kernel's error, of any one head; 2e-4 holds near_exact to its promise (core/accumulation.hpp)
-  bool reserves = false;          ///< takes memory for the whole context first, as an engine that knows it does; nothing is evicted
-  double turn = 0.0;              ///< radians by which the queries of a step differ from those of the step before
+  double tolerance = 2e-4;  ///< of the kernel's error, of any one head; 2e-4 holds near_exact to its promise (core/accumulation.hpp)
+  bool reserves = false;    ///< takes memory for the whole context first, as an engine that knows it does; nothing is evicted
+  double turn = 0.0;        ///< radians by which the queries of a step differ from those of the step before
 };
 
 /// Rows that Quest and ShadowKV choose.

@@ -49,10 +49,9 @@ void measure_end_prompt(benchmark::State& state, const Policy& which, double bou
     for (std::size_t layer = 0; layer < which.layers; ++layer) { cache->end_prompt(layer); }
   };
   ReadLimit limit(std::max(cold_bytes(), held));
-  const Medians medians = measure({.limit = [&] { limit.run(held, threads(1)); },
-                                   .subject = end_prompt,
-                                   .before = [&] { cache = prompt->copy(); }},
-                                  std::min<std::size_t>(settings().rounds, which.layers > 1 ? 3 : 7));
+  const Medians medians =
+      measure({.limit = [&] { limit.run(held, threads(1)); }, .subject = end_prompt, .before = [&] { cache = prompt->copy(); }},
+              std::min<std::size_t>(settings().rounds, which.layers > 1 ? 3 : 7));
   const double error = decoding_error(*cache, data);
   if (!(error <= bound)) { return state.SkipWithError(fmt::format("wrong: rows are decoded with an error of {:.1e}", error).c_str()); }
   const double numbers = static_cast<double>(c.context * c.values_per_token() * which.layers);
@@ -72,8 +71,9 @@ void add_end_prompt() {
     double bound;
   };
   // Random rows have no low rank: what a factorisation leaves of them is shown, and must only be a number of their size.
-  for (const auto [name, bound] : {Bounded{"kivi8", 5e-3}, Bounded{"kivi4", 8e-2}, Bounded{"kivi2", 4e-1}, Bounded{"gear4", 8e-2}, Bounded{"streaming1024", 1e-3},
-                                   Bounded{"h2o1024", 1e-3}, Bounded{"snapkv1024", 1e-3}, Bounded{"quest2048", 1e-3}, Bounded{"shadowkv2048_hits", 2.0}, Bounded{"xkv", 2.0}}) {
+  for (const auto [name, bound] : {Bounded{"kivi8", 5e-3}, Bounded{"kivi4", 8e-2}, Bounded{"kivi2", 4e-1}, Bounded{"gear4", 8e-2},
+                                   Bounded{"streaming1024", 1e-3}, Bounded{"h2o1024", 1e-3}, Bounded{"snapkv1024", 1e-3},
+                                   Bounded{"quest2048", 1e-3}, Bounded{"shadowkv2048_hits", 2.0}, Bounded{"xkv", 2.0}}) {
     if (policy(name).layers > 1 && !settings().full) { continue; }  // seconds for each of them
     add_row("end_prompt/" + std::string(name) + "/" + c.path(),
             [&which = policy(name), bound = bound, c](benchmark::State& state) { measure_end_prompt(state, which, bound, c); });

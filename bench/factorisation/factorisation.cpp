@@ -25,8 +25,8 @@
 namespace {
 
 using namespace kvcompress;
-using low_rank::Factorisation;
 using bench::Floats;
+using low_rank::Factorisation;
 
 /// What a matrix is like, by its singular values from the first to the one of the given index.
 struct Spectrum {
@@ -93,7 +93,8 @@ class Keys {
     for (std::size_t first = 0; first < columns_; first += width) {
       Floats part = Floats::Zero(static_cast<Eigen::Index>(rows_), width);
       for (std::size_t i = 0; i < columns_; ++i) {
-        part.row(place[i]) = sigma[i] * right.col(static_cast<Eigen::Index>(i)).segment(static_cast<Eigen::Index>(first), width).transpose();
+        part.row(place[i]) =
+            sigma[i] * right.col(static_cast<Eigen::Index>(i)).segment(static_cast<Eigen::Index>(first), width).transpose();
       }
       transform(part);
       part *= std::sqrt(static_cast<float>(rows_));  // entries near 1, where 16 bits are good
@@ -122,7 +123,9 @@ class Keys {
   }
   [[nodiscard]] double norm() const { return std::sqrt(static_cast<double>(rows_) * total_); }
   [[nodiscard]] double optimum() const { return std::sqrt(static_cast<double>(rows_) * tail_); }
-  [[nodiscard]] Eigen::Map<const Floats> floats() const { return {floats_.data(), static_cast<Eigen::Index>(rows_), static_cast<Eigen::Index>(columns_)}; }
+  [[nodiscard]] Eigen::Map<const Floats> floats() const {
+    return {floats_.data(), static_cast<Eigen::Index>(rows_), static_cast<Eigen::Index>(columns_)};
+  }
 
  private:
   std::size_t rows_;
@@ -196,8 +199,8 @@ struct Peak {
               return ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
             },
             [](void* self, void* address, std::size_t bytes, std::size_t alignment) {
-              static_cast<Peak*>(self)->held -= bytes;
-              ::operator delete(address, std::align_val_t(alignment));
+      static_cast<Peak*>(self)->held -= bytes;
+      ::operator delete(address, std::align_val_t(alignment));
             },
             this};
   }
@@ -210,7 +213,8 @@ void run_ours(benchmark::State& state, const Shape& shape, Factorisation mode) {
   double error = 0.0;
   {
     const low_rank::RowSpace space = find_row_space(source, shape.rank, mode, peak.handle());
-    error = error_over_optimum(source, {space.vectors.data(), static_cast<Eigen::Index>(space.columns), static_cast<Eigen::Index>(space.rank)});
+    error =
+        error_over_optimum(source, {space.vectors.data(), static_cast<Eigen::Index>(space.columns), static_cast<Eigen::Index>(space.rank)});
   }
   if (!(error <= 1.01)) { return state.SkipWithError("the error is more than 1 % above the optimum"); }
   double seconds = 0.0;
@@ -228,7 +232,8 @@ void run_ours(benchmark::State& state, const Shape& shape, Factorisation mode) {
   state.counters["matrix_bytes"] = static_cast<double>(shape.tokens * shape.columns * sizeof(float));
   if (reference > 0.0) { state.counters["speed_vs_bdcsvd"] = reference / seconds; }
   state.SetLabel(fmt::format("error {:.3f} of the optimum, {}{:.1f} MB at most", error,
-                             reference > 0.0 ? fmt::format("{:.1f} x BDCSVD, ", reference / seconds) : "", 1e-6 * static_cast<double>(peak.most)));
+                             reference > 0.0 ? fmt::format("{:.1f} x BDCSVD, ", reference / seconds) : "",
+                             1e-6 * static_cast<double>(peak.most)));
 }
 
 void add(const std::string& method, std::size_t columns, std::size_t rank) {
@@ -236,8 +241,12 @@ void add(const std::string& method, std::size_t columns, std::size_t rank) {
     for (const Spectrum& spectrum : spectra) {
       const Shape shape{tokens, columns, rank, &spectrum};
       const auto add_one = [&](const std::string& who, auto... arguments) {
-        const std::string name = "factorisation/" + who + "/" + method + "/r" + std::to_string(rank) + "/" + spectrum.name + "/" + std::to_string(tokens);
-        benchmark::RegisterBenchmark(name.c_str(), arguments...)->UseManualTime()->Iterations(who == "bdcsvd" ? 1 : 3)->Unit(benchmark::kMicrosecond);
+        const std::string name =
+            "factorisation/" + who + "/" + method + "/r" + std::to_string(rank) + "/" + spectrum.name + "/" + std::to_string(tokens);
+        benchmark::RegisterBenchmark(name.c_str(), arguments...)
+            ->UseManualTime()
+            ->Iterations(who == "bdcsvd" ? 1 : 3)
+            ->Unit(benchmark::kMicrosecond);
       };
       if (has_bdcsvd(shape)) { add_one("bdcsvd", run_bdcsvd, shape); }
       add_one("automatic", run_ours, shape, Factorisation::automatic);

@@ -15,8 +15,8 @@ namespace {
 class EigenPrompt final : public PromptAttention {
  public:
   explicit EigenPrompt(const Data& data)
-      : case_(data.of()), keys_(data.keys(0, 0, case_.context)), values_(data.values(0, 0, case_.context)), queries_(data.queries(0, case_.context)),
-        output_(queries_.size()) {
+      : case_(data.of()), keys_(data.keys(0, 0, case_.context)), values_(data.values(0, 0, case_.context)),
+        queries_(data.queries(0, case_.context)), output_(queries_.size()) {
     for (float& x : queries_) { x /= std::sqrt(static_cast<float>(case_.head_dim)); }
   }
 

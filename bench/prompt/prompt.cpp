@@ -80,13 +80,15 @@ void measure_prompt(benchmark::State& state, const Make& make, const Case& c) {
   subject->run();
   const double error = error_of(*subject, data);
   if (!(error <= 4e-3)) { return state.SkipWithError(fmt::format("wrong: differs from its definition by {:.1e}", error).c_str()); }
-  const Medians medians = measure({.baseline = [&] { f16.run(); }, .subject = [&] { subject->run(); }}, std::min<std::size_t>(settings().rounds, 5));
+  const Medians medians =
+      measure({.baseline = [&] { f16.run(); }, .subject = [&] { subject->run(); }}, std::min<std::size_t>(settings().rounds, 5));
   Row row(state);
   row.of(c);
   row.times(medians, static_cast<double>(c.context), 0.0);
   row.set(counter::output_error, error);
   // Two products of a multiplication and an addition each, for the half of all pairs that is causal.
-  const double operations = 2.0 * static_cast<double>(c.context) * static_cast<double>(c.context + 1) * static_cast<double>(c.query_heads * c.head_dim);
+  const double operations =
+      2.0 * static_cast<double>(c.context) * static_cast<double>(c.context + 1) * static_cast<double>(c.query_heads * c.head_dim);
   row.set("operations_per_second", operations / medians.seconds);
   row.note(fmt::format("{:.1f} Gflop/s", 1e-9 * operations / medians.seconds));
 }

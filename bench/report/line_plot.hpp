@@ -59,8 +59,10 @@ class LinePlot {
   }
 
   [[nodiscard]] std::string svg() const {
-    std::string text = fmt::format("<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"plot\" viewBox=\"0 0 {} {}\" role=\"img\" "
-                                   "aria-label=\"Time of a decode step by context\">\n<style>{}</style>\n", width, height, plot_style);
+    std::string text = fmt::format(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" class=\"plot\" viewBox=\"0 0 {} {}\" role=\"img\" "
+        "aria-label=\"Time of a decode step by context\">\n<style>{}</style>\n",
+        width, height, plot_style);
     text += axes();
     for (std::size_t i = 0; i < lines_.size(); ++i) { text += line(lines_[i], colour(i)); }
     return text + names() + "</svg>\n";
@@ -88,33 +90,40 @@ class LinePlot {
       for (const double step : {1.0, 2.0, 5.0}) {
         const double time = step * std::pow(10.0, decade);
         if (std::log10(time) > high_ + 1e-9) { continue; }
-        const std::string shown = time >= 1e6 ? fmt::format("{:g} s", time * 1e-6) : time >= 1e3 ? fmt::format("{:g} ms", time * 1e-3) : fmt::format("{:g} us", time);
-        text += fmt::format("<line class=\"grid\" x1=\"{0}\" y1=\"{1:.1f}\" x2=\"{2}\" y2=\"{1:.1f}\"/><text class=\"tick\" x=\"{3}\" y=\"{4:.1f}\" "
-                            "text-anchor=\"end\">{5}</text>\n",
-                            area_left, y(time), area_left + area_width, area_left - 8, y(time) + 4, shown);
+        const std::string shown = time >= 1e6   ? fmt::format("{:g} s", time * 1e-6)
+                                  : time >= 1e3 ? fmt::format("{:g} ms", time * 1e-3)
+                                                : fmt::format("{:g} us", time);
+        text += fmt::format(
+            "<line class=\"grid\" x1=\"{0}\" y1=\"{1:.1f}\" x2=\"{2}\" y2=\"{1:.1f}\"/><text class=\"tick\" x=\"{3}\" y=\"{4:.1f}\" "
+            "text-anchor=\"end\">{5}</text>\n",
+            area_left, y(time), area_left + area_width, area_left - 8, y(time) + 4, shown);
       }
     }
     for (double power = std::ceil(left_); power <= right_; ++power) {
       const double context = std::exp2(power);
-      text += fmt::format("<line class=\"grid\" x1=\"{0:.1f}\" y1=\"{1}\" x2=\"{0:.1f}\" y2=\"{2}\"/><text class=\"tick\" x=\"{0:.1f}\" y=\"{3}\" "
-                          "text-anchor=\"middle\">{4}</text>\n",
-                          x(context), area_top, area_top + area_height, area_top + area_height + 18,
-                          tokens(context));
+      text += fmt::format(
+          "<line class=\"grid\" x1=\"{0:.1f}\" y1=\"{1}\" x2=\"{0:.1f}\" y2=\"{2}\"/><text class=\"tick\" x=\"{0:.1f}\" y=\"{3}\" "
+          "text-anchor=\"middle\">{4}</text>\n",
+          x(context), area_top, area_top + area_height, area_top + area_height + 18, tokens(context));
     }
-    return text + fmt::format("<text class=\"axis\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">tokens in the cache</text>\n", area_left + area_width / 2, height - 12);
+    return text + fmt::format("<text class=\"axis\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">tokens in the cache</text>\n",
+                              area_left + area_width / 2, height - 12);
   }
   [[nodiscard]] std::string line(const Line& line, std::string_view stroke) const {
     std::string path;
     std::string dots;
     for (const auto& [context, time] : line.points) {
       path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : " L", x(context), y(time));
-      dots += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4\" fill=\"{}\"><title>{}, {:.0f} tokens: {:.1f} us</title></circle>\n", x(context),
-                          y(time), stroke, escaped(line.name), context, time);
+      dots += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"4\" fill=\"{}\"><title>{}, {:.0f} tokens: {:.1f} us</title></circle>\n",
+                          x(context), y(time), stroke, escaped(line.name), context, time);
     }
     std::string beyond = fmt::format("M{:.1f} {:.1f}", x(line.points.back().first), y(line.points.back().second));
     for (const auto& [context, time] : line.fitted) { beyond += fmt::format(" L{:.1f} {:.1f}", x(context), y(time)); }
-    return fmt::format("<path d=\"{0}\" fill=\"none\" stroke=\"{2}\" stroke-width=\"2\"/><path d=\"{1}\" fill=\"none\" stroke=\"{2}\" "
-                       "stroke-width=\"1.5\" stroke-dasharray=\"6 5\"/>\n", path, beyond, stroke) + dots;
+    return fmt::format(
+               "<path d=\"{0}\" fill=\"none\" stroke=\"{2}\" stroke-width=\"2\"/><path d=\"{1}\" fill=\"none\" stroke=\"{2}\" "
+               "stroke-width=\"1.5\" stroke-dasharray=\"6 5\"/>\n",
+               path, beyond, stroke) +
+           dots;
   }
   /// Names at the right, beside the ends of their lines as far as they do not touch, in the order of these ends.
   [[nodiscard]] std::string names() const {
@@ -130,10 +139,11 @@ class LinePlot {
     std::string text;
     for (std::size_t i = 0; i < order.size(); ++i) {
       const Line& line = lines_[order[i]];
-      text += fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{}\" y2=\"{:.1f}\" stroke=\"{}\" stroke-width=\".7\"/>"
-                          "<text class=\"name\" x=\"{}\" y=\"{:.1f}\">{}</text>\n",
-                          x(line.end().first), end(order[i]), area_left + area_width + 30, at[i], colour(order[i]), area_left + area_width + 34,
-                          at[i] + 4, escaped(line.name));
+      text += fmt::format(
+          "<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{}\" y2=\"{:.1f}\" stroke=\"{}\" stroke-width=\".7\"/>"
+          "<text class=\"name\" x=\"{}\" y=\"{:.1f}\">{}</text>\n",
+          x(line.end().first), end(order[i]), area_left + area_width + 30, at[i], colour(order[i]), area_left + area_width + 34, at[i] + 4,
+          escaped(line.name));
     }
     return text;
   }

@@ -29,9 +29,11 @@ int main(int argc, char** argv) {
     std::string plot;
     std::string files;
     for (int i = 1; i < argc; ++i) {
-      if (std::string_view(argv[i]) == "--out" && i + 1 < argc) { out = argv[++i]; }
-      else if (std::string_view(argv[i]) == "--plot" && i + 1 < argc) { plot = argv[++i]; }
-      else {
+      if (std::string_view(argv[i]) == "--out" && i + 1 < argc) {
+        out = argv[++i];
+      } else if (std::string_view(argv[i]) == "--plot" && i + 1 < argc) {
+        plot = argv[++i];
+      } else {
         report::read(argv[i], results);
         files += (files.empty() ? "" : ", ") + std::filesystem::absolute(argv[i]).string();
       }

@@ -93,9 +93,12 @@ std::string bars(const std::vector<Row>& rows, const std::string& heading, const
   }
   std::vector<std::pair<std::string, double>> numbers;
   for (const Row& row : rows) {
-    if (*row.get("context") == context && row.get(column.counter)) { numbers.emplace_back(row.competitor(), column.factor * *row.get(column.counter)); }
+    if (*row.get("context") == context && row.get(column.counter)) {
+      numbers.emplace_back(row.competitor(), column.factor * *row.get(column.counter));
+    }
   }
-  return fmt::format("<h2>{}, {:.0f} tokens</h2>\n{}<p class=\"sub\">{}</p>\n", heading, context, bar_plot(numbers, column.format, mark, heading), sentence);
+  return fmt::format("<h2>{}, {:.0f} tokens</h2>\n{}<p class=\"sub\">{}</p>\n", heading, context,
+                     bar_plot(numbers, column.format, mark, heading), sentence);
 }
 
 }  // namespace
@@ -105,13 +108,15 @@ std::string decode_plot(const Results& results) { return LinePlot(lines(decode_r
 std::string page(const Results& results) {
   std::string text = fmt::format(
       "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n<meta name=\"viewport\" content=\"width=device-width\">\n"
-      "<title>kvcompress measured</title>\n<style>{}{}</style>\n</head>\n<body>\n<h1>kvcompress measured</h1>\n", html::style, own_style);
+      "<title>kvcompress measured</title>\n<style>{}{}</style>\n</head>\n<body>\n<h1>kvcompress measured</h1>\n",
+      html::style, own_style);
   text += "<p class=\"sub\">Attention over compressed rows: one token, one layer, rows that are not in the processor's cache.</p>\n";
   if (const std::vector<Row> rows = decode_rows(results); !rows.empty()) {
     const std::vector<Line> all = lines(rows);
     text += "<h2>Time of a decode step by context</h2>\n" + LinePlot(all).svg() +
             "<p class=\"sub\">Dashed: a + b * context, fitted to what was measured.</p>\n";
-    text += bars(rows, "Share of the read limit", "100 %: as fast as the bytes that it reads can be loaded at all. The dashed line stands there.",
+    text += bars(rows, "Share of the read limit",
+                 "100 %: as fast as the bytes that it reads can be loaded at all. The dashed line stands there.",
                  {"", "share_of_read_limit", 100.0, "{:.0f} %"}, 100.0);
     text += bars(rows, "Speed against f16", "How many times as fast as our attention over f16 rows, measured in the same rounds.",
                  {"", "speed_against_f16", 1.0, "{:.2f} x"}, 1.0);
@@ -122,9 +127,12 @@ std::string page(const Results& results) {
   for (const Row& row : results.rows) {
     if (std::find(scenarios.begin(), scenarios.end(), row.scenario()) == scenarios.end()) { scenarios.push_back(row.scenario()); }
   }
-  for (const std::string& scenario : scenarios) { text += fmt::format("<h2>{}</h2>\n{}", escaped(scenario), table(results.rows, scenario)); }
-  text += "<p>Error of kernel: of the output against the definition in double over the rows as they are decoded, relative in length. Error of "
-          "output: against the rows as they were, before compression.</p>\n<h2>What it was measured on</h2>\n<dl>\n";
+  for (const std::string& scenario : scenarios) {
+    text += fmt::format("<h2>{}</h2>\n{}", escaped(scenario), table(results.rows, scenario));
+  }
+  text +=
+      "<p>Error of kernel: of the output against the definition in double over the rows as they are decoded, relative in length. Error of "
+      "output: against the rows as they were, before compression.</p>\n<h2>What it was measured on</h2>\n<dl>\n";
   for (const auto& [name, value] : results.facts) { text += fmt::format("<dt>{}</dt><dd>{}</dd>\n", escaped(name), escaped(value)); }
   return text + "</dl>\n</body>\n</html>\n";
 }

@@ -63,8 +63,9 @@ inline void read(const std::string& file, Results& results) {
     Row row{.name = one.at("name").get<std::string>(), .path = pieces(one.at("name").get<std::string>())};
     if (row.path.size() < 3) { throw std::runtime_error(file + ": \"" + row.name + "\" is no row of the suite"); }
     row.note = one.value("label", "");
-    if (one.value("error_occurred", false)) { row.failure = one.value("error_message", "failed"); }
-    else {
+    if (one.value("error_occurred", false)) {
+      row.failure = one.value("error_message", "failed");
+    } else {
       const std::string unit = one.value("time_unit", "us");
       row.microseconds = one.at("real_time").get<double>() * (unit == "ns" ? 1e-3 : unit == "ms" ? 1e3 : unit == "s" ? 1e6 : 1.0);
       for (const auto& [name, value] : one.items()) {

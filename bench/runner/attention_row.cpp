@@ -56,14 +56,16 @@ void measure_attention(benchmark::State& state, const Entrant& who, const Case& 
   if (!subject->output().empty()) {
     const Errors errors = errors_of(*subject, side.data);
     if (!(errors.kernel <= subject->tolerance())) {
-      return state.SkipWithError(fmt::format("wrong: differs from its definition by {:.1e}, must be at most {:.1e}", errors.kernel, subject->tolerance()).c_str());
+      return state.SkipWithError(
+          fmt::format("wrong: differs from its definition by {:.1e}, must be at most {:.1e}", errors.kernel, subject->tolerance()).c_str());
     }
     row.errors(errors);
   }
   ReadLimit& limit = side.limit_for(subject->bytes_read());
   const Medians medians = measure({.limit = [&] { limit.run(subject->bytes_read(), threads(c.threads)); },
                                    .baseline = [&] { side.f16->run(); },
-                                   .subject = [&] { subject->run(); }}, settings().rounds);
+                                   .subject = [&] { subject->run(); }},
+                                  settings().rounds);
   row.of(c);
   row.times(medians, 1.0, static_cast<double>(subject->bytes_read()));
   row.set(counter::bits, subject->bits_per_value());
@@ -102,7 +104,8 @@ void add_attention(const std::string& scenario, const std::vector<std::string_vi
     for (const Entrant& one : entrants()) {
       const bool named = names.empty() || std::find(names.begin(), names.end(), one.name) != names.end();
       if (one.external != external || !(named || external) || !one.fits(c)) { continue; }
-      add_row(scenario + "/" + one.name + "/" + c.path() + suffix, [&one, c](benchmark::State& state) { measure_attention(state, one, c); });
+      add_row(scenario + "/" + one.name + "/" + c.path() + suffix,
+              [&one, c](benchmark::State& state) { measure_attention(state, one, c); });
     }
   }
 }

@@ -69,10 +69,11 @@ inline Errors errors_of(Competitor& competitor, const Data& data) {
   for (const std::size_t head : verified_heads(data.of())) {
     competitor.query(data, head, query.data());
     const auto got = competitor.output().subspan(head * dim, dim);
-    worst.kernel = std::max(worst.kernel, relative_error(got, attention(query.data(), dim, [&](auto&& visit) { competitor.rows(data, head, visit); })));
+    worst.kernel = std::max(worst.kernel,
+                            relative_error(got, attention(query.data(), dim, [&](auto&& visit) { competitor.rows(data, head, visit); })));
     worst.output = std::max(worst.output, relative_error(got, attention(query.data(), dim, [&](auto&& visit) {
-      competitor.Competitor::rows(data, head, visit);  // the uncompressed ones
-    })));
+                                                           competitor.Competitor::rows(data, head, visit);  // the uncompressed ones
+                                                         })));
   }
   return worst;
 }

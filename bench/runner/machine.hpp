@@ -33,7 +33,9 @@ inline std::size_t last_level_cache() {
   std::size_t largest = 0;
   for (int index = 0; index < 8; ++index) {
     const std::string size = line_of(("/sys/devices/system/cpu/cpu0/cache/index" + std::to_string(index) + "/size").c_str(), "");
-    if (!size.empty()) { largest = std::max(largest, std::stoul(size) * (size.back() == 'M' ? std::size_t{1} << 20U : std::size_t{1} << 10U)); }
+    if (!size.empty()) {
+      largest = std::max(largest, std::stoul(size) * (size.back() == 'M' ? std::size_t{1} << 20U : std::size_t{1} << 10U));
+    }
   }
   return largest != 0 ? largest : std::size_t{32} << 20U;
 }

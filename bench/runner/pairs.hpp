@@ -111,7 +111,8 @@ inline Medians measure(const Parts& parts, std::size_t wanted) {
     quiet = detail::undisturbed(rounds);
   }
   Medians result{.kept = quiet.size(), .dropped = rounds.size() - quiet.size()};
-  if (quiet.size() < std::max<std::size_t>(1, wanted / 4)) {  // a busy machine: the fastest quarter of all rounds is the best there is, and `kept` warns
+  if (quiet.size() <
+      std::max<std::size_t>(1, wanted / 4)) {  // a busy machine: the fastest quarter of all rounds is the best there is, and `kept` warns
     std::sort(rounds.begin(), rounds.end(), [](const detail::Round& a, const detail::Round& b) { return a.seconds() < b.seconds(); });
     rounds.resize((rounds.size() + 3) / 4);
     quiet = rounds;

@@ -59,7 +59,9 @@ inline Widest load_all(const std::byte* from, std::size_t bytes) {
   const std::size_t run = bytes / streams / line * line;
   for (std::size_t at = 0; at < run; at += line) {
     for (std::size_t s = 0; s < streams; ++s) {
-      for (std::size_t part = 0; part < line / sizeof(Widest); ++part) { sums[s][part % 2].add(from + s * run + at + part * sizeof(Widest)); }
+      for (std::size_t part = 0; part < line / sizeof(Widest); ++part) {
+        sums[s][part % 2].add(from + s * run + at + part * sizeof(Widest));
+      }
     }
   }
   for (std::size_t at = streams * run; at + line <= bytes; at += line) {
@@ -92,9 +94,8 @@ class ReadLimit {
     at_ += count;
     if (threads.count() == 1) { return keep(load_all(from, count)); }
     const std::size_t piece = round_up(count / (4 * threads.count()));
-    threads((count + piece - 1) / piece, [&](std::size_t task, std::size_t) {
-      keep(load_all(from + task * piece, std::min(piece, count - task * piece)));
-    });
+    threads((count + piece - 1) / piece,
+            [&](std::size_t task, std::size_t) { keep(load_all(from + task * piece, std::min(piece, count - task * piece))); });
   }
 
  private:

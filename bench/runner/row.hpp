@@ -66,7 +66,10 @@ class Row {
 /// Registers a row; it is measured once, by its own clock.
 template <class Function>
 void add_row(const std::string& name, Function&& function) {
-  benchmark::RegisterBenchmark(name.c_str(), std::forward<Function>(function))->Iterations(1)->UseManualTime()->Unit(benchmark::kMicrosecond);
+  benchmark::RegisterBenchmark(name.c_str(), std::forward<Function>(function))
+      ->Iterations(1)
+      ->UseManualTime()
+      ->Unit(benchmark::kMicrosecond);
 }
 
 }  // namespace bench

@@ -45,20 +45,21 @@ class Table final : public benchmark::BenchmarkReporter {
 
  private:
   static void heading() {
-    fmt::print("\n{:<50} {:>11} {:>9} {:>8} {:>6} {:>7} {:>6} {:>8} {:>8} {:>6} {:>6}\n", "", "time", "tokens/s", "read", "", "% of", "x", "error of",
-               "error of", "bits /", "rounds");
-    fmt::print("{:<50} {:>11} {:>9} {:>8} {:>6} {:>7} {:>6} {:>8} {:>8} {:>6} {:>6}\n{:-<137}\n", "", "us", "(layer)", "MB", "GB/s", "limit", "f16", "kernel",
-               "output", "value", "kept", "");
+    fmt::print("\n{:<50} {:>11} {:>9} {:>8} {:>6} {:>7} {:>6} {:>8} {:>8} {:>6} {:>6}\n", "", "time", "tokens/s", "read", "", "% of", "x",
+               "error of", "error of", "bits /", "rounds");
+    fmt::print("{:<50} {:>11} {:>9} {:>8} {:>6} {:>7} {:>6} {:>8} {:>8} {:>6} {:>6}\n{:-<137}\n", "", "us", "(layer)", "MB", "GB/s",
+               "limit", "f16", "kernel", "output", "value", "kept", "");
   }
   static void line(const std::string& name, const Run& run) {
     const auto cell = [&](const char* counter, double factor, const char* format) {
       const auto found = run.counters.find(counter);
       return found == run.counters.end() ? std::string("-") : fmt::format(fmt::runtime(format), factor * found->second.value);
     };
-    fmt::print("{:<50} {:>11} {:>9} {:>8} {:>6} {:>7} {:>6} {:>8} {:>8} {:>6} {:>6}  {}\n", name, fmt::format("{:.1f}", run.GetAdjustedRealTime()),
-               cell(counter::tokens, 1.0, "{:.0f}"), cell(counter::bytes, 1e-6, "{:.2f}"), cell(counter::rate, 1e-9, "{:.1f}"),
-               cell(counter::share, 100.0, "{:.0f}"), cell(counter::speed, 1.0, "{:.2f}"), cell(counter::kernel_error, 1.0, "{:.0e}"),
-               cell(counter::output_error, 1.0, "{:.0e}"), cell(counter::bits, 1.0, "{:.2f}"), cell(counter::rounds, 1.0, "{:.0f}"), run.report_label);
+    fmt::print("{:<50} {:>11} {:>9} {:>8} {:>6} {:>7} {:>6} {:>8} {:>8} {:>6} {:>6}  {}\n", name,
+               fmt::format("{:.1f}", run.GetAdjustedRealTime()), cell(counter::tokens, 1.0, "{:.0f}"), cell(counter::bytes, 1e-6, "{:.2f}"),
+               cell(counter::rate, 1e-9, "{:.1f}"), cell(counter::share, 100.0, "{:.0f}"), cell(counter::speed, 1.0, "{:.2f}"),
+               cell(counter::kernel_error, 1.0, "{:.0e}"), cell(counter::output_error, 1.0, "{:.0e}"), cell(counter::bits, 1.0, "{:.2f}"),
+               cell(counter::rounds, 1.0, "{:.0f}"), run.report_label);
   }
 
   std::vector<std::pair<std::string, std::string>> facts_;

@@ -50,7 +50,8 @@ void measure_save_load(benchmark::State& state, const Policy& which, const Case&
     std::memcpy(copy.data(), file.data(), file.size());
     benchmark::ClobberMemory();
   };
-  const Parts saving{.limit = copy_it, .subject = [&] { kvcompress::save(*cache, kvcompress::sink(target)); }, .before = [&] { target.clear(); }};
+  const Parts saving{
+      .limit = copy_it, .subject = [&] { kvcompress::save(*cache, kvcompress::sink(target)); }, .before = [&] { target.clear(); }};
   const Parts loading{.limit = copy_it, .subject = [&] { load_all_of(*loaded, file); }, .before = [&] { loaded = make_cache(which, c); }};
   const Medians medians = measure(saves ? saving : loading, std::min<std::size_t>(settings().rounds, 15));
   Row row(state);
@@ -58,7 +59,8 @@ void measure_save_load(benchmark::State& state, const Policy& which, const Case&
   row.times(medians, static_cast<double>(c.context), static_cast<double>(file.size()));
   row.set(counter::bits, cache->bits_per_value());
   const kvcompress::MemoryReport memory = cache->memory();
-  row.note(fmt::format("{:.2f} of the cache's bytes", static_cast<double>(file.size()) / static_cast<double>(memory.total() - memory.scratch)));
+  row.note(
+      fmt::format("{:.2f} of the cache's bytes", static_cast<double>(file.size()) / static_cast<double>(memory.total() - memory.scratch)));
 }
 
 }  // namespace

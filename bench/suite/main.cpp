@@ -59,7 +59,8 @@ int main(int argc, char** argv) {
   bench::Table table(facts());
   bench::Json json;
   benchmark::RunSpecifiedBenchmarks(&table, bench::settings().writes_file ? &json : nullptr);
-  fmt::print("\nerror of kernel: against the definition in double over the rows as they are decoded; of output: over the rows as they were.\n");
+  fmt::print(
+      "\nerror of kernel: against the definition in double over the rows as they are decoded; of output: over the rows as they were.\n");
   for (const std::string& note : bench::notes()) { fmt::print("{}\n", note); }
   if (table.failed() > 0) { fmt::print("{} rows FAILED\n", table.failed()); }
   return table.failed() == 0 ? EXIT_SUCCESS : EXIT_FAILURE;

@@ -26,12 +26,12 @@ inline std::vector<Fact> model_facts(const llama::Model& model, const std::files
   std::size_t parameters = 0;
   for (const auto& [name, tensor] : model.gguf.tensors()) { parameters += tensor.rows * tensor.columns; }
   return {
-      {"Model", fmt::format("{} ({}), {:.2f} million parameters, {:.1f} MB", model.gguf.text_or("general.name", "unnamed"),
-                            path.filename().string(), static_cast<double>(parameters) / 1e6,
-                            static_cast<double>(std::filesystem::file_size(path)) / 1e6)},
+      {"Model",
+       fmt::format("{} ({}), {:.2f} million parameters, {:.1f} MB", model.gguf.text_or("general.name", "unnamed"), path.filename().string(),
+                   static_cast<double>(parameters) / 1e6, static_cast<double>(std::filesystem::file_size(path)) / 1e6)},
       {"Architecture",
-       fmt::format("Llama: {} layers, {} query heads and {} KV heads of {} channels, vocabulary {}, context {}, RoPE base {}",
-                   c.layers, c.query_heads, c.kv_heads, c.head_dim, c.vocabulary, c.context, c.rope_base)},
+       fmt::format("Llama: {} layers, {} query heads and {} KV heads of {} channels, vocabulary {}, context {}, RoPE base {}", c.layers,
+                   c.query_heads, c.kv_heads, c.head_dim, c.vocabulary, c.context, c.rope_base)},
       {"KV cache", fmt::format("{} numbers per token, {} bytes in f16", 2 * c.layers * c.kv_heads * c.head_dim,
                                4 * c.layers * c.kv_heads * c.head_dim)},
   };
@@ -87,8 +87,9 @@ inline std::string date_now() {
 inline std::string shell_command(std::span<const char* const> arguments) {
   std::string command;
   for (const std::string_view argument : arguments) {
-    const bool plain = !argument.empty() && argument.find_first_not_of("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-                                                                        "0123456789_-+=:,./@%") == std::string_view::npos;
+    const bool plain = !argument.empty() && argument.find_first_not_of(
+                                                "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+                                                "0123456789_-+=:,./@%") == std::string_view::npos;
     command += command.empty() ? "" : " ";
     if (plain) {
       command += argument;

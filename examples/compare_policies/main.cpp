@@ -67,9 +67,7 @@ void declare(CLI::App& app, Options& o) {
       ->capture_default_str();
   app.add_option("--threads", o.setup.threads, "windows and policies are spread over them (default: what the machine has)")
       ->check(CLI::Range(1, 256));
-  app.add_option("--seed", o.setup.seed, "of the needles' names and numbers")
-      ->check(is_whole)
-      ->capture_default_str();
+  app.add_option("--seed", o.setup.seed, "of the needles' names and numbers")->check(is_whole)->capture_default_str();
   app.add_option("--format", o.format, "of the results on standard output")
       ->check(CLI::IsMember({"table", "json", "csv"}))
       ->capture_default_str();
@@ -104,9 +102,7 @@ int main(int argc, char** argv) {
     declare(app, options);
     try {
       app.parse(argc, argv);
-    } catch (const CLI::Success& help) {
-      return app.exit(help);
-    } catch (const CLI::ParseError& error) {
+    } catch (const CLI::Success& help) { return app.exit(help); } catch (const CLI::ParseError& error) {
       throw comparison::BadArgument(error.what());
     }
     if (options.list) {

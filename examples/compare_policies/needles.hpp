@@ -37,8 +37,9 @@ struct Haystack {
 
 /// `count` needles of different names, evenly spread over the depths. The same seed gives the same needles everywhere.
 inline std::vector<Needle> draw_needles(std::size_t count, std::uint64_t seed) {
-  std::array<std::string_view, 20> names{"Agnes", "Boris",  "Clara", "Duncan", "Ernest", "Frank",  "George", "Grace",  "Helen",  "Jacob",
-                                         "Karen", "Marcus", "Nathan", "Rachel", "Ralph", "Robert", "Sophia", "Stephen", "Thomas", "Victor"};
+  std::array<std::string_view, 20> names{"Agnes", "Boris",  "Clara",  "Duncan",  "Ernest", "Frank",  "George",
+                                         "Grace", "Helen",  "Jacob",  "Karen",   "Marcus", "Nathan", "Rachel",
+                                         "Ralph", "Robert", "Sophia", "Stephen", "Thomas", "Victor"};
   std::mt19937_64 random(seed);
   std::vector<Needle> needles;
   for (std::size_t i = 0; i < std::min(count, names.size()); ++i) {

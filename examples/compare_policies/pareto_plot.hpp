@@ -42,8 +42,7 @@ struct Box {
     return left < other.left + other.width && other.left < left + width && top < other.top + other.height && other.top < top + height;
   }
   [[nodiscard]] bool within(const Box& other) const {
-    return left >= other.left && top >= other.top && left + width <= other.left + other.width &&
-           top + height <= other.top + other.height;
+    return left >= other.left && top >= other.top && left + width <= other.left + other.width && top + height <= other.top + other.height;
   }
 };
 
@@ -64,8 +63,8 @@ class ParetoPlot {
   }
 
   [[nodiscard]] std::string svg() const {
-    std::string text = fmt::format("<svg class=\"plot\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"Memory against KL divergence\">\n",
-                                   width, height);
+    std::string text =
+        fmt::format("<svg class=\"plot\" viewBox=\"0 0 {} {}\" role=\"img\" aria-label=\"Memory against KL divergence\">\n", width, height);
     text += axes();
     text += front_line();
     std::vector<Box> taken;
@@ -73,10 +72,11 @@ class ParetoPlot {
     const std::vector<std::size_t> front = pareto_front(rows_);
     for (std::size_t i = 0; i < rows_.size(); ++i) {
       const bool best = std::find(front.begin(), front.end(), i) != front.end();
-      text += fmt::format("<circle class=\"{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"5\">"
-                          "<title>{}: {:.1f} % of f16, KL {:.3g}</title></circle>\n",
-                          best ? "best" : "other", x(rows_[i]), y(rows_[i]), escaped(rows_[i].policy.settings),
-                          100.0 * rows_[i].fraction_of_f16, rows_[i].kl);
+      text += fmt::format(
+          "<circle class=\"{}\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"5\">"
+          "<title>{}: {:.1f} % of f16, KL {:.3g}</title></circle>\n",
+          best ? "best" : "other", x(rows_[i]), y(rows_[i]), escaped(rows_[i].policy.settings), 100.0 * rows_[i].fraction_of_f16,
+          rows_[i].kl);
       text += label(rows_[i], taken);
     }
     return text + "</svg>\n";
@@ -92,9 +92,7 @@ class ParetoPlot {
   [[nodiscard]] double x_of(double fraction) const {
     return area.left + area.width * std::log(fraction / smallest_fraction_) / std::log(largest_fraction_ / smallest_fraction_);
   }
-  [[nodiscard]] double y_of(double log10_kl) const {
-    return area.top + area.height * (highest_ - log10_kl) / (highest_ - lowest_);
-  }
+  [[nodiscard]] double y_of(double log10_kl) const { return area.top + area.height * (highest_ - log10_kl) / (highest_ - lowest_); }
   [[nodiscard]] double x(const Row& row) const { return x_of(row.fraction_of_f16); }
   [[nodiscard]] double y(const Row& row) const { return y_of(std::log10(shown_kl(row))); }
 
@@ -104,23 +102,27 @@ class ParetoPlot {
     for (double decade = lowest_; decade <= highest_; ++decade) {
       const std::string power = decade < -3.0 ? fmt::format("1e{:.0f}", decade) : fmt::format("{:g}", std::pow(10.0, decade));
       const bool floor = decade == std::log10(least_kl);
-      text += fmt::format("<line class=\"grid\" x1=\"{0}\" y1=\"{1:.1f}\" x2=\"{2}\" y2=\"{1:.1f}\"/>"
-                          "<text class=\"tick\" x=\"{3}\" y=\"{4:.1f}\" text-anchor=\"end\">{5}{6}</text>\n",
-                          area.left, y_of(decade), area.left + area.width, area.left - 8, y_of(decade) + 4, floor ? "&#8804; " : "", power);
+      text += fmt::format(
+          "<line class=\"grid\" x1=\"{0}\" y1=\"{1:.1f}\" x2=\"{2}\" y2=\"{1:.1f}\"/>"
+          "<text class=\"tick\" x=\"{3}\" y=\"{4:.1f}\" text-anchor=\"end\">{5}{6}</text>\n",
+          area.left, y_of(decade), area.left + area.width, area.left - 8, y_of(decade) + 4, floor ? "&#8804; " : "", power);
     }
     for (const double percent : {1.0, 2.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 80.0, 100.0, 150.0, 200.0}) {
       const double fraction = percent / 100.0;
       if (fraction < smallest_fraction_ || fraction > largest_fraction_) { continue; }
-      text += fmt::format("<line class=\"grid\" x1=\"{0:.1f}\" y1=\"{1}\" x2=\"{0:.1f}\" y2=\"{2}\"/>"
-                          "<text class=\"tick\" x=\"{0:.1f}\" y=\"{3}\" text-anchor=\"middle\">{4:g} %</text>\n",
-                          x_of(fraction), area.top, bottom, bottom + 18, percent);
+      text += fmt::format(
+          "<line class=\"grid\" x1=\"{0:.1f}\" y1=\"{1}\" x2=\"{0:.1f}\" y2=\"{2}\"/>"
+          "<text class=\"tick\" x=\"{0:.1f}\" y=\"{3}\" text-anchor=\"middle\">{4:g} %</text>\n",
+          x_of(fraction), area.top, bottom, bottom + 18, percent);
     }
-    text += fmt::format("<text class=\"axis\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">cache bytes in fast memory after the last token, % of f16 "
-                        "full (left is smaller)</text>\n",
-                        area.left + area.width / 2, height - 8);
-    return text + fmt::format("<text class=\"axis\" transform=\"translate(16 {}) rotate(-90)\" text-anchor=\"middle\">"
-                              "mean KL from the exact model, nats (down is better)</text>\n",
-                              area.top + area.height / 2);
+    text += fmt::format(
+        "<text class=\"axis\" x=\"{}\" y=\"{}\" text-anchor=\"middle\">cache bytes in fast memory after the last token, % of f16 "
+        "full (left is smaller)</text>\n",
+        area.left + area.width / 2, height - 8);
+    return text + fmt::format(
+                      "<text class=\"axis\" transform=\"translate(16 {}) rotate(-90)\" text-anchor=\"middle\">"
+                      "mean KL from the exact model, nats (down is better)</text>\n",
+                      area.top + area.height / 2);
   }
 
   /// Steps through the best trade-offs: what can be had for so many bytes.

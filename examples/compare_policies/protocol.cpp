@@ -57,7 +57,7 @@ class Measuring {
   std::vector<double> frequency_factors_;
   kvcompress::Shape shape_;
   std::size_t windows_;
-  std::vector<Item> items_;  // (windows) of the text, then the haystacks
+  std::vector<Item> items_;                         // (windows) of the text, then the haystacks
   std::vector<std::vector<Measurement>> measured_;  // (items, policies)
   Agreement exact_;                                 // the reference's own loss
 };
@@ -108,8 +108,7 @@ Measurement Measuring::measure(const Item& item, const std::string& policy, llam
 }
 
 /// Feeds the second half of a window token by token.
-void Measuring::decode(const Item& item, TimedAttention& attention, llama::Engine& engine, Progress& progress,
-                       Measurement& result) const {
+void Measuring::decode(const Item& item, TimedAttention& attention, llama::Engine& engine, Progress& progress, Measurement& result) const {
   std::vector<float> logits(engine.config().vocabulary);
   for (std::size_t i = item.prompt_tokens; i < item.tokens.size(); ++i) {
     {
@@ -180,9 +179,7 @@ Comparison Measuring::run(std::vector<std::unique_ptr<llama::Engine>>& engines) 
   result.windows = windows_;
   result.scored_tokens = exact_.tokens;
   result.needle_prompts = items_.size() - windows_;
-  for (std::size_t i = windows_; i < items_.size(); ++i) {
-    result.needle_tokens = std::max(result.needle_tokens, items_[i].tokens.size());
-  }
+  for (std::size_t i = windows_; i < items_.size(); ++i) { result.needle_tokens = std::max(result.needle_tokens, items_[i].tokens.size()); }
   for (std::size_t p = 0; p < setup_.policies.size(); ++p) { result.rows.push_back(row(p, result.exact_perplexity)); }
   const Row& full = result.rows.front();
   for (Row& r : result.rows) {

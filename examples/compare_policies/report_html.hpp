@@ -30,8 +30,7 @@ inline std::string html_table(const Comparison& c) {
   const std::vector<std::size_t> front = pareto_front(c.rows);
   std::string text = "<div class=\"wide\"><table>\n<thead><tr>";
   for (const Column& column : columns()) {
-    text += fmt::format("<th>{}{}{}</th>", escaped(column.upper), column.upper.empty() ? "" : "<br>",
-                        escaped(column.lower));
+    text += fmt::format("<th>{}{}{}</th>", escaped(column.upper), column.upper.empty() ? "" : "<br>", escaped(column.lower));
   }
   text += "</tr></thead>\n<tbody>\n";
   for (std::size_t i = 0; i < c.rows.size(); ++i) {

@@ -35,9 +35,9 @@ struct Row {
   double bytes_after_prompt = 0.0;  // the same, right after end_prompt
   double fraction_of_f16 = 0.0;     // bytes / bytes of full
   double fraction_after_prompt = 0.0;
-  double bits_per_value = 0.0;      // of bytes, over every token seen
-  double slow_bytes = 0.0;          // of the slow tier, in RAM or in files
-  double fetched_per_token = 0.0;   // bytes from the slow tier, per decoded token
+  double bits_per_value = 0.0;     // of bytes, over every token seen
+  double slow_bytes = 0.0;         // of the slow tier, in RAM or in files
+  double fetched_per_token = 0.0;  // bytes from the slow tier, per decoded token
   double perplexity = 0.0;
   double perplexity_ratio = 0.0;  // to the exact model
   double kl = 0.0;                // mean KL(exact || policy), nats per token
@@ -68,11 +68,11 @@ struct Comparison {
   double exact_perplexity = 0.0;
   std::size_t text_tokens = 0;
   std::size_t windows = 0;
-  std::size_t scored_tokens = 0;    // per policy
-  std::size_t needle_prompts = 0;   // haystacks
-  std::size_t needle_tokens = 0;    // of one haystack
+  std::size_t scored_tokens = 0;   // per policy
+  std::size_t needle_prompts = 0;  // haystacks
+  std::size_t needle_tokens = 0;   // of one haystack
   double seconds = 0.0;
-  std::vector<Fact> model;              // from the file
+  std::vector<Fact> model;                // from the file
   std::vector<std::string> known_limits;  // from the model's card, if one lies beside it
   std::vector<Fact> machine;
   std::string date;

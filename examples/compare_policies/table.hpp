@@ -54,7 +54,8 @@ inline const std::vector<Column>& columns() {
       {"% after", "prompt", [](const Row& r) { return percent(r.fraction_after_prompt); }},
       {"bits per", "value", [](const Row& r) { return fmt::format("{:.2f}", r.bits_per_value); }},
       {"slow", "KiB", [](const Row& r) { return r.slow_bytes > 0.0 ? grouped(r.slow_bytes / 1024.0) : std::string("-"); }},
-      {"fetched", "KiB/tok", [](const Row& r) { return r.slow_bytes > 0.0 ? fmt::format("{:.1f}", r.fetched_per_token / 1024.0) : std::string("-"); }},
+      {"fetched", "KiB/tok",
+       [](const Row& r) { return r.slow_bytes > 0.0 ? fmt::format("{:.1f}", r.fetched_per_token / 1024.0) : std::string("-"); }},
       {"", "perplexity", [](const Row& r) { return fmt::format("{:.3f}", r.perplexity); }},
       {"ratio", "to exact", [](const Row& r) { return fmt::format("{:.5f}", r.perplexity_ratio); }},
       {"KL", "nats", [](const Row& r) { return short_number(r.kl); }},
@@ -74,7 +75,8 @@ inline bool any_row(const Comparison& c, auto&& is) { return std::any_of(c.rows.
 inline std::vector<std::string> notes(const Comparison& c) {
   const auto any = [&](std::initializer_list<std::string_view> parts) {
     return any_row(c, [&](const Row& row) {
-      return std::any_of(parts.begin(), parts.end(), [&](std::string_view part) { return row.policy.name.find(part) != std::string::npos; });
+      return std::any_of(parts.begin(), parts.end(),
+                         [&](std::string_view part) { return row.policy.name.find(part) != std::string::npos; });
     });
   };
   std::vector<std::string> lines;
@@ -83,9 +85,12 @@ inline std::vector<std::string> notes(const Comparison& c) {
                                 any({"snapkv"}) ? "; SnapKV evicts from the prompt only" : ""));
   }
   if (any({"quest", "landmarks", "shadowkv"})) {
-    std::string line = fmt::format("Retrievals keep every row; a query reads {} of them per lane unless the policy says otherwise", c.setup.budget);
+    std::string line =
+        fmt::format("Retrievals keep every row; a query reads {} of them per lane unless the policy says otherwise", c.setup.budget);
     if (any({"quest"})) { line += "; quest reads its first dense_layers in full"; }
-    if (any({"landmarks", "shadowkv"})) { line += "; landmarks (shadowkv has them) choose from the prompt, and every query reads decoded rows too"; }
+    if (any({"landmarks", "shadowkv"})) {
+      line += "; landmarks (shadowkv has them) choose from the prompt, and every query reads decoded rows too";
+    }
     lines.push_back(line + ".");
   }
   if (any({"xkv", "shadowkv"})) { lines.push_back("xkv and shadowkv compress the prompt; decoded rows stay in f16: see % after prompt."); }
@@ -105,17 +110,20 @@ inline std::vector<std::string> legend(const Comparison& c) {
                   "mark, scratch{} included.",
                   any_row(c, [](const Row& row) { return row.slow_bytes > 0.0; }) ? " and slow tier" : "")};
   if (any_row(c, [](const Row& row) { return row.slow_bytes > 0.0; })) {
-    lines.push_back("Slow: values that stay out of fast memory until a query wants them; fetched: what is copied from there per decoded token.");
+    lines.push_back(
+        "Slow: values that stay out of fast memory until a query wants them; fetched: what is copied from there per decoded token.");
   }
   for (std::string& note : notes(c)) { lines.push_back(std::move(note)); }
   if (c.rows.front().needles_asked > 0) {
-    lines.push_back(fmt::format("Needles: {} numbers hidden at several depths of {} of about {} tokens; asked for after "
-                                "compression, found if greedy decoding gives every digit (seed {}).",
-                                c.rows.front().needles_asked, counted(c.needle_prompts, "prompt"), c.needle_tokens, c.setup.seed));
+    lines.push_back(
+        fmt::format("Needles: {} numbers hidden at several depths of {} of about {} tokens; asked for after "
+                    "compression, found if greedy decoding gives every digit (seed {}).",
+                    c.rows.front().needles_asked, counted(c.needle_prompts, "prompt"), c.needle_tokens, c.setup.seed));
   }
-  lines.push_back(fmt::format("Speed: tokens per CPU second of one thread while {}. Prompt: the shared exact forward pass plus the "
-                              "policy's own compression. Decode: the whole model; \"in cache\" is the policy's part of it.",
-                              c.setup.threads == 1 ? "no other worked" : fmt::format("{} worked at once", c.setup.threads)));
+  lines.push_back(
+      fmt::format("Speed: tokens per CPU second of one thread while {}. Prompt: the shared exact forward pass plus the "
+                  "policy's own compression. Decode: the whole model; \"in cache\" is the policy's part of it.",
+                  c.setup.threads == 1 ? "no other worked" : fmt::format("{} worked at once", c.setup.threads)));
   return lines;
 }
 

@@ -24,8 +24,8 @@ struct Attention {
   /// Causal attention of the newest `tokens` rows over all rows of `layer`.
   /// queries, out: (tokens, query_heads, head_dim), rotated, not yet scaled; the calls for one step name
   /// disjoint ranges of KV heads, and a call reads and writes only the query heads that belong to its range.
-  virtual void attend(std::size_t layer, const float* queries, std::size_t tokens, float* out,
-                      std::size_t first_kv_head, std::size_t last_kv_head) = 0;
+  virtual void attend(std::size_t layer, const float* queries, std::size_t tokens, float* out, std::size_t first_kv_head,
+                      std::size_t last_kv_head) = 0;
 
   /// The prompt of `layer` is complete: the moment to compress it.
   virtual void end_prompt(std::size_t layer) = 0;
@@ -35,11 +35,7 @@ struct Attention {
 class PlainAttention final : public Attention {
  public:
   PlainAttention(std::size_t layers, std::size_t query_heads, std::size_t kv_heads, std::size_t head_dim)
-      : query_heads_(query_heads),
-        kv_heads_(kv_heads),
-        head_dim_(head_dim),
-        keys_(layers * kv_heads),
-        values_(layers * kv_heads) {}
+      : query_heads_(query_heads), kv_heads_(kv_heads), head_dim_(head_dim), keys_(layers * kv_heads), values_(layers * kv_heads) {}
 
   /// Forgets all rows and keeps the memory.
   void clear() {
@@ -55,8 +51,8 @@ class PlainAttention final : public Attention {
     }
   }
 
-  void attend(std::size_t layer, const float* queries, std::size_t tokens, float* out,
-              std::size_t first_kv_head, std::size_t last_kv_head) override {
+  void attend(std::size_t layer, const float* queries, std::size_t tokens, float* out, std::size_t first_kv_head,
+              std::size_t last_kv_head) override {
     const std::size_t group = query_heads_ / kv_heads_;
     for (std::size_t kv_head = first_kv_head; kv_head < last_kv_head; ++kv_head) {
       const std::vector<float>& keys = keys_[layer * kv_heads_ + kv_head];      // (rows, head_dim)
@@ -67,8 +63,8 @@ class PlainAttention final : public Attention {
         for (std::size_t t = 0; t < tokens; ++t) {
           const std::size_t at = (t * query_heads_ + head) * head_dim_;
           const std::size_t visible = rows - tokens + t + 1;
-          tile_rows<F32, 1>(reinterpret_cast<const std::byte*>(keys.data()), head_dim_ * sizeof(float),
-                            visible, queries + at, head_dim_, weights.data(), 1, 0);
+          tile_rows<F32, 1>(reinterpret_cast<const std::byte*>(keys.data()), head_dim_ * sizeof(float), visible, queries + at, head_dim_,
+                            weights.data(), 1, 0);
           softmax(weights.data(), visible);
           mix(values.data(), weights.data(), visible, out + at);
         }
@@ -95,12 +91,8 @@ class PlainAttention final : public Attention {
   /// out = sum of weights[i] values[i]
   void mix(const float* values, const float* weights, std::size_t rows, float* out) const {
     std::size_t channel = 0;
-    for (; channel + 64 <= head_dim_; channel += 64) {
-      mix_strip<8>(values + channel, weights, rows, out + channel);
-    }
-    for (; channel + 8 <= head_dim_; channel += 8) {
-      mix_strip<1>(values + channel, weights, rows, out + channel);
-    }
+    for (; channel + 64 <= head_dim_; channel += 64) { mix_strip<8>(values + channel, weights, rows, out + channel); }
+    for (; channel + 8 <= head_dim_; channel += 8) { mix_strip<1>(values + channel, weights, rows, out + channel); }
     for (; channel < head_dim_; ++channel) {
       float total = 0.0F;
       for (std::size_t i = 0; i < rows; ++i) { total += weights[i] * values[i * head_dim_ + channel]; }
@@ -117,9 +109,7 @@ class PlainAttention final : public Attention {
     for (std::size_t i = 0; i < rows; ++i) {
       const vec::f32x8 weight = vec::set(weights[i]);
 #pragma GCC unroll 8
-      for (std::size_t v = 0; v < Vectors; ++v) {
-        total[v] = vec::fma(weight, vec::load(values + i * head_dim_ + 8 * v), total[v]);
-      }
+      for (std::size_t v = 0; v < Vectors; ++v) { total[v] = vec::fma(weight, vec::load(values + i * head_dim_ + 8 * v), total[v]); }
     }
 #pragma GCC unroll 8
     for (std::size_t v = 0; v < Vectors; ++v) { vec::store(out + 8 * v, total[v]); }

@@ -87,38 +87,25 @@ class WordCutter {
       return lead == ' ' || (lead >= '\t' && lead <= '\r') ? Kind::space : Kind::other;
     }
     std::uint32_t code = lead & (0xFFU >> (character.size() + 1));
-    for (const char next : character.substr(1)) {
-      code = code << 6U | (static_cast<unsigned char>(next) & 0x3FU);
-    }
-    const auto within = [code](std::uint32_t first, std::uint32_t last) {
-      return code >= first && code <= last;
-    };
-    if (code == 0x85 || code == 0xA0 || within(0x2000, 0x200A) || code == 0x2028 || code == 0x2029 ||
-        code == 0x202F || code == 0x205F || code == 0x3000) {
+    for (const char next : character.substr(1)) { code = code << 6U | (static_cast<unsigned char>(next) & 0x3FU); }
+    const auto within = [code](std::uint32_t first, std::uint32_t last) { return code >= first && code <= last; };
+    if (code == 0x85 || code == 0xA0 || within(0x2000, 0x200A) || code == 0x2028 || code == 0x2029 || code == 0x202F || code == 0x205F ||
+        code == 0x3000) {
       return Kind::space;
     }
     const bool latin_letter = code == 0xAA || code == 0xB5 || code == 0xBA;
     const bool latin_digit = code == 0xB2 || code == 0xB3 || code == 0xB9 || within(0xBC, 0xBE);
-    if (latin_digit || within(0x2070, 0x2079) || within(0x2080, 0x2089) || within(0x2150, 0x2189)) {
-      return Kind::digit;
-    }
-    const bool symbol = (within(0x80, 0xBF) && !latin_letter) || code == 0xD7 || code == 0xF7 ||
-                        within(0x2010, 0x206F) || within(0x20A0, 0x20CF) || within(0x2190, 0x2BFF) ||
-                        within(0x3001, 0x3003) || within(0x3008, 0x3020) || within(0xFE00, 0xFE0F) ||
-                        within(0xFF01, 0xFF0F) || within(0xFF1A, 0xFF20) || within(0x1F000, 0x1FAFF);
+    if (latin_digit || within(0x2070, 0x2079) || within(0x2080, 0x2089) || within(0x2150, 0x2189)) { return Kind::digit; }
+    const bool symbol = (within(0x80, 0xBF) && !latin_letter) || code == 0xD7 || code == 0xF7 || within(0x2010, 0x206F) ||
+                        within(0x20A0, 0x20CF) || within(0x2190, 0x2BFF) || within(0x3001, 0x3003) || within(0x3008, 0x3020) ||
+                        within(0xFE00, 0xFE0F) || within(0xFF01, 0xFF0F) || within(0xFF1A, 0xFF20) || within(0x1F000, 0x1FAFF);
     return symbol ? Kind::other : Kind::letter;
   }
 
-  [[nodiscard]] Kind kind(std::size_t i) const {
-    return characters_[std::min(i, characters_.size() - 1)].kind;
-  }
-  [[nodiscard]] std::size_t start(std::size_t i) const {
-    return characters_[std::min(i, characters_.size() - 1)].start;
-  }
+  [[nodiscard]] Kind kind(std::size_t i) const { return characters_[std::min(i, characters_.size() - 1)].kind; }
+  [[nodiscard]] std::size_t start(std::size_t i) const { return characters_[std::min(i, characters_.size() - 1)].start; }
   [[nodiscard]] char ascii(std::size_t i) const { return kind(i) == Kind::end ? '\0' : text_[start(i)]; }
-  [[nodiscard]] bool is_space(std::size_t i) const {
-    return kind(i) == Kind::space || kind(i) == Kind::line_end;
-  }
+  [[nodiscard]] bool is_space(std::size_t i) const { return kind(i) == Kind::space || kind(i) == Kind::line_end; }
   [[nodiscard]] std::size_t run(std::size_t i, Kind wanted) const {
     std::size_t length = 0;
     while (kind(i + length) == wanted) { ++length; }
@@ -131,15 +118,9 @@ class WordCutter {
     if (const std::size_t length = contraction(i); length > 0) { return length; }
     const std::size_t blank = ascii(i) == ' ' ? 1 : 0;
     const bool glue = llama3 ? kind(i) == Kind::space || kind(i) == Kind::other : blank == 1;
-    if (const std::size_t lead = glue ? 1 : 0; kind(i + lead) == Kind::letter) {
-      return lead + run(i + lead, Kind::letter);
-    }
-    if (kind(i) == Kind::digit && rule_ != WordRule::gpt2) {
-      return std::min<std::size_t>(run(i, Kind::digit), llama3 ? 3 : 1);
-    }
-    if (kind(i + blank) == Kind::digit && rule_ == WordRule::gpt2) {
-      return blank + run(i + blank, Kind::digit);
-    }
+    if (const std::size_t lead = glue ? 1 : 0; kind(i + lead) == Kind::letter) { return lead + run(i + lead, Kind::letter); }
+    if (kind(i) == Kind::digit && rule_ != WordRule::gpt2) { return std::min<std::size_t>(run(i, Kind::digit), llama3 ? 3 : 1); }
+    if (kind(i + blank) == Kind::digit && rule_ == WordRule::gpt2) { return blank + run(i + blank, Kind::digit); }
     if (kind(i + blank) == Kind::other) {
       const std::size_t length = blank + run(i + blank, Kind::other);
       return llama3 ? length + run(i + length, Kind::line_end) : length;
@@ -156,8 +137,7 @@ class WordCutter {
     const char first = lower(i + 1);
     const char second = lower(i + 2);
     if (first == 's' || first == 't' || first == 'm' || first == 'd') { return 2; }
-    const bool two =
-        (first == 'r' && second == 'e') || (first == 'v' && second == 'e') || (first == 'l' && second == 'l');
+    const bool two = (first == 'r' && second == 'e') || (first == 'v' && second == 'e') || (first == 'l' && second == 'l');
     return two ? 3 : 0;
   }
 
@@ -171,8 +151,7 @@ class WordCutter {
     if (rule_ == WordRule::llama3 && line_end > 0) { return line_end; }
     // \s+(?!\S) leaves the last space to the word that follows; a digit of smollm is a cut of its own and
     // takes none.
-    const bool keeps_all =
-        kind(i + length) == Kind::end || (rule_ == WordRule::smollm && kind(i + length) == Kind::digit);
+    const bool keeps_all = kind(i + length) == Kind::end || (rule_ == WordRule::smollm && kind(i + length) == Kind::digit);
     return keeps_all || length <= 1 ? length : length - 1;
   }
 

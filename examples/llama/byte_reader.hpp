@@ -24,8 +24,7 @@ class ByteReader {
 
   const std::byte* take(std::uint64_t count, std::string_view what) {
     if (count > bytes_.size() - at_) {
-      fail("{}: is truncated or corrupt: {} at byte {} needs {} bytes, and the file has {}.", file_, what,
-           at_, count, bytes_.size());
+      fail("{}: is truncated or corrupt: {} at byte {} needs {} bytes, and the file has {}.", file_, what, at_, count, bytes_.size());
     }
     const std::byte* here = bytes_.data() + at_;
     at_ += static_cast<std::size_t>(count);

@@ -42,9 +42,7 @@ inline kvcompress::Shape shape_of(const Model& model, std::vector<double>& frequ
 class CacheAttention final : public Attention {
  public:
   explicit CacheAttention(std::unique_ptr<kvcompress::AnyCache> cache, const kvcompress::Memory& memory = {})
-      : cache_(std::move(cache)),
-        shape_(cache_->shape()),
-        workspaces_(shape_.kv_heads, kvcompress::Workspace(shape_, memory)) {}
+      : cache_(std::move(cache)), shape_(cache_->shape()), workspaces_(shape_.kv_heads, kvcompress::Workspace(shape_, memory)) {}
 
   [[nodiscard]] kvcompress::AnyCache& cache() noexcept { return *cache_; }
 

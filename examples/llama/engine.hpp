@@ -31,8 +31,7 @@ struct Slice {
 /// number of threads, on how many tokens are given at once, nor on which slices are given together.
 class Engine {
  public:
-  explicit Engine(const std::filesystem::path& path, std::size_t threads = 1)
-      : model_(path), pool_(threads) {}
+  explicit Engine(const std::filesystem::path& path, std::size_t threads = 1) : model_(path), pool_(threads) {}
 
   [[nodiscard]] const Model& model() const noexcept { return model_; }
   [[nodiscard]] const Config& config() const noexcept { return model_.config; }
@@ -42,8 +41,8 @@ class Engine {
   }
 
   /// Runs the next tokens of one sequence.
-  void forward(std::span<const Token> tokens, std::size_t position, Attention& attention,
-               std::span<float> logits, bool end_prompt = false) {
+  void forward(std::span<const Token> tokens, std::size_t position, Attention& attention, std::span<float> logits,
+               bool end_prompt = false) {
     const Slice slice{tokens, position, &attention, logits, end_prompt};
     forward({&slice, 1});
   }
@@ -108,8 +107,7 @@ inline void Engine::embed(std::span<const Slice> slices) {
 inline void Engine::attend(const Layer& layer, std::size_t index, std::span<const Slice> slices) {
   const Config& c = config();
   normalise(layer.attention_norm);
-  const Product products[] = {
-      {&layer.query, queries_.data()}, {&layer.key, keys_.data()}, {&layer.value, values_.data()}};
+  const Product products[] = {{&layer.query, queries_.data()}, {&layer.key, keys_.data()}, {&layer.value, values_.data()}};
   multiply(products, normed_.data(), rows_, pool_);
   rotate(queries_, c.query_heads);
   rotate(keys_, c.kv_heads);
@@ -126,16 +124,14 @@ inline void Engine::attend(const Layer& layer, std::size_t index, std::span<cons
   };
   const auto attend_heads = [&](std::size_t s, std::size_t first, std::size_t last) {
     const std::size_t at = first_row[s] * c.query_heads * c.head_dim;
-    slices[s].attention->attend(index, queries_.data() + at, slices[s].tokens.size(), mixed_.data() + at,
-                                first, last);
+    slices[s].attention->attend(index, queries_.data() + at, slices[s].tokens.size(), mixed_.data() + at, first, last);
   };
   const auto end = [&](std::size_t s) {
     if (slices[s].end_prompt) { slices[s].attention->end_prompt(index); }
   };
   if (slices.size() == 1) {
     append(0);
-    pool_.parallel_for(c.kv_heads,
-                       [&](std::size_t first, std::size_t last) { attend_heads(0, first, last); });
+    pool_.parallel_for(c.kv_heads, [&](std::size_t first, std::size_t last) { attend_heads(0, first, last); });
     end(0);
   } else {
     pool_.parallel_for(slices.size(), [&](std::size_t first, std::size_t last) {
@@ -156,9 +152,7 @@ inline void Engine::feed_forward(const Layer& layer) {
   multiply(products, normed_.data(), rows_, pool_);
   const std::size_t hidden = config().hidden;
   const auto activate = [&](std::size_t first, std::size_t last) {
-    for (std::size_t i = first * hidden; i < last * hidden; ++i) {
-      gate_[i] *= up_[i] / (1.0F + std::exp(-gate_[i]));
-    }
+    for (std::size_t i = first * hidden; i < last * hidden; ++i) { gate_[i] *= up_[i] / (1.0F + std::exp(-gate_[i])); }
   };
   pool_.parallel_for(rows_, activate);
   add_product(layer.down, gate_);
@@ -194,11 +188,8 @@ inline void Engine::normalise(const std::vector<float>& weight) {
       const float* in = stream_.data() + row * dim;
       float* out = normed_.data() + row * dim;
       double squares = 0.0;
-      for (std::size_t i = 0; i < dim; ++i) {
-        squares += static_cast<double>(in[i]) * static_cast<double>(in[i]);
-      }
-      const float scale =
-          1.0F / std::sqrt(static_cast<float>(squares / static_cast<double>(dim)) + config().norm_epsilon);
+      for (std::size_t i = 0; i < dim; ++i) { squares += static_cast<double>(in[i]) * static_cast<double>(in[i]); }
+      const float scale = 1.0F / std::sqrt(static_cast<float>(squares / static_cast<double>(dim)) + config().norm_epsilon);
       for (std::size_t i = 0; i < dim; ++i) { out[i] = in[i] * scale * weight[i]; }
     }
   });
@@ -248,8 +239,7 @@ inline void Engine::prepare(std::span<const Slice> slices) {
     if (slice.attention == nullptr) { fail("forward: a slice has no attention."); }
     if (count == 0) { fail("forward: a slice has no tokens."); }
     if (count > c.context || slice.position > c.context - count) {
-      fail("forward: {} tokens at position {} do not fit the model's context of {}.", count, slice.position,
-           c.context);
+      fail("forward: {} tokens at position {} do not fit the model's context of {}.", count, slice.position, c.context);
     }
     if (slice.logits.size() % c.vocabulary != 0 || slice.logits.size() / c.vocabulary > count) {
       fail(
@@ -258,22 +248,16 @@ inline void Engine::prepare(std::span<const Slice> slices) {
           slice.logits.size(), c.vocabulary, count);
     }
     for (const Token token : slice.tokens) {
-      if (token >= c.vocabulary) {
-        fail("forward: token {} lies outside the vocabulary of {}.", token, c.vocabulary);
-      }
+      if (token >= c.vocabulary) { fail("forward: token {} lies outside the vocabulary of {}.", token, c.vocabulary); }
     }
     rows += count;
   }
   rows_ = rows;
   for (std::vector<float>* buffer : {&stream_, &normed_, &update_}) { buffer->resize(rows * c.dim); }
-  for (std::vector<float>* buffer : {&queries_, &mixed_}) {
-    buffer->resize(rows * c.query_heads * c.head_dim);
-  }
+  for (std::vector<float>* buffer : {&queries_, &mixed_}) { buffer->resize(rows * c.query_heads * c.head_dim); }
   for (std::vector<float>* buffer : {&keys_, &values_}) { buffer->resize(rows * c.kv_heads * c.head_dim); }
   for (std::vector<float>* buffer : {&gate_, &up_}) { buffer->resize(rows * c.hidden); }
-  for (std::vector<float>* buffer : {&cosine_, &sine_}) {
-    buffer->resize(rows * model_.rope_frequency.size());
-  }
+  for (std::vector<float>* buffer : {&cosine_, &sine_}) { buffer->resize(rows * model_.rope_frequency.size()); }
 }
 
 }  // namespace llama

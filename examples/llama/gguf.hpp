@@ -23,8 +23,7 @@
 
 namespace llama {
 
-static_assert(std::endian::native == std::endian::little,
-              "GGUF is read in place, so the machine must be little-endian");
+static_assert(std::endian::native == std::endian::little, "GGUF is read in place, so the machine must be little-endian");
 
 /// A mapped GGUF file (versions 2 and 3). What it hands out points into the mapping and lives as long as the
 /// object.
@@ -39,26 +38,18 @@ class Gguf {
   // type.
   [[nodiscard]] bool has(std::string_view key) const { return values_.find(key) != values_.end(); }
   [[nodiscard]] std::uint64_t integer(std::string_view key) const { return integer_at(key, scalar(key), 0); }
-  [[nodiscard]] std::uint64_t integer_or(std::string_view key, std::uint64_t other) const {
-    return has(key) ? integer(key) : other;
-  }
+  [[nodiscard]] std::uint64_t integer_or(std::string_view key, std::uint64_t other) const { return has(key) ? integer(key) : other; }
   [[nodiscard]] double real(std::string_view key) const { return real_at(key, scalar(key), 0); }
-  [[nodiscard]] double real_or(std::string_view key, double other) const {
-    return has(key) ? real(key) : other;
-  }
+  [[nodiscard]] double real_or(std::string_view key, double other) const { return has(key) ? real(key) : other; }
   [[nodiscard]] bool flag_or(std::string_view key, bool other) const;
   [[nodiscard]] std::string_view text(std::string_view key) const;
-  [[nodiscard]] std::string_view text_or(std::string_view key, std::string_view other) const {
-    return has(key) ? text(key) : other;
-  }
+  [[nodiscard]] std::string_view text_or(std::string_view key, std::string_view other) const { return has(key) ? text(key) : other; }
   [[nodiscard]] std::vector<std::string_view> texts(std::string_view key) const;
   [[nodiscard]] std::vector<std::uint64_t> integers(std::string_view key) const;
   [[nodiscard]] std::vector<double> reals(std::string_view key) const;
 
   /// All tensors by name; their bytes are known to lie inside the file.
-  [[nodiscard]] const std::map<std::string, Tensor, std::less<>>& tensors() const noexcept {
-    return tensors_;
-  }
+  [[nodiscard]] const std::map<std::string, Tensor, std::less<>>& tensors() const noexcept { return tensors_; }
 
  private:
   // clang-format off
@@ -101,18 +92,13 @@ class Gguf {
 
 // ---- parsing ----
 
-inline Gguf::Gguf(const std::filesystem::path& path)
-    : file_(path.string()), mapped_(path), reader_(file_, mapped_.bytes()) {
+inline Gguf::Gguf(const std::filesystem::path& path) : file_(path.string()), mapped_(path), reader_(file_, mapped_.bytes()) {
   if (std::memcmp(reader_.take(4, "the magic"), "GGUF", 4) != 0) {
     fail("{}: is not a GGUF file: it does not start with \"GGUF\".", file_);
   }
   const auto version = reader_.number<std::uint32_t>("the version");
-  if ((version & 0xFFFFU) == 0 && version != 0) {
-    fail("{}: is a big-endian GGUF file, which this engine does not read.", file_);
-  }
-  if (version != 2 && version != 3) {
-    fail("{}: has GGUF version {}; this engine reads 2 and 3.", file_, version);
-  }
+  if ((version & 0xFFFFU) == 0 && version != 0) { fail("{}: is a big-endian GGUF file, which this engine does not read.", file_); }
+  if (version != 2 && version != 3) { fail("{}: has GGUF version {}; this engine reads 2 and 3.", file_, version); }
   const auto tensors = reader_.number<std::uint64_t>("the tensor count");
   const auto values = reader_.number<std::uint64_t>("the metadata count");
   // Nothing is reserved from a count: each entry takes bytes, so a false count runs into the end of the file.
@@ -125,8 +111,7 @@ inline Gguf::Gguf(const std::filesystem::path& path)
 inline Gguf::Type Gguf::read_type(std::string_view what) {
   const auto raw = reader_.number<std::uint32_t>(what);
   if (raw >= static_cast<std::uint32_t>(Type::end)) {
-    fail("{}: is corrupt: {} at byte {} is {}; the types of GGUF values are 0 to 12.", file_, what,
-         reader_.at() - 4, raw);
+    fail("{}: is corrupt: {} at byte {} is {}; the types of GGUF values are 0 to 12.", file_, what, reader_.at() - 4, raw);
   }
   return static_cast<Type>(raw);
 }
@@ -149,8 +134,8 @@ inline void Gguf::parse_value() {
   } else {
     const std::size_t size = type_bytes[static_cast<std::size_t>(value.type)];
     if (value.count > mapped_.bytes().size() / size) {
-      fail("{}: is truncated or corrupt: metadata {} claims {} elements, and the file has {} bytes.", file_,
-           in_quotes(key), value.count, mapped_.bytes().size());
+      fail("{}: is truncated or corrupt: metadata {} claims {} elements, and the file has {} bytes.", file_, in_quotes(key), value.count,
+           mapped_.bytes().size());
     }
     reader_.take(value.count * size, "a metadata value");
   }
@@ -165,13 +150,11 @@ inline Gguf::Unplaced Gguf::parse_tensor() {
   }
   Tensor tensor;
   std::array<std::uint64_t, 4> shape = {1, 1, 1, 1};
-  for (std::uint32_t i = 0; i < dimensions; ++i) {
-    shape.at(i) = reader_.number<std::uint64_t>("a tensor dimension");
-  }
+  for (std::uint32_t i = 0; i < dimensions; ++i) { shape.at(i) = reader_.number<std::uint64_t>("a tensor dimension"); }
   const auto raw_format = reader_.number<std::uint32_t>("a tensor type");
   if (!is_supported(raw_format)) {
-    fail("{}: tensor {} has type {}; this engine reads F32 (0), F16 (1), Q4_0 (2), Q8_0 (8) and BF16 (30).",
-         file_, in_quotes(name), raw_format);
+    fail("{}: tensor {} has type {}; this engine reads F32 (0), F16 (1), Q4_0 (2), Q8_0 (8) and BF16 (30).", file_, in_quotes(name),
+         raw_format);
   }
   tensor.format = static_cast<Format>(raw_format);
   // No tensor has more elements than four per byte of the file: this bounds every product below.
@@ -179,16 +162,15 @@ inline Gguf::Unplaced Gguf::parse_tensor() {
   std::uint64_t elements = 1;
   for (const std::uint64_t extent : shape) {
     if (extent == 0 || extent > most / elements) {
-      fail("{}: tensor {} has shape {}x{}x{}x{}, more than the file's {} bytes can hold, or empty.", file_,
-           in_quotes(name), shape[0], shape[1], shape[2], shape[3], mapped_.bytes().size());
+      fail("{}: tensor {} has shape {}x{}x{}x{}, more than the file's {} bytes can hold, or empty.", file_, in_quotes(name), shape[0],
+           shape[1], shape[2], shape[3], mapped_.bytes().size());
     }
     elements *= extent;
   }
   tensor.columns = static_cast<std::size_t>(shape[0]);
   tensor.rows = static_cast<std::size_t>(elements / shape[0]);
   if (is_blocked(tensor.format) && tensor.columns % block_columns != 0) {
-    fail("{}: tensor {} is quantised in blocks of {}, but its rows have {} values.", file_, in_quotes(name),
-         block_columns, tensor.columns);
+    fail("{}: tensor {} is quantised in blocks of {}, but its rows have {} values.", file_, in_quotes(name), block_columns, tensor.columns);
   }
   const auto offset = reader_.number<std::uint64_t>("a tensor offset");
   const auto [place, fresh] = tensors_.emplace(name, tensor);
@@ -207,8 +189,7 @@ inline void Gguf::place_tensors(const std::vector<Unplaced>& unplaced) {
     auto& [name, tensor] = *entry;
     const std::uint64_t bytes = static_cast<std::uint64_t>(tensor.rows) * tensor.row_bytes();
     if (offset % alignment != 0) {
-      fail("{}: tensor {} has offset {}, which is not a multiple of the alignment {}.", file_,
-           in_quotes(name), offset, alignment);
+      fail("{}: tensor {} has offset {}, which is not a multiple of the alignment {}.", file_, in_quotes(name), offset, alignment);
     }
     if (start > size || offset > size - start || bytes > size - start - offset) {
       fail(
@@ -230,9 +211,7 @@ inline const Gguf::Value& Gguf::value(std::string_view key) const {
 
 inline const Gguf::Value& Gguf::scalar(std::string_view key) const {
   const Value& found = value(key);
-  if (found.is_array) {
-    fail("{}: metadata {} must be a single value, not an array.", file_, in_quotes(key));
-  }
+  if (found.is_array) { fail("{}: metadata {} must be a single value, not an array.", file_, in_quotes(key)); }
   return found;
 }
 
@@ -283,9 +262,7 @@ inline std::string_view Gguf::text(std::string_view key) const {
 
 inline std::vector<std::string_view> Gguf::texts(std::string_view key) const {
   const Value& found = array(key);
-  if (found.type != Type::string) {
-    fail("{}: metadata {} must be an array of strings.", file_, in_quotes(key));
-  }
+  if (found.type != Type::string) { fail("{}: metadata {} must be an array of strings.", file_, in_quotes(key)); }
   std::vector<std::string_view> result;
   std::size_t at = found.at;
   for (std::uint64_t i = 0; i < found.count; ++i) {

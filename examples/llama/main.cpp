@@ -71,11 +71,9 @@ void generate(llama::Engine& engine, const Options& options) {
     ++steps;
   }
   fmt::print("\n");
-  fmt::print(stderr, "prompt: {} tokens, {:.0f} tokens/s\n", prompt_tokens,
-             static_cast<double>(prompt_tokens) / prompt_seconds);
+  fmt::print(stderr, "prompt: {} tokens, {:.0f} tokens/s\n", prompt_tokens, static_cast<double>(prompt_tokens) / prompt_seconds);
   if (steps > 0) {
-    fmt::print(stderr, "decode: {} tokens, {:.0f} tokens/s\n", steps,
-               static_cast<double>(steps) / seconds_since(decode_start));
+    fmt::print(stderr, "decode: {} tokens, {:.0f} tokens/s\n", steps, static_cast<double>(steps) / seconds_since(decode_start));
   }
   fmt::print(stderr, "cache: {}, {} bytes, {:.2f} bits per value\n", options.policy, attention->cache().memory().total(),
              attention->cache().bits_per_value());
@@ -90,12 +88,9 @@ void score(llama::Engine& engine, const Options& options) {
   const llama::Perplexity result = llama::perplexity(
       engine, tokens, options.context == 0 ? engine.config().context : options.context,
       [&] { return make_attention(engine, options.policy); },
-      [](const llama::Perplexity& so_far) {
-        fmt::print(stderr, "\r{} chunks: {:.4f}", so_far.chunks, so_far.value);
-      });
+      [](const llama::Perplexity& so_far) { fmt::print(stderr, "\r{} chunks: {:.4f}", so_far.chunks, so_far.value); });
   fmt::print(stderr, "\r{} chunks in {:.1f} s\n", result.chunks, seconds_since(start));
-  fmt::print("perplexity {:.4f} +/- {:.4f} over {} tokens of {} chunks\n", result.value, result.error,
-             result.tokens, result.chunks);
+  fmt::print("perplexity {:.4f} +/- {:.4f} over {} tokens of {} chunks\n", result.value, result.error, result.tokens, result.chunks);
 }
 
 }  // namespace
@@ -107,19 +102,12 @@ int main(int argc, char** argv) {
   app.add_option("--policy", options.policy, "how the cache is compressed, e.g. snapkv:budget=256+kivi4")->capture_default_str();
   CLI::Option* prompt = app.add_option("--prompt", options.prompt, "text to continue");
   app.add_option("--tokens", options.tokens, "how many tokens to write at most")->capture_default_str();
-  app.add_option("--temperature", options.sampling.temperature, "0 takes the likeliest token")
-      ->capture_default_str();
-  app.add_option("--top-p", options.sampling.top_p, "draw among the likeliest tokens of this probability")
-      ->capture_default_str();
+  app.add_option("--temperature", options.sampling.temperature, "0 takes the likeliest token")->capture_default_str();
+  app.add_option("--top-p", options.sampling.top_p, "draw among the likeliest tokens of this probability")->capture_default_str();
   app.add_option("--seed", options.sampling.seed, "of the draws")->capture_default_str();
-  CLI::Option* scored =
-      app.add_option("--score", options.score, "print the perplexity of this text file instead")
-          ->excludes(prompt);
-  app.add_option("--context", options.context, "chunk length of --score; 0 is the model's context")
-      ->needs(scored);
-  app.add_option("--threads", options.threads, "how many threads")
-      ->check(CLI::Range(1, 256))
-      ->capture_default_str();
+  CLI::Option* scored = app.add_option("--score", options.score, "print the perplexity of this text file instead")->excludes(prompt);
+  app.add_option("--context", options.context, "chunk length of --score; 0 is the model's context")->needs(scored);
+  app.add_option("--threads", options.threads, "how many threads")->check(CLI::Range(1, 256))->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   try {
     llama::Engine engine(options.model, options.threads);

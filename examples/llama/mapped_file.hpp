@@ -71,9 +71,7 @@ inline MappedFile::MappedFile(const std::filesystem::path& path) {
   void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file, 0);
   const int error = errno;
   ::close(file);  // the mapping keeps the file alive
-  if (mapped == MAP_FAILED) {
-    fail("{}: {} bytes cannot be mapped: {}.", path.string(), size_, std::strerror(error));
-  }
+  if (mapped == MAP_FAILED) { fail("{}: {} bytes cannot be mapped: {}.", path.string(), size_, std::strerror(error)); }
   data_ = static_cast<const std::byte*>(mapped);
 }
 
@@ -91,9 +89,7 @@ inline MappedFile::MappedFile(const std::filesystem::path& path) {
   size_ = static_cast<std::size_t>(end);
   copy_ = std::make_unique<std::byte[]>(size_);
   file.seekg(0);
-  if (!file.read(reinterpret_cast<char*>(copy_.get()), end)) {
-    fail("{}: {} bytes cannot be read.", path.string(), size_);
-  }
+  if (!file.read(reinterpret_cast<char*>(copy_.get()), end)) { fail("{}: {} bytes cannot be read.", path.string(), size_); }
   data_ = copy_.get();
 }
 

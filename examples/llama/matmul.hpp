@@ -19,8 +19,8 @@ namespace llama {
 /// rows: (Rows, columns) encoded, `row_bytes` apart; x: (Tokens, columns); out: strides `out_row`,
 /// `out_token`.
 template <class Codec, std::size_t Rows, std::size_t Tokens>
-inline void tile(const std::byte* rows, std::size_t row_bytes, const float* x, std::size_t columns,
-                 float* out, std::size_t out_row, std::size_t out_token) noexcept {
+inline void tile(const std::byte* rows, std::size_t row_bytes, const float* x, std::size_t columns, float* out, std::size_t out_row,
+                 std::size_t out_token) noexcept {
   static_assert(Rows <= 4 && Tokens <= 4, "the unroll pragmas below name four");
   vec::f32x8 total[Rows][Tokens];
 #pragma GCC unroll 4
@@ -40,9 +40,7 @@ inline void tile(const std::byte* rows, std::size_t row_bytes, const float* x, s
     const auto step = [&]<std::size_t Part>() {
       vec::f32x8 active[Tokens];
 #pragma GCC unroll 4
-      for (std::size_t t = 0; t < Tokens; ++t) {
-        active[t] = vec::load(x + t * columns + b * block_columns + 8 * Part);
-      }
+      for (std::size_t t = 0; t < Tokens; ++t) { active[t] = vec::load(x + t * columns + b * block_columns + 8 * Part); }
 #pragma GCC unroll 4
       for (std::size_t r = 0; r < Rows; ++r) {
         const vec::f32x8 weight = Codec::template load<Part>(block[r], scale[r]);
@@ -60,9 +58,7 @@ inline void tile(const std::byte* rows, std::size_t row_bytes, const float* x, s
 #pragma GCC unroll 4
     for (std::size_t t = 0; t < Tokens; ++t) {
       float result = vec::sum(total[r][t]);
-      for (std::size_t i = blocks * block_columns; i < columns; ++i) {
-        result += Codec::at(rows + r * row_bytes, i) * x[t * columns + i];
-      }
+      for (std::size_t i = blocks * block_columns; i < columns; ++i) { result += Codec::at(rows + r * row_bytes, i) * x[t * columns + i]; }
       out[r * out_row + t * out_token] = result;
     }
   }
@@ -70,17 +66,13 @@ inline void tile(const std::byte* rows, std::size_t row_bytes, const float* x, s
 
 /// The same for any number of rows.
 template <class Codec, std::size_t Tokens>
-inline void tile_rows(const std::byte* rows, std::size_t row_bytes, std::size_t count, const float* x,
-                      std::size_t columns, float* out, std::size_t out_row, std::size_t out_token) noexcept {
+inline void tile_rows(const std::byte* rows, std::size_t row_bytes, std::size_t count, const float* x, std::size_t columns, float* out,
+                      std::size_t out_row, std::size_t out_token) noexcept {
   std::size_t r = 0;
   for (; r + 4 <= count; r += 4) {
-    tile<Codec, 4, Tokens>(rows + r * row_bytes, row_bytes, x, columns, out + r * out_row, out_row,
-                           out_token);
+    tile<Codec, 4, Tokens>(rows + r * row_bytes, row_bytes, x, columns, out + r * out_row, out_row, out_token);
   }
-  for (; r < count; ++r) {
-    tile<Codec, 1, Tokens>(rows + r * row_bytes, row_bytes, x, columns, out + r * out_row, out_row,
-                           out_token);
-  }
+  for (; r < count; ++r) { tile<Codec, 1, Tokens>(rows + r * row_bytes, row_bytes, x, columns, out + r * out_row, out_row, out_token); }
 }
 
 /// Rows that one thread takes at a time; for a prompt they are decoded once and stay in the first-level
@@ -90,25 +82,21 @@ inline constexpr std::size_t row_block = 16;
 /// out[t, r] = w[r] . x[t] for rows [first, last), which are at most `row_block`. scratch: (row_block,
 /// columns)
 template <class Codec>
-inline void multiply_rows(const Tensor& w, std::size_t first, std::size_t last, const float* x,
-                          std::size_t tokens, float* out, float* scratch) noexcept {
+inline void multiply_rows(const Tensor& w, std::size_t first, std::size_t last, const float* x, std::size_t tokens, float* out,
+                          float* scratch) noexcept {
   if (tokens == 1) {
     tile_rows<Codec, 1>(w.row(first), w.row_bytes(), last - first, x, w.columns, out + first, 1, w.rows);
     return;
   }
-  for (std::size_t r = first; r < last; ++r) {
-    decode_row<Codec>(w.row(r), w.columns, scratch + (r - first) * w.columns);
-  }
+  for (std::size_t r = first; r < last; ++r) { decode_row<Codec>(w.row(r), w.columns, scratch + (r - first) * w.columns); }
   const auto* rows = reinterpret_cast<const std::byte*>(scratch);
   const std::size_t bytes = w.columns * sizeof(float);
   std::size_t t = 0;
   for (; t + vec::tile_tokens <= tokens; t += vec::tile_tokens) {
-    tile_rows<F32, vec::tile_tokens>(rows, bytes, last - first, x + t * w.columns, w.columns,
-                                     out + t * w.rows + first, 1, w.rows);
+    tile_rows<F32, vec::tile_tokens>(rows, bytes, last - first, x + t * w.columns, w.columns, out + t * w.rows + first, 1, w.rows);
   }
   for (; t < tokens; ++t) {
-    tile_rows<F32, 1>(rows, bytes, last - first, x + t * w.columns, w.columns, out + t * w.rows + first, 1,
-                      w.rows);
+    tile_rows<F32, 1>(rows, bytes, last - first, x + t * w.columns, w.columns, out + t * w.rows + first, 1, w.rows);
   }
 }
 
@@ -119,8 +107,7 @@ struct Product {
 };
 
 /// out = x weights^T for every product: q, k and v in one go, so the threads meet once. x: (tokens, columns)
-inline void multiply(std::span<const Product> products, const float* x, std::size_t tokens,
-                     ThreadPool& pool) {
+inline void multiply(std::span<const Product> products, const float* x, std::size_t tokens, ThreadPool& pool) {
   std::size_t blocks = 0;
   for (const Product& product : products) { blocks += (product.weights->rows + row_block - 1) / row_block; }
   pool.parallel_for(blocks, [&](std::size_t first, std::size_t last) {
@@ -132,17 +119,14 @@ inline void multiply(std::span<const Product> products, const float* x, std::siz
       for (std::size_t block = std::max(first, start); block < std::min(last, end); ++block) {
         const std::size_t row = (block - start) * row_block;
         const std::size_t row_end = std::min(row + row_block, w.rows);
-        with_codec(w.format, [&](auto codec) {
-          multiply_rows<decltype(codec)>(w, row, row_end, x, tokens, product.out, scratch.data());
-        });
+        with_codec(w.format, [&](auto codec) { multiply_rows<decltype(codec)>(w, row, row_end, x, tokens, product.out, scratch.data()); });
       }
       start = end;
     }
   });
 }
 
-inline void multiply(const Tensor& weights, const float* x, std::size_t tokens, float* out,
-                     ThreadPool& pool) {
+inline void multiply(const Tensor& weights, const float* x, std::size_t tokens, float* out, ThreadPool& pool) {
   const Product product{&weights, out};
   multiply({&product, 1}, x, tokens, pool);
 }

@@ -33,9 +33,7 @@ std::vector<std::string_view> merge_pairs(std::string_view text, const Priority&
   struct Pair {
     double priority;
     std::size_t left, right, bytes;
-    bool operator<(const Pair& other) const {
-      return priority != other.priority ? priority < other.priority : left > other.left;
-    }
+    bool operator<(const Pair& other) const { return priority != other.priority ? priority < other.priority : left > other.left; }
   };
   std::vector<Symbol> symbols;
   for (std::size_t at = 0; at < text.size();) {
@@ -52,8 +50,7 @@ std::vector<std::string_view> merge_pairs(std::string_view text, const Priority&
     if (left == none || right == none) { return; }
     const Symbol& a = symbols[left];
     const Symbol& b = symbols[right];
-    const std::optional<double> found =
-        priority(text.substr(a.start, a.bytes), text.substr(b.start, b.bytes));
+    const std::optional<double> found = priority(text.substr(a.start, a.bytes), text.substr(b.start, b.bytes));
     if (found) { pairs.push({*found, left, right, a.bytes + b.bytes}); }
   };
   for (std::size_t i = 1; i < symbols.size(); ++i) { consider(i - 1, i); }
@@ -72,9 +69,7 @@ std::vector<std::string_view> merge_pairs(std::string_view text, const Priority&
     consider(best.left, left.right);
   }
   std::vector<std::string_view> pieces;
-  for (std::size_t i = 0; i != none; i = symbols[i].right) {
-    pieces.push_back(text.substr(symbols[i].start, symbols[i].bytes));
-  }
+  for (std::size_t i = 0; i != none; i = symbols[i].right) { pieces.push_back(text.substr(symbols[i].start, symbols[i].bytes)); }
   return pieces;
 }
 

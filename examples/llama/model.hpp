@@ -49,9 +49,7 @@ struct Layer {
 
 inline const Gguf& checked_architecture(const Gguf& gguf) {
   const std::string_view architecture = gguf.text("general.architecture");
-  if (architecture != "llama") {
-    fail("{}: has architecture {}; this engine runs \"llama\".", gguf.file(), in_quotes(architecture));
-  }
+  if (architecture != "llama") { fail("{}: has architecture {}; this engine runs \"llama\".", gguf.file(), in_quotes(architecture)); }
   return gguf;
 }
 
@@ -76,9 +74,7 @@ class Model {
   std::size_t size(std::string_view key) const;
   Tensor matrix(const std::string& name, std::size_t rows, std::size_t columns);
   std::vector<float> vector(const std::string& name, std::size_t columns);
-  [[nodiscard]] bool has(std::string_view name) const {
-    return gguf.tensors().find(name) != gguf.tensors().end();
-  }
+  [[nodiscard]] bool has(std::string_view name) const { return gguf.tensors().find(name) != gguf.tensors().end(); }
 
   std::set<std::string, std::less<>> used_;
 };
@@ -90,18 +86,14 @@ inline Model::Model(const std::filesystem::path& path) : gguf(path), vocabulary(
   // A tensor that nobody asked for (a bias, an expert) would change the results if it were left out in
   // silence.
   for (const auto& [name, tensor] : gguf.tensors()) {
-    if (!used_.contains(name)) {
-      fail("{}: has a tensor {} that this engine does not know.", gguf.file(), in_quotes(name));
-    }
+    if (!used_.contains(name)) { fail("{}: has a tensor {} that this engine does not know.", gguf.file(), in_quotes(name)); }
   }
 }
 
 /// A size from the metadata: from 1 to 2^24, so that products of two fit everywhere.
 inline std::size_t Model::size(std::string_view key) const {
   const std::uint64_t value = gguf.integer(key);
-  if (value < 1 || value > (1U << 24)) {
-    fail("{}: {} is {}; it must be 1 to 16777216.", gguf.file(), in_quotes(key), value);
-  }
+  if (value < 1 || value > (1U << 24)) { fail("{}: {} is {}; it must be 1 to 16777216.", gguf.file(), in_quotes(key), value); }
   return static_cast<std::size_t>(value);
 }
 
@@ -112,22 +104,18 @@ inline void Model::read_config() {
   config.context = size("llama.context_length");
   config.vocabulary = vocabulary.size();
   config.query_heads = size("llama.attention.head_count");
-  config.kv_heads =
-      gguf.has("llama.attention.head_count_kv") ? size("llama.attention.head_count_kv") : config.query_heads;
+  config.kv_heads = gguf.has("llama.attention.head_count_kv") ? size("llama.attention.head_count_kv") : config.query_heads;
   if (config.query_heads % config.kv_heads != 0) {
-    fail("{}: has {} query heads, which is not a multiple of its {} KV heads.", gguf.file(),
-         config.query_heads, config.kv_heads);
+    fail("{}: has {} query heads, which is not a multiple of its {} KV heads.", gguf.file(), config.query_heads, config.kv_heads);
   }
   const bool named = gguf.has("llama.attention.key_length");
   if (!named && config.dim % config.query_heads != 0) {
-    fail("{}: has width {}, which is not a multiple of its {} heads.", gguf.file(), config.dim,
-         config.query_heads);
+    fail("{}: has width {}, which is not a multiple of its {} heads.", gguf.file(), config.dim, config.query_heads);
   }
   config.head_dim = named ? size("llama.attention.key_length") : config.dim / config.query_heads;
   const std::uint64_t value_dim = gguf.integer_or("llama.attention.value_length", config.head_dim);
   if (value_dim != config.head_dim) {
-    fail("{}: has keys of {} channels and values of {}; this engine needs them equal.", gguf.file(),
-         config.head_dim, value_dim);
+    fail("{}: has keys of {} channels and values of {}; this engine needs them equal.", gguf.file(), config.head_dim, value_dim);
   }
   const double epsilon = gguf.real("llama.attention.layer_norm_rms_epsilon");
   if (!(epsilon >= 0.0 && epsilon < 1.0)) {
@@ -161,31 +149,27 @@ inline void Model::read_weights() {
 inline void Model::read_rope() {
   const std::uint64_t dims = gguf.integer_or("llama.rope.dimension_count", config.head_dim);
   if (dims % 2 != 0 || dims > config.head_dim) {
-    fail("{}: \"llama.rope.dimension_count\" is {}; it must be even and at most the head dimension {}.",
-         gguf.file(), dims, config.head_dim);
+    fail("{}: \"llama.rope.dimension_count\" is {}; it must be even and at most the head dimension {}.", gguf.file(), dims,
+         config.head_dim);
   }
   config.rope_dims = static_cast<std::size_t>(dims);
   config.rope_base = gguf.real_or("llama.rope.freq_base", 10000.0);
   const std::string_view scaling = gguf.text_or("llama.rope.scaling.type", "none");
   if (scaling != "none" && scaling != "linear") {
-    fail("{}: scales RoPE by {}; this engine has \"none\", \"linear\" and a rope_freqs tensor.", gguf.file(),
-         in_quotes(scaling));
+    fail("{}: scales RoPE by {}; this engine has \"none\", \"linear\" and a rope_freqs tensor.", gguf.file(), in_quotes(scaling));
   }
   if (scaling == "linear") { config.rope_scale = gguf.real("llama.rope.scaling.factor"); }
   // Files from before the scaling type existed.
   if (gguf.has("llama.rope.scale_linear")) { config.rope_scale = gguf.real("llama.rope.scale_linear"); }
-  if (!(config.rope_base > 0.0 && config.rope_scale > 0.0) || !std::isfinite(config.rope_base) ||
-      !std::isfinite(config.rope_scale)) {
-    fail("{}: has RoPE base {} and scale {}; both must be positive.", gguf.file(), config.rope_base,
-         config.rope_scale);
+  if (!(config.rope_base > 0.0 && config.rope_scale > 0.0) || !std::isfinite(config.rope_base) || !std::isfinite(config.rope_scale)) {
+    fail("{}: has RoPE base {} and scale {}; both must be positive.", gguf.file(), config.rope_base, config.rope_scale);
   }
   const std::size_t pairs = config.rope_dims / 2;
   std::vector<float> factors(pairs, 1.0F);  // Llama 3 slows the low frequencies down by a factor per pair
   if (has("rope_freqs.weight")) { factors = vector("rope_freqs.weight", pairs); }
   for (std::size_t i = 0; i < pairs; ++i) {
     const double exponent = -2.0 * static_cast<double>(i) / static_cast<double>(config.rope_dims);
-    rope_frequency.push_back(std::pow(config.rope_base, exponent) /
-                             (config.rope_scale * static_cast<double>(factors[i])));
+    rope_frequency.push_back(std::pow(config.rope_base, exponent) / (config.rope_scale * static_cast<double>(factors[i])));
   }
 }
 
@@ -194,8 +178,8 @@ inline Tensor Model::matrix(const std::string& name, std::size_t rows, std::size
   if (found == gguf.tensors().end()) { fail("{}: tensor {} is missing.", gguf.file(), in_quotes(name)); }
   const Tensor& tensor = found->second;
   if (tensor.rows != rows || tensor.columns != columns) {
-    fail("{}: tensor {} has {} rows of {}; its metadata calls for {} rows of {}.", gguf.file(),
-         in_quotes(name), tensor.rows, tensor.columns, rows, columns);
+    fail("{}: tensor {} has {} rows of {}; its metadata calls for {} rows of {}.", gguf.file(), in_quotes(name), tensor.rows,
+         tensor.columns, rows, columns);
   }
   used_.insert(name);
   return tensor;
@@ -206,9 +190,7 @@ inline std::vector<float> Model::vector(const std::string& name, std::size_t col
   std::vector<float> result(columns);
   decode_row(tensor, 0, result.data());
   for (const float value : result) {
-    if (!std::isfinite(value)) {
-      fail("{}: tensor {} has a value that is not a finite number.", gguf.file(), in_quotes(name));
-    }
+    if (!std::isfinite(value)) { fail("{}: tensor {} has a value that is not a finite number.", gguf.file(), in_quotes(name)); }
   }
   return result;
 }

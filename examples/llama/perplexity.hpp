@@ -25,9 +25,7 @@ struct Perplexity {
 inline double surprise(std::span<const float> logits, Token token) {
   const auto largest = static_cast<double>(*std::max_element(logits.begin(), logits.end()));
   double total = 0.0;
-  for (const float logit : logits) {
-    total += static_cast<double>(std::exp(logit - static_cast<float>(largest)));
-  }
+  for (const float logit : logits) { total += static_cast<double>(std::exp(logit - static_cast<float>(largest))); }
   return largest + std::log(total) - static_cast<double>(logits[token]);
 }
 
@@ -36,14 +34,11 @@ inline double surprise(std::span<const float> logits, Token token) {
 /// scored. `make()` gives a pointer-like to a fresh Attention for each chunk; `on_chunk(perplexity)` is told
 /// the figure so far.
 template <class Make, class OnChunk>
-Perplexity perplexity(Engine& engine, std::span<const Token> tokens, std::size_t context, Make&& make,
-                      OnChunk&& on_chunk) {
+Perplexity perplexity(Engine& engine, std::span<const Token> tokens, std::size_t context, Make&& make, OnChunk&& on_chunk) {
   if (context < 4 || context > engine.config().context) {
     fail("context is {}; the model takes 4 to {}.", context, engine.config().context);
   }
-  if (tokens.size() < context) {
-    fail("The text has {} tokens, less than one context of {}.", tokens.size(), context);
-  }
+  if (tokens.size() < context) { fail("The text has {} tokens, less than one context of {}.", tokens.size(), context); }
   const std::size_t vocabulary = engine.config().vocabulary;
   const std::size_t first = context / 2;
   std::vector<float> logits((context - first) * vocabulary);  // (context - first, vocabulary)
@@ -57,8 +52,7 @@ Perplexity perplexity(Engine& engine, std::span<const Token> tokens, std::size_t
     auto attention = make();
     engine.forward(chunk, 0, *attention, logits);
     for (std::size_t i = first; i + 1 < context; ++i) {
-      const double loss =
-          surprise(std::span(logits).subspan((i - first) * vocabulary, vocabulary), chunk[i + 1]);
+      const double loss = surprise(std::span(logits).subspan((i - first) * vocabulary, vocabulary), chunk[i + 1]);
       total += loss;
       squares += loss * loss;
     }
@@ -67,8 +61,7 @@ Perplexity perplexity(Engine& engine, std::span<const Token> tokens, std::size_t
     const double count = static_cast<double>(result.tokens);
     const double mean = total / count;
     result.value = std::exp(mean);
-    result.error = result.value *
-                   std::sqrt(std::max(0.0, squares / count - mean * mean) / (count - 1.0 + (count < 2.0)));
+    result.error = result.value * std::sqrt(std::max(0.0, squares / count - mean * mean) / (count - 1.0 + (count < 2.0)));
     on_chunk(result);
   }
   return result;

@@ -35,14 +35,11 @@ class Sampler {
     if (!(sampling.temperature >= 0.0 && sampling.temperature <= 1000.0)) {
       fail("temperature is {}; it must be 0 to 1000.", sampling.temperature);
     }
-    if (!(sampling.top_p > 0.0 && sampling.top_p <= 1.0)) {
-      fail("top_p is {}; it must be above 0 and at most 1.", sampling.top_p);
-    }
+    if (!(sampling.top_p > 0.0 && sampling.top_p <= 1.0)) { fail("top_p is {}; it must be above 0 and at most 1.", sampling.top_p); }
   }
 
   Token pick(std::span<const float> logits) {
-    if (logits.empty() ||
-        !std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); })) {
+    if (logits.empty() || !std::all_of(logits.begin(), logits.end(), [](float x) { return std::isfinite(x); })) {
       fail("The logits are not all finite numbers: the weights of the model are damaged.");
     }
     const Token best = greedy(logits);
@@ -55,8 +52,7 @@ class Sampler {
     order_.resize(logits.size());
     std::iota(order_.begin(), order_.end(), Token{0});
     if (sampling_.top_p < 1.0) {
-      std::stable_sort(order_.begin(), order_.end(),
-                       [&](Token a, Token b) { return weights_[a] > weights_[b]; });
+      std::stable_sort(order_.begin(), order_.end(), [&](Token a, Token b) { return weights_[a] > weights_[b]; });
     }
     const double all = std::accumulate(weights_.begin(), weights_.end(), 0.0);
     std::size_t kept = 0;

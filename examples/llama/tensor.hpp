@@ -15,12 +15,8 @@ enum class Format : std::uint32_t { f32 = 0, f16 = 1, q4_0 = 2, q8_0 = 8, bf16 =
 /// Quantised formats give this many values a common scale, and the kernels step by it for every format.
 inline constexpr std::size_t block_columns = 32;
 
-constexpr bool is_supported(std::uint32_t raw) noexcept {
-  return raw <= 2 || raw == 8 || raw == 30;
-}
-constexpr bool is_blocked(Format format) noexcept {
-  return format == Format::q4_0 || format == Format::q8_0;
-}
+constexpr bool is_supported(std::uint32_t raw) noexcept { return raw <= 2 || raw == 8 || raw == 30; }
+constexpr bool is_blocked(Format format) noexcept { return format == Format::q4_0 || format == Format::q8_0; }
 
 // A codec names the bytes of a block of 32 values, reads the block's scale, reads values [8 part, 8 part + 8)
 // of it as floats, and (where rows need not be whole blocks) reads one value.
@@ -42,9 +38,7 @@ struct F16 {
   static vec::f32x8 load(const std::byte* block, float) noexcept {
     return vec::load_half(block + 16 * Part);
   }
-  static float at(const std::byte* row, std::size_t i) noexcept {
-    return from_half(read<std::uint16_t>(row + 2 * i));
-  }
+  static float at(const std::byte* row, std::size_t i) noexcept { return from_half(read<std::uint16_t>(row + 2 * i)); }
 };
 
 struct BF16 {
@@ -54,9 +48,7 @@ struct BF16 {
   static vec::f32x8 load(const std::byte* block, float) noexcept {
     return vec::load_bfloat(block + 16 * Part);
   }
-  static float at(const std::byte* row, std::size_t i) noexcept {
-    return from_bfloat(read<std::uint16_t>(row + 2 * i));
-  }
+  static float at(const std::byte* row, std::size_t i) noexcept { return from_bfloat(read<std::uint16_t>(row + 2 * i)); }
 };
 
 /// A half scale, then 32 signed bytes.
@@ -129,8 +121,7 @@ inline void decode_row(const std::byte* row, std::size_t columns, float* out) no
 }
 
 inline void decode_row(const Tensor& tensor, std::size_t index, float* out) noexcept {
-  with_codec(tensor.format,
-             [&](auto codec) { decode_row<decltype(codec)>(tensor.row(index), tensor.columns, out); });
+  with_codec(tensor.format, [&](auto codec) { decode_row<decltype(codec)>(tensor.row(index), tensor.columns, out); });
 }
 
 }  // namespace llama

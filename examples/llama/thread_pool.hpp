@@ -43,9 +43,7 @@ class ThreadPool {
       return;
     }
     body_ = &body;
-    call_ = [](const void* typed, std::size_t first, std::size_t last) {
-      (*static_cast<const Body*>(typed))(first, last);
-    };
+    call_ = [](const void* typed, std::size_t first, std::size_t last) { (*static_cast<const Body*>(typed))(first, last); };
     count_ = count;
     pieces_ = static_cast<std::uint32_t>(std::min(count, 4 * threads()));
     unfinished_.store(pieces_, std::memory_order_relaxed);

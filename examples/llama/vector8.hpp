@@ -24,16 +24,13 @@ inline float from_half(std::uint16_t half) noexcept {
   const std::uint32_t magnitude = half & 0x7FFFU;
   // Shifted into place the exponent is 112 too small; the product is exact, for subnormal halves too.
   const float scaled = std::bit_cast<float>(magnitude << 13U) * 0x1p112F;
-  const std::uint32_t bits =
-      magnitude >= 0x7C00U ? (magnitude << 13U) | 0x7F800000U : std::bit_cast<std::uint32_t>(scaled);
+  const std::uint32_t bits = magnitude >= 0x7C00U ? (magnitude << 13U) | 0x7F800000U : std::bit_cast<std::uint32_t>(scaled);
   return std::bit_cast<float>(bits | sign);
 #endif
 }
 
 /// The upper half of a float, back to float.
-inline float from_bfloat(std::uint16_t upper) noexcept {
-  return std::bit_cast<float>(static_cast<std::uint32_t>(upper) << 16U);
-}
+inline float from_bfloat(std::uint16_t upper) noexcept { return std::bit_cast<float>(static_cast<std::uint32_t>(upper) << 16U); }
 
 template <class T>
 inline T read(const void* from) noexcept {
@@ -50,42 +47,25 @@ struct f32x8 {
   __m256 v;
 };
 
-inline f32x8 set(float x) noexcept {
-  return {_mm256_set1_ps(x)};
-}
-inline f32x8 load(const void* from) noexcept {
-  return {_mm256_loadu_ps(static_cast<const float*>(from))};
-}
-inline void store(float* to, f32x8 x) noexcept {
-  _mm256_storeu_ps(to, x.v);
-}
-inline f32x8 mul(f32x8 a, f32x8 b) noexcept {
-  return {_mm256_mul_ps(a.v, b.v)};
-}
-inline f32x8 fma(f32x8 a, f32x8 b, f32x8 c) noexcept {
-  return {_mm256_fmadd_ps(a.v, b.v, c.v)};
-}
+inline f32x8 set(float x) noexcept { return {_mm256_set1_ps(x)}; }
+inline f32x8 load(const void* from) noexcept { return {_mm256_loadu_ps(static_cast<const float*>(from))}; }
+inline void store(float* to, f32x8 x) noexcept { _mm256_storeu_ps(to, x.v); }
+inline f32x8 mul(f32x8 a, f32x8 b) noexcept { return {_mm256_mul_ps(a.v, b.v)}; }
+inline f32x8 fma(f32x8 a, f32x8 b, f32x8 c) noexcept { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 
 /// How many tokens a tile takes so that its sums stay in registers.
 inline constexpr std::size_t tile_tokens = 2;
 
-inline __m128i load_8_bytes(const void* from) noexcept {
-  return _mm_loadl_epi64(static_cast<const __m128i*>(from));
-}
+inline __m128i load_8_bytes(const void* from) noexcept { return _mm_loadl_epi64(static_cast<const __m128i*>(from)); }
 
-inline f32x8 load_i8(const void* from) noexcept {
-  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load_8_bytes(from)))};
-}
+inline f32x8 load_i8(const void* from) noexcept { return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load_8_bytes(from)))}; }
 /// The low (shift 0) or high (shift 4) nibbles of eight bytes, less 8.
 template <int Shift>
 inline f32x8 load_u4(const void* from) noexcept {
   const __m256i wide = _mm256_srli_epi32(_mm256_cvtepu8_epi32(load_8_bytes(from)), Shift);
-  return {_mm256_cvtepi32_ps(
-      _mm256_sub_epi32(_mm256_and_si256(wide, _mm256_set1_epi32(15)), _mm256_set1_epi32(8)))};
+  return {_mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_and_si256(wide, _mm256_set1_epi32(15)), _mm256_set1_epi32(8)))};
 }
-inline f32x8 load_half(const void* from) noexcept {
-  return {_mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(from)))};
-}
+inline f32x8 load_half(const void* from) noexcept { return {_mm256_cvtph_ps(_mm_loadu_si128(static_cast<const __m128i*>(from)))}; }
 inline f32x8 load_bfloat(const void* from) noexcept {
   const __m128i raw = _mm_loadu_si128(static_cast<const __m128i*>(from));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16))};
@@ -111,21 +91,11 @@ struct f32x8 {
   f32x4 low, high;
 };
 
-inline f32x8 set(float x) noexcept {
-  return {f32x4{x, x, x, x}, f32x4{x, x, x, x}};
-}
-inline f32x8 load(const void* from) noexcept {
-  return read<f32x8>(from);
-}
-inline void store(float* to, f32x8 x) noexcept {
-  std::memcpy(to, &x, sizeof x);
-}
-inline f32x8 mul(f32x8 a, f32x8 b) noexcept {
-  return {a.low * b.low, a.high * b.high};
-}
-inline f32x8 fma(f32x8 a, f32x8 b, f32x8 c) noexcept {
-  return {a.low * b.low + c.low, a.high * b.high + c.high};
-}
+inline f32x8 set(float x) noexcept { return {f32x4{x, x, x, x}, f32x4{x, x, x, x}}; }
+inline f32x8 load(const void* from) noexcept { return read<f32x8>(from); }
+inline void store(float* to, f32x8 x) noexcept { std::memcpy(to, &x, sizeof x); }
+inline f32x8 mul(f32x8 a, f32x8 b) noexcept { return {a.low * b.low, a.high * b.high}; }
+inline f32x8 fma(f32x8 a, f32x8 b, f32x8 c) noexcept { return {a.low * b.low + c.low, a.high * b.high + c.high}; }
 
 inline constexpr std::size_t tile_tokens = 1;
 
@@ -139,18 +109,13 @@ inline f32x4 interleave_high(i16x8 a, i16x8 b) noexcept {
 }
 /// Eight signed bytes as floats: each is repeated four times, and a shift leaves its sign-extended value.
 inline f32x8 widen(i8x16 x) noexcept {
-  const auto twice = reinterpret_cast<i16x8>(
-      __builtin_shufflevector(x, x, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
+  const auto twice = reinterpret_cast<i16x8>(__builtin_shufflevector(x, x, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23));
   const auto low = reinterpret_cast<i32x4>(interleave_low(twice, twice));
   const auto high = reinterpret_cast<i32x4>(interleave_high(twice, twice));
   return {__builtin_convertvector(low >> 24, f32x4), __builtin_convertvector(high >> 24, f32x4)};
 }
-inline i8x16 load_8_bytes(const void* from) noexcept {
-  return reinterpret_cast<i8x16>(i64x2{read<std::int64_t>(from), 0});
-}
-inline f32x8 load_i8(const void* from) noexcept {
-  return widen(load_8_bytes(from));
-}
+inline i8x16 load_8_bytes(const void* from) noexcept { return reinterpret_cast<i8x16>(i64x2{read<std::int64_t>(from), 0}); }
+inline f32x8 load_i8(const void* from) noexcept { return widen(load_8_bytes(from)); }
 /// The low (shift 0) or high (shift 4) nibbles of eight bytes, less 8.
 template <int Shift>
 inline f32x8 load_u4(const void* from) noexcept {

@@ -43,19 +43,10 @@ class Vocabulary {
   [[nodiscard]] std::string decode(std::span<const Token> tokens) const;
 
  private:
-  enum class Kind : std::uint8_t {
-    normal = 1,
-    unknown = 2,
-    control = 3,
-    user_defined = 4,
-    unused = 5,
-    byte = 6
-  };
+  enum class Kind : std::uint8_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
   struct Hash {
     using is_transparent = void;
-    std::size_t operator()(std::string_view text) const noexcept {
-      return std::hash<std::string_view>{}(text);
-    }
+    std::size_t operator()(std::string_view text) const noexcept { return std::hash<std::string_view>{}(text); }
   };
   template <class T>
   using TextMap = std::unordered_map<std::string, T, Hash, std::equal_to<>>;
@@ -79,11 +70,11 @@ class Vocabulary {
   bool whole_words_first_ = false;  // byte level: a word that is a token is that token
   WordRule rule_ = WordRule::gpt2;
   std::optional<Token> bos_, eos_, unknown_;
-  std::vector<std::string> texts_;  // (vocabulary) as in the file
-  std::vector<Kind> kinds_;         // (vocabulary)
-  std::vector<double> scores_;      // (vocabulary), SentencePiece only
-  TextMap<Token> tokens_;           // what merging may produce: normal, user-defined and unused tokens
-  TextMap<double> merges_;          // "left right" to priority, byte level only
+  std::vector<std::string> texts_;                     // (vocabulary) as in the file
+  std::vector<Kind> kinds_;                            // (vocabulary)
+  std::vector<double> scores_;                         // (vocabulary), SentencePiece only
+  TextMap<Token> tokens_;                              // what merging may produce: normal, user-defined and unused tokens
+  TextMap<double> merges_;                             // "left right" to priority, byte level only
   std::array<std::optional<Token>, 256> byte_tokens_;  // SentencePiece: <0x00> ... <0xFF>
   std::array<std::string, 256> byte_characters_ = byte_characters();
   TextMap<char> character_bytes_;  // the inverse
@@ -92,8 +83,7 @@ class Vocabulary {
 inline Vocabulary::Vocabulary(const Gguf& gguf) {
   const std::string_view model = gguf.text("tokenizer.ggml.model");
   if (model != "llama" && model != "gpt2") {
-    fail("{}: has a tokeniser of model {}; this engine has \"llama\" and \"gpt2\".", gguf.file(),
-         in_quotes(model));
+    fail("{}: has a tokeniser of model {}; this engine has \"llama\" and \"gpt2\".", gguf.file(), in_quotes(model));
   }
   byte_level_ = model == "gpt2";
   load_tokens(gguf);
@@ -101,8 +91,7 @@ inline Vocabulary::Vocabulary(const Gguf& gguf) {
   eos_ = special(gguf, "tokenizer.ggml.eos_token_id");
   unknown_ = special(gguf, "tokenizer.ggml.unknown_token_id");
   adds_space_ = !byte_level_ && gguf.flag_or("tokenizer.ggml.add_space_prefix", true);
-  const bool wants_bos =
-      gguf.flag_or("tokenizer.ggml.add_bos_token", !byte_level_ || rule_ == WordRule::llama3);
+  const bool wants_bos = gguf.flag_or("tokenizer.ggml.add_bos_token", !byte_level_ || rule_ == WordRule::llama3);
   adds_bos_ = wants_bos && bos_.has_value();
 }
 
@@ -114,13 +103,9 @@ inline void Vocabulary::load_tokens(const Gguf& gguf) {
   kinds_.assign(texts_.size(), Kind::normal);
   if (gguf.has("tokenizer.ggml.token_type")) {
     const auto kinds = gguf.integers("tokenizer.ggml.token_type");
-    if (kinds.size() != texts_.size()) {
-      fail("{}: has {} token types for {} tokens.", gguf.file(), kinds.size(), texts_.size());
-    }
+    if (kinds.size() != texts_.size()) { fail("{}: has {} token types for {} tokens.", gguf.file(), kinds.size(), texts_.size()); }
     for (std::size_t i = 0; i < kinds.size(); ++i) {
-      if (kinds[i] < 1 || kinds[i] > 6) {
-        fail("{}: token {} has type {}; the types are 1 to 6.", gguf.file(), i, kinds[i]);
-      }
+      if (kinds[i] < 1 || kinds[i] > 6) { fail("{}: token {} has type {}; the types are 1 to 6.", gguf.file(), i, kinds[i]); }
       kinds_[i] = static_cast<Kind>(kinds[i]);
     }
   }
@@ -135,8 +120,7 @@ inline void Vocabulary::load_tokens(const Gguf& gguf) {
         if (high < 16 && low < 16) { value = static_cast<unsigned>(16 * high + low); }
       }
       if (value > 255) {
-        fail("{}: token {} is a byte, but its text is {} instead of <0x00> to <0xFF>.", gguf.file(), i,
-             in_quotes(texts_[i]));
+        fail("{}: token {} is a byte, but its text is {} instead of <0x00> to <0xFF>.", gguf.file(), i, in_quotes(texts_[i]));
       }
       byte_tokens_[value] = token;
     } else if (kinds_[i] != Kind::control && kinds_[i] != Kind::unknown) {
@@ -152,13 +136,9 @@ inline void Vocabulary::load_tokens(const Gguf& gguf) {
 
 inline void Vocabulary::load_scores(const Gguf& gguf) {
   scores_ = gguf.reals("tokenizer.ggml.scores");
-  if (scores_.size() != texts_.size()) {
-    fail("{}: has {} scores for {} tokens.", gguf.file(), scores_.size(), texts_.size());
-  }
+  if (scores_.size() != texts_.size()) { fail("{}: has {} scores for {} tokens.", gguf.file(), scores_.size(), texts_.size()); }
   for (std::size_t i = 0; i < scores_.size(); ++i) {
-    if (!std::isfinite(scores_[i])) {
-      fail("{}: the score of token {} is not a finite number.", gguf.file(), i);
-    }
+    if (!std::isfinite(scores_[i])) { fail("{}: the score of token {} is not a finite number.", gguf.file(), i); }
   }
 }
 
@@ -170,24 +150,17 @@ inline void Vocabulary::load_merges(const Gguf& gguf) {
   } else if (rule == "smollm") {
     rule_ = WordRule::smollm;
   } else if (rule != "gpt-2") {
-    fail("{}: cuts words by the rule {}; this engine has \"gpt-2\", \"llama-bpe\" and \"smollm\".",
-         gguf.file(), in_quotes(rule));
+    fail("{}: cuts words by the rule {}; this engine has \"gpt-2\", \"llama-bpe\" and \"smollm\".", gguf.file(), in_quotes(rule));
   }
   double priority = 0.0;
-  for (const std::string_view merge : gguf.texts("tokenizer.ggml.merges")) {
-    merges_.emplace(merge, priority--);
-  }
-  for (std::size_t byte = 0; byte < 256; ++byte) {
-    character_bytes_.emplace(byte_characters_[byte], static_cast<char>(byte));
-  }
+  for (const std::string_view merge : gguf.texts("tokenizer.ggml.merges")) { merges_.emplace(merge, priority--); }
+  for (std::size_t byte = 0; byte < 256; ++byte) { character_bytes_.emplace(byte_characters_[byte], static_cast<char>(byte)); }
 }
 
 inline std::optional<Token> Vocabulary::special(const Gguf& gguf, std::string_view key) const {
   if (!gguf.has(key)) { return std::nullopt; }
   const std::uint64_t token = gguf.integer(key);
-  if (token >= texts_.size()) {
-    fail("{}: {} is {}; the vocabulary has {} tokens.", gguf.file(), in_quotes(key), token, texts_.size());
-  }
+  if (token >= texts_.size()) { fail("{}: {} is {}; the vocabulary has {} tokens.", gguf.file(), in_quotes(key), token, texts_.size()); }
   return static_cast<Token>(token);
 }
 
@@ -225,9 +198,7 @@ inline void Vocabulary::encode_sentence_piece(std::string_view text, std::vector
     }
     for (const char c : piece) {
       const std::optional<Token> byte = byte_tokens_[static_cast<unsigned char>(c)];
-      if (!byte && !unknown_) {
-        fail("The vocabulary cannot spell the byte {:#04x}.", static_cast<unsigned char>(c));
-      }
+      if (!byte && !unknown_) { fail("The vocabulary cannot spell the byte {:#04x}.", static_cast<unsigned char>(c)); }
       out.push_back(byte ? *byte : *unknown_);
     }
   }

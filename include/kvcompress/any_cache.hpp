@@ -10,7 +10,7 @@
 #include "kvcompress/cache.hpp"
 #include "kvcompress/cache/persist.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// The verbs of KVCache behind virtual functions; see there for what they do and raise. Attention itself is not slower: one virtual
 /// call per attend. AnyCache::of<Policy>(...) makes one; registry.hpp makes one from a name.
@@ -84,12 +84,18 @@ class CacheOf final : public AnyCache {
   void clear() override { cache_.clear(); }
   void reserve(std::size_t tokens) override { cache_.reserve(tokens); }
   void save(const ByteSink& sink, Checksum checksum) const override {
-    if constexpr (Saved<P>) { Persistence<P>::save(cache_, sink, checksum); }
-    else { fail(ErrorCode::option, "save: ", unsaved); }
+    if constexpr (Saved<P>) {
+      Persistence<P>::save(cache_, sink, checksum);
+    } else {
+      fail(ErrorCode::option, "save: ", unsaved);
+    }
   }
   void load(const ByteSource& source, Checksum checksum) override {
-    if constexpr (Saved<P>) { Persistence<P>::load(cache_, source, checksum); }
-    else { fail(ErrorCode::option, "load: ", unsaved); }
+    if constexpr (Saved<P>) {
+      Persistence<P>::load(cache_, source, checksum);
+    } else {
+      fail(ErrorCode::option, "load: ", unsaved);
+    }
   }
   [[nodiscard]] std::unique_ptr<AnyCache> copy() const override { return std::make_unique<CacheOf>(KVCache<P>(cache_)); }
   [[nodiscard]] std::unique_ptr<AnyCache> fork() const override { return std::make_unique<CacheOf>(cache_.fork()); }
@@ -97,11 +103,16 @@ class CacheOf final : public AnyCache {
   [[nodiscard]] double bits_per_value() const noexcept override { return cache_.bits_per_value(); }
   [[nodiscard]] std::size_t fetched() const noexcept override { return cache_.fetched(); }
   [[nodiscard]] std::vector<Position> kept(std::size_t layer, std::size_t kv_head) const override { return cache_.kept(layer, kv_head); }
-  [[nodiscard]] const RowTable& table(std::size_t layer, std::size_t kv_head) const noexcept override { return cache_.table(layer, kv_head); }
-  void read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) override { cache_.read(layer, kv_head, row, key, value); }
+  [[nodiscard]] const RowTable& table(std::size_t layer, std::size_t kv_head) const noexcept override {
+    return cache_.table(layer, kv_head);
+  }
+  void read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) override {
+    cache_.read(layer, kv_head, row, key, value);
+  }
 
  private:
-  static constexpr const char* unsaved = "a part of the policy does not say how it is saved; saving a KVCache of it does not compile, and says which";
+  static constexpr const char* unsaved =
+      "a part of the policy does not say how it is saved; saving a KVCache of it does not compile, and says which";
 
   KVCache<P> cache_;
 };

@@ -21,7 +21,7 @@
 #include "kvcompress/cache/share_rows.hpp"
 #include "kvcompress/core/shared.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 namespace detail {
 template <class P>
@@ -89,7 +89,8 @@ class KVCache {
     detail::check_layer(shape_, "append", layer);
     detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest<typename Keys::exact_type>,
                        largest<typename Values::exact_type>, row_.data());
-    require(!at(layer).waiting, ErrorCode::phase, "append(layer = ", layer, ") before end_prompt of all the layers that are encoded together with it: ",
+    require(!at(layer).waiting, ErrorCode::phase, "append(layer = ", layer,
+            ") before end_prompt of all the layers that are encoded together with it: ",
             detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
     if (!at(layer).in_prompt && at(layer).open > 0) { commit(layer); }
     Layer& l = layers_[layer].write();
@@ -130,16 +131,17 @@ class KVCache {
           const auto choose = [&](const float* group, std::size_t stride, Position shift, std::size_t rows) {
             return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, rows, ws);
           };
-          attention.run(ws.positions, ws.limits, false, ws, false, load, store, [](auto&&...) {}, choose);
+          attention.run(
+              ws.positions, ws.limits, false, ws, false, load, store, [](auto&&...) {}, choose);
           continue;
         }
       }
       attention.run(ws.positions, ws.limits, false, ws, Eviction::observes == Observes::every_query, load, store,
                     [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
-                      if constexpr (Eviction::observes == Observes::every_query) {
-                        detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], h, probabilities);
-                      }
-                    });
+        if constexpr (Eviction::observes == Observes::every_query) {
+          detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], h, probabilities);
+        }
+      });
     }
   }
 
@@ -218,7 +220,8 @@ class KVCache {
   void remove(Position first, Position last) {
     require(first <= last, ErrorCode::position, "remove: first is ", first, ", must be at most last = ", last);
     for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
-      require(at(layer).open == 0, ErrorCode::phase, "remove with ", at(layer).open, " uncommitted rows in layer ", layer, ": commit first");
+      require(at(layer).open == 0, ErrorCode::phase, "remove with ", at(layer).open, " uncommitted rows in layer ", layer,
+              ": commit first");
     }
     for (Shared<Layer>& shared : layers_) {
       Layer& l = shared.write();
@@ -321,8 +324,11 @@ class KVCache {
     require(row < rows.rows(), ErrorCode::shape, "read: row is ", row, ", must be less than ", rows.rows());
     const Lane& lane = at(layer).lanes[kv_head];
     lane.read_key(row, rows, workspace_.rotation, key);
-    if constexpr (ValuesInKeys<Values>) { std::copy_n(key, shape_.value_width(), value); }
-    else { lane.values.read(row, value); }
+    if constexpr (ValuesInKeys<Values>) {
+      std::copy_n(key, shape_.value_width(), value);
+    } else {
+      lane.values.read(row, value);
+    }
   }
 
  private:

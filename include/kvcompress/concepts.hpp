@@ -13,7 +13,7 @@
 #include "kvcompress/core/shape.hpp"
 #include "kvcompress/core/views.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 class Reader;
 class Rotation;
 class Writer;
@@ -22,7 +22,7 @@ class Writer;
 /// A KV cache holds, for each lane (one layer, one KV head), rows: a row is one token's position, key and value. A policy says which
 /// rows stay (an Eviction), how rows are held (a Storage: one store for keys, one for values) and which rows a query reads (a Retrieval).
 /// The cache does everything else.
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Which lanes share something or decide together: each for itself, all of a layer, or all of a group of layers. An eviction of scope
 /// `group` decides by positions alone, so that all lanes of all layers agree.
@@ -45,17 +45,20 @@ struct Settling {
   Rotation& rotation;      ///< takes keys back to their form before the rotary embedding
   Vector<float>& scratch;  ///< any size, holds nothing between calls
   const Memory& memory;
-  bool end_of_prompt;      ///< this commit closes a prompt
-  std::size_t layer;       ///< of the lane, or the first of the lanes that the store encodes together
-  std::size_t rows;        ///< rows that all of them have and that are committed: only these may be encoded
+  bool end_of_prompt;            ///< this commit closes a prompt
+  std::size_t layer;             ///< of the lane, or the first of the lanes that the store encodes together
+  std::size_t rows;              ///< rows that all of them have and that are committed: only these may be encoded
   std::span<const Reads> reads;  ///< what the retrieval says, one entry per lane
 };
 
 /// Whose rows a store encodes together; a lane's where it does not say.
 template <class S>
 constexpr Scope scope_of() noexcept {
-  if constexpr (requires { S::scope; }) { return S::scope; }
-  else { return Scope::lane; }
+  if constexpr (requires { S::scope; }) {
+    return S::scope;
+  } else {
+    return Scope::lane;
+  }
 }
 
 /// Encodes the rows that are due. A store of a wider scope does so for all lanes of the scope at once (`members`: layer by layer, heads
@@ -64,7 +67,8 @@ constexpr Scope scope_of() noexcept {
 /// prepare_to_settle(members, settling), which comes before both.
 template <class S>
 concept Settles = (scope_of<S>() == Scope::lane && requires(S store, const Settling& settling) { store.settle(settling); }) ||
-                  (scope_of<S>() != Scope::lane && requires(std::span<S* const> members, const Settling& settling) { S::settle(members, settling); });
+                  (scope_of<S>() != Scope::lane &&
+                   requires(std::span<S* const> members, const Settling& settling) { S::settle(members, settling); });
 
 /// Rows of one lane, keys or values, in whatever form. Rows [0, settled()) are encoded and keep their place; the rest are exact.
 ///
@@ -77,34 +81,42 @@ concept Settles = (scope_of<S>() == Scope::lane && requires(S store, const Settl
 /// may fail, and then compact(table, scratch), which removes the dead rows (see Recent).
 template <class S>
 concept RowStore = std::copy_constructible<S> && std::movable<S> && Settles<S> &&
-                   requires(S store, const S held, std::size_t n, const float* row, MemoryReport& report) {
-                     typename S::exact_type;
-                     { held.rows() } noexcept -> std::same_as<std::size_t>;
-                     { held.settled() } noexcept -> std::same_as<std::size_t>;
-                     store.make_room(n);
-                     store.append(row);
-                     store.move(n, n);
-                     store.resize(n);
-                     store.reserve(n);
-                     store.unshare();
-                     { held.account(report) } noexcept;
-                     { held.scratch_floats(n, n) } noexcept -> std::same_as<std::size_t>;
-                   };
+    requires(S store, const S held, std::size_t n, const float* row, MemoryReport& report) {
+  typename S::exact_type;
+  { held.rows() }
+  noexcept->std::same_as<std::size_t>;
+  { held.settled() }
+  noexcept->std::same_as<std::size_t>;
+  store.make_room(n);
+  store.append(row);
+  store.move(n, n);
+  store.resize(n);
+  store.reserve(n);
+  store.unshare();
+  { held.account(report) }
+  noexcept;
+  { held.scratch_floats(n, n) }
+  noexcept->std::same_as<std::size_t>;
+};
 
 /// Keys that are held as they came, rotated: logits[q][r - range.first] = queries[q] . key r for `n` queries, from the stored form.
 /// read(row, out) decodes one row, for inspection.
 template <class S>
 concept RotatedKeyStore = RowStore<S> && requires(const S held, RowRange range, const float* queries, float* logits, std::size_t n) {
-  { held.scores(range, queries, n, n, logits, n, logits) } noexcept;
-  { held.read(n, logits) } noexcept;
+  { held.scores(range, queries, n, n, logits, n, logits) }
+  noexcept;
+  { held.read(n, logits) }
+  noexcept;
 };
 
 /// Keys that are held without their rotary embedding: scores and read rotate them to the positions of the table.
 template <class S>
-concept UnrotatedKeyStore = RowStore<S> && requires(const S held, RowRange range, const RowTable& table, Rotation& rotation, const float* queries,
-                                                    float* logits, std::size_t n) {
-  { held.scores(range, table, rotation, queries, n, n, logits, n, logits) } noexcept;
-  { held.read(n, table, rotation, logits) } noexcept;
+concept UnrotatedKeyStore = RowStore<S> &&
+    requires(const S held, RowRange range, const RowTable& table, Rotation& rotation, const float* queries, float* logits, std::size_t n) {
+  { held.scores(range, table, rotation, queries, n, n, logits, n, logits) }
+  noexcept;
+  { held.read(n, table, rotation, logits) }
+  noexcept;
 };
 
 template <class S>
@@ -113,7 +125,8 @@ concept KeyStore = RotatedKeyStore<S> || UnrotatedKeyStore<S>;
 /// Values: out[q] += sum over r of weights[q][r - range.first] * value r for `n` queries, from the stored form.
 template <class S>
 concept ValueStore = RowStore<S> && requires(const S held, RowRange range, const float* weights, float* out, std::size_t n) {
-  { held.accumulate(range, weights, n, n, out, n, out) } noexcept;
+  { held.accumulate(range, weights, n, n, out, n, out) }
+  noexcept;
   held.read(n, out);
 };
 
@@ -127,7 +140,8 @@ concept ValuesInKeys = ValueStore<S> && S::in_keys;
 template <class S>
 concept Prepares = requires(S store, std::span<const RowRange> ranges) {
   { store.prepare(ranges) } -> std::same_as<std::size_t>;
-} || requires(S store, std::span<const RowRange> ranges, const RowTable& table, Rotation& rotation, Vector<float>& scratch) {
+}
+|| requires(S store, std::span<const RowRange> ranges, const RowTable& table, Rotation& rotation, Vector<float>& scratch) {
   { store.prepare(ranges, table, rotation, scratch) } -> std::same_as<std::size_t>;
 };
 
@@ -141,20 +155,26 @@ concept Persists = requires(const S& saved, S& loaded, Writer& writer, Reader& r
 /// A store also says what its form depends on, since a file of another form is refused: describe(fact) calls fact(name, number or text); a
 /// retrieval may. A store that is encoded or evicted together with others may have alike(other): whether their encoded rows lie alike.
 template <class S>
-concept PersistsRows = Persists<S> && requires(void (*fact)(std::string_view, ...)) { S::describe(fact); };
+concept PersistsRows = Persists<S> && requires(void (*fact)(std::string_view, ...)) {
+  S::describe(fact);
+};
 /// Options list themselves: fields(options, field) calls field(name, member); unnamed_fields(options, field), where there is one, for what the
 /// name of a policy cannot set. All of them are part of a saved cache's fingerprint.
 template <class O>
-concept ListsFields = requires(const O& options, void (*field)(const char*, ...)) { O::fields(options, field); };
+concept ListsFields = requires(const O& options, void (*field)(const char*, ...)) {
+  O::fields(options, field);
+};
 
 /// Says what the blocks of that many rows take; of a wider scope, one lane's share; of a store that keeps rows at hand, also by how many
 /// rows a query reads (the retrieval's rows_read(options, rows)).
 template <class S, class Options>
 concept SaysBytes = requires(std::size_t n, const Options& options) {
   { S::bytes_for(n, n, options) } -> std::same_as<std::size_t>;
-} || requires(std::size_t n, const Options& options, const Shape& shape) {
+}
+|| requires(std::size_t n, const Options& options, const Shape& shape) {
   { S::bytes_for(n, n, options, shape) } -> std::same_as<std::size_t>;
-} || requires(std::size_t n, const Options& options, const Shape& shape) {
+}
+|| requires(std::size_t n, const Options& options, const Shape& shape) {
   { S::bytes_for(n, n, options, shape, n) } -> std::same_as<std::size_t>;
 };
 
@@ -163,10 +183,12 @@ concept SaysBytes = requires(std::size_t n, const Options& options) {
 /// `static constexpr bool needs_retrieval = true`.
 template <class S>
 concept Storage = std::semiregular<typename S::Options> && KeyStore<typename S::Keys> && ValueStore<typename S::Values> &&
-                  std::constructible_from<typename S::Keys, const typename S::Options&, std::size_t, const Memory&> &&
-                  std::constructible_from<typename S::Values, const typename S::Options&, std::size_t, const Memory&> &&
-                  SaysBytes<typename S::Keys, typename S::Options> && SaysBytes<typename S::Values, typename S::Options> &&
-                  requires(const typename S::Options options) { S::validate(options); };
+    std::constructible_from<typename S::Keys, const typename S::Options&, std::size_t, const Memory&> &&
+    std::constructible_from<typename S::Values, const typename S::Options&, std::size_t, const Memory&> &&
+    SaysBytes<typename S::Keys, typename S::Options> && SaysBytes<typename S::Values, typename S::Options> &&
+    requires(const typename S::Options options) {
+  S::validate(options);
+};
 
 // ---------------------------------------------------------------- which rows stay
 
@@ -182,11 +204,11 @@ enum class Observes {
 
 /// What an eviction decides from, and where it writes its decision.
 struct Selection {
-  const RowTable& rows;         ///< positions, which rows are alive
-  bool end_of_prompt;           ///< this commit closes a prompt
-  std::size_t prompt_tokens;    ///< tokens up to the end of the last prompt, this one included
-  std::size_t budget;           ///< Options::budget in rows; 0 if the eviction has none
-  Vector<Position>& order;      ///< scratch for sorting, any size
+  const RowTable& rows;           ///< positions, which rows are alive
+  bool end_of_prompt;             ///< this commit closes a prompt
+  std::size_t prompt_tokens;      ///< tokens up to the end of the last prompt, this one included
+  std::size_t budget;             ///< Options::budget in rows; 0 if the eviction has none
+  Vector<Position>& order;        ///< scratch for sorting, any size
   std::span<unsigned char> drop;  ///< one flag per row, 0 at entry; set to 1 to evict a live row
 
   /// Position of the k-th oldest live row, k from 0. Cost: O(rows).
@@ -287,48 +309,50 @@ concept RowState = std::copy_constructible<S> && std::movable<S> && requires(S s
 /// select(options, state, selection): sets selection.drop.
 template <class E>
 concept Eviction = std::semiregular<typename E::Options> && RowState<typename E::State> &&
-                   requires(const typename E::Options options, const Shape& shape, const Memory& memory, typename E::State state,
-                            Selection& selection) {
-                     { E::name } -> std::convertible_to<std::string_view>;
-                     { E::scope } -> std::convertible_to<Scope>;
-                     { E::decides } -> std::convertible_to<Decides>;
-                     { E::observes } -> std::convertible_to<Observes>;
-                     E::validate(options, shape);
-                     { E::renumbers(options) } -> std::same_as<bool>;
-                     { E::row_bytes(options, shape) } -> std::same_as<std::size_t>;
-                     { E::state(options, shape, memory) } -> std::same_as<typename E::State>;
-                     E::select(options, state, selection);
-                   };
+    requires(const typename E::Options options, const Shape& shape, const Memory& memory, typename E::State state, Selection& selection) {
+  { E::name } -> std::convertible_to<std::string_view>;
+  { E::scope } -> std::convertible_to<Scope>;
+  { E::decides } -> std::convertible_to<Decides>;
+  { E::observes } -> std::convertible_to<Observes>;
+  E::validate(options, shape);
+  { E::renumbers(options) } -> std::same_as<bool>;
+  { E::row_bytes(options, shape) } -> std::same_as<std::size_t>;
+  { E::state(options, shape, memory) } -> std::same_as<typename E::State>;
+  E::select(options, state, selection);
+};
 
 /// An eviction that sees attention: observe(options, state, head, probabilities) gets one query's probabilities over all rows of the
 /// lane (0 for rows it may not see); `head` counts the query heads of the KV head. Queries come in text order, heads ascending.
 template <class E>
-concept ObservesAttention = Eviction<E> && E::observes != Observes::nothing &&
-                            requires(const typename E::Options options, typename E::State& state, std::span<const float> probabilities) {
-                              E::observe(options, state, std::size_t{}, probabilities);
-                            };
+concept ObservesAttention = Eviction<E> &&
+                            E::observes != Observes::nothing&& requires(const typename E::Options options, typename E::State& state,
+                                                                        std::span<const float> probabilities) {
+  E::observe(options, state, std::size_t{}, probabilities);
+};
 
 /// An eviction that sees every row before it is encoded: observe_row(options, state, row, key, value).
 template <class E>
-concept ObservesRows = Eviction<E> && requires(const typename E::Options options, typename E::State& state,
-                                               std::span<const float> key, std::span<const float> value) {
+concept ObservesRows = Eviction<E> &&
+    requires(const typename E::Options options, typename E::State& state, std::span<const float> key, std::span<const float> value) {
   E::observe_row(options, state, std::size_t{}, key, value);
 };
 
 /// An eviction that bounds the rows of a lane by a Budget named `budget`.
 template <class E>
-concept HasBudget = Eviction<E> && requires(typename E::Options options) { options.budget.rows_of; };
+concept HasBudget = Eviction<E> && requires(typename E::Options options) {
+  options.budget.rows_of;
+};
 
 // ---------------------------------------------------------------- which rows a query reads
 
 /// What a retrieval chooses from: one token's queries of one KV head.
 struct Retrieving {
   const RowTable& table;
-  const float* queries;     ///< (group, stride), in the stored keys' form, the attention scale included
+  const float* queries;  ///< (group, stride), in the stored keys' form, the attention scale included
   std::size_t stride;
   std::size_t group;
   std::size_t key_width;
-  Position shift;           ///< the queries' distance between position and slot (see RowTable::shift)
+  Position shift;  ///< the queries' distance between position and slot (see RowTable::shift)
   Rotation& rotation;
   Vector<float>& scratch;   ///< any size
   Vector<Position>& order;  ///< any size
@@ -346,21 +370,21 @@ struct Retrieving {
 ///   the prompt's last query chooses.                           renumbers(options): can follow in-cache positions.
 template <class R>
 concept Retrieval = std::semiregular<typename R::Options> && RowState<typename R::State> &&
-                    requires(const typename R::Options options, const Shape& shape, const Memory& memory, typename R::State state,
-                             const RowTable& table, void (*read)(std::size_t, float*), Vector<float>& scratch, const Retrieving& retrieving,
-                             Vector<RowRange>& ranges, std::size_t n) {
-                      { R::name } -> std::convertible_to<std::string_view>;
-                      R::validate(options, shape);
-                      { R::reads_all(options, n) } -> std::same_as<bool>;
-                      { R::wants_last_query(options) } -> std::same_as<bool>;
-                      { R::renumbers(options) } -> std::same_as<bool>;
-                      { R::state(options, shape, memory) } -> std::same_as<typename R::State>;
-                      { R::bytes_for(options, shape, n) } -> std::same_as<std::size_t>;
-                      { state.indexed() } -> std::same_as<std::size_t>;
-                      { state.reads() } -> std::same_as<Reads>;
-                      R::refresh(options, state, table, true, read, scratch);
-                      R::select(options, state, retrieving, ranges);
-                      state.remember_first(ranges);
-                    };
+    requires(const typename R::Options options, const Shape& shape, const Memory& memory, typename R::State state, const RowTable& table,
+             void (*read)(std::size_t, float*), Vector<float>& scratch, const Retrieving& retrieving, Vector<RowRange>& ranges,
+             std::size_t n) {
+  { R::name } -> std::convertible_to<std::string_view>;
+  R::validate(options, shape);
+  { R::reads_all(options, n) } -> std::same_as<bool>;
+  { R::wants_last_query(options) } -> std::same_as<bool>;
+  { R::renumbers(options) } -> std::same_as<bool>;
+  { R::state(options, shape, memory) } -> std::same_as<typename R::State>;
+  { R::bytes_for(options, shape, n) } -> std::same_as<std::size_t>;
+  { state.indexed() } -> std::same_as<std::size_t>;
+  { state.reads() } -> std::same_as<Reads>;
+  R::refresh(options, state, table, true, read, scratch);
+  R::select(options, state, retrieving, ranges);
+  state.remember_first(ranges);
+};
 
 }  // namespace kvcompress

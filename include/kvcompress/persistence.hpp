@@ -9,7 +9,7 @@
 
 #include "kvcompress/any_cache.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 namespace detail {
 

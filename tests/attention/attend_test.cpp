@@ -26,7 +26,8 @@ Outputs outputs(const Text& text, const AttendOptions& options = {}, std::vector
     cache.append(0, text.key_rows(t, count), text.value_rows(t, count));
     AttendOptions here = options;
     here.log_sum_exp = log_sum_exp != nullptr ? log_sum_exp->data() + t * heads : nullptr;
-    cache.attend(0, text.query_rows(t, count), Output::tokens_first(out.data() + t * text.output_width(), heads, text.shape.value_width()), here);
+    cache.attend(0, text.query_rows(t, count), Output::tokens_first(out.data() + t * text.output_width(), heads, text.shape.value_width()),
+                 here);
     if (t + count == prompt) { cache.end_prompt(0); }
   }
   return out;
@@ -87,8 +88,11 @@ void check_parts(double tolerance) {
       AttendOptions here = options;
       here.log_sum_exp = logs[shared].data();
       const Output out = Output::tokens_first(outs[shared].data(), 4, 16);
-      if (shared) { cache.attend(0, queries, out, workspaces, Backwards{2}, here); }
-      else { cache.attend(0, queries, out, here); }
+      if (shared) {
+        cache.attend(0, queries, out, workspaces, Backwards{2}, here);
+      } else {
+        cache.attend(0, queries, out, here);
+      }
     }
     EXPECT_TRUE(outs[0] == outs[1]);
     EXPECT_TRUE(logs[0] == logs[1]);
@@ -102,7 +106,9 @@ void check_parts(double tolerance) {
         float value[16];
         cache.read(0, head / 2, row, key, value);
         double logit = 0.0;
-        for (std::size_t c = 0; c < 16; ++c) { logit += static_cast<double>(text.queries[(std::size_t{9000} * 4 + head) * 16 + c]) * static_cast<double>(key[c]) / 4.0; }
+        for (std::size_t c = 0; c < 16; ++c) {
+          logit += static_cast<double>(text.queries[(std::size_t{9000} * 4 + head) * 16 + c]) * static_cast<double>(key[c]) / 4.0;
+        }
         sum += std::exp(logit);
         for (std::size_t c = 0; c < 16; ++c) { expected[c] += std::exp(logit) * static_cast<double>(value[c]); }
       }
@@ -120,16 +126,20 @@ TEST(Attend, ThreadsThatShareRowsGetTheSameNumbers) {
 TEST(Attend, OptionsScaleSoftCapWindowAndStart) {
   const Text text({.query_heads = 4, .kv_heads = 2, .head_dim = 32}, 300, 4);
   unsigned number = 0;
-  for (const AttendOptions& options : {AttendOptions{}, AttendOptions{.scale = 0.05F}, AttendOptions{.soft_cap = 3.0F}, AttendOptions{.window = 1},
-                                       AttendOptions{.window = 37}, AttendOptions{.start = 50}, AttendOptions{.window = 9, .start = 270},
-                                       AttendOptions{.scale = 0.4F, .soft_cap = 20.0F, .window = 100, .start = 7}}) {
+  for (const AttendOptions& options :
+       {AttendOptions{}, AttendOptions{.scale = 0.05F}, AttendOptions{.soft_cap = 3.0F}, AttendOptions{.window = 1},
+        AttendOptions{.window = 37}, AttendOptions{.start = 50}, AttendOptions{.window = 9, .start = 270},
+        AttendOptions{.scale = 0.4F, .soft_cap = 20.0F, .window = 100, .start = 7}}) {
     std::vector<float> ours;
     std::vector<float> theirs;
     const Outputs out = outputs(text, options, &ours);
     EXPECT_LT(deviation(out, full_attention(text, options, &theirs)), 2e-5) << "case " << number;
     for (std::size_t i = 0; i < ours.size(); ++i) {
-      if (std::isinf(theirs[i])) { ASSERT_EQ(ours[i], theirs[i]) << "a query that sees nothing, case " << number; }
-      else { ASSERT_NEAR(ours[i], theirs[i], 2e-5) << "case " << number; }
+      if (std::isinf(theirs[i])) {
+        ASSERT_EQ(ours[i], theirs[i]) << "a query that sees nothing, case " << number;
+      } else {
+        ASSERT_NEAR(ours[i], theirs[i], 2e-5) << "case " << number;
+      }
     }
     ++number;
   }
@@ -209,7 +219,8 @@ TEST(Attend, LayoutsAndStridesOfInputAndOutput) {
     std::vector<float> to(heads * 30 * pitch, std::numeric_limits<float>::quiet_NaN());
     for (std::size_t t = 0; t < 30; ++t) {
       for (std::size_t h = 0; h < heads; ++h) {
-        std::copy_n(from.begin() + static_cast<std::ptrdiff_t>((t * heads + h) * 24), 24, to.begin() + static_cast<std::ptrdiff_t>((h * 30 + t) * pitch));
+        std::copy_n(from.begin() + static_cast<std::ptrdiff_t>((t * heads + h) * 24), 24,
+                    to.begin() + static_cast<std::ptrdiff_t>((h * 30 + t) * pitch));
       }
     }
     return to;
@@ -266,12 +277,15 @@ TEST(Rotation, TurnsAsTheReferenceDoes) {
           ASSERT_EQ(row, again);
           std::vector<half> rounded(dim);
           used.apply(before.data(), dim, rounded.data());
-          for (std::size_t c = 0; c < dim; ++c) { ASSERT_EQ(rounded[c].bits, half(row[c]).bits) << "channel " << c << " of " << dim << ", rotary " << rotary; }
-          const auto expected = reference::rotate(matrix, reference::consecutive(position, 1),
-                                                  {.pairing = pairing == RopePairing::half_split ? reference::Pairing::half : reference::Pairing::interleaved,
-                                                   .theta = 500.0,
-                                                   .rotary_dim = static_cast<reference::Index>(rotary),
-                                                   .linear_factor = 4.0});
+          for (std::size_t c = 0; c < dim; ++c) {
+            ASSERT_EQ(rounded[c].bits, half(row[c]).bits) << "channel " << c << " of " << dim << ", rotary " << rotary;
+          }
+          const auto expected =
+              reference::rotate(matrix, reference::consecutive(position, 1),
+                                {.pairing = pairing == RopePairing::half_split ? reference::Pairing::half : reference::Pairing::interleaved,
+                                 .theta = 500.0,
+                                 .rotary_dim = static_cast<reference::Index>(rotary),
+                                 .linear_factor = 4.0});
           for (std::size_t c = 0; c < dim; ++c) { ASSERT_NEAR(row[c], expected(0, static_cast<reference::Index>(c)), 1e-6) << position; }
         }
       }
@@ -284,7 +298,8 @@ TEST(Rotation, TurnsAsTheReferenceDoes) {
   std::fill_n(row.begin(), 4, 1.0F);
   rotation.apply(row.data());
   for (std::size_t i = 0; i < 4; ++i) {
-    ASSERT_NEAR(row[i], std::cos(3.0 * std::pow(100.0, -static_cast<double>(i) / 4.0) / factors[i]), 1e-6) << "frequency factor of pair " << i;
+    ASSERT_NEAR(row[i], std::cos(3.0 * std::pow(100.0, -static_cast<double>(i) / 4.0) / factors[i]), 1e-6)
+        << "frequency factor of pair " << i;
   }
 }
 

@@ -12,7 +12,9 @@ namespace {
 
 TEST(Coverage, NamesTheMethodsWithoutTests) {
   const auto root = kvcompress::conformance::directory();
-  if (!std::filesystem::is_directory(root)) { GTEST_SKIP() << "KVCOMPRESS_CONFORMANCE_DIR names no directory, so no official vectors were run"; }
+  if (!std::filesystem::is_directory(root)) {
+    GTEST_SKIP() << "KVCOMPRESS_CONFORMANCE_DIR names no directory, so no official vectors were run";
+  }
   const std::set<std::string> covered{"gear", "h2o", "kivi", "shadowkv", "snapkv", "streamingllm", "xkv"};
   std::size_t found = 0;
   for (const auto& entry : std::filesystem::directory_iterator(root)) {

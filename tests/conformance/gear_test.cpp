@@ -29,7 +29,8 @@ Heads through_stores(const conformance::Case& one, const Heads& heads, const Hea
   }
   kvcompress::GearOptions<Backbone::buffer> options{.prompt_rank = static_cast<std::size_t>(wanted.rank),
                                                     .sweeps = static_cast<std::size_t>(wanted.sweeps),
-                                                    .sparsity = wanted.sparsity, .official_simulation = wanted.official_simulation,
+                                                    .sparsity = wanted.sparsity,
+                                                    .official_simulation = wanted.official_simulation,
                                                     .start = start.empty() ? nullptr : start.data()};
   if (Backbone::group == 0) { options.buffer = tokens; }  // so that the whole input is one segment
   if (tokens % options.buffer != 0 && (wanted.rank > 0 || wanted.sparsity > 0.0)) {
@@ -57,7 +58,9 @@ Heads with_tensor(const conformance::Case& one, const Heads& heads, const Heads&
   const Index tokens = heads.front().rows();
   const Index rest = tokens % static_cast<Index>(Backbone::buffer);
   if (Backbone::group == 0 || rest == 0) { return through_stores<Values, Backbone>(one, heads, starts, options); }
-  if (options.rank > 0) { throw conformance::NotCovered(one.path() + ": the official factors run over tokens that the store leaves exact"); }
+  if (options.rank > 0) {
+    throw conformance::NotCovered(one.path() + ": the official factors run over tokens that the store leaves exact");
+  }
   Heads whole = heads;  // tokens are independent of each other, so some more make the last buffer full
   for (Matrix& head : whole) {
     head.conservativeResize(tokens - rest + static_cast<Index>(Backbone::buffer), Eigen::NoChange);

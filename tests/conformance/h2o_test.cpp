@@ -24,7 +24,8 @@ namespace reference = kvcompress::reference;
 
 kvcompress::Rope rope_of(const conformance::Case& one) {
   return {.theta = one.rope().theta,
-          .pairing = one.rope().pairing == reference::Pairing::half ? kvcompress::RopePairing::half_split : kvcompress::RopePairing::interleaved};
+          .pairing =
+              one.rope().pairing == reference::Pairing::half ? kvcompress::RopePairing::half_split : kvcompress::RopePairing::interleaved};
 }
 
 /// Scores of a lane in ascending position, reduced over heads as the selection sees them.
@@ -51,7 +52,8 @@ void decode(const conformance::Case& one) {
   const auto prompt = one.get<std::size_t>("prompt");
   const auto steps = one.get<std::size_t>("steps");
   Sequence run(kvcompress::test::shape_of(q, k, v, KeyForm::unrotated, rope_of(one)),
-               {.eviction = {.budget = heavy + recent, .recent = recent, .in_cache_positions = one.get<bool>("in_cache_positions")}}, q, k, v);
+               {.eviction = {.budget = heavy + recent, .recent = recent, .in_cache_positions = one.get<bool>("in_cache_positions")}}, q, k,
+               v);
   ASSERT_EQ(kept.size(), steps + 1);
   double worst_score = 0.0;
   for (std::size_t step = 0; step <= steps; ++step) {
@@ -101,7 +103,9 @@ void compare_prompt(const conformance::Case& one, const std::string& prefix, boo
   run.cache.end_prompt(0);
   for (std::size_t head = 0; head < k.heads; ++head) {
     std::vector<Position> official;
-    for (reference::Index i = 0; i < stored.cols(); ++i) { official.push_back(static_cast<Position>(stored(static_cast<reference::Index>(head), i))); }
+    for (reference::Index i = 0; i < stored.cols(); ++i) {
+      official.push_back(static_cast<Position>(stored(static_cast<reference::Index>(head), i)));
+    }
     std::sort(official.begin(), official.end());
     EXPECT_EQ(run.cache.kept(0, head), official) << prefix << " head " << head;
   }
@@ -131,13 +135,20 @@ TEST(H2O, FollowsTheReferenceStepByStep) {
       Sequence run(kvcompress::test::shape_of(q, k, v, KeyForm::unrotated),
                    {.eviction = {.budget = 20, .recent = 8, .reduction = reduction, .in_cache_positions = in_cache}}, q, k, v);
       const auto matrices = [](const HeadArray& a) {
-        return reference::HeadsView<float>{a.data.data(), static_cast<reference::Index>(a.tokens), static_cast<reference::Index>(a.heads),
-                                           static_cast<reference::Index>(a.dim), static_cast<reference::Index>(a.dim),
-                                           static_cast<reference::Index>(a.tokens * a.dim)}.split();
+        return reference::HeadsView<float>{a.data.data(),
+                                           static_cast<reference::Index>(a.tokens),
+                                           static_cast<reference::Index>(a.heads),
+                                           static_cast<reference::Index>(a.dim),
+                                           static_cast<reference::Index>(a.dim),
+                                           static_cast<reference::Index>(a.tokens * a.dim)}
+            .split();
       };
       const auto queries = matrices(q);
-      std::vector<reference::H2OState> states(2, {.options = {.heavy = 12, .recent = 8,
-          .reduction = reduction == Reduction::max ? reference::HeadReduction::max : reference::HeadReduction::mean, .in_cache_positions = in_cache}});
+      std::vector<reference::H2OState> states(
+          2, {.options = {.heavy = 12,
+                          .recent = 8,
+                          .reduction = reduction == Reduction::max ? reference::HeadReduction::max : reference::HeadReduction::mean,
+                          .in_cache_positions = in_cache}});
       // The largest head counts per lane here, per call in the reference: the same for a prompt, not over several steps.
       for (std::size_t step = 0; step < (reduction == Reduction::max ? 1U : 31U); ++step) {
         const auto first = static_cast<reference::Index>(step == 0 ? 0 : 39 + step);
@@ -146,19 +157,22 @@ TEST(H2O, FollowsTheReferenceStepByStep) {
         step == 0 ? run.cache.end_prompt(0) : run.cache.commit(0);
         for (std::size_t head = 0; head < 2; ++head) {
           states[head].append(matrices(k)[head].middleRows(first, count), matrices(v)[head].middleRows(first, count));
-          const std::vector<reference::Matrix> group{queries[2 * head].middleRows(first, count), queries[2 * head + 1].middleRows(first, count)};
+          const std::vector<reference::Matrix> group{queries[2 * head].middleRows(first, count),
+                                                     queries[2 * head + 1].middleRows(first, count)};
           const auto results = states[head].attend(group);
           for (std::size_t g = 0; g < 2; ++g) {
             for (reference::Index t = 0; t < count; ++t) {
               for (reference::Index c = 0; c < 16; ++c) {
-                ASSERT_NEAR(run.out.at(2 * head + g, static_cast<std::size_t>(first + t), static_cast<std::size_t>(c)), results[g].output(t, c), 2e-5);
+                ASSERT_NEAR(run.out.at(2 * head + g, static_cast<std::size_t>(first + t), static_cast<std::size_t>(c)),
+                            results[g].output(t, c), 2e-5);
               }
             }
           }
           states[head].commit();
           const auto kept = run.cache.kept(0, head);
           ASSERT_EQ(std::vector<std::int64_t>(kept.begin(), kept.end()),
-                    std::vector<std::int64_t>(states[head].positions.begin(), states[head].positions.end())) << "step " << step << " in_cache " << in_cache;
+                    std::vector<std::int64_t>(states[head].positions.begin(), states[head].positions.end()))
+              << "step " << step << " in_cache " << in_cache;
         }
       }
     }

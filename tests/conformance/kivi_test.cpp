@@ -62,7 +62,8 @@ void compare_store(const conformance::Case& one, const HeadArray& x, std::size_t
       ASSERT_EQ(static_cast<double>(store.minimum(t, c)), along_tokens ? minimum(g, column) : minimum(row, g));
       ASSERT_EQ(static_cast<double>(decoded[c]), dequant(row, column));
       const std::size_t per_word = 32 / Bits;  // keys: words run along tokens, (heads, words, channels); values: along channels
-      const std::size_t line = along_tokens ? (head * words.shape[1] + t / per_word) * x.dim + c : (head * x.tokens + t) * words.shape[2] + c / per_word;
+      const std::size_t line =
+          along_tokens ? (head * words.shape[1] + t / per_word) * x.dim + c : (head * x.tokens + t) * words.shape[2] + c / per_word;
       ASSERT_EQ(static_cast<int>(store.code(t, c)), unpacked({packed[line]}, (along_tokens ? t : c) % per_word, Bits));
     }
   }
@@ -71,13 +72,17 @@ void compare_store(const conformance::Case& one, const HeadArray& x, std::size_t
 void quantize_keys(const conformance::Case& one) {
   const HeadArray x(one.array("k_postrope"));
   with_format(one, [&]<int Bits, std::size_t Group>() {
-    for (std::size_t head = 0; head < x.heads; ++head) { compare_store<Bits, kvcompress::PerChannel<Bits, Group, float>>(one, x, head, Group, true); }
+    for (std::size_t head = 0; head < x.heads; ++head) {
+      compare_store<Bits, kvcompress::PerChannel<Bits, Group, float>>(one, x, head, Group, true);
+    }
   });
 }
 void quantize_values(const conformance::Case& one) {
   const HeadArray x(one.array("v"));
   with_format(one, [&]<int Bits, std::size_t Group>() {
-    for (std::size_t head = 0; head < x.heads; ++head) { compare_store<Bits, kvcompress::PerToken<Bits, Group, float>>(one, x, head, Group, false); }
+    for (std::size_t head = 0; head < x.heads; ++head) {
+      compare_store<Bits, kvcompress::PerToken<Bits, Group, float>>(one, x, head, Group, false);
+    }
   });
 }
 
@@ -95,7 +100,9 @@ void compare_rounding(const conformance::Case& one) {
     const kvcompress::GroupQuantizer<Bits, float> quantizer(x.data() + c, rows, columns);
     EXPECT_EQ(quantizer.minimum, minimum[c]);
     if (quantizer.scale != 0.0F) { EXPECT_EQ(quantizer.scale, scale[c]); }  // constant column: the official probe notes 1
-    for (std::size_t r = 0; r < rows; ++r) { EXPECT_EQ(static_cast<int>(quantizer.encode(x[r * columns + c])), codes[r * columns + c]) << "column " << c; }
+    for (std::size_t r = 0; r < rows; ++r) {
+      EXPECT_EQ(static_cast<int>(quantizer.encode(x[r * columns + c])), codes[r * columns + c]) << "column " << c;
+    }
   }
 }
 void rounding(const conformance::Case& one) {
@@ -113,7 +120,8 @@ struct Flips {
 };
 
 template <int Bits>
-void compare_final(const conformance::Case& one, const std::string& which, const auto& store, std::size_t head, std::size_t dim, Flips& flips) {
+void compare_final(const conformance::Case& one, const std::string& which, const auto& store, std::size_t head, std::size_t dim,
+                   Flips& flips) {
   if (store.rows() == 0) { return; }
   const bool keys = which == "k";
   const auto array = one.array(keys ? "final_k_code_HDt" : "final_v_code_HTd");
@@ -143,9 +151,11 @@ void run_stream(const conformance::Case& one) {
   const HeadArray out(one.array("out"));
   const auto lengths = conformance::matrix(one.array("len_kq_kf_vq_vf_total"));
   const kvcompress::Rope rope{.theta = one.rope().theta,
-      .pairing = one.rope().pairing == reference::Pairing::half ? kvcompress::RopePairing::half_split : kvcompress::RopePairing::interleaved};
+                              .pairing = one.rope().pairing == reference::Pairing::half ? kvcompress::RopePairing::half_split
+                                                                                        : kvcompress::RopePairing::interleaved};
   kvcompress::test::Sequence<kvcompress::Kivi<Bits, Group, Group, float>> run(
-      kvcompress::test::shape_of(q, k, v, kvcompress::KeyForm::unrotated, rope), {.storage = {.residual = one.get<std::size_t>("residual"), .accumulation = kvcompress::Accumulation::exact}}, q, k, v);
+      kvcompress::test::shape_of(q, k, v, kvcompress::KeyForm::unrotated, rope),
+      {.storage = {.residual = one.get<std::size_t>("residual"), .accumulation = kvcompress::Accumulation::exact}}, q, k, v);
   const auto steps = one.get<std::size_t>("steps");
   ASSERT_EQ(static_cast<std::size_t>(lengths.rows()), steps + 1);
   for (std::size_t step = 0; step <= steps; ++step) {
@@ -153,9 +163,11 @@ void run_stream(const conformance::Case& one) {
     step == 0 ? run.cache.end_prompt(0) : run.cache.commit(0);
     const auto& keys = run.cache.keys(0, 0);
     const auto& values = run.cache.values(0, 0);
-    const std::vector<std::size_t> reached{keys.settled(), keys.rows() - keys.settled(), values.settled(), values.rows() - values.settled(), keys.rows()};
+    const std::vector<std::size_t> reached{keys.settled(), keys.rows() - keys.settled(), values.settled(), values.rows() - values.settled(),
+                                           keys.rows()};
     for (std::size_t i = 0; i < reached.size(); ++i) {
-      ASSERT_EQ(static_cast<double>(reached[i]), lengths(static_cast<reference::Index>(step), static_cast<reference::Index>(i))) << "step " << step;
+      ASSERT_EQ(static_cast<double>(reached[i]), lengths(static_cast<reference::Index>(step), static_cast<reference::Index>(i)))
+          << "step " << step;
     }
   }
   Flips key_flips;
@@ -176,7 +188,8 @@ void stream(const conformance::Case& one) {
 }
 
 TEST(Kivi, ReproducesTheOfficialVectors) {
-  conformance::run_cases("kivi", {{"quantize_keys", quantize_keys}, {"quantize_values", quantize_values}, {"rounding", rounding}, {"stream", stream}});
+  conformance::run_cases(
+      "kivi", {{"quantize_keys", quantize_keys}, {"quantize_values", quantize_values}, {"rounding", rounding}, {"stream", stream}});
 }
 
 // For users without the official vectors: the same path against the shipped reference, on numbers made here.
@@ -189,11 +202,13 @@ TEST(Kivi, HoldsTheCodesOfTheReference) {
   for (HeadArray* array : {&q, &k, &v}) {
     for (float& x : array->data) { x = normal(rng); }
   }
-  kvcompress::test::Sequence<kvcompress::Kivi<4, 8, 32, float>> run(kvcompress::test::shape_of(q, k, v), {.storage = {.accumulation = kvcompress::Accumulation::exact}}, q, k, v);
+  kvcompress::test::Sequence<kvcompress::Kivi<4, 8, 32, float>> run(
+      kvcompress::test::shape_of(q, k, v), {.storage = {.accumulation = kvcompress::Accumulation::exact}}, q, k, v);
   reference::KiviState<> state{.options = {.bits = 4, .group = 8, .residual = 32}};
   const auto matrix = [](const HeadArray& a, std::size_t head) {
     const auto size = [](std::size_t n) { return static_cast<reference::Index>(n); };
-    return reference::HeadsView<float>{a.data.data(), size(a.tokens), size(a.heads), size(a.dim), size(a.dim), size(a.tokens * a.dim)}.head(size(head));
+    return reference::HeadsView<float>{a.data.data(), size(a.tokens), size(a.heads), size(a.dim), size(a.dim), size(a.tokens * a.dim)}.head(
+        size(head));
   };
   while (run.done < 150) {
     const std::size_t count = run.done == 0 ? 70 : 1;
@@ -206,7 +221,8 @@ TEST(Kivi, HoldsTheCodesOfTheReference) {
       const auto expected = state.attend(matrix(q, head).middleRows(first, tokens)).output;
       for (reference::Index t = 0; t < tokens; ++t) {
         for (reference::Index c = 0; c < 24; ++c) {
-          ASSERT_NEAR(run.out.at(head, static_cast<std::size_t>(first + t), static_cast<std::size_t>(c)), expected(t, c), 2e-5) << "token " << first + t;
+          ASSERT_NEAR(run.out.at(head, static_cast<std::size_t>(first + t), static_cast<std::size_t>(c)), expected(t, c), 2e-5)
+              << "token " << first + t;
         }
       }
     }
@@ -218,8 +234,12 @@ TEST(Kivi, HoldsTheCodesOfTheReference) {
   ASSERT_EQ(static_cast<reference::Index>(values.rows()), state.values.codes.rows());
   for (std::size_t c = 0; c < 24; ++c) {
     const auto column = static_cast<reference::Index>(c);
-    for (std::size_t t = 0; t < keys.rows(); ++t) { ASSERT_EQ(static_cast<int>(keys.code(t, c)), state.keys.codes(static_cast<reference::Index>(t), column)); }
-    for (std::size_t t = 0; t < values.rows(); ++t) { ASSERT_EQ(static_cast<int>(values.code(t, c)), state.values.codes(static_cast<reference::Index>(t), column)); }
+    for (std::size_t t = 0; t < keys.rows(); ++t) {
+      ASSERT_EQ(static_cast<int>(keys.code(t, c)), state.keys.codes(static_cast<reference::Index>(t), column));
+    }
+    for (std::size_t t = 0; t < values.rows(); ++t) {
+      ASSERT_EQ(static_cast<int>(values.code(t, c)), state.values.codes(static_cast<reference::Index>(t), column));
+    }
   }
 }
 

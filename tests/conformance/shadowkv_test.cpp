@@ -26,12 +26,16 @@ std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 Index index(std::size_t n) { return static_cast<Index>(n); }
 
 kvcompress::Rope rope_of(const reference::Rope& given) {
-  return {.theta = given.theta,
-          .pairing = given.pairing == reference::Pairing::half ? kvcompress::RopePairing::half_split : kvcompress::RopePairing::interleaved};
+  return {
+      .theta = given.theta,
+      .pairing = given.pairing == reference::Pairing::half ? kvcompress::RopePairing::half_split : kvcompress::RopePairing::interleaved};
 }
 Cache::Options options_of(const conformance::ShadowKVParameters& of, kvcompress::ShadowKVClass behaviour) {
   return {.storage = {.rank = of.rank, .factorisation = kvcompress::low_rank::Factorisation::exact},
-          .retrieval = {.budget = of.sparse_tokens, .chunk = of.chunk, .local_chunks = of.local_chunks, .outlier_chunks = of.layout.outlier_chunks,
+          .retrieval = {.budget = of.sparse_tokens,
+                        .chunk = of.chunk,
+                        .local_chunks = of.local_chunks,
+                        .outlier_chunks = of.layout.outlier_chunks,
                         .behaviour = behaviour}};
 }
 
@@ -43,7 +47,9 @@ HeadArray rotated(const conformance::Case& one, const npy::Array& keys, const re
   for (std::size_t h = 0; h < heads.size(); ++h) {
     const Matrix turned = conformance::rotate_in_float(heads[h], reference::consecutive(0, heads[h].rows()), rope.theta);
     for (Index t = 0; t < turned.rows(); ++t) {
-      for (Index c = 0; c < turned.cols(); ++c) { out.data[(h * out.tokens + size(t)) * out.dim + size(c)] = static_cast<float>(turned(t, c)); }
+      for (Index c = 0; c < turned.cols(); ++c) {
+        out.data[(h * out.tokens + size(t)) * out.dim + size(c)] = static_cast<float>(turned(t, c));
+      }
     }
   }
   return out;
@@ -109,7 +115,8 @@ reference::Rows selected(const Cache& cache, std::size_t head, const HeadArray& 
   kvcompress::Workspace ws(cache.shape());
   kvcompress::Vector<kvcompress::RowRange> ranges;
   LandmarkIndex<float>::select(cache.options().retrieval, cache.index(0, head),
-                               {cache.table(0, head), scaled.data(), stride, group, queries.dim, 0, ws.rotation, ws.chosen, ws.order}, ranges);
+                               {cache.table(0, head), scaled.data(), stride, group, queries.dim, 0, ws.rotation, ws.chosen, ws.order},
+                               ranges);
   return chunks_of({ranges.data(), ranges.size()}, outliers_of(cache, head), cache.options().retrieval.chunk);
 }
 
@@ -122,7 +129,8 @@ reference::Vector scores_of(const Cache& cache, std::size_t head, const HeadArra
     reference::Vector logits = reference::Vector::Zero(index(count));
     for (std::size_t i = 0; i < count; ++i) {
       for (std::size_t c = 0; c < queries.dim; ++c) {
-        logits(index(i)) += static_cast<double>(state.landmark(i)[c]) * static_cast<double>(queries.at(head * cache.shape().group() + g, token, c));
+        logits(index(i)) +=
+            static_cast<double>(state.landmark(i)[c]) * static_cast<double>(queries.at(head * cache.shape().group() + g, token, c));
       }
     }
     logits *= static_cast<double>(official_scale);
@@ -190,8 +198,9 @@ void compare_prompt(const conformance::Case& one, const conformance::ShadowKVDec
         const Index r = index(row);
         const Index channel = index(c);
         values = std::max(values, std::abs(all.values(r, channel) - static_cast<double>(v.at(head, row, c))));
-        if (is_exact) { exact = std::max(exact, std::abs(all.keys(r, channel) - static_cast<double>(keys.at(head, row, c)))); }
-        else if (official.size() > 0) {
+        if (is_exact) {
+          exact = std::max(exact, std::abs(all.keys(r, channel) - static_cast<double>(keys.at(head, row, c))));
+        } else if (official.size() > 0) {
           low_rank = std::max(low_rank, std::abs(turned_back.keys(r, channel) - official(r, channel)) / spread);
         }
       }
@@ -222,9 +231,10 @@ void compare_attended(const conformance::Case& one, const conformance::ShadowKVD
     ASSERT_EQ(rows.size() + fixed.size(), size(official_keys[head].rows()));
     const auto compare = [&](const Matrix& ours, const Matrix& ours_fixed, const Matrix& official) {
       const Index rest = official.rows() - index(at.sparse_start);
-      return std::max({conformance::deviation(ours.topRows(index(at.local_tokens)), official.topRows(index(at.local_tokens))),
-                       conformance::deviation(ours.bottomRows(rest), official.bottomRows(rest)),
-                       conformance::unordered_deviation(ours_fixed, official.middleRows(index(at.local_tokens), ours_fixed.rows()), index(of.chunk))});
+      return std::max(
+          {conformance::deviation(ours.topRows(index(at.local_tokens)), official.topRows(index(at.local_tokens))),
+           conformance::deviation(ours.bottomRows(rest), official.bottomRows(rest)),
+           conformance::unordered_deviation(ours_fixed, official.middleRows(index(at.local_tokens), ours_fixed.rows()), index(of.chunk))});
     };
     const Decoded ours(cache, head, rows);
     const Decoded ours_fixed(cache, head, fixed);
@@ -236,7 +246,8 @@ void compare_attended(const conformance::Case& one, const conformance::ShadowKVD
 }
 
 /// The largest deviation of one token's outputs from (query heads, dim).
-double output_deviation(const HeadArray& out, std::size_t token, const npy::Array& official, std::size_t step, std::size_t first, std::size_t last) {
+double output_deviation(const HeadArray& out, std::size_t token, const npy::Array& official, std::size_t step, std::size_t first,
+                        std::size_t last) {
   double worst = 0.0;
   for (std::size_t head = first; head < last; ++head) {
     for (std::size_t c = 0; c < out.dim; ++c) {
@@ -308,7 +319,9 @@ void prefill(const conformance::Case& one) {
   HeadArray q(has_query ? given.last_queries.shape.front() : k.heads, 1, k.dim);
   const std::size_t per_head = given.last_queries.values.size() / q.heads;
   for (std::size_t head = 0; has_query && head < q.heads; ++head) {  // of the last token, if there are several
-    for (std::size_t c = 0; c < q.dim; ++c) { q.data[head * q.dim + c] = static_cast<float>(given.last_queries.values[(head + 1) * per_head - q.dim + c]); }
+    for (std::size_t c = 0; c < q.dim; ++c) {
+      q.data[head * q.dim + c] = static_cast<float>(given.last_queries.values[(head + 1) * per_head - q.dim + c]);
+    }
   }
   const kvcompress::Shape shape = kvcompress::test::shape_of(q, k, v, kvcompress::KeyForm::rotated, rope_of(given.of.rope));
   Cache cache(shape, options_of(given.of, kvcompress::ShadowKVClass::offload));
@@ -339,10 +352,13 @@ void prefill(const conformance::Case& one) {
     compare(rows_between(at.prompt - at.local_tokens, at.prompt), 0, true);
     compare(rows_of_chunks(outliers, given.of.chunk), at.local_tokens, false);
     const auto& state = cache.index(0, head);
-    const Matrix all = conformance::heads(npy::Array{{k.heads, k.tokens, k.dim}, std::vector<double>(k.data.begin(), k.data.end())}).at(head);
+    const Matrix all =
+        conformance::heads(npy::Array{{k.heads, k.tokens, k.dim}, std::vector<double>(k.data.begin(), k.data.end())}).at(head);
     for (std::size_t i = 0; i < state.ids().size(); ++i) {
       const Matrix mean = all.middleRows(index(state.ids()[i] * given.of.chunk), index(given.of.chunk)).colwise().mean();
-      for (std::size_t c = 0; c < k.dim; ++c) { landmarks = std::max(landmarks, std::abs(mean(0, index(c)) - static_cast<double>(state.landmark(i)[c]))); }
+      for (std::size_t c = 0; c < k.dim; ++c) {
+        landmarks = std::max(landmarks, std::abs(mean(0, index(c)) - static_cast<double>(state.landmark(i)[c])));
+      }
     }
     if (!has_query) { continue; }
     const kvcompress::Reads reads = state.reads();
@@ -354,7 +370,9 @@ void prefill(const conformance::Case& one) {
   conformance::expect_within(one, "keys in fast memory (relative)", keys, 1e-4);
   conformance::expect_within(one, "values in fast memory", values, 0.0);
   conformance::expect_within(one, "landmarks", landmarks, 1e-5);
-  if (!has_query) { throw conformance::NotCovered(one.path() + " has no last query of the prompt, so the initial selection was not compared"); }
+  if (!has_query) {
+    throw conformance::NotCovered(one.path() + " has no last query of the prompt, so the initial selection was not compared");
+  }
 }
 
 TEST(ShadowKV, ReproducesTheOfficialVectors) {

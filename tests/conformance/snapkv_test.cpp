@@ -30,7 +30,8 @@ struct Watched : kvcompress::ObservationWindow {
 
   static void select(const Options& options, State& state, kvcompress::Selection& selection) {
     selection.sort_rows();
-    const std::span<const Position> prefix(selection.order.data(), selection.order.size() - std::min(selection.order.size(), options.window));
+    const std::span<const Position> prefix(selection.order.data(),
+                                           selection.order.size() - std::min(selection.order.size(), options.window));
     State pooled = state;
     pool(options, pooled, prefix);
     Scores& scores = lanes.emplace_back();
@@ -58,13 +59,15 @@ double divisor(Reduction reduction, std::size_t group) { return reduction == Red
 double deviation(const std::vector<float>& scores, double divide_by, const reference::Matrix& expected, std::size_t row) {
   double worst = 0.0;
   for (std::size_t i = 0; i < scores.size(); ++i) {
-    worst = std::max(worst, std::abs(static_cast<double>(scores[i]) / divide_by - expected(static_cast<reference::Index>(row), static_cast<reference::Index>(i))));
+    worst = std::max(worst, std::abs(static_cast<double>(scores[i]) / divide_by -
+                                     expected(static_cast<reference::Index>(row), static_cast<reference::Index>(i))));
   }
   return worst;
 }
 
 /// Average pooling: the same rows. Max pooling has exact ties across the cut: the same scores, and everything above the cut.
-void compare_selection(const std::vector<Position>& official, const std::vector<Position>& kept, const std::vector<float>& pooled, Pooling pooling) {
+void compare_selection(const std::vector<Position>& official, const std::vector<Position>& kept, const std::vector<float>& pooled,
+                       Pooling pooling) {
   ASSERT_EQ(official.size(), kept.size());
   if (pooling == Pooling::average) {
     EXPECT_EQ(official, kept);
@@ -100,8 +103,12 @@ void prompt(const conformance::Case& one) {
   const auto capacity = one.get<std::size_t>("capacity");
   Watched::lanes.clear();
   Sequence run(kvcompress::test::shape_of(q, k, v),
-               {.eviction = {.budget = capacity, .window = one.get<std::size_t>("window"), .kernel = one.get<std::size_t>("kernel"),
-                             .pooling = pooling, .reduction = reduction}}, q, k, v);
+               {.eviction = {.budget = capacity,
+                             .window = one.get<std::size_t>("window"),
+                             .kernel = one.get<std::size_t>("kernel"),
+                             .pooling = pooling,
+                             .reduction = reduction}},
+               q, k, v);
   run.step(q.tokens);
   run.cache.end_prompt(0);
   const auto stored = conformance::matrix(one.array("idx_storage_order"));
@@ -112,14 +119,18 @@ void prompt(const conformance::Case& one) {
   double worst_pooled = 0.0;
   for (std::size_t head = 0; head < k.heads; ++head) {
     std::vector<Position> official;
-    for (reference::Index i = 0; i < stored.cols(); ++i) { official.push_back(static_cast<Position>(stored(static_cast<reference::Index>(head), i))); }
+    for (reference::Index i = 0; i < stored.cols(); ++i) {
+      official.push_back(static_cast<Position>(stored(static_cast<reference::Index>(head), i)));
+    }
     std::sort(official.begin(), official.end());
     const auto& scores = Watched::lanes.at(head);
     if (k.tokens < capacity) {
       EXPECT_EQ(run.cache.kept(0, head), official);
       continue;
     }
-    if (one.has(sum_name)) { worst_sum = std::max(worst_sum, deviation(scores.sums, divide_by, conformance::matrix(one.array(sum_name)), head)); }
+    if (one.has(sum_name)) {
+      worst_sum = std::max(worst_sum, deviation(scores.sums, divide_by, conformance::matrix(one.array(sum_name)), head));
+    }
     if (one.has("score_pooled")) {
       worst_pooled = std::max(worst_pooled, deviation(scores.pooled, divide_by, conformance::matrix(one.array("score_pooled")), head));
     }
@@ -136,7 +147,8 @@ void scores(const conformance::Case& one) {
   const auto window = one.get<std::size_t>("window");
   Watched::lanes.clear();
   Sequence run(kvcompress::test::shape_of(q, k, k),
-               {.eviction = {.budget = k.tokens, .window = window, .kernel = one.get<std::size_t>("kernel"), .pooling = Pooling::average}}, q, k, k);
+               {.eviction = {.budget = k.tokens, .window = window, .kernel = one.get<std::size_t>("kernel"), .pooling = Pooling::average}},
+               q, k, k);
   run.step(q.tokens);
   run.cache.end_prompt(0);
   const auto expected = conformance::matrix(one.any({"score", "scores"}));
@@ -160,7 +172,8 @@ TEST(SnapKV, SelectsWhatTheReferenceSelects) {
   }
   const auto matrices = [](const HeadArray& a) {
     const auto size = [](std::size_t n) { return static_cast<reference::Index>(n); };
-    return reference::HeadsView<float>{a.data.data(), size(a.tokens), size(a.heads), size(a.dim), size(a.dim), size(a.tokens * a.dim)}.split();
+    return reference::HeadsView<float>{a.data.data(), size(a.tokens), size(a.heads), size(a.dim), size(a.dim), size(a.tokens * a.dim)}
+        .split();
   };
   for (const Pooling pooling : {Pooling::average, Pooling::max}) {
     for (const Reduction reduction : {Reduction::mean, Reduction::max}) {
@@ -170,8 +183,12 @@ TEST(SnapKV, SelectsWhatTheReferenceSelects) {
       run.cache.end_prompt(0);
       for (std::size_t head = 0; head < 2; ++head) {
         const auto queries = matrices(q);
-        const auto kept = reference::snapkv_select(std::span(queries).subspan(2 * head, 2), matrices(k)[head],
-            {.window = 8, .capacity = 40, .kernel = 5, .pooling = pooling == Pooling::max ? reference::Pooling::max : reference::Pooling::average,
+        const auto kept = reference::snapkv_select(
+            std::span(queries).subspan(2 * head, 2), matrices(k)[head],
+            {.window = 8,
+             .capacity = 40,
+             .kernel = 5,
+             .pooling = pooling == Pooling::max ? reference::Pooling::max : reference::Pooling::average,
              .reduction = reduction == Reduction::max ? reference::HeadReduction::max : reference::HeadReduction::mean});
         const auto ours = run.cache.kept(0, head);
         EXPECT_EQ(reference::Rows(ours.begin(), ours.end()), kept);

@@ -23,7 +23,8 @@ namespace reference = kvcompress::reference;
 
 kvcompress::Rope rope_of(const conformance::Case& one) {
   return {.theta = one.rope().theta,
-          .pairing = one.rope().pairing == reference::Pairing::half ? kvcompress::RopePairing::half_split : kvcompress::RopePairing::interleaved};
+          .pairing =
+              one.rope().pairing == reference::Pairing::half ? kvcompress::RopePairing::half_split : kvcompress::RopePairing::interleaved};
 }
 
 void decode(const conformance::Case& one) {
@@ -32,8 +33,10 @@ void decode(const conformance::Case& one) {
   const HeadArray v(one.array("v"));
   const auto kept = conformance::matrix(one.array("kept_idx"));
   kvcompress::test::Sequence<Policy> run(kvcompress::test::shape_of(q, k, v, KeyForm::unrotated, rope_of(one)),
-      {.eviction = {.sinks = one.get<std::size_t>("sinks"), .window = one.get<std::size_t>("recent"),
-                    .in_cache_positions = one.get<bool>("in_cache_positions")}}, q, k, v);
+                                         {.eviction = {.sinks = one.get<std::size_t>("sinks"),
+                                                       .window = one.get<std::size_t>("recent"),
+                                                       .in_cache_positions = one.get<bool>("in_cache_positions")}},
+                                         q, k, v);
   const auto steps = one.get<std::size_t>("steps");
   ASSERT_EQ(static_cast<std::size_t>(kept.rows()), steps + 1);
   for (std::size_t step = 0; step <= steps; ++step) {
@@ -42,7 +45,8 @@ void decode(const conformance::Case& one) {
     for (std::size_t head = 0; head < k.heads; ++head) {
       const auto positions = run.cache.kept(0, head);
       for (std::size_t i = 0; i < positions.size(); ++i) {
-        ASSERT_EQ(static_cast<double>(positions[i]), kept(static_cast<reference::Index>(step), static_cast<reference::Index>(i))) << "step " << step;
+        ASSERT_EQ(static_cast<double>(positions[i]), kept(static_cast<reference::Index>(step), static_cast<reference::Index>(i)))
+            << "step " << step;
       }
     }
   }
@@ -54,7 +58,8 @@ void full_reference(const conformance::Case& one) {
   const HeadArray q(one.array("q_prerope"));
   const HeadArray k(one.array("k_prerope"));
   const HeadArray v(one.array("v"));
-  kvcompress::test::Sequence<kvcompress::Full<float>> run(kvcompress::test::shape_of(q, k, v, KeyForm::unrotated, rope_of(one)), {}, q, k, v);
+  kvcompress::test::Sequence<kvcompress::Full<float>> run(kvcompress::test::shape_of(q, k, v, KeyForm::unrotated, rope_of(one)), {}, q, k,
+                                                          v);
   run.step(q.tokens);
   conformance::expect_within(one, "out", kvcompress::test::deviation(run.out, HeadArray(one.array("out"))), 2e-5);
 }
@@ -105,8 +110,10 @@ TEST(StreamingLLM, ReproducesTheOfficialEvictions) {
     const std::size_t coming = op == "space" ? one.at("arg").get<std::size_t>() : 0;
     const HeadArray x(1, rows + coming, 8);
     const bool trims = op != "range";
-    kvcompress::test::Sequence<Policy> run(kvcompress::test::shape_of(x, x, x),
-        {.eviction = {.sinks = one.at("start").get<std::size_t>(), .window = trims ? one.at("recent").get<std::size_t>() : rows + 1}}, x, x, x);
+    kvcompress::test::Sequence<Policy> run(
+        kvcompress::test::shape_of(x, x, x),
+        {.eviction = {.sinks = one.at("start").get<std::size_t>(), .window = trims ? one.at("recent").get<std::size_t>() : rows + 1}}, x, x,
+        x);
     run.step(rows);
     run.cache.end_prompt(0);
     if (coming > 0) {
@@ -135,9 +142,11 @@ TEST(StreamingLLM, FollowsTheReferenceStepByStep) {
     const auto size = [](std::size_t n) { return static_cast<reference::Index>(n); };
     return reference::HeadsView<float>{a.data.data(), size(a.tokens), 1, size(a.dim), size(a.dim), size(a.tokens * a.dim)}.head(0);
   };
-  kvcompress::test::Sequence<Policy> run(kvcompress::test::shape_of(q, k, v, KeyForm::unrotated), {.eviction = {.sinks = 3, .window = 13}}, q, k, v);
+  kvcompress::test::Sequence<Policy> run(kvcompress::test::shape_of(q, k, v, KeyForm::unrotated), {.eviction = {.sinks = 3, .window = 13}},
+                                         q, k, v);
   reference::StreamingLLMState state{.options = {.sinks = 3, .recent = 13}};
-  for (const std::size_t count : {10U, 20U, 1U, 1U, 5U, 1U, 30U, 1U, 1U}) {  // the first is the prompt; later ones are steps of several tokens
+  for (const std::size_t count :
+       {10U, 20U, 1U, 1U, 5U, 1U, 30U, 1U, 1U}) {  // the first is the prompt; later ones are steps of several tokens
     const auto first = static_cast<reference::Index>(run.done);
     const auto tokens = static_cast<reference::Index>(count);
     run.step(count);
@@ -146,12 +155,14 @@ TEST(StreamingLLM, FollowsTheReferenceStepByStep) {
     const auto expected = state.attend(matrix(q).middleRows(first, tokens)).output;
     for (reference::Index t = 0; t < tokens; ++t) {
       for (reference::Index c = 0; c < 16; ++c) {
-        ASSERT_NEAR(run.out.at(0, static_cast<std::size_t>(first + t), static_cast<std::size_t>(c)), expected(t, c), 2e-5) << "token " << first + t;
+        ASSERT_NEAR(run.out.at(0, static_cast<std::size_t>(first + t), static_cast<std::size_t>(c)), expected(t, c), 2e-5)
+            << "token " << first + t;
       }
     }
     state.commit();
     const auto kept = run.cache.kept(0, 0);
-    ASSERT_EQ(std::vector<std::int64_t>(kept.begin(), kept.end()), std::vector<std::int64_t>(state.positions.begin(), state.positions.end()));
+    ASSERT_EQ(std::vector<std::int64_t>(kept.begin(), kept.end()),
+              std::vector<std::int64_t>(state.positions.begin(), state.positions.end()));
   }
 }
 

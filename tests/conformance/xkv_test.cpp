@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
-#include "kvcompress/policies/xkv.hpp"
 #include "kvcompress/cache.hpp"
+#include "kvcompress/policies/xkv.hpp"
 #include "support/sequence.hpp"
 #include "support/xkv_cases.hpp"
 
@@ -22,14 +22,16 @@ std::size_t size(Index n) { return static_cast<std::size_t>(n); }
 /// No rotary embedding where there is none.
 kvcompress::Rope rope_of(const std::optional<reference::Rope>& given) {
   if (!given) { return {.theta = 0.0}; }
-  return {.theta = given->theta,
-          .pairing = given->pairing == reference::Pairing::half ? kvcompress::RopePairing::half_split : kvcompress::RopePairing::interleaved};
+  return {
+      .theta = given->theta,
+      .pairing = given->pairing == reference::Pairing::half ? kvcompress::RopePairing::half_split : kvcompress::RopePairing::interleaved};
 }
 
 /// The first `rows` rows of a lane as the cache decodes them, keys turned back by their positions if `unrotated`.
 struct Decoded {
   Decoded(Cache& cache, std::size_t layer, std::size_t head, std::size_t rows, bool unrotated = false)
-      : keys(static_cast<Index>(rows), static_cast<Index>(cache.shape().key_width())), values(keys.rows(), static_cast<Index>(cache.shape().value_width())) {
+      : keys(static_cast<Index>(rows), static_cast<Index>(cache.shape().key_width())),
+        values(keys.rows(), static_cast<Index>(cache.shape().value_width())) {
     std::vector<float> key(cache.shape().key_width());
     std::vector<float> value(cache.shape().value_width());
     kvcompress::Rotation rotation(cache.shape(), {});
@@ -52,8 +54,14 @@ Cache prompted(const std::vector<npy::Array>& keys, const std::vector<npy::Array
                const Cache::Options& options) {
   const HeadArray k(keys.front());
   const std::size_t value_dim = values.empty() ? 4 : values.front().shape.at(2);
-  Cache cache({.layers = keys.size(), .query_heads = k.heads, .kv_heads = k.heads, .head_dim = k.dim, .value_dim = value_dim,
-               .keys = kvcompress::KeyForm::unrotated, .rope = rope_of(rope)}, options);
+  Cache cache({.layers = keys.size(),
+               .query_heads = k.heads,
+               .kv_heads = k.heads,
+               .head_dim = k.dim,
+               .value_dim = value_dim,
+               .keys = kvcompress::KeyForm::unrotated,
+               .rope = rope_of(rope)},
+              options);
   for (std::size_t layer = 0; layer < keys.size(); ++layer) {
     const HeadArray v = values.empty() ? HeadArray(k.heads, k.tokens, value_dim) : HeadArray(values[layer]);
     cache.append(layer, HeadArray(keys[layer]).rows(0, k.tokens), v.rows(0, k.tokens));
@@ -72,8 +80,11 @@ void svd(const conformance::Case& one) {
     const std::string name = "K0_r" + std::to_string(rank);
     if (!one.has(name)) { continue; }
     ++ranks;
-    Cache cache = prompted({keys}, {}, one.rope(), {.storage = {.layers_per_group = 1, .rank_keys = rank, .merge_values = false,
-                                                                .factorisation = kvcompress::low_rank::Factorisation::exact}});
+    Cache cache = prompted({keys}, {}, one.rope(),
+                           {.storage = {.layers_per_group = 1,
+                                        .rank_keys = rank,
+                                        .merge_values = false,
+                                        .factorisation = kvcompress::low_rank::Factorisation::exact}});
     const auto expected = conformance::heads(one.array(name));
     conformance::Distance distance;
     double lost = 0.0;
@@ -86,16 +97,22 @@ void svd(const conformance::Case& one) {
     if (singular.empty()) { continue; }
     double tail = 0.0;
     for (std::size_t i = rank; i < singular.size(); ++i) { tail += singular[i] * singular[i]; }
-    conformance::expect_within(one, name + " error against the tail of the spectrum", std::abs(std::sqrt(lost) - std::sqrt(tail)) / singular.front(), 1e-5);
+    conformance::expect_within(one, name + " error against the tail of the spectrum",
+                               std::abs(std::sqrt(lost) - std::sqrt(tail)) / singular.front(), 1e-5);
   }
   if (ranks == 0) { throw conformance::NotCovered(one.path() + " has no array K0_r<rank>.npy"); }
 }
 
 void compare(const conformance::Case& one, const conformance::XkvCase& given) {
   Cache cache = prompted(given.keys, given.values, given.rope,
-                         {.storage = {.layers_per_group = given.layers_per_group, .rank_keys = given.rank_keys, .rank_values = given.rank_values,
-                                      .first_layer = given.first_layer, .last_layer = given.end_layer - 1, .merge_keys = given.rank_keys > 0,
-                                      .merge_values = given.rank_values > 0, .factorisation = kvcompress::low_rank::Factorisation::exact}});
+                         {.storage = {.layers_per_group = given.layers_per_group,
+                                      .rank_keys = given.rank_keys,
+                                      .rank_values = given.rank_values,
+                                      .first_layer = given.first_layer,
+                                      .last_layer = given.end_layer - 1,
+                                      .merge_keys = given.rank_keys > 0,
+                                      .merge_values = given.rank_values > 0,
+                                      .factorisation = kvcompress::low_rank::Factorisation::exact}});
   const std::size_t heads = given.keys.front().shape[0];
   const auto each = [&](const std::string& what, const std::vector<npy::Array>& expected, auto&& actual) {
     if (expected.empty()) { return; }
@@ -108,7 +125,8 @@ void compare(const conformance::Case& one, const conformance::XkvCase& given) {
   };
   const auto keys = [&](std::size_t layer, std::size_t head, std::size_t rows) { return Decoded(cache, layer, head, rows).keys; };
   const auto values = [&](std::size_t layer, std::size_t head, std::size_t rows) { return Decoded(cache, layer, head, rows).values; };
-  each("keys", given.keys_before_rope, [&](std::size_t layer, std::size_t head, std::size_t rows) { return Decoded(cache, layer, head, rows, true).keys; });
+  each("keys", given.keys_before_rope,
+       [&](std::size_t layer, std::size_t head, std::size_t rows) { return Decoded(cache, layer, head, rows, true).keys; });
   each("rotated keys", given.keys_after_rope, keys);
   each("values", given.values_after, values);
   for (std::size_t layer = 0; layer < given.keys.size(); ++layer) {

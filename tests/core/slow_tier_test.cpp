@@ -183,7 +183,9 @@ TEST_P(SlowTierTest, RefusesMoreBytesThanThereCanBe) {
   for (const std::size_t bytes : {std::size_t{PTRDIFF_MAX} + 1, SIZE_MAX}) {
     expect_error(code, {std::to_string(bytes)}, [&] { SlowRegion(tier, bytes, memory.handle()); });
   }
-  if (tier.in_file()) { expect_error(code, {}, [&] { SlowRegion(tier, PTRDIFF_MAX, memory.handle()); }); }
+  if (tier.in_file()) {
+    expect_error(code, {}, [&] { SlowRegion(tier, PTRDIFF_MAX, memory.handle()); });
+  }
 }
 
 }  // namespace

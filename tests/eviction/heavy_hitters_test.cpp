@@ -21,9 +21,7 @@ using Cache = KVCache<Policy>;
 
 double total_score(const Cache& cache, std::size_t lane) {
   double sum = 0.0;
-  for (std::size_t r = 0; r < cache.table(0, lane).rows(); ++r) {
-    sum += static_cast<double>(cache.state(0, lane).largest(r));
-  }
+  for (std::size_t r = 0; r < cache.table(0, lane).rows(); ++r) { sum += static_cast<double>(cache.state(0, lane).largest(r)); }
   return sum;
 }
 
@@ -55,7 +53,8 @@ TEST(HeavyHitters, FollowsTheReferenceOverRandomShapes) {
         for (std::size_t h = 0; h < group; ++h) {
           for (Index i = 0; i < rows; ++i) {
             for (Index c = 0; c < results[h].output.cols(); ++c) {
-              const std::size_t at = (static_cast<std::size_t>(i) * shape.query_heads + lane * group + h) * shape.head_dim + static_cast<std::size_t>(c);
+              const std::size_t at =
+                  (static_cast<std::size_t>(i) * shape.query_heads + lane * group + h) * shape.head_dim + static_cast<std::size_t>(c);
               ASSERT_NEAR(out[at], results[h].output(i, c), 3e-5) << "seed " << seed << " token " << t;
             }
           }
@@ -169,7 +168,8 @@ TEST(HeavyHitters, ReductionsOverTheGroupRankAsDefined) {
         reference::attention(text.query_matrix(h), text.key_matrix(0), text.value_matrix(0), consecutive, consecutive).probabilities));
   }
   std::vector<std::vector<Position>> kept;
-  for (const auto& [ours, theirs] : {std::pair{Reduction::mean, reference::HeadReduction::mean}, {Reduction::sum, reference::HeadReduction::sum},
+  for (const auto& [ours, theirs] : {std::pair{Reduction::mean, reference::HeadReduction::mean},
+                                     {Reduction::sum, reference::HeadReduction::sum},
                                      {Reduction::max, reference::HeadReduction::max}}) {
     Cache cache(shape, {.eviction = {.budget = 25, .recent = 5, .reduction = ours}});
     static_cast<void>(run(cache, text, 70, 70));

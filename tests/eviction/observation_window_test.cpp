@@ -36,16 +36,18 @@ Cache prefilled(const Text& text, const Options& options, std::size_t prompt, st
 std::vector<Position> expected_rows(const Text& text, const Options& options, std::size_t prompt, std::size_t lane) {
   const auto rows = static_cast<Index>(prompt);
   std::vector<reference::Matrix> queries;
-  for (std::size_t h = 0; h < text.shape.group(); ++h) { queries.push_back(text.query_matrix(lane * text.shape.group() + h).topRows(rows)); }
-  const reference::Rows kept = reference::snapkv_select(
-      queries, text.key_matrix(lane).topRows(rows),
-      {.window = static_cast<Index>(options.window),
-       .capacity = static_cast<Index>(options.budget.rows_of),
-       .kernel = static_cast<Index>(options.kernel),
-       .pooling = options.pooling == Pooling::max ? reference::Pooling::max : reference::Pooling::average,
-       .reduction = options.reduction == Reduction::max   ? reference::HeadReduction::max
-                    : options.reduction == Reduction::sum ? reference::HeadReduction::sum
-                                                          : reference::HeadReduction::mean});
+  for (std::size_t h = 0; h < text.shape.group(); ++h) {
+    queries.push_back(text.query_matrix(lane * text.shape.group() + h).topRows(rows));
+  }
+  const reference::Rows kept =
+      reference::snapkv_select(queries, text.key_matrix(lane).topRows(rows),
+                               {.window = static_cast<Index>(options.window),
+                                .capacity = static_cast<Index>(options.budget.rows_of),
+                                .kernel = static_cast<Index>(options.kernel),
+                                .pooling = options.pooling == Pooling::max ? reference::Pooling::max : reference::Pooling::average,
+                                .reduction = options.reduction == Reduction::max   ? reference::HeadReduction::max
+                                             : options.reduction == Reduction::sum ? reference::HeadReduction::sum
+                                                                                   : reference::HeadReduction::mean});
   return {kept.begin(), kept.end()};
 }
 

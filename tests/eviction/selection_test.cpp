@@ -15,7 +15,8 @@ using namespace kvcompress;
 
 /// Which rows keep_best drops.
 template <class Score>
-std::vector<std::size_t> dropped(const std::vector<Position>& positions, const std::vector<Score>& scores, std::size_t keep, std::size_t recent) {
+std::vector<std::size_t> dropped(const std::vector<Position>& positions, const std::vector<Score>& scores, std::size_t keep,
+                                 std::size_t recent) {
   RowTable table(false, {});
   for (const Position p : positions) {
     table.make_room(1, p);
@@ -34,12 +35,12 @@ std::vector<std::size_t> dropped(const std::vector<Position>& positions, const s
 
 /// The same by sorting.
 template <class Score>
-std::vector<std::size_t> expected(const std::vector<Position>& positions, const std::vector<Score>& scores, std::size_t keep, std::size_t recent) {
+std::vector<std::size_t> expected(const std::vector<Position>& positions, const std::vector<Score>& scores, std::size_t keep,
+                                  std::size_t recent) {
   std::vector<std::size_t> rows(positions.size() - recent);  // positions ascend
   for (std::size_t r = 0; r < rows.size(); ++r) { rows[r] = r; }
-  std::sort(rows.begin(), rows.end(), [&](std::size_t a, std::size_t b) {
-    return scores[a] != scores[b] ? scores[a] < scores[b] : positions[a] > positions[b];
-  });
+  std::sort(rows.begin(), rows.end(),
+            [&](std::size_t a, std::size_t b) { return scores[a] != scores[b] ? scores[a] < scores[b] : positions[a] > positions[b]; });
   rows.resize(positions.size() - keep);
   std::sort(rows.begin(), rows.end());
   return rows;
@@ -60,7 +61,8 @@ void check(const std::vector<Score>& values) {
     for (std::size_t gone = 1; gone <= most; ++gone) {
       const std::size_t keep = rows - gone;
       const std::size_t recent = 1 + rng() % keep;
-      ASSERT_EQ(dropped(positions, scores, keep, recent), expected(positions, scores, keep, recent)) << rows << " rows, " << gone << " gone, trial " << trial;
+      ASSERT_EQ(dropped(positions, scores, keep, recent), expected(positions, scores, keep, recent))
+          << rows << " rows, " << gone << " gone, trial " << trial;
     }
   }
 }

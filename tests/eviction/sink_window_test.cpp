@@ -82,9 +82,7 @@ TEST(SinkWindow, HoldsSinksAndTheNewestRowsWithoutGapsInTheSlots) {
     t == 0 ? cache.end_prompt(0) : cache.commit(0);
     const auto kept = cache.kept(0, 0);
     ASSERT_EQ(kept.size(), std::min<std::size_t>(t + 1, 13));
-    for (std::size_t i = 0; i < kept.size(); ++i) {
-      ASSERT_EQ(kept[i], t < 13 || i < 3 ? i : t + 1 - kept.size() + i);
-    }
+    for (std::size_t i = 0; i < kept.size(); ++i) { ASSERT_EQ(kept[i], t < 13 || i < 3 ? i : t + 1 - kept.size() + i); }
     const RowTable& table = cache.table(0, 0);
     for (std::size_t r = 0; r < table.rows(); ++r) {
       const auto rank = std::find(kept.begin(), kept.end(), table.position(r)) - kept.begin();

@@ -20,7 +20,8 @@ using kvcompress::half;
 
 template <class F>
 void for_all_bits(F f) {
-  [&]<int... Less>(std::integer_sequence<int, Less...>) { (f.template operator()<Less + 1>(), ...); }(std::make_integer_sequence<int, 8>{});
+  [&]<int... Less>(std::integer_sequence<int, Less...>) { (f.template operator()<Less + 1>(), ...); }
+  (std::make_integer_sequence<int, 8>{});
 }
 
 /// Random codes (steps, 16), put into a strip step by step.
@@ -34,7 +35,9 @@ struct RandomStrip {
   RandomStrip(std::size_t n, std::mt19937& rng) : steps(n), codes(n * 16), strip(Strip::bytes(n), 0xA5) {
     for (auto& code : codes) { code = static_cast<std::uint8_t>(rng() % (1U << Bits)); }
     namespace vec = kvcompress::simd::native;
-    for (std::size_t i = 0; i < codes.size(); i += vec::lanes) { Strip::put_step(strip.data(), n, i / 16, i % 16, vec::load(codes.data() + i)); }
+    for (std::size_t i = 0; i < codes.size(); i += vec::lanes) {
+      Strip::put_step(strip.data(), n, i / 16, i % 16, vec::load(codes.data() + i));
+    }
   }
 };
 
@@ -46,14 +49,17 @@ TEST(Strip, GivesBackWhatWasPutIn) {
       RandomStrip<Bits> one(steps, rng);
       ASSERT_EQ(Strip::bytes(steps) * 8, Strip::padded(steps) * 16 * Bits);
       const auto expect = [&](const std::vector<std::uint8_t>& strip) {
-        for (std::size_t i = 0; i < one.codes.size(); ++i) { ASSERT_EQ(Strip::get(strip.data(), steps, i % 16, i / 16), one.codes[i]) << Bits << " bits, " << i; }
+        for (std::size_t i = 0; i < one.codes.size(); ++i) {
+          ASSERT_EQ(Strip::get(strip.data(), steps, i % 16, i / 16), one.codes[i]) << Bits << " bits, " << i;
+        }
       };
       expect(one.strip);
       std::vector<std::uint8_t> by_lane(16 * Strip::padded(steps));  // (lanes, steps)
       for (std::size_t i = 0; i < one.codes.size(); ++i) { by_lane[i % 16 * Strip::padded(steps) + i / 16] = one.codes[i]; }
       std::vector<std::uint8_t> other(Strip::bytes(steps), 0x5A);
       Strip::put_lanes(other.data(), steps, 0, 8, 0, Strip::padded(steps), by_lane.data(), Strip::padded(steps));
-      Strip::put_lanes(other.data(), steps, 8, 16, 0, Strip::padded(steps), by_lane.data() + 8 * Strip::padded(steps), Strip::padded(steps));
+      Strip::put_lanes(other.data(), steps, 8, 16, 0, Strip::padded(steps), by_lane.data() + 8 * Strip::padded(steps),
+                       Strip::padded(steps));
       expect(other);
       for (const std::size_t kept : {4U, 8U, 12U}) {
         std::vector<std::uint8_t> narrow(Strip::narrow_bytes(steps, kept));
@@ -63,7 +69,9 @@ TEST(Strip, GivesBackWhatWasPutIn) {
         }
         std::vector<std::uint8_t> wide(Strip::bytes(steps), 0xFF);
         Strip::widen(narrow.data(), steps, kept, wide.data());
-        for (std::size_t i = 0; i < one.codes.size(); ++i) { ASSERT_EQ(Strip::get(wide.data(), steps, i % 16, i / 16), i % 16 < kept ? one.codes[i] : 0); }
+        for (std::size_t i = 0; i < one.codes.size(); ++i) {
+          ASSERT_EQ(Strip::get(wide.data(), steps, i % 16, i / 16), i % 16 < kept ? one.codes[i] : 0);
+        }
       }
       for (std::size_t lane = 0; lane < 16; lane += kvcompress::simd::native::lanes) {
         std::int32_t codes[kvcompress::simd::native::lanes];
@@ -98,7 +106,9 @@ struct Group {
 
 /// Relative to the largest product of a query.
 template <Accumulation Mode>
-constexpr double tolerance = Mode == Accumulation::exact ? 1e-5 : Mode == Accumulation::near_exact ? 2e-4 : 5e-2;
+constexpr double tolerance = Mode == Accumulation::exact        ? 1e-5
+                             : Mode == Accumulation::near_exact ? 2e-4
+                                                                : 5e-2;
 
 template <int Bits, Accumulation Mode>
 void check_keys(std::mt19937& rng) {
@@ -109,7 +119,10 @@ void check_keys(std::mt19937& rng) {
       const Group group(dim, rng);
       const std::size_t stride = kernels::padded(dim) + 16;
       auto x = numbers(queries * stride, rng);
-      for (std::size_t q = 0; q < queries; ++q) { std::fill(x.begin() + static_cast<std::ptrdiff_t>(q * stride + dim), x.begin() + static_cast<std::ptrdiff_t>((q + 1) * stride), 0.0F); }
+      for (std::size_t q = 0; q < queries; ++q) {
+        std::fill(x.begin() + static_cast<std::ptrdiff_t>(q * stride + dim), x.begin() + static_cast<std::ptrdiff_t>((q + 1) * stride),
+                  0.0F);
+      }
       std::vector<float> scratch(Products::floats(queries, dim), -1.0F);
       ASSERT_LE(Products::floats(queries, dim), (kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, dim)));
       Products products(scratch.data(), queries, dim);
@@ -124,14 +137,16 @@ void check_keys(std::mt19937& rng) {
           for (std::size_t lane = 0; lane < 16; ++lane) {
             double size = 0.0;
             for (std::size_t c = 0; c < dim; ++c) {
-              const double number = keys.codes[16 * c + lane] * static_cast<double>(static_cast<float>(group.scale[c])) + static_cast<double>(static_cast<float>(group.minimum[c]));
+              const double number = keys.codes[16 * c + lane] * static_cast<double>(static_cast<float>(group.scale[c])) +
+                                    static_cast<double>(static_cast<float>(group.minimum[c]));
               expected[lane] += static_cast<double>(x[q * stride + c]) * number;
               size += std::pow(static_cast<double>(x[q * stride + c]) * number, 2.0);
             }
             largest = std::max(largest, std::sqrt(size));  // the size of a product of independent numbers
           }
           for (std::size_t lane = first; lane < last; ++lane) {
-            ASSERT_NEAR(out[q * 20 + lane - first], expected[lane], (Bits == 1 ? 2 : 1) * tolerance<Mode> * largest + 1e-6) << Bits << " bits, dim " << dim;
+            ASSERT_NEAR(out[q * 20 + lane - first], expected[lane], (Bits == 1 ? 2 : 1) * tolerance<Mode> * largest + 1e-6)
+                << Bits << " bits, dim " << dim;
           }
           ASSERT_EQ(out[q * 20 + last - first], 7.0F);
         }
@@ -154,8 +169,11 @@ void check_outliers(std::size_t outliers, std::mt19937& rng) {
       const bool outlier = c % 5 == 3 && c / 5 < outliers;
       for (std::size_t q = 0; q < queries; ++q) {
         float& number = x[q * dim + c];
-        if (outlier) { number = std::copysign(64.0F + std::abs(number), number); }
-        else { size[q] += std::pow(static_cast<double>(number * static_cast<float>(group.scale[c])) * ((1 << Bits) - 1), 2.0); }
+        if (outlier) {
+          number = std::copysign(64.0F + std::abs(number), number);
+        } else {
+          size[q] += std::pow(static_cast<double>(number * static_cast<float>(group.scale[c])) * ((1 << Bits) - 1), 2.0);
+        }
       }
     }
     std::vector<float> scratch(Products::floats(queries, dim), -1.0F);
@@ -169,11 +187,13 @@ void check_outliers(std::size_t outliers, std::mt19937& rng) {
         double expected = 0.0;
         double all = 0.0;
         for (std::size_t c = 0; c < dim; ++c) {
-          const double number = keys.codes[16 * c + lane] * static_cast<double>(static_cast<float>(group.scale[c])) + static_cast<double>(static_cast<float>(group.minimum[c]));
+          const double number = keys.codes[16 * c + lane] * static_cast<double>(static_cast<float>(group.scale[c])) +
+                                static_cast<double>(static_cast<float>(group.minimum[c]));
           expected += static_cast<double>(x[q * dim + c]) * number;
           all += std::abs(static_cast<double>(x[q * dim + c]) * number);
         }
-        ASSERT_NEAR(out[q * 16 + lane], expected, 1e-4 * std::sqrt(size[q]) + 1e-6 * all) << Bits << " bits, dim " << dim << ", outliers " << outliers;
+        ASSERT_NEAR(out[q * 16 + lane], expected, 1e-4 * std::sqrt(size[q]) + 1e-6 * all)
+            << Bits << " bits, dim " << dim << ", outliers " << outliers;
       }
     }
   }
@@ -193,7 +213,8 @@ void check_values(std::mt19937& rng) {
       std::vector<float> scratch(Products::floats(queries, 128), -1.0F);
       Products products(scratch.data(), queries, 128);
       float factor = 0.0F;
-      products.take_values(p.data(), 128, place - first, count, 1, [from = group.scale.data() + place](std::size_t) { return from; }, &factor);
+      products.take_values(
+          p.data(), 128, place - first, count, 1, [from = group.scale.data() + place](std::size_t) { return from; }, &factor);
       products.fold_values(group.scale.data() + place, group.minimum.data() + place, place - first, count, factor);
       std::vector<float> out(queries * 16, 3.0F);
       products.template strip<true>(values.strip.data(), 128, first, Strip::padded(place - first + count), nullptr, 0, 16, out.data(), 16);
@@ -207,7 +228,8 @@ void check_values(std::mt19937& rng) {
             expected += static_cast<double>(p[q * 128 + t]) * number;
             size += std::abs(static_cast<double>(p[q * 128 + t]) * number);
           }
-          ASSERT_NEAR(out[q * 16 + lane], expected, (Bits == 1 ? 2 : 1) * tolerance<Mode> * size + 1e-5) << Bits << " bits, rows " << place << " + " << count;
+          ASSERT_NEAR(out[q * 16 + lane], expected, (Bits == 1 ? 2 : 1) * tolerance<Mode> * size + 1e-5)
+              << Bits << " bits, rows " << place << " + " << count;
         }
       }
     }
@@ -243,7 +265,8 @@ TEST(CodeProducts, GroupsWithoutSpreadAndZeroWeightsGiveTheMinima) {
   std::vector<float> p(256, 0.25F);
   std::fill_n(p.begin(), 128, 0.0F);
   float factor = 0.0F;
-  products.take_values(p.data(), 128, 0, 128, 1, [&](std::size_t) { return nothing.data(); }, &factor);
+  products.take_values(
+      p.data(), 128, 0, 128, 1, [&](std::size_t) { return nothing.data(); }, &factor);
   products.fold_values(nothing.data(), minimum.data(), 0, 128, factor);
   float out[32] = {};
   products.strip<false>(values.strip.data(), 128, 0, 128, nullptr, 0, 16, out, 16);

@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include "kernels/numbers.hpp"
 #include "kvcompress/kernels/exact.hpp"
 #include "kvcompress/kernels/softmax.hpp"
-#include "kernels/numbers.hpp"
 
 namespace {
 
@@ -50,7 +50,8 @@ TYPED_TEST(RowKernels, DotRowsIsTheDotProduct) {
             for (std::size_t c = 0; c < dim; ++c) {
               expected += static_cast<double>(query[q * stride + c]) * static_cast<double>(static_cast<float>(rows[r * dim + c]));
             }
-            ASSERT_NEAR(logits[q * (count + 1) + r], expected, 1e-4) << dim << " channels, " << count << " rows, query " << q << " of " << queries;
+            ASSERT_NEAR(logits[q * (count + 1) + r], expected, 1e-4)
+                << dim << " channels, " << count << " rows, query " << q << " of " << queries;
           }
           ASSERT_EQ(logits[q * (count + 1) + count], -7.0F) << "wrote behind the last row";
         }
@@ -66,7 +67,8 @@ TYPED_TEST(RowKernels, DotRowsApartReadsNoFurtherThanItsRowsAndQueries) {
       for (const std::size_t queries : query_counts) {
         const std::size_t apart = dim + 3;
         const auto rows = rounded<TypeParam>(numbers((count - 1) * apart + dim, rng));
-        auto query = numbers(queries * dim + 16, rng);  // no padding: behind a query comes the next one, behind the last what must not count
+        auto query =
+            numbers(queries * dim + 16, rng);  // no padding: behind a query comes the next one, behind the last what must not count
         std::fill(query.begin() + static_cast<std::ptrdiff_t>(queries * dim), query.end(), std::numeric_limits<float>::quiet_NaN());
         std::vector<float> logits(queries * count);
         kernels::dot_rows_apart(rows.data(), apart, count, dim, query.data(), dim, queries, logits.data(), count);
@@ -76,7 +78,8 @@ TYPED_TEST(RowKernels, DotRowsApartReadsNoFurtherThanItsRowsAndQueries) {
             for (std::size_t c = 0; c < dim; ++c) {
               expected += static_cast<double>(query[q * dim + c]) * static_cast<double>(static_cast<float>(rows[r * apart + c]));
             }
-            ASSERT_NEAR(logits[q * count + r], expected, 1e-4) << dim << " channels, " << count << " rows, query " << q << " of " << queries;
+            ASSERT_NEAR(logits[q * count + r], expected, 1e-4)
+                << dim << " channels, " << count << " rows, query " << q << " of " << queries;
           }
         }
       }
@@ -165,7 +168,8 @@ TEST(Softmax, LogSumExpAndTheLargestLessAShift) {
     std::vector<float> largest(count + 1, -7.0F);
     kernels::largest_less_shift(rows.data(), count, 3, count, sums, largest.data());
     for (std::size_t i = 0; i < count; ++i) {
-      ASSERT_EQ(largest[i], std::max({rows[i] - sums[0], rows[count + i] - sums[1], rows[2 * count + i] - sums[2]})) << i << " of " << count;
+      ASSERT_EQ(largest[i], std::max({rows[i] - sums[0], rows[count + i] - sums[1], rows[2 * count + i] - sums[2]}))
+          << i << " of " << count;
     }
     ASSERT_EQ(largest[count], -7.0F);
   }
@@ -177,7 +181,8 @@ TEST(AllWithin, FindsOneBadNumberWhereverItStands) {
     x[count] = std::numeric_limits<float>::quiet_NaN();  // behind the last one
     EXPECT_TRUE(kernels::all_within(x.data(), count, 1.5F));
     EXPECT_FALSE(kernels::all_within(x.data(), count, 1.25F));
-    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(), -1.75F}) {
+    for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                            -std::numeric_limits<float>::infinity(), -1.75F}) {
       for (std::size_t at = 0; at < count; ++at) {
         x[at] = bad;
         ASSERT_FALSE(kernels::all_within(x.data(), count, 1.5F)) << bad << " at " << at << " of " << count;

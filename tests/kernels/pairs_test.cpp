@@ -59,7 +59,8 @@ TEST(Pairs, ProductsOfAllShapesAreTheDefinition) {
           for (std::size_t c = 0; c < stride; ++c) {
             double expected = 0.0;
             for (std::size_t k = 0; c < dim && k < rank; ++k) {
-              expected += static_cast<double>(static_cast<float>(rows[r * rank + k])) * static_cast<double>(static_cast<float>(matrix[k * dim + c]));
+              expected += static_cast<double>(static_cast<float>(rows[r * rank + k])) *
+                          static_cast<double>(static_cast<float>(matrix[k * dim + c]));
             }
             ASSERT_NEAR(out[r * stride + c], expected, 2e-5) << "dim " << dim << ", rank " << rank << ", row " << r << ", column " << c;
           }
@@ -78,12 +79,14 @@ TEST(Pairs, DotPairsIsTheDotProduct) {
         const std::size_t stride = dim + 3;
         const auto x = rounded<bfloat16>(numbers(queries * stride, rng));
         std::vector<float> logits(queries * count, 7.0F);
-        kvcompress::kernels::dot_pairs(rows.data(), count, dim, x.data(), stride, queries, logits.data(), count, count == 64 ? rows.data() : nullptr);
+        kvcompress::kernels::dot_pairs(rows.data(), count, dim, x.data(), stride, queries, logits.data(), count,
+                                       count == 64 ? rows.data() : nullptr);
         for (std::size_t q = 0; q < queries; ++q) {
           for (std::size_t r = 0; r < count; ++r) {
             double expected = 0.0;
             for (std::size_t c = 0; c < dim; ++c) {
-              expected += static_cast<double>(static_cast<float>(x[q * stride + c])) * static_cast<double>(static_cast<float>(rows[r * dim + c]));
+              expected +=
+                  static_cast<double>(static_cast<float>(x[q * stride + c])) * static_cast<double>(static_cast<float>(rows[r * dim + c]));
             }
             ASSERT_NEAR(logits[q * count + r], expected, 2e-5) << "dim " << dim << ", query " << q << ", row " << r;
           }

@@ -80,7 +80,8 @@ void check_entries(std::mt19937& rng) {
       from[i] = static_cast<From>(rng() % 200);
       to[i] = static_cast<To>(rng() % 100);
       for (std::size_t q = 0; q < 4; ++q) {
-        expected[4 * std::size_t{to[i]} + q] += static_cast<double>(static_cast<float>(entries[i])) * static_cast<double>(quads[4 * std::size_t{from[i]} + q]);
+        expected[4 * std::size_t{to[i]} + q] +=
+            static_cast<double>(static_cast<float>(entries[i])) * static_cast<double>(quads[4 * std::size_t{from[i]} + q]);
       }
     }
     kvcompress::kernels::add_entries(entries.data(), from.data(), to.data(), count, quads.data(), sums.data());

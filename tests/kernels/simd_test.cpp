@@ -86,7 +86,8 @@ TEST(Simd, Reductions) {
   for (int round = 0; round < 500; ++round) {
     const auto x = random_floats(4 * lanes, rng);
     float sums[4];
-    native::reduce_add(native::load(x.data()), native::load(x.data() + lanes), native::load(x.data() + 2 * lanes), native::load(x.data() + 3 * lanes), sums);
+    native::reduce_add(native::load(x.data()), native::load(x.data() + lanes), native::load(x.data() + 2 * lanes),
+                       native::load(x.data() + 3 * lanes), sums);
     for (std::size_t v = 0; v < 4; ++v) {
       const auto first = x.begin() + static_cast<std::ptrdiff_t>(v * lanes);
       const auto last = first + static_cast<std::ptrdiff_t>(lanes);
@@ -126,8 +127,11 @@ void check_conversions() {
     native::store(fast, native::load(values));
     for (unsigned i = 0; i < lanes; ++i) {
       const auto slow = static_cast<float>(values[i]);
-      if (std::isnan(slow)) { ASSERT_TRUE(std::isnan(fast[i])); }
-      else { ASSERT_EQ(bits_of(fast[i]), bits_of(slow)) << first + i; }
+      if (std::isnan(slow)) {
+        ASSERT_TRUE(std::isnan(fast[i]));
+      } else {
+        ASSERT_EQ(bits_of(fast[i]), bits_of(slow)) << first + i;
+      }
     }
     for (std::size_t count = 0; count <= lanes; ++count) {
       native::store(fast, native::load_first(values, count));
@@ -164,7 +168,8 @@ void check_stored_products(int largest, const std::size_t (&order)[4]) {
     native::f32 scales[4];
     for (std::size_t v = 0; v < 4; ++v) {
       for (std::size_t i = 0; i < lanes; ++i) {
-        const int product = round == 0 ? (i % 2 == 0 ? largest : -largest) : static_cast<int>(rng() % (2 * static_cast<unsigned>(largest) + 1)) - largest;
+        const int product =
+            round == 0 ? (i % 2 == 0 ? largest : -largest) : static_cast<int>(rng() % (2 * static_cast<unsigned>(largest) + 1)) - largest;
         const float less = round == 0 ? 0.0F : static_cast<float>(rng() % 7) * 0.125F - 0.375F;  // what rounding takes off
         b[v][i] = std::ldexp(1.0F, static_cast<int>(rng() % 21) - 10);
         a[v][i] = (static_cast<float>(product) + less) / b[v][i];
@@ -206,7 +211,8 @@ TEST(Simd, IntegersAsBytesAndWords) {
     const int count = static_cast<int>(rng() % 31);
     const auto left = stored([&](std::int32_t* to) { native::store(to, native::shift_left(in(0), count)); }, std::int32_t{});
     const auto right = stored([&](std::int32_t* to) { native::store(to, native::shift_right(in(0), count)); }, std::int32_t{});
-    const auto both = stored([&](std::int32_t* to) { native::store(to, native::bit_or(native::bit_and(in(0), in(1)), in(2))); }, std::int32_t{});
+    const auto both =
+        stored([&](std::int32_t* to) { native::store(to, native::bit_or(native::bit_and(in(0), in(1)), in(2))); }, std::int32_t{});
     const auto sum = stored([&](std::int32_t* to) { native::store(to, native::add(in(0), in(1))); }, std::int32_t{});
     for (std::size_t i = 0; i < lanes; ++i) {
       ASSERT_EQ(static_cast<std::uint32_t>(left[i]), static_cast<std::uint32_t>(x[i]) << count);
@@ -235,7 +241,9 @@ void check_lane_dots(std::mt19937& rng) {
       native::lane_dots<Width, Weights>(codes.data(), lines, weights.data(), steps + 8, codes.data(), fast);
       scalar::lane_dots<Width, Weights>(codes.data(), lines, weights.data(), steps + 8, codes.data(), slow);
       for (std::size_t w = 0; w < Weights; ++w) {
-        for (std::size_t lane = 0; lane < 16; ++lane) { ASSERT_EQ(fast[w][lane], slow[w][lane]) << Width << " bits, " << lines << " lines"; }
+        for (std::size_t lane = 0; lane < 16; ++lane) {
+          ASSERT_EQ(fast[w][lane], slow[w][lane]) << Width << " bits, " << lines << " lines";
+        }
       }
     }
   }

@@ -70,7 +70,8 @@ TYPED_TEST(BadInput, WrongSizesOfAppend) {
   const Rows null = Rows::tokens_first(static_cast<const float*>(nullptr), 1, 2, 32);
   this->refused(ErrorCode::shape, "append: layer is 2, must be less than 2", [&] { c.append(2, this->keys(), this->values()); });
   this->refused(ErrorCode::shape, "append: keys.tokens() is 0, must be at least 1", [&] { c.append(0, none, none); });
-  this->refused(ErrorCode::shape, "append: values.tokens() is 2, must be keys.tokens() = 1", [&] { c.append(0, this->keys(1), this->values(2)); });
+  this->refused(ErrorCode::shape, "append: values.tokens() is 2, must be keys.tokens() = 1",
+                [&] { c.append(0, this->keys(1), this->values(2)); });
   this->refused(ErrorCode::shape, "append: keys.heads() is 1, must be shape.kv_heads = 2", [&] { c.append(0, one_head, this->values()); });
   this->refused(ErrorCode::shape, "append: values.heads() is 1, must be shape.kv_heads = 2", [&] { c.append(0, this->keys(), one_head); });
   this->refused(ErrorCode::shape, "append: keys.dim() is 31, must be the key width = 32", [&] { c.append(0, narrow, this->values()); });
@@ -129,8 +130,9 @@ TYPED_TEST(BadInput, WrongQueries) {
   this->refused(ErrorCode::shape, "queries.tokens() is 0, must be at least 1",
                 [&] { c.attend(0, Rows::tokens_first(rows.data(), 0, 4, 32), this->to(this->outputs)); });
   append_both();
-  this->refused(ErrorCode::shape, "heads.first is 1, must be less than heads.last = 1",
-                [&] { c.attend(0, this->queries(), this->to(this->outputs), {}, HeadRange{1, 1}); });
+  this->refused(ErrorCode::shape, "heads.first is 1, must be less than heads.last = 1", [&] {
+    c.attend(0, this->queries(), this->to(this->outputs), {}, HeadRange{1, 1});
+  });
   append_both();
   this->refused(ErrorCode::input, "attend: out.data is null", [&] { c.attend(0, this->queries(), Output{}); });
   append_both();
@@ -149,7 +151,8 @@ TYPED_TEST(BadInput, VerbsOutOfPhase) {
   const std::vector<Position> position{0};
   expect_error(ErrorCode::phase, "attend(layer = 1) before append: no rows since the last commit",
                [&] { fresh.attend(1, query, this->to(this->outputs)); });
-  expect_error(ErrorCode::phase, "observe(layer = 0) before append: no rows since the last commit", [&] { fresh.observe(0, query, position); });
+  expect_error(ErrorCode::phase, "observe(layer = 0) before append: no rows since the last commit",
+               [&] { fresh.observe(0, query, position); });
   expect_error(ErrorCode::phase, "commit(layer = 0) before end_prompt(layer)", [&] { fresh.commit(0); });
   expect_error(ErrorCode::phase, "end_prompt(layer = 0) without rows since the last commit", [&] { fresh.end_prompt(0); });
   static_cast<void>(step(fresh, this->text, 0, 20));
@@ -204,23 +207,42 @@ TEST(BadOptions, AreNamedWhenACacheIsMade) {
   constexpr std::type_identity<H2O> h2o;
   constexpr std::type_identity<SnapKV> snapkv;
   constexpr std::type_identity<Kivi<2, 32, 32>> kivi;
-  expect_error(ErrorCode::shape, "shape.layers is 0, must be at least 1", [&] { made(full, [](Shape& s) { s.layers = 0; }, same); });
-  expect_error(ErrorCode::shape, "shape.query_heads is 0, must be at least 1", [&] { made(full, [](Shape& s) { s.query_heads = 0; }, same); });
-  expect_error(ErrorCode::shape, "shape.kv_heads is 0, must be at least 1", [&] { made(full, [](Shape& s) { s.kv_heads = 0; }, same); });
-  expect_error(ErrorCode::shape, "shape.head_dim is 0, must be at least 1", [&] { made(full, [](Shape& s) { s.head_dim = 0; }, same); });
-  expect_error(ErrorCode::shape, "shape.query_heads is 3, must be a multiple of shape.kv_heads = 2",
-               [&] { made(full, [](Shape& s) { s.query_heads = 3; }, same); });
-  expect_error(ErrorCode::shape, "shape.rope.rotary_dim is 34, must be even and at most the key width 32",
-               [&] { made(full, [](Shape& s) { s.rope.rotary_dim = 34; }, same); });
-  expect_error(ErrorCode::option, "streaming: window is 0, must be 1 to 4294967294", [&] { made(streaming, same, [](auto& o) { o.eviction.window = 0; }); });
+  expect_error(ErrorCode::shape, "shape.layers is 0, must be at least 1", [&] {
+    made(
+        full, [](Shape& s) { s.layers = 0; }, same);
+  });
+  expect_error(ErrorCode::shape, "shape.query_heads is 0, must be at least 1", [&] {
+    made(
+        full, [](Shape& s) { s.query_heads = 0; }, same);
+  });
+  expect_error(ErrorCode::shape, "shape.kv_heads is 0, must be at least 1", [&] {
+    made(
+        full, [](Shape& s) { s.kv_heads = 0; }, same);
+  });
+  expect_error(ErrorCode::shape, "shape.head_dim is 0, must be at least 1", [&] {
+    made(
+        full, [](Shape& s) { s.head_dim = 0; }, same);
+  });
+  expect_error(ErrorCode::shape, "shape.query_heads is 3, must be a multiple of shape.kv_heads = 2", [&] {
+    made(
+        full, [](Shape& s) { s.query_heads = 3; }, same);
+  });
+  expect_error(ErrorCode::shape, "shape.rope.rotary_dim is 34, must be even and at most the key width 32", [&] {
+    made(
+        full, [](Shape& s) { s.rope.rotary_dim = 34; }, same);
+  });
+  expect_error(ErrorCode::option, "streaming: window is 0, must be 1 to 4294967294",
+               [&] { made(streaming, same, [](auto& o) { o.eviction.window = 0; }); });
   expect_error(ErrorCode::option, "streaming: window is 18446744073709551615, must be 1 to 4294967294",
                [&] { made(streaming, same, [](auto& o) { o.eviction.window = static_cast<std::size_t>(-1); }); });
-  expect_error(ErrorCode::option, "h2o: recent is 49, must be at most budget = 48", [&] { made(h2o, same, [](auto& o) { o.eviction.recent = 49; }); });
+  expect_error(ErrorCode::option, "h2o: recent is 49, must be at most budget = 48",
+               [&] { made(h2o, same, [](auto& o) { o.eviction.recent = 49; }); });
   expect_error(ErrorCode::option, "h2o: budget is empty or given in two ways, must be rows, a fraction or bytes",
                [&] { made(h2o, same, [](auto& o) { o.eviction.budget = 0; }); });
   expect_error(ErrorCode::option, "h2o: budget is a fraction of 1.5, must be in (0, 1]",
                [&] { made(h2o, same, [](auto& o) { o.eviction.budget = Budget::fraction(1.5); }); });
-  expect_error(ErrorCode::option, "snapkv: window is 0, must be at least 1", [&] { made(snapkv, same, [](auto& o) { o.eviction.window = 0; }); });
+  expect_error(ErrorCode::option, "snapkv: window is 0, must be at least 1",
+               [&] { made(snapkv, same, [](auto& o) { o.eviction.window = 0; }); });
   expect_error(ErrorCode::option, "snapkv: window is 32, must be less than budget = 32",
                [&] { made(snapkv, same, [](auto& o) { o.eviction.window = 32; }); });
   expect_error(ErrorCode::option, "snapkv: kernel is 4, must be odd", [&] { made(snapkv, same, [](auto& o) { o.eviction.kernel = 4; }); });

@@ -52,9 +52,8 @@ Outputs workload(CountingMemory& memory, std::size_t refuse_after, bool& refused
   Workspace workspace(small);  // of the default handle: attend's own scratch does not fail here
   const auto look = [&](std::size_t end, std::size_t count) {
     Outputs out(count * text.output_width());
-    refused |= again_if_refused(memory, [&] {
-      cache->attend(0, text.query_rows(end - count, count), Output::tokens_first(out.data(), 2, 16), workspace);
-    });
+    refused |= again_if_refused(
+        memory, [&] { cache->attend(0, text.query_rows(end - count, count), Output::tokens_first(out.data(), 2, 16), workspace); });
     all.insert(all.end(), out.begin(), out.end());
   };
   look(prompt, prompt);
@@ -62,9 +61,15 @@ Outputs workload(CountingMemory& memory, std::size_t refuse_after, bool& refused
   std::optional<KVCache<P>> fork;
   for (std::size_t t = prompt, count = 0; t < tokens; t += count) {
     count = std::min<std::size_t>(t % 3 == 0 ? 5 : 1, tokens - t);
-    if (t == prompt + 20) { commit([&] { cache->commit(0); }); refused |= again_if_refused(memory, [&] { fork.emplace(cache->fork()); }); }
-    if (t < prompt + 20 || !fork) { append(t, count); }
-    else { refused |= again_if_refused(memory, [&] { cache->append(0, text.key_rows(t, count), text.value_rows(t, count)); }); }
+    if (t == prompt + 20) {
+      commit([&] { cache->commit(0); });
+      refused |= again_if_refused(memory, [&] { fork.emplace(cache->fork()); });
+    }
+    if (t < prompt + 20 || !fork) {
+      append(t, count);
+    } else {
+      refused |= again_if_refused(memory, [&] { cache->append(0, text.key_rows(t, count), text.value_rows(t, count)); });
+    }
     look(t + count, count);
     commit([&] { cache->commit(0); });
   }

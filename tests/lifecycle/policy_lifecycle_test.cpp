@@ -70,10 +70,10 @@ class PolicyLifecycle : public ::testing::Test {};
 TYPED_TEST_SUITE(PolicyLifecycle, Policies);
 
 // Bytes that two caches hold together: what both share is there once.
-#define EXPECT_TOGETHER(a, b, memory)                                                                     \
-  do {                                                                                                    \
-    EXPECT_EQ((a).memory().shared, (b).memory().shared);                                                  \
-    EXPECT_EQ((a).memory().total() + (b).memory().total() - (a).memory().shared, (memory).bytes);         \
+#define EXPECT_TOGETHER(a, b, memory)                                                             \
+  do {                                                                                            \
+    EXPECT_EQ((a).memory().shared, (b).memory().shared);                                          \
+    EXPECT_EQ((a).memory().total() + (b).memory().total() - (a).memory().shared, (memory).bytes); \
   } while (false)
 
 TYPED_TEST(PolicyLifecycle, AForkAndItsOriginNeverSeeEachOthersWrites) {

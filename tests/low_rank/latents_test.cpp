@@ -19,7 +19,9 @@ std::vector<Text> latent_texts(std::size_t tokens) {
   std::vector<Text> texts;
   for (unsigned layer = 0; layer < mla.layers; ++layer) {
     Text& text = texts.emplace_back(mla, tokens, 60 + layer);
-    for (std::size_t t = 0; t < tokens; ++t) { std::copy_n(text.keys.begin() + static_cast<std::ptrdiff_t>(40 * t), 32, text.values.begin() + static_cast<std::ptrdiff_t>(32 * t)); }
+    for (std::size_t t = 0; t < tokens; ++t) {
+      std::copy_n(text.keys.begin() + static_cast<std::ptrdiff_t>(40 * t), 32, text.values.begin() + static_cast<std::ptrdiff_t>(32 * t));
+    }
   }
   return texts;
 }
@@ -33,7 +35,8 @@ void check(const PolicyOptions<P>& options, double full_bound) {
     for (std::size_t layer = 0; layer < mla.layers; ++layer) {
       const Outputs out = step(cache, texts[layer], t, count, layer);
       if (t % 9 != 0 && t != 0) { continue; }
-      ASSERT_LT(deviation(out, attention_over_held_rows(cache, texts[layer], t + count, count, layer)), 3e-5) << "token " << t << ", layer " << layer;
+      ASSERT_LT(deviation(out, attention_over_held_rows(cache, texts[layer], t + count, count, layer)), 3e-5)
+          << "token " << t << ", layer " << layer;
     }
     for (std::size_t layer = 0; layer < mla.layers; ++layer) { t == 0 ? cache.end_prompt(layer) : cache.commit(layer); }
     ASSERT_EQ(cache.memory().total(), memory.bytes);
@@ -58,7 +61,9 @@ TEST(Latents, FullRankIsExactAndRotaryKeysAreBitIdentical) {
   check<XKVLatents<float>>({.storage = {{.layers_per_group = 2, .rank_keys = 64}, 32}}, 2e-5);
 }
 
-TEST(Latents, AttentionIsOverTheHeldRowsAtLowRank) { check<XKVLatents<float>>({.storage = {{.layers_per_group = 3, .rank_keys = 20}, 32}}, 6.0); }
+TEST(Latents, AttentionIsOverTheHeldRowsAtLowRank) {
+  check<XKVLatents<float>>({.storage = {{.layers_per_group = 3, .rank_keys = 20}, 32}}, 6.0);
+}
 
 TEST(Latents, BlocksOfEvictedRowsGo) {
   PolicyOptions<Combine<StreamingLLM, XKVLatents<float>>> options;

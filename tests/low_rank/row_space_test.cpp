@@ -64,7 +64,9 @@ double error(const Source& source, const RowSpace& space) {
 Eigen::VectorXd singular_values(const Source& source) { return Eigen::BDCSVD<Matrix>(source.matrix.cast<double>()).singularValues(); }
 
 /// The error of the best space of that rank (Eckart-Young).
-double optimum(const Eigen::VectorXd& singular, std::size_t rank) { return singular.tail(singular.size() - static_cast<Index>(rank)).norm(); }
+double optimum(const Eigen::VectorXd& singular, std::size_t rank) {
+  return singular.tail(singular.size() - static_cast<Index>(rank)).norm();
+}
 
 void expect_orthonormal(const RowSpace& space) {
   const Matrix w = vectors(space);
@@ -181,8 +183,11 @@ TEST(RowSpace, GivesTheSameBitsTwice) {
 
 TEST(RowSpace, TakesItsMemoryFromTheHandleAndGivesItBack) {
   kvcompress::test::CountingMemory memory;
-  const auto find = [&](const Source& source, std::size_t rank) { return find_row_space(source, rank, Factorisation::automatic, memory.handle()); };
-  for (const auto& [rows, columns, rank] : {std::tuple<Index, Index, std::size_t>{60, 40, 10}, {40, 60, 10}, {600, 530, 8}, {600, 530, 48}}) {
+  const auto find = [&](const Source& source, std::size_t rank) {
+    return find_row_space(source, rank, Factorisation::automatic, memory.handle());
+  };
+  for (const auto& [rows, columns, rank] :
+       {std::tuple<Index, Index, std::size_t>{60, 40, 10}, {40, 60, 10}, {600, 530, 8}, {600, 530, 48}}) {
     const Source source = gaussian(rows, columns, 13);
     memory.restart();
     { EXPECT_EQ(find(source, rank).vectors.get_allocator().memory, memory.handle()); }
@@ -192,7 +197,8 @@ TEST(RowSpace, TakesItsMemoryFromTheHandleAndGivesItBack) {
     const auto side = static_cast<std::size_t>(std::min(rows, columns));
     const auto t = std::min<std::size_t>(512, static_cast<std::size_t>(rows));
     const std::size_t gram = c <= 8 * k ? c * c : 0;
-    EXPECT_LE(memory.peak, side > 512 ? 4 * (2 * k * c + t * (c + k) + gram + rank * c) : 8 * (side * side + 2 * t * c) + 4 * t * c + 12 * rank * c);
+    EXPECT_LE(memory.peak,
+              side > 512 ? 4 * (2 * k * c + t * (c + k) + gram + rank * c) : 8 * (side * side + 2 * t * c) + 4 * t * c + 12 * rank * c);
 
     const std::size_t calls = memory.calls;
     for (std::size_t allowed = 0; allowed < calls; ++allowed) {

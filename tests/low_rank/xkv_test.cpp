@@ -23,7 +23,9 @@ constexpr std::size_t prompt = 90;
 constexpr std::size_t dim = 8;
 constexpr auto exact = low_rank::Factorisation::exact;
 
-Shape shape_of(std::size_t layers) { return {.layers = layers, .query_heads = 4, .kv_heads = 2, .head_dim = dim, .keys = KeyForm::unrotated}; }
+Shape shape_of(std::size_t layers) {
+  return {.layers = layers, .query_heads = 4, .kv_heads = 2, .head_dim = dim, .keys = KeyForm::unrotated};
+}
 Index index(std::size_t n) { return static_cast<Index>(n); }
 
 /// One text per layer, keys before their rotary embedding.
@@ -61,7 +63,9 @@ void end_prompt(Cache& cache) {
 }
 Cache prompted(const std::vector<Text>& texts, const SharedBasisOptions& options, const Memory& memory = {}) {
   Cache cache(shape_of(texts.size()), {.storage = options}, memory);
-  for (std::size_t layer = 0; layer < texts.size(); ++layer) { cache.append(layer, texts[layer].key_rows(0, prompt), texts[layer].value_rows(0, prompt)); }
+  for (std::size_t layer = 0; layer < texts.size(); ++layer) {
+    cache.append(layer, texts[layer].key_rows(0, prompt), texts[layer].value_rows(0, prompt));
+  }
   end_prompt(cache);
   return cache;
 }
@@ -94,7 +98,8 @@ double square_error(Cache& cache, const std::vector<Text>& texts, bool keys, std
     for (std::size_t head = 0; head < 2; ++head) {
       const Decoded decoded(cache, layer, head);
       sum += ((keys ? decoded.keys : decoded.values) -
-              (keys ? texts[layer].key_matrix(head) : texts[layer].value_matrix(head)).topRows(decoded.keys.rows())).squaredNorm();
+              (keys ? texts[layer].key_matrix(head) : texts[layer].value_matrix(head)).topRows(decoded.keys.rows()))
+                 .squaredNorm();
     }
   }
   return sum;
@@ -144,8 +149,11 @@ TEST(Xkv, DecodedRowsStayExactOrAreFoldedIntoThePromptsSpace) {
         for (std::size_t h = 0; h < 4; ++h) {
           const std::size_t lane = 2 * l + h / 2;
           const Matrix query = reference::rotate(texts[l].query_matrix(h).row(index(t)), positions.tail(1));
-          const Matrix expected = reference::attention(query, reference::rotate(keys[lane], positions), values[lane], positions.tail(1), positions).output;
-          for (std::size_t c = 0; c < dim; ++c) { ASSERT_NEAR(static_cast<double>(out[h * dim + c]), expected(0, index(c)), 3e-5) << "token " << t; }
+          const Matrix expected =
+              reference::attention(query, reference::rotate(keys[lane], positions), values[lane], positions.tail(1), positions).output;
+          for (std::size_t c = 0; c < dim; ++c) {
+            ASSERT_NEAR(static_cast<double>(out[h * dim + c]), expected(0, index(c)), 3e-5) << "token " << t;
+          }
         }
       }
       for (std::size_t l = 0; l < 4; ++l) { cache.commit(l); }
@@ -174,7 +182,12 @@ TEST(Xkv, ErrorFallsWithTheRankToNothing) {
 
 TEST(Xkv, LayersOutsideAllGroupsAndTensorsThatAreNotMergedStayExact) {
   const auto texts = random_texts(5, prompt + 10, 4);
-  Cache cache = prompted(texts, {.layers_per_group = 2, .rank_keys = 4, .rank_values = 4, .first_layer = 1, .last_layer = 3, .merge_values = false,
+  Cache cache = prompted(texts, {.layers_per_group = 2,
+                                 .rank_keys = 4,
+                                 .rank_values = 4,
+                                 .first_layer = 1,
+                                 .last_layer = 3,
+                                 .merge_values = false,
                                  .factorisation = exact});
   KVCache<Full<float>> plain(shape_of(5));
   for (std::size_t l = 0; l < 5; ++l) {
@@ -238,7 +251,8 @@ TEST(Xkv, GroupsOfOneLayerAreEachLayerAlone) {
 double relative_error(const std::vector<Text>& texts, std::size_t layers_per_group, std::size_t rank) {
   const std::size_t columns = 2 * dim;
   const std::size_t of_group = layers_per_group * rank * (prompt + columns) / (prompt + layers_per_group * columns);
-  Cache cache = prompted(texts, {.layers_per_group = layers_per_group, .rank_keys = of_group, .rank_values = of_group, .factorisation = exact});
+  Cache cache =
+      prompted(texts, {.layers_per_group = layers_per_group, .rank_keys = of_group, .rank_values = of_group, .factorisation = exact});
   double size = 0.0;
   for (const Text& text : texts) {
     for (std::size_t h = 0; h < 2; ++h) { size += text.key_matrix(h).squaredNorm() + text.value_matrix(h).squaredNorm(); }
@@ -267,7 +281,8 @@ TEST(Xkv, LayersThatShareATokenBasisGainFromGroupsAndOthersDoNot) {
   const double shared_alone = relative_error(texts, 1, 5);
   const double shared_pairs = relative_error(texts, 2, 5);
   const double shared_all = relative_error(texts, 4, 5);
-  std::printf("a common token basis: relative error %.3f alone, %.3f in pairs, %.3f all together\n", shared_alone, shared_pairs, shared_all);
+  std::printf("a common token basis: relative error %.3f alone, %.3f in pairs, %.3f all together\n", shared_alone, shared_pairs,
+              shared_all);
   EXPECT_LT(shared_pairs, 0.8 * shared_alone);
   EXPECT_LT(shared_all, 0.6 * shared_alone);
 }
@@ -276,7 +291,8 @@ TEST(Xkv, RowsOfAGroupAreAliveTogetherUntilItsLastLayerEnds) {
   const auto texts = random_texts(4, prompt, 10);
   CountingMemory memory;
   {
-    Cache cache(shape_of(4), {.storage = {.layers_per_group = 2, .rank_keys = 5, .rank_values = 6, .factorisation = exact}}, memory.handle());
+    Cache cache(shape_of(4), {.storage = {.layers_per_group = 2, .rank_keys = 5, .rank_values = 6, .factorisation = exact}},
+                memory.handle());
     for (std::size_t l = 0; l < 4; ++l) { cache.append(l, texts[l].key_rows(0, prompt), texts[l].value_rows(0, prompt)); }
     constexpr std::size_t layer_bytes = prompt * 2 * 2 * dim * sizeof(float);
     constexpr std::size_t group_factors = (5 + 6) * (prompt + 2 * 2 * dim) * sizeof(float);  // the basis once per group
@@ -303,7 +319,8 @@ TEST(Xkv, ALayerThatWaitsForItsGroupTakesNoMoreRows) {
     ADD_FAILURE() << "no error";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::phase);
-    EXPECT_NE(std::string(error.what()).find("before end_prompt of all the layers that are encoded together with it: 0 to 1"), std::string::npos)
+    EXPECT_NE(std::string(error.what()).find("before end_prompt of all the layers that are encoded together with it: 0 to 1"),
+              std::string::npos)
         << error.what();
   }
   cache.end_prompt(1);
@@ -321,14 +338,16 @@ TEST(XKV, AnEndOfAPromptThatComesTooEarlyChangesNothing) {
     cache.end_prompt(1);
     FAIL() << "no error";
   } catch (const Error& error) {
-    EXPECT_STREQ(error.what(), "kvcompress: end_prompt(layer = 1): it has seen 59 tokens, must have seen as many as layer 0, which is encoded "
-                               "together with it: 60");
+    EXPECT_STREQ(error.what(),
+                 "kvcompress: end_prompt(layer = 1): it has seen 59 tokens, must have seen as many as layer 0, which is encoded "
+                 "together with it: 60");
   }
   try {
     cache.append(0, text.key_rows(60, 1), text.value_rows(60, 1));
     FAIL() << "no error";
   } catch (const Error& error) {
-    EXPECT_STREQ(error.what(), "kvcompress: append(layer = 0) before end_prompt of all the layers that are encoded together with it: 0 to 1");
+    EXPECT_STREQ(error.what(),
+                 "kvcompress: append(layer = 0) before end_prompt of all the layers that are encoded together with it: 0 to 1");
   }
   static_cast<void>(step(cache, text, 59, 1, 1));  // the missing token
   cache.end_prompt(1);

@@ -38,7 +38,8 @@ Cell cell(const std::string& name) {
             if constexpr (requires { options.storage.layers_per_group; }) { options.storage.layers_per_group = 2; }
             if constexpr (requires { options.storage.residual; }) { options.storage.residual = 32; }
             if constexpr (requires { options.eviction.in_cache_positions; }) {
-              options.eviction.in_cache_positions = options.eviction.in_cache_positions && KVCache<P>::Retrieval::renumbers(options.retrieval);
+              options.eviction.in_cache_positions =
+                  options.eviction.in_cache_positions && KVCache<P>::Retrieval::renumbers(options.retrieval);
             }
             options.speculation = settings.speculation;
             add_up_exactly(options.storage);

@@ -24,7 +24,9 @@ std::vector<Cell> all_cells() {
 /// One text per layer.
 struct Texts {
   explicit Texts(std::size_t tokens, unsigned seed) {
-    for (std::size_t layer = 0; layer < shape.layers; ++layer) { of_layer.emplace_back(shape, tokens, seed + static_cast<unsigned>(layer)); }
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      of_layer.emplace_back(shape, tokens, seed + static_cast<unsigned>(layer));
+    }
   }
   std::vector<Text> of_layer;
 };
@@ -57,7 +59,9 @@ Outputs go_on(AnyCache& cache, const Texts& texts, std::size_t first, std::size_
 
 class Matrix : public ::testing::TestWithParam<Cell> {
  protected:
-  static std::unique_ptr<AnyCache> make(const Settings& settings, const Memory& memory = {}) { return GetParam().make(shape, settings, memory); }
+  static std::unique_ptr<AnyCache> make(const Settings& settings, const Memory& memory = {}) {
+    return GetParam().make(shape, settings, memory);
+  }
   /// A cache that has seen tokens [0, end), everything committed.
   static std::unique_ptr<AnyCache> at(const Texts& texts, std::size_t end, const Settings& settings, const Memory& memory = {}) {
     auto cache = make(settings, memory);
@@ -108,7 +112,9 @@ TEST_P(Matrix, ChunksOfAPromptAndTheOrderOfLayersChangeNothing) {
   const Texts texts(200, 3);
   const auto expected = at(texts, prompt, {.budget = 48, .reads = 32});
   const auto cache = make({.budget = 48, .reads = 32});
-  for (std::size_t first = 0; first < prompt; first += 40) { static_cast<void>(forward(*cache, texts, first, std::min<std::size_t>(40, prompt - first))); }
+  for (std::size_t first = 0; first < prompt; first += 40) {
+    static_cast<void>(forward(*cache, texts, first, std::min<std::size_t>(40, prompt - first)));
+  }
   for (std::size_t layer = shape.layers; layer > 0; --layer) { cache->end_prompt(layer - 1); }
   EXPECT_TRUE(go_on(*cache, texts, prompt, 200) == go_on(*expected, texts, prompt, 200));
 }
@@ -227,8 +233,8 @@ Outputs insist(const Cell& cell, CountingMemory& memory, std::size_t refuse_afte
       again([&] { cache->append(layer, text.key_rows(t, count), text.value_rows(t, count)); });
       Outputs out(count * text.output_width());
       again([&] {
-        cache->attend(layer, text.query_rows(t, count), Output::tokens_first(out.data(), shape.query_heads, shape.head_dim), workspaces.front(), {},
-                      HeadRange{});
+        cache->attend(layer, text.query_rows(t, count), Output::tokens_first(out.data(), shape.query_heads, shape.head_dim),
+                      workspaces.front(), {}, HeadRange{});
       });
       all.insert(all.end(), out.begin(), out.end());
     }

@@ -3,7 +3,4 @@
 #include <cstdio>
 #include <kvcompress/kvcompress.hpp>
 
-int main() {
-  std::printf("kvcompress %d.%d.%d\n", kvcompress::version_major, kvcompress::version_minor,
-              kvcompress::version_patch);
-}
+int main() { std::printf("kvcompress %d.%d.%d\n", kvcompress::version_major, kvcompress::version_minor, kvcompress::version_patch); }

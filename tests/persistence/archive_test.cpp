@@ -157,8 +157,10 @@ TEST(Archive, StreamsAreSinksAndSources) {
   stream >> rest;
   EXPECT_EQ(rest, "more");
   stream.setstate(std::ios::badbit);
-  expect_error("save: the sink did not take 8 bytes", [&] { Writer(sink(stream), detail::xxh3, {}); }, ErrorCode::io);
-  expect_error("load: the source did not give 8 bytes", [&] { Reader(source(stream), detail::xxh3, {}); }, ErrorCode::io);
+  expect_error(
+      "save: the sink did not take 8 bytes", [&] { Writer(sink(stream), detail::xxh3, {}); }, ErrorCode::io);
+  expect_error(
+      "load: the source did not give 8 bytes", [&] { Reader(source(stream), detail::xxh3, {}); }, ErrorCode::io);
 }
 
 }  // namespace

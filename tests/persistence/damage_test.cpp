@@ -20,8 +20,14 @@ constexpr std::size_t prompt = 148;
 constexpr std::size_t tokens = 156;
 
 const std::vector<std::string>& policies() {
-  static const std::vector<std::string> some{"f16", "h2o:budget=80+kivi4:residual=32", "streaming:window=80+kivi2:residual=32",
-                                             "snapkv:budget=40,window=8", "gear4:buffer=8", "xkv", "shadowkv:budget=16,outlier_chunks=2,rank=16", "quest:budget=32,dense_layers=0",
+  static const std::vector<std::string> some{"f16",
+                                             "h2o:budget=80+kivi4:residual=32",
+                                             "streaming:window=80+kivi2:residual=32",
+                                             "snapkv:budget=40,window=8",
+                                             "gear4:buffer=8",
+                                             "xkv",
+                                             "shadowkv:budget=16,outlier_chunks=2,rank=16",
+                                             "quest:budget=32,dense_layers=0",
                                              "landmarks:budget=16,outlier_chunks=2"};
   return some;
 }
@@ -39,9 +45,7 @@ void expect_error(AnyCache& cache, std::span<const std::byte> file, const std::s
   try {
     load(cache, source(file));
     ADD_FAILURE() << where << " is loaded";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code) << where << ": " << error.what();
-  }
+  } catch (const Error& error) { EXPECT_EQ(error.code(), code) << where << ": " << error.what(); }
 }
 
 class Damage : public ::testing::TestWithParam<std::string> {
@@ -93,7 +97,9 @@ TEST_P(Damage, AForgedFileIsRefusedOrRead) {
     const Content& content = all[1 + rng() % (all.size() - 1)];
     const std::size_t front = std::min<std::size_t>(content.bytes, round % 2 == 0 ? 100 : content.bytes);  // sizes stand there
     File forged = file;
-    for (std::size_t changes = 1 + rng() % 2; changes > 0; --changes) { forged[content.first + rng() % front] = static_cast<std::byte>(rng()); }
+    for (std::size_t changes = 1 + rng() % 2; changes > 0; --changes) {
+      forged[content.first + rng() % front] = static_cast<std::byte>(rng());
+    }
     seal(forged, content);
     const auto victim = registry().make(GetParam(), small);
     std::span<const std::byte> from(forged);
@@ -123,11 +129,12 @@ TEST_P(Damage, ASinkThatFailsIsAnError) {
     std::size_t left;
   } target{file.size() / 2};
   const ByteSink half_of_it{[](void* context, const void*, std::size_t bytes) {
-                              auto& to = *static_cast<Short*>(context);
-                              const bool fits = bytes <= to.left;
-                              to.left -= fits ? bytes : to.left;
-                              return fits;
-                            }, &target};
+    auto& to = *static_cast<Short*>(context);
+    const bool fits = bytes <= to.left;
+    to.left -= fits ? bytes : to.left;
+    return fits;
+                            },
+                            &target};
   try {
     save(*original, half_of_it);
     ADD_FAILURE() << "saved";
@@ -145,18 +152,17 @@ TEST_P(Damage, ASourceThatFailsIsAnError) {
       std::size_t left;
     } origin{file, calls};
     const ByteSource failing{[](void* context, void* to, std::size_t bytes) {
-                               auto& self = *static_cast<Failing*>(context);
-                               if (self.left == 0) { return ByteSource::failed; }
-                               --self.left;
-                               const ByteSource inner = source(self.from);
-                               return inner.read(inner.context, to, bytes);
-                             }, &origin};
+      auto& self = *static_cast<Failing*>(context);
+      if (self.left == 0) { return ByteSource::failed; }
+      --self.left;
+      const ByteSource inner = source(self.from);
+      return inner.read(inner.context, to, bytes);
+                             },
+                             &origin};
     try {
       load(*cache, failing);
       ADD_FAILURE() << "loaded";
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::io) << error.what();
-    }
+    } catch (const Error& error) { EXPECT_EQ(error.code(), ErrorCode::io) << error.what(); }
     EXPECT_TRUE(saved(*cache) == before);
   }
 }
@@ -205,9 +211,7 @@ TEST_P(Damage, ACommitThatFailedIsSavedOrNamed) {
     failed = false;
     try {
       interrupted->end_prompt(1);
-    } catch (const Error&) {
-      failed = true;
-    }
+    } catch (const Error&) { failed = true; }
     memory.allow();
     if (!failed) { break; }
     const auto loaded = registry().make(GetParam(), small);

@@ -26,7 +26,8 @@ std::string with_settings(std::string name) {
   const auto set = [&](const std::string& part, const std::string& settings) {
     if (const std::size_t at = name.find(part); at < name.size()) { name.insert(at + part.size(), ":" + settings); }
   };
-  set("streaming", name.find("shadowkv") < name.size() || name.find("landmarks") < name.size() ? "window=80,in_cache_positions=false" : "window=80");
+  set("streaming",
+      name.find("shadowkv") < name.size() || name.find("landmarks") < name.size() ? "window=80,in_cache_positions=false" : "window=80");
   set("h2o", "budget=80");
   set("snapkv", "budget=80,decode_budget=20");
   set("quest", "budget=32,dense_layers=0");
@@ -72,8 +73,8 @@ void expect_same(const AnyCache& loaded, const AnyCache& saved_one, const std::s
   EXPECT_EQ(loaded.fetched(), saved_one.fetched()) << where;
   const MemoryReport a = loaded.memory();
   const MemoryReport b = saved_one.memory();
-  for (const auto purpose : {&MemoryReport::codes, &MemoryReport::scales, &MemoryReport::exact_rows, &MemoryReport::factors, &MemoryReport::outliers,
-                             &MemoryReport::positions, &MemoryReport::policy_state, &MemoryReport::slow_tier}) {
+  for (const auto purpose : {&MemoryReport::codes, &MemoryReport::scales, &MemoryReport::exact_rows, &MemoryReport::factors,
+                             &MemoryReport::outliers, &MemoryReport::positions, &MemoryReport::policy_state, &MemoryReport::slow_tier}) {
     EXPECT_EQ(a.*purpose, b.*purpose) << where;
   }
 }
@@ -82,7 +83,8 @@ TEST(RoundTrip, EveryPolicyGoesOnBitForBitFromEveryPhase) {
   const Text text(small, end, 81);
   const std::vector<Step> steps = story(text);
   // Nothing there; one layer of a prompt; all of it; one layer closed; all closed; one layer a token ahead; decoding; the second prompt.
-  const std::vector<std::size_t> places{0, 1, 4, 5, 6, 7, 6 + 2 * (middle - prompt) - 6, 6 + 2 * (middle - prompt) + 1, 6 + 2 * (middle - prompt) + 3};
+  const std::vector<std::size_t> places{
+      0, 1, 4, 5, 6, 7, 6 + 2 * (middle - prompt) - 6, 6 + 2 * (middle - prompt) + 1, 6 + 2 * (middle - prompt) + 3};
   for (const std::string& plain : registry().policies()) {
     const std::string name = with_settings(plain);
     const auto cache = registry().make(name, small);
@@ -136,7 +138,8 @@ TEST(RoundTrip, AFileIsAboutAsLongAsTheCacheIsLarge) {
 
 TEST(RoundTrip, ForksAreSavedAndLoadedApart) {
   const Text text(small, end, 83);
-  for (const std::string name : {"f16", "h2o:budget=80+kivi4:residual=32", "gear4:buffer=8", "xkv", "shadowkv:budget=16,outlier_chunks=2,rank=16"}) {
+  for (const std::string name :
+       {"f16", "h2o:budget=80+kivi4:residual=32", "gear4:buffer=8", "xkv", "shadowkv:budget=16,outlier_chunks=2,rank=16"}) {
     const auto cache = registry().make(name, small);
     for (const std::size_t layer : {0U, 1U}) { static_cast<void>(step(*cache, text, 0, prompt, layer)); }
     const File open = saved(*cache);

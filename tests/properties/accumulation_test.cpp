@@ -63,13 +63,15 @@ double worst(const std::vector<float>& x, const std::vector<float>& from) {
 
 template <class P, int Bits>
 void check(const std::string& name) {
-  for (const Shape& shape : {Shape{.query_heads = 4, .kv_heads = 1, .head_dim = 128}, Shape{.query_heads = 2, .kv_heads = 2, .head_dim = 80},
-                             Shape{.query_heads = 3, .kv_heads = 1, .head_dim = 64}}) {
+  for (const Shape& shape :
+       {Shape{.query_heads = 4, .kv_heads = 1, .head_dim = 128}, Shape{.query_heads = 2, .kv_heads = 2, .head_dim = 80},
+        Shape{.query_heads = 3, .kv_heads = 1, .head_dim = 64}}) {
     const Text text(shape, tokens, 7);
     const auto plain = outputs<Full<float>>(text, PolicyOptions<Full<float>>{});
     const auto exact = outputs<P>(text, Accumulation::exact);
     const auto near = outputs<P>(text, Accumulation::near_exact);
-    std::printf("%-6s d %3zu, %zu queries: codes %.1e, near_exact %.1e", name.c_str(), shape.head_dim, shape.group(), distance(exact, plain), worst(near, exact));
+    std::printf("%-6s d %3zu, %zu queries: codes %.1e, near_exact %.1e", name.c_str(), shape.head_dim, shape.group(),
+                distance(exact, plain), worst(near, exact));
     EXPECT_LE(worst(near, exact), 2e-4) << name;
     EXPECT_GT(worst(near, exact), 0.0) << "near_exact did what exact does";
     if constexpr (offers_fast<Bits>) {

@@ -116,8 +116,10 @@ TYPED_TEST(PolicyAttention, LanesAndLayersAreIndependent) {
   Outputs half_a;
   Outputs half_b;
   for (std::size_t at = 0; at < out_a.size(); at += 128) {
-    half_a.insert(half_a.end(), out_a.begin() + static_cast<std::ptrdiff_t>(at + 64), out_a.begin() + static_cast<std::ptrdiff_t>(at + 128));
-    half_b.insert(half_b.end(), out_b.begin() + static_cast<std::ptrdiff_t>(at + 64), out_b.begin() + static_cast<std::ptrdiff_t>(at + 128));
+    half_a.insert(half_a.end(), out_a.begin() + static_cast<std::ptrdiff_t>(at + 64),
+                  out_a.begin() + static_cast<std::ptrdiff_t>(at + 128));
+    half_b.insert(half_b.end(), out_b.begin() + static_cast<std::ptrdiff_t>(at + 64),
+                  out_b.begin() + static_cast<std::ptrdiff_t>(at + 128));
   }
   EXPECT_TRUE(half_a == half_b) << "the first KV head changed the second";
   EXPECT_EQ(a.kept(0, 1), b.kept(0, 1));

@@ -63,9 +63,7 @@ void expect_bounded(const PolicyOptions<P>& options) {
               2 * budget * row_bytes);
 }
 
-TEST(PromptPeak, StreamingLLMStaysWithinBudgetAndChunk) {
-  expect_bounded<StreamingLLM>({.eviction = {.sinks = 4, .window = budget - 4}});
-}
+TEST(PromptPeak, StreamingLLMStaysWithinBudgetAndChunk) { expect_bounded<StreamingLLM>({.eviction = {.sinks = 4, .window = budget - 4}}); }
 
 TEST(PromptPeak, H2OStaysWithinBudgetAndChunk) { expect_bounded<H2O>({.eviction = {.budget = budget}}); }
 

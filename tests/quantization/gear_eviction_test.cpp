@@ -90,9 +90,8 @@ void check_compaction(const Options& options, std::size_t multiple) {
     const std::size_t settled = layer.stores[0].settled();
     std::vector<Store> fork(layer.stores);  // goes on reading the old segments
     const Heads before{layer.decoded(0), layer.decoded(1)};
-    const RowTable table = table_of(333, [&](std::size_t r) {
-      return round == 7 ? r < 330 : r >= 64 && r % 8 <= static_cast<std::size_t>(round) && rng() % 4 > 0;
-    });
+    const RowTable table = table_of(
+        333, [&](std::size_t r) { return round == 7 ? r < 330 : r >= 64 && r % 8 <= static_cast<std::size_t>(round) && rng() % 4 > 0; });
     const auto rows = survivors(table);
     layer.compact(table);
     for (std::size_t h = 0; h < 2; ++h) {

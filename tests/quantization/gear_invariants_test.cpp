@@ -97,7 +97,8 @@ TEST(GearInvariants, OutliersAreExactWithoutLowRankPartAndNarrowTheGroups) {
     EXPECT_EQ(segment.outlier_count(), 32U * 2U * 5U);
     std::size_t seen = 0;
     const Matrix decoded = sparse.decoded(h);
-    segment.outliers().for_tiles(0, 200, [&](std::size_t tile, const auto*, const std::uint8_t* rows, const auto* channels, std::size_t count) {
+    segment.outliers().for_tiles(0, 200,
+                                 [&](std::size_t tile, const auto*, const std::uint8_t* rows, const auto* channels, std::size_t count) {
       for (std::size_t i = 0; i < count; ++i, ++seen) {
         const auto r = static_cast<Index>(tile + rows[i]);
         const auto column = static_cast<Index>(channels[i]);
@@ -124,7 +125,8 @@ TEST(GearInvariants, OutliersAreThoseOfTheReference) {
     const Eigen::Map<Eigen::VectorXf> vector(x.data(), static_cast<Index>(count));
     const auto expected = reference::choose_outliers(vector.cast<double>(), static_cast<Index>(per_side));
     ASSERT_TRUE(std::equal(chosen.begin(), chosen.end(), expected.begin(), expected.end(),
-                           [](std::uint32_t a, Index b) { return static_cast<Index>(a) == b; })) << "round " << round;
+                           [](std::uint32_t a, Index b) { return static_cast<Index>(a) == b; }))
+        << "round " << round;
   }
 }
 

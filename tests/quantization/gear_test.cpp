@@ -44,7 +44,9 @@ void check_answers(const Store& store, std::size_t dim, std::mt19937& rng) {
   const std::size_t stride = kernels::padded(dim);
   const std::size_t rows = store.rows();
   std::vector<float> query(queries * stride, 0.0F);
-  for (std::size_t q = 0; q < queries; ++q) { std::ranges::copy(normal_numbers(dim, rng), query.begin() + static_cast<std::ptrdiff_t>(q * stride)); }
+  for (std::size_t q = 0; q < queries; ++q) {
+    std::ranges::copy(normal_numbers(dim, rng), query.begin() + static_cast<std::ptrdiff_t>(q * stride));
+  }
   std::vector<float> row(dim);
   std::vector<float> room(Store::scratch_floats(dim, queries));
   for (int round = 0; round < 25; ++round) {
@@ -105,7 +107,8 @@ void check_stream(std::size_t dim, const Options& options, unsigned seed) {
     }
     settled = layer.stores[0].settled();
   }
-  ASSERT_EQ(layer.stores[0].settled(), 201 - 201 % options.buffer + (tokens - (201 - 201 % options.buffer)) / options.buffer * options.buffer);
+  ASSERT_EQ(layer.stores[0].settled(),
+            201 - 201 % options.buffer + (tokens - (201 - 201 % options.buffer)) / options.buffer * options.buffer);
   for (const Store& store : layer.stores) { check_answers(store, dim, rng); }
 }
 
@@ -158,10 +161,15 @@ void check_reference(std::size_t dim, std::size_t tokens, Options options, refer
 TEST(GearStores, EncodeAsTheReference) {
   for (const bool official : {false, true}) {
     for (const double sparsity : {0.0, 0.1, 1.0}) {
-      const reference::GearOptions kcvt{.bits = 4, .sparsity = sparsity, .rank = 3, .sweeps = sparsity > 0.0 ? 3 : 6, .official_simulation = official};
+      const reference::GearOptions kcvt{
+          .bits = 4, .sparsity = sparsity, .rank = 3, .sweeps = sparsity > 0.0 ? 3 : 6, .official_simulation = official};
       check_reference<GearKeys<4, Kcvt, float>>(24, 140, GearOptions<20>{}, kcvt, 11);
       check_reference<GearValues<4, Kcvt, ValueVectors::layer, float>>(24, 140, GearOptions<20>{}, kcvt, 12);
-      const reference::GearOptions kivi{.backbone = reference::GearBackbone::kivi, .bits = 8, .group = 64, .sparsity = sparsity, .rank = 2,
+      const reference::GearOptions kivi{.backbone = reference::GearBackbone::kivi,
+                                        .bits = 8,
+                                        .group = 64,
+                                        .sparsity = sparsity,
+                                        .rank = 2,
                                         .official_simulation = official};
       check_reference<GearKeys<8, KiviGroups<64>, float>>(40, 192, GearOptions<64>{}, kivi, 13);
       check_reference<GearValues<8, KiviGroups<64>, ValueVectors::layer, float>>(80, 128, GearOptions<64>{}, kivi, 14);
@@ -175,7 +183,10 @@ void check_bytes(const Options& options) {
   CountingMemory memory;
   const auto total = [](const auto&... layers) {
     MemoryReport report;
-    (static_cast<void>([&] { for (const Store& store : layers.stores) { store.account(report); } }()), ...);
+    (static_cast<void>([&] {
+       for (const Store& store : layers.stores) { store.account(report); }
+     }()),
+     ...);
     return report;
   };
   {
@@ -193,7 +204,8 @@ void check_bytes(const Options& options) {
       layer.append(x, t, t + 1);
       layer.settle(false);
       ASSERT_EQ(total(layer).total(), held());
-      ASSERT_LE(total(layer).codes + total(layer).scales + total(layer).factors + total(layer).outliers, 2 * Store::bytes_for(t + 1, 40, options));
+      ASSERT_LE(total(layer).codes + total(layer).scales + total(layer).factors + total(layer).outliers,
+                2 * Store::bytes_for(t + 1, 40, options));
     }
     const Matrix before = layer.decoded(1);
     {
@@ -203,11 +215,14 @@ void check_bytes(const Options& options) {
         copy.account(report);
         EXPECT_GT(report.shared, report.codes) << "segments are shared";
       }
-      EXPECT_EQ(total(layer).total() + [&] {
+      EXPECT_EQ(
+          total(layer).total() +
+              [&] {
         MemoryReport report;
         for (const Store& copy : copies) { copy.account(report); }
         return report.total() - report.shared;
-      }(), held());
+          }(),
+          held());
       layer.append(x, 250, 300);  // the origin goes on, the copies do not notice
       layer.settle(false);
       EXPECT_EQ(copies[0].rows(), 250U);

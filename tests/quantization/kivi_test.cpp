@@ -107,11 +107,14 @@ void check_stores(std::size_t dim) {
   const auto old = static_cast<Index>(rows - Group);
   expect_same(keys, reference::quantize(text.key_matrix(0).topRows(whole), reference::GroupAxis::tokens, Bits, static_cast<Index>(Group)),
               text.key_matrix(0).bottomRows(static_cast<Index>(rows) - whole));
-  expect_same(values, reference::quantize(text.value_matrix(0).topRows(old), reference::GroupAxis::channels, Bits, static_cast<Index>(Group)),
+  expect_same(values,
+              reference::quantize(text.value_matrix(0).topRows(old), reference::GroupAxis::channels, Bits, static_cast<Index>(Group)),
               text.value_matrix(0).bottomRows(static_cast<Index>(Group)));
   const std::size_t stride = kernels::padded(dim);
   std::vector<float> query(queries * stride, 0.0F);
-  for (std::size_t q = 0; q < queries; ++q) { std::ranges::copy(normal_numbers(dim, rng), query.begin() + static_cast<std::ptrdiff_t>(q * stride)); }
+  for (std::size_t q = 0; q < queries; ++q) {
+    std::ranges::copy(normal_numbers(dim, rng), query.begin() + static_cast<std::ptrdiff_t>(q * stride));
+  }
   std::vector<float> row(dim);
   for (int round = 0; round < 20; ++round) {
     const std::size_t first = round == 0 ? 0 : rng() % rows;
@@ -217,7 +220,8 @@ void check_quantizer() {
 }
 
 TEST(GroupQuantizer, HoldsItsBoundsForOneToEightBits) {
-  [&]<int... Less>(std::integer_sequence<int, Less...>) { (check_quantizer<Less + 1>(), ...); }(std::make_integer_sequence<int, 8>{});
+  [&]<int... Less>(std::integer_sequence<int, Less...>) { (check_quantizer<Less + 1>(), ...); }
+  (std::make_integer_sequence<int, 8>{});
 }
 
 TEST(GroupQuantizer, RoundsHalvesToEvenAndConstantsToCodeZero) {
@@ -252,7 +256,7 @@ TEST(Kivi, GroupsAreIndependent) {
     return rows;
   };
   const auto before = decoded();
-  text.keys[40 * 64 + 5] = 50.0F;    // key group of rows 32 to 63, channel 5
+  text.keys[40 * 64 + 5] = 50.0F;     // key group of rows 32 to 63, channel 5
   text.values[10 * 64 + 40] = 50.0F;  // value group of row 10, channels 32 to 63
   const auto after = decoded();
   for (std::size_t r = 0; r < 96; ++r) {
@@ -294,7 +298,9 @@ void check_bulk(std::size_t dim) {
   const std::vector<float> rows = normal_numbers(300 * dim, rng);
   PerToken<Bits, 32, half> together(dim, {});
   PerToken<Bits, 32, half> alone(dim, {});
-  for (const auto& [first, last] : {std::pair<std::size_t, std::size_t>{0, 3}, {3, 203}, {203, 300}}) { together.append(rows.data() + first * dim, last - first); }
+  for (const auto& [first, last] : {std::pair<std::size_t, std::size_t>{0, 3}, {3, 203}, {203, 300}}) {
+    together.append(rows.data() + first * dim, last - first);
+  }
   for (std::size_t row = 0; row < 300; ++row) { alone.append(rows.data() + row * dim, 1); }
   for (std::size_t row = 0; row < 300; ++row) {
     for (std::size_t c = 0; c < dim; ++c) {
@@ -307,7 +313,8 @@ void check_bulk(std::size_t dim) {
 
 TEST(PerToken, RowsEncodedTogetherEqualRowsEncodedAlone) {
   for (const std::size_t dim : {128U, 80U, 100U}) {
-    [dim]<int... Less>(std::integer_sequence<int, Less...>) { (check_bulk<Less + 1>(dim), ...); }(std::make_integer_sequence<int, 8>{});
+    [dim]<int... Less>(std::integer_sequence<int, Less...>) { (check_bulk<Less + 1>(dim), ...); }
+    (std::make_integer_sequence<int, 8>{});
   }
 }
 

@@ -14,11 +14,11 @@
 namespace {
 
 using namespace kvcompress;
-using test::random_matrix;
 using reference::Index;
 using reference::Matrix;
 using reference::Positions;
 using reference::Vector;
+using test::random_matrix;
 
 struct Inputs {
   Matrix q, k, v;
@@ -55,8 +55,8 @@ TEST(AttentionReference, OrderOfRowsDoesNotMatterPositionsDo) {
   const Inputs in = inputs(2);
   const std::vector<Index> order{4, 0, 8, 2, 7, 1, 3, 6, 5};
   const auto r = reference::attention(in.q, in.k, in.v, in.at, in.at);
-  const auto shuffled = reference::attention(in.q, Matrix(in.k(order, Eigen::all)),
-                                             Matrix(in.v(order, Eigen::all)), in.at, Positions(in.at(order)));
+  const auto shuffled =
+      reference::attention(in.q, Matrix(in.k(order, Eigen::all)), Matrix(in.v(order, Eigen::all)), in.at, Positions(in.at(order)));
   EXPECT_LE((r.output - shuffled.output).norm(), 1e-13);
   EXPECT_LE((r.log_sum_exp - shuffled.log_sum_exp).norm(), 1e-13);
 }
@@ -79,9 +79,7 @@ TEST(AttentionReference, WindowAndStartHideKeys) {
   const Inputs in = inputs(4);
   const auto r = reference::attention(in.q, in.k, in.v, in.at, in.at, {.window = 3, .start = 2});
   for (Index i = 0; i < 9; ++i) {
-    for (Index j = 0; j < 9; ++j) {
-      EXPECT_EQ(r.probabilities(i, j) > 0.0, j <= i && i - j < 3 && j >= 2) << i << " " << j;
-    }
+    for (Index j = 0; j < 9; ++j) { EXPECT_EQ(r.probabilities(i, j) > 0.0, j <= i && i - j < 3 && j >= 2) << i << " " << j; }
   }
   EXPECT_EQ(r.log_sum_exp(1), -std::numeric_limits<double>::infinity());  // sees padding only
   EXPECT_EQ(r.output.row(1).norm(), 0.0);
@@ -90,14 +88,12 @@ TEST(AttentionReference, WindowAndStartHideKeys) {
 TEST(AttentionReference, ScaleAndSoftCapBendTheLogits) {
   const Inputs in = inputs(5);
   const auto plain = reference::attention(in.q, in.k, in.v, in.at, in.at);
-  const auto scaled =
-      reference::attention(2.0 * in.q, in.k, in.v, in.at, in.at, {.scale = 0.5 / std::sqrt(8.0)});
+  const auto scaled = reference::attention(2.0 * in.q, in.k, in.v, in.at, in.at, {.scale = 0.5 / std::sqrt(8.0)});
   EXPECT_LE((plain.output - scaled.output).norm(), 1e-13);
   const auto loose = reference::attention(in.q, in.k, in.v, in.at, in.at, {.soft_cap = 1e6});
   EXPECT_LE((plain.output - loose.output).norm(), 1e-9);
   const auto capped = reference::attention(1e3 * in.q, in.k, in.v, in.at, in.at, {.soft_cap = 0.5});
-  EXPECT_LE(capped.probabilities.row(8).maxCoeff() / capped.probabilities.row(8).minCoeff(),
-            std::exp(1.0) + 1e-12);
+  EXPECT_LE(capped.probabilities.row(8).maxCoeff() / capped.probabilities.row(8).minCoeff(), std::exp(1.0) + 1e-12);
 }
 
 TEST(AttentionReference, LogWeightOfALogarithmCountsARowTwice) {
@@ -106,13 +102,12 @@ TEST(AttentionReference, LogWeightOfALogarithmCountsARowTwice) {
   Vector weight = Vector::Zero(9);
   weight(3) = std::log(2.0);
   const auto weighted = reference::attention(in.q, in.k, in.v, newest, in.at, {}, weight);
-  const auto doubled = reference::attention(in.q, reference::append_rows(in.k, Matrix(in.k.row(3))),
-                                            reference::append_rows(in.v, Matrix(in.v.row(3))), newest,
-                                            reference::append_rows(in.at, reference::consecutive(3, 1)));
+  const auto doubled =
+      reference::attention(in.q, reference::append_rows(in.k, Matrix(in.k.row(3))), reference::append_rows(in.v, Matrix(in.v.row(3))),
+                           newest, reference::append_rows(in.at, reference::consecutive(3, 1)));
   EXPECT_LE((weighted.output - doubled.output).norm(), 1e-13);
   weight(3) = -std::numeric_limits<double>::infinity();
-  EXPECT_EQ(reference::attention(in.q, in.k, in.v, newest, in.at, {}, weight).probabilities.col(3).norm(),
-            0.0);
+  EXPECT_EQ(reference::attention(in.q, in.k, in.v, newest, in.at, {}, weight).probabilities.col(3).norm(), 0.0);
 }
 
 TEST(AttentionReference, QueryHeadsShareTheirKvHead) {
@@ -154,12 +149,8 @@ TEST(RopeReference, RotationsAddUpAndKeepLengths) {
     const Positions a = reference::consecutive(3, 6);
     const Positions b = reference::consecutive(-40, 6);
     EXPECT_EQ(reference::rotate(x, Positions::Zero(6), rope), x);
-    EXPECT_LE((reference::rotate(reference::rotate(x, a, rope), b, rope) - reference::rotate(x, a + b, rope))
-                  .norm(),
-              1e-13);
-    EXPECT_LE((reference::rerotate(reference::rotate(x, a, rope), a, b, rope) - reference::rotate(x, b, rope))
-                  .norm(),
-              1e-13);
+    EXPECT_LE((reference::rotate(reference::rotate(x, a, rope), b, rope) - reference::rotate(x, a + b, rope)).norm(), 1e-13);
+    EXPECT_LE((reference::rerotate(reference::rotate(x, a, rope), a, b, rope) - reference::rotate(x, b, rope)).norm(), 1e-13);
     EXPECT_NEAR(reference::rotate(x, a, rope).norm(), x.norm(), 1e-13);
   }
 }
@@ -169,9 +160,7 @@ TEST(RopeReference, DotProductsDependOnTheDistanceOnly) {
   const Matrix q = random_matrix(rng, 1, 8);
   const Matrix k = random_matrix(rng, 1, 8);
   const auto dot = [&](std::int64_t i, std::int64_t j) {
-    return reference::rotate(q, reference::consecutive(i, 1))
-        .row(0)
-        .dot(reference::rotate(k, reference::consecutive(j, 1)).row(0));
+    return reference::rotate(q, reference::consecutive(i, 1)).row(0).dot(reference::rotate(k, reference::consecutive(j, 1)).row(0));
   };
   EXPECT_NEAR(dot(5, 2), dot(1005, 1002), 1e-10);
 }
@@ -182,8 +171,7 @@ TEST(RopeReference, PairingsPartsAndScaling) {
   EXPECT_EQ(reference::rotate(x, one)(0, 2), std::sin(1.0));
   EXPECT_EQ(reference::rotate(x, one, {.pairing = reference::Pairing::interleaved})(0, 1), std::sin(1.0));
   EXPECT_EQ(reference::rotate(x, one, {.rotary_dim = 2})(0, 1), std::sin(1.0));
-  EXPECT_EQ(reference::rotate(x, reference::consecutive(4, 1), {.linear_factor = 4.0}),
-            reference::rotate(x, one));
+  EXPECT_EQ(reference::rotate(x, reference::consecutive(4, 1), {.linear_factor = 4.0}), reference::rotate(x, one));
 }
 
 }  // namespace

@@ -45,8 +45,8 @@ TEST(GearReference, LowRankNeverAddsErrorAndOutliersComeBack) {
       const auto starts = random_heads(rng, 16, 4);
       for (const double sparsity : {0.0, 0.1, 1.0}) {
         for (const int sweeps : {1, 2, 3, 8}) {
-          const GearOptions options{.tensor = tensor, .backbone = backbone, .bits = 2, .group = 16, .sparsity = sparsity, .rank = 4,
-                                    .sweeps = sweeps};
+          const GearOptions options{
+              .tensor = tensor, .backbone = backbone, .bits = 2, .group = 16, .sparsity = sparsity, .rank = 4, .sweeps = sweeps};
           const auto segment = reference::gear_compress(x, starts, options);
           EXPECT_LE(error(segment, x, true), error(segment, x, false) * (1 + 1e-12));
           if (sparsity == 1.0) { EXPECT_EQ(error(segment, x, false), 0.0); }

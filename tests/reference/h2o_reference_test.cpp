@@ -15,11 +15,11 @@
 namespace {
 
 using namespace kvcompress;
-using test::random_matrix;
 using reference::HeadReduction;
 using reference::Index;
 using reference::Matrix;
 using reference::Vector;
+using test::random_matrix;
 
 TEST(H2OReference, UniformScoresKeepTheOldestAndTheNewest) {
   EXPECT_EQ(reference::h2o_keep(Vector::Ones(10), 2, 3), (reference::Rows{0, 1, 7, 8, 9}));
@@ -110,9 +110,7 @@ void decode(const conformance::Case& one) {
       const Index first = step == 0 ? 0 : prompt + step - 1;
       const Index count = step == 0 ? prompt : 1;
       std::vector<Matrix> queries;
-      for (std::size_t h = kv * group; h < (kv + 1) * group; ++h) {
-        queries.push_back(q[h].middleRows(first, count));
-      }
+      for (std::size_t h = kv * group; h < (kv + 1) * group; ++h) { queries.push_back(q[h].middleRows(first, count)); }
       state.append(k[kv].middleRows(first, count), v[kv].middleRows(first, count));
       const auto results = state.attend(queries);
       for (std::size_t g = 0; g < group; ++g) {
@@ -125,8 +123,7 @@ void decode(const conformance::Case& one) {
       ASSERT_LE(rows, kept[call].cols());
       ASSERT_EQ(Matrix(state.positions.cast<double>().transpose()), Matrix(kept[call].row(head).head(rows)))
           << "head " << kv << " step " << step;
-      worst_score = std::max(
-          worst_score, conformance::deviation(state.scores.transpose(), scores[call].row(head).head(rows)));
+      worst_score = std::max(worst_score, conformance::deviation(state.scores.transpose(), scores[call].row(head).head(rows)));
     }
   }
   conformance::expect_within(one, "out", worst_output, 2e-5);
@@ -135,8 +132,7 @@ void decode(const conformance::Case& one) {
 
 // One selection at the end of a prompt; the arrays of a granularity share the beginning of their names.
 // Without rope the keys are taken as given; with one query head per lane the reduction does nothing.
-void compare_prompt(const conformance::Case& one, const std::string& prefix, bool per_query_head,
-                    HeadReduction reduction) {
+void compare_prompt(const conformance::Case& one, const std::string& prefix, bool per_query_head, HeadReduction reduction) {
   const auto q = conformance::heads(one.any({"q", "q_postrope", "q_prerope"}));
   const auto k = conformance::heads(one.any({"k", "k_postrope", "k_prerope"}));
   const Matrix stored = conformance::matrix(one.array(prefix + "_idx"));
@@ -148,10 +144,9 @@ void compare_prompt(const conformance::Case& one, const std::string& prefix, boo
   double worst = 0.0;
   for (std::size_t lane = 0; lane < q.size() / group; ++lane) {
     const Matrix& keys = k[lane * group * k.size() / q.size()];
-    reference::H2OState state{.options = {.heavy = capacity - window,
-                                          .recent = window,
-                                          .reduction = reduction,
-                                          .rope = turn ? std::optional(one.rope()) : std::nullopt}};
+    reference::H2OState state{
+        .options = {
+            .heavy = capacity - window, .recent = window, .reduction = reduction, .rope = turn ? std::optional(one.rope()) : std::nullopt}};
     state.append(keys, keys);
     state.attend(std::span(q).subspan(lane * group, group));
     const Vector scores = state.scores;
@@ -178,15 +173,11 @@ void compare_prompt(const conformance::Case& one, const std::string& prefix, boo
 void prompt(const conformance::Case& one) {
   if (one.has("qhead_idx")) { compare_prompt(one, "qhead", true, HeadReduction::mean); }
   for (const auto& name : one.get<std::vector<std::string>>("reductions")) {
-    const HeadReduction reduction = name == "max"   ? HeadReduction::max
-                                    : name == "sum" ? HeadReduction::sum
-                                                    : HeadReduction::mean;
+    const HeadReduction reduction = name == "max" ? HeadReduction::max : name == "sum" ? HeadReduction::sum : HeadReduction::mean;
     compare_prompt(one, "kvhead_" + name, false, reduction);
   }
 }
 
-TEST(H2OReference, OfficialVectors) {
-  conformance::run_cases("h2o", {{"decode", decode}, {"prompt", prompt}});
-}
+TEST(H2OReference, OfficialVectors) { conformance::run_cases("h2o", {{"decode", decode}, {"prompt", prompt}}); }
 
 }  // namespace

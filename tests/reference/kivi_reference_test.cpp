@@ -16,11 +16,11 @@
 namespace {
 
 using namespace kvcompress;
-using test::random_matrix;
 using reference::GroupAxis;
 using reference::Index;
 using reference::Matrix;
 using reference::Vector;
+using test::random_matrix;
 
 TEST(KiviReference, RoundsHalvesToEven) {
   EXPECT_EQ(reference::round_half_even(0.5), 0.0);
@@ -76,8 +76,7 @@ TEST(KiviReference, HalfScalesStayWithinTheirBound) {
   const Matrix x = 50.0 * random_matrix(rng, 64, 8);
   const auto q = reference::quantize<reference::RoundToHalf>(x, GroupAxis::tokens, 4, 32);
   const double step = q.scale.maxCoeff();
-  const double bound =
-      step / 2 + 15 * std::ldexp(step, -11) + std::ldexp(q.minimum.cwiseAbs().maxCoeff(), -11);
+  const double bound = step / 2 + 15 * std::ldexp(step, -11) + std::ldexp(q.minimum.cwiseAbs().maxCoeff(), -11);
   EXPECT_LE(conformance::deviation(x, reference::dequantize(q)), bound * (1 + 1e-6));
 }
 
@@ -89,8 +88,7 @@ TEST(KiviReference, ConstantGroupsHaveCodesOfZero) {
 
 TEST(KiviReference, PacksTheFirstCodeLowest) {
   EXPECT_EQ(reference::pack(std::vector<int>{1, 2, 3}, 2), (std::vector<std::uint32_t>{0x39U}));
-  EXPECT_EQ(reference::pack(std::vector<int>{1, 0, 0, 0, 0, 0, 0, 15, 2}, 4),
-            (std::vector<std::uint32_t>{0xF0000001U, 2U}));
+  EXPECT_EQ(reference::pack(std::vector<int>{1, 0, 0, 0, 0, 0, 0, 15, 2}, 4), (std::vector<std::uint32_t>{0xF0000001U, 2U}));
 }
 
 TEST(KiviReference, StateDependsOnTheTokensNotOnTheSteps) {
@@ -177,15 +175,12 @@ void rounding(const conformance::Case& one) {
   for (Index c = 0; c < x.cols(); ++c) {
     SCOPED_TRACE(c);
     EXPECT_EQ(q.codes.col(c).cast<double>(), codes.col(c));
-    if (q.scale(0, c) != 0.0) {
-      EXPECT_EQ(q.scale(0, c), scale(0, c));
-    }  // constant column: the official probe notes 1
+    if (q.scale(0, c) != 0.0) { EXPECT_EQ(q.scale(0, c), scale(0, c)); }  // constant column: the official probe notes 1
   }
 }
 
 // Arrays "final_k_..." are (heads, channels, ...), "final_v_..." are (heads, tokens, ...).
-Index compare_final(const conformance::Case& one, const reference::KiviState<>& state, std::size_t h,
-                    int bits) {
+Index compare_final(const conformance::Case& one, const reference::KiviState<>& state, std::size_t h, int bits) {
   const auto of = [&](const std::string& name) { return conformance::heads(one.array(name)).at(h); };
   Index count = 0;
   const auto unpack = [&](const Matrix& words, Index length) {
@@ -206,8 +201,7 @@ Index compare_final(const conformance::Case& one, const reference::KiviState<>& 
   }
   if (state.values.codes.rows() > 0) {
     const Matrix expected = unpack(of("final_v_code_HTd"), state.values.codes.cols());
-    EXPECT_EQ(flipped(state.values.codes.cast<double>(), expected), 0)
-        << "values are not rotated, so their codes are exact";
+    EXPECT_EQ(flipped(state.values.codes.cast<double>(), expected), 0) << "values are not rotated, so their codes are exact";
     EXPECT_EQ(state.values.scale, of("final_v_scale_HTg"));
     EXPECT_EQ(state.values.minimum, of("final_v_min_HTg"));
   }
@@ -224,9 +218,7 @@ void stream(const conformance::Case& one) {
   const Index steps = one.get<Index>("steps");
   ASSERT_EQ(lengths.rows(), steps + 1);
   const std::size_t group = q.size() / k.size();
-  if (one.rope().pairing != reference::Pairing::half) {
-    throw conformance::NotCovered(one.path() + ": interleaved pairs");
-  }
+  if (one.rope().pairing != reference::Pairing::half) { throw conformance::NotCovered(one.path() + ": interleaved pairs"); }
   double worst = 0.0;
   double largest = 0.0;
   Index flips = 0;
@@ -235,22 +227,19 @@ void stream(const conformance::Case& one) {
     const auto at = reference::consecutive(0, q[h].rows());
     const Matrix queries = conformance::rotate_in_float(q[h], at, one.rope().theta);
     const Matrix keys = conformance::rotate_in_float(k[h / group], at, one.rope().theta);
-    reference::KiviState<> state{.options = {.bits = one.get<int>("bits"),
-                                             .group = one.get<Index>("group"),
-                                             .residual = one.get<Index>("residual")}};
+    reference::KiviState<> state{
+        .options = {.bits = one.get<int>("bits"), .group = one.get<Index>("group"), .residual = one.get<Index>("residual")}};
     for (Index step = 0; step <= steps; ++step) {
       const Index first = step == 0 ? 0 : prompt + step - 1;
       const Index count = step == 0 ? prompt : 1;
       state.append(keys.middleRows(first, count), v[h / group].middleRows(first, count));
       const Matrix expected = out[h].middleRows(first, count);
-      worst = std::max(
-          worst, conformance::deviation(state.attend(queries.middleRows(first, count)).output, expected));
+      worst = std::max(worst, conformance::deviation(state.attend(queries.middleRows(first, count)).output, expected));
       largest = std::max(largest, expected.cwiseAbs().maxCoeff());
       state.commit();
-      const Matrix actual{
-          {static_cast<double>(state.keys.codes.rows()), static_cast<double>(state.key_residual.rows()),
-           static_cast<double>(state.values.codes.rows()), static_cast<double>(state.value_residual.rows()),
-           static_cast<double>(state.rows())}};
+      const Matrix actual{{static_cast<double>(state.keys.codes.rows()), static_cast<double>(state.key_residual.rows()),
+                           static_cast<double>(state.values.codes.rows()), static_cast<double>(state.value_residual.rows()),
+                           static_cast<double>(state.rows())}};
       ASSERT_EQ(actual, Matrix(lengths.row(step))) << "step " << step;
     }
     if (h % group == 0) {
@@ -260,17 +249,15 @@ void stream(const conformance::Case& one) {
   }
   // Codes depend on the last digit of the official sines; a flipped one is allowed and widens the bound.
   conformance::expect_within(one, "share of flipped key codes",
-                             static_cast<double>(flips) / static_cast<double>(std::max(key_codes, Index{1})),
-                             1e-4);
+                             static_cast<double>(flips) / static_cast<double>(std::max(key_codes, Index{1})), 1e-4);
   conformance::expect_within(one, "out", worst, flips == 0 ? 5e-5 : 1e-3 * largest);
 }
 
 TEST(KiviReference, OfficialVectors) {
-  conformance::run_cases(
-      "kivi", {{"quantize_keys", [](const auto& one) { quantize(one, "k_postrope", GroupAxis::tokens); }},
-               {"quantize_values", [](const auto& one) { quantize(one, "v", GroupAxis::channels); }},
-               {"rounding", rounding},
-               {"stream", stream}});
+  conformance::run_cases("kivi", {{"quantize_keys", [](const auto& one) { quantize(one, "k_postrope", GroupAxis::tokens); }},
+                                  {"quantize_values", [](const auto& one) { quantize(one, "v", GroupAxis::channels); }},
+                                  {"rounding", rounding},
+                                  {"stream", stream}});
 }
 
 }  // namespace

@@ -27,9 +27,7 @@ TEST(QuestReference, NoLogitOfAPageExceedsItsBound) {
   ASSERT_EQ(pages.minimum.rows(), 6);
   for (int trial = 0; trial < 20; ++trial) {
     const Matrix q = random_matrix(rng, 1, 8);
-    for (Index t = 0; t < keys.rows(); ++t) {
-      EXPECT_LE(keys.row(t).dot(q.row(0)), reference::quest_bound(q, pages, t / 8) + 1e-12);
-    }
+    for (Index t = 0; t < keys.rows(); ++t) { EXPECT_LE(keys.row(t).dot(q.row(0)), reference::quest_bound(q, pages, t / 8) + 1e-12); }
   }
   EXPECT_EQ(reference::quest_bound(Matrix::Zero(1, 8), pages, 0), 0.0);
 }
@@ -82,11 +80,9 @@ TEST(QuestReference, GroupsTakeTheLargestBoundOfTheirHeads) {
   const std::vector<Matrix> other{random_matrix(rng, 1, 8)};
   const Vector both = reference::quest_bounds(std::vector<Matrix>{one[0], other[0]}, pages);
   for (Index p = 0; p < both.size(); ++p) {
-    EXPECT_EQ(both(p),
-              std::max(reference::quest_bounds(one, pages)(p), reference::quest_bounds(other, pages)(p)));
+    EXPECT_EQ(both(p), std::max(reference::quest_bounds(one, pages)(p), reference::quest_bounds(other, pages)(p)));
   }
-  EXPECT_EQ(reference::quest_bounds(std::vector<Matrix>{one[0], one[0]}, pages),
-            reference::quest_bounds(one, pages));
+  EXPECT_EQ(reference::quest_bounds(std::vector<Matrix>{one[0], one[0]}, pages), reference::quest_bounds(one, pages));
 }
 
 TEST(QuestReference, LargerBudgetsOnlyAddAndTheWholeCacheIsFullAttention) {
@@ -106,8 +102,7 @@ TEST(QuestReference, LargerBudgetsOnlyAddAndTheWholeCacheIsFullAttention) {
   }
   Rows all(10);
   std::iota(all.begin(), all.end(), Index{0});
-  const auto expected =
-      reference::attention(q[0], keys, values, reference::consecutive(76, 1), reference::consecutive(0, 77));
+  const auto expected = reference::attention(q[0], keys, values, reference::consecutive(76, 1), reference::consecutive(0, 77));
   EXPECT_EQ(reference::quest_attend(q[0], keys, values, all, 8).output, expected.output);
 }
 

@@ -26,16 +26,12 @@ using test::random_matrix;
 
 // 2 heads, 83 tokens: 18 context chunks of 4, 11 local tokens.
 constexpr Index prompt_tokens = 83;
-const ShadowKVOptions small{
-    .rank = 5, .chunk = 4, .local_chunks = 2, .outlier_chunks = 3, .sparse_tokens = 20};
+const ShadowKVOptions small{.rank = 5, .chunk = 4, .local_chunks = 2, .outlier_chunks = 3, .sparse_tokens = 20};
 
-Heads random_heads(std::mt19937& rng, Index tokens) {
-  return {random_matrix(rng, tokens, 8), random_matrix(rng, tokens, 8)};
-}
+Heads random_heads(std::mt19937& rng, Index tokens) { return {random_matrix(rng, tokens, 8), random_matrix(rng, tokens, 8)}; }
 
 struct Example {
-  explicit Example(const ShadowKVOptions& options)
-      : keys(random_heads(rng, prompt_tokens)), values(random_heads(rng, prompt_tokens)) {
+  explicit Example(const ShadowKVOptions& options) : keys(random_heads(rng, prompt_tokens)), values(random_heads(rng, prompt_tokens)) {
     state.options = options;
     state.prompt(keys, values);
   }
@@ -92,8 +88,7 @@ TEST(ShadowKVReference, LowRankKeysLoseTheTailOfTheSpectrum) {
   double error = 0.0;
   double tail = 0.0;
   for (Index h = 0; h < 2; ++h) {
-    error +=
-        (example.state.factors.reconstruct(0, h) - example.keys[static_cast<std::size_t>(h)]).squaredNorm();
+    error += (example.state.factors.reconstruct(0, h) - example.keys[static_cast<std::size_t>(h)]).squaredNorm();
   }
   for (Index i = 5; i < 16; ++i) { tail += std::pow(example.state.factors.singular_values(i), 2); }
   EXPECT_NEAR(error, tail, 1e-9);
@@ -110,13 +105,10 @@ TEST(ShadowKVReference, AttendsEveryPartOnceAndGeneratedTokensLast) {
     ASSERT_EQ(selected.size(), 5U);
     const auto read = example.state.attended(1, selected);
     ASSERT_EQ(read.positions.size(), 11 + 12 + 20 + step + 1);
-    EXPECT_EQ(std::set<Index>(read.positions.begin(), read.positions.end()).size(),
-              static_cast<std::size_t>(read.positions.size()));
+    EXPECT_EQ(std::set<Index>(read.positions.begin(), read.positions.end()).size(), static_cast<std::size_t>(read.positions.size()));
     for (Index i = 0; i < 11; ++i) { EXPECT_EQ(read.positions(i), 72 + i); }
     for (Index i = 0; i <= step; ++i) { EXPECT_EQ(read.positions(43 + i), prompt_tokens + i); }
-    EXPECT_EQ(
-        read.keys.topRows(23),
-        example.state.lanes[1].keys(Rows(read.positions.begin(), read.positions.begin() + 23), Eigen::all));
+    EXPECT_EQ(read.keys.topRows(23), example.state.lanes[1].keys(Rows(read.positions.begin(), read.positions.begin() + 23), Eigen::all));
     for (Index i = 0; i < read.positions.size(); ++i) {
       EXPECT_EQ(read.values.row(i), example.state.lanes[1].values.row(read.positions(i)));
     }
@@ -131,8 +123,7 @@ TEST(ShadowKVReference, FullRankAndAllChunksAreFullAttention) {
   for (Index h = 0; h < 2; ++h) {
     const auto& lane = example.state.lanes[static_cast<std::size_t>(h)];
     const Matrix q = random_matrix(example.rng, 1, 8);
-    const auto full = reference::attention(q, lane.keys, lane.values, reference::consecutive(83, 1),
-                                           reference::consecutive(0, 84));
+    const auto full = reference::attention(q, lane.keys, lane.values, reference::consecutive(83, 1), reference::consecutive(0, 84));
     const Rows selected = example.state.select(h, std::vector<Matrix>{q});
     EXPECT_LE(deviation(example.state.attend(h, q, selected).output, full.output), 1e-12);
   }

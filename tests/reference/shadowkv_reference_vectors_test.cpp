@@ -30,14 +30,10 @@ ShadowKVOptions options_of(const conformance::ShadowKVParameters& of) {
 }
 
 // The official tables are in float, which moves keys of this size by 1e-3.
-reference::ShadowKVState::Rotation rotation_of(const conformance::Case& one,
-                                               const conformance::ShadowKVParameters& of) {
-  if (of.rope.pairing != reference::Pairing::half) {
-    throw conformance::NotCovered(one.path() + ": interleaved pairs");
-  }
-  return [base = of.rope.theta](const Matrix& rows, const reference::Positions& at) {
-    return conformance::rotate_in_float(rows, at, base);
-  };
+reference::ShadowKVState::Rotation rotation_of(const conformance::Case& one, const conformance::ShadowKVParameters& of) {
+  if (of.rope.pairing != reference::Pairing::half) { throw conformance::NotCovered(one.path() + ": interleaved pairs"); }
+  return
+      [base = of.rope.theta](const Matrix& rows, const reference::Positions& at) { return conformance::rotate_in_float(rows, at, base); };
 }
 
 void expect_layout(const reference::ShadowKVLayout& ours, const conformance::ShadowKVPlaces& official) {
@@ -63,12 +59,10 @@ double fixed_deviation(const Matrix& actual, const Matrix& expected, const refer
   const Index outliers = state.layout.sparse_start - local;
   return std::max(
       deviation(actual.topRows(local), expected.topRows(local)),
-      conformance::unordered_deviation(actual.middleRows(local, outliers),
-                                       expected.middleRows(local, outliers), state.options.chunk));
+      conformance::unordered_deviation(actual.middleRows(local, outliers), expected.middleRows(local, outliers), state.options.chunk));
 }
 
-void compare_prompt(const conformance::Case& one, const conformance::ShadowKVDecodeCase& given,
-                    const reference::ShadowKVState& state) {
+void compare_prompt(const conformance::Case& one, const conformance::ShadowKVDecodeCase& given, const reference::ShadowKVState& state) {
   double low_rank = 0.0;
   double landmarks = 0.0;
   double cosines = 0.0;
@@ -76,31 +70,24 @@ void compare_prompt(const conformance::Case& one, const conformance::ShadowKVDec
     const auto& lane = state.lanes[h];
     const auto head = static_cast<Index>(h);
     if (!given.cosines.shape.empty()) {
-      cosines = std::max(cosines,
-                         deviation(lane.cosines.transpose(), conformance::matrix(given.cosines).row(head)));
+      cosines = std::max(cosines, deviation(lane.cosines.transpose(), conformance::matrix(given.cosines).row(head)));
     }
-    EXPECT_TRUE(
-        conformance::same_but_near_ties(lane.outliers, given.outliers.at(h), lane.cosines, 3e-5, false))
-        << "head " << h;
+    EXPECT_TRUE(conformance::same_but_near_ties(lane.outliers, given.outliers.at(h), lane.cosines, 3e-5, false)) << "head " << h;
     if (given.candidates.at(h) == lane.candidates) {
       landmarks = std::max(landmarks, deviation(lane.landmarks, conformance::heads(given.landmarks)[h]));
     } else {
       EXPECT_NE(lane.outliers, given.outliers[h]) << "head " << h;
     }
     const Matrix expected = conformance::heads(given.low_rank_keys)[h];
-    low_rank = std::max(
-        low_rank, deviation(state.factors.reconstruct(0, head), expected) / conformance::largest(expected));
+    low_rank = std::max(low_rank, deviation(state.factors.reconstruct(0, head), expected) / conformance::largest(expected));
   }
   const auto official = given.singular_values.values;
   double singular = 0.0;
   for (std::size_t i = 0; i < official.size(); ++i) {
-    singular =
-        std::max(singular, std::abs(official[i] - state.factors.singular_values(static_cast<Index>(i))));
+    singular = std::max(singular, std::abs(official[i] - state.factors.singular_values(static_cast<Index>(i))));
   }
   conformance::expect_within(one, "low-rank keys (relative)", low_rank, 1e-4);
-  if (!official.empty()) {
-    conformance::expect_within(one, "singular values (relative)", singular / official.front(), 1e-5);
-  }
+  if (!official.empty()) { conformance::expect_within(one, "singular values (relative)", singular / official.front(), 1e-5); }
   conformance::expect_within(one, "smallest cosines", cosines, 3e-5);
   conformance::expect_within(one, "landmarks", landmarks, 2e-4);
 }
@@ -130,8 +117,7 @@ void compare_attended(const conformance::Case& one, const conformance::ShadowKVD
                        deviation(read.values.bottomRows(rest), official_values[h].bottomRows(rest))});
   }
   const std::string step = " at step " + std::to_string(given.step);
-  conformance::expect_within(one, "attended keys" + step, keys,
-                             1e-4 * conformance::largest(official_keys[0]));
+  conformance::expect_within(one, "attended keys" + step, keys, 1e-4 * conformance::largest(official_keys[0]));
   conformance::expect_within(one, "attended values" + step, values, 0.0);
 }
 
@@ -149,8 +135,7 @@ void decode(const conformance::Case& one) {
 
   const double margin = one.params.value("topk_margin", 8e-5);  // relative: the smallest one of the vectors
   const Heads outputs = conformance::heads(given.outputs);      // one matrix (heads, dim) per step
-  const Heads full_outputs =
-      given.full_outputs.shape.empty() ? Heads{} : conformance::heads(given.full_outputs);
+  const Heads full_outputs = given.full_outputs.shape.empty() ? Heads{} : conformance::heads(given.full_outputs);
   double worst = 0.0;
   double worst_full = 0.0;
   for (std::size_t step = 0; step < given.steps; ++step) {
@@ -158,31 +143,23 @@ void decode(const conformance::Case& one) {
     state.append(rows_of(k, token, 1), rows_of(v, token, 1));
     for (std::size_t h = 0; h < k.size(); ++h) {
       const auto head = static_cast<Index>(h);
-      const Heads queries = rows_of(Heads(q.begin() + static_cast<std::ptrdiff_t>(h * group),
-                                          q.begin() + static_cast<std::ptrdiff_t>((h + 1) * group)),
-                                    token, 1);
+      const Heads queries = rows_of(
+          Heads(q.begin() + static_cast<std::ptrdiff_t>(h * group), q.begin() + static_cast<std::ptrdiff_t>((h + 1) * group)), token, 1);
       const auto& lane = state.lanes[h];
       const Vector of_landmarks = reference::shadowkv_scores(queries, lane.landmarks);
       Vector scores = Vector::Zero(state.layout.context_chunks);  // by chunk
-      for (std::size_t i = 0; i < lane.candidates.size(); ++i) {
-        scores(lane.candidates[i]) = of_landmarks(static_cast<Index>(i));
-      }
+      for (std::size_t i = 0; i < lane.candidates.size(); ++i) { scores(lane.candidates[i]) = of_landmarks(static_cast<Index>(i)); }
       const Rows ours = state.select(head, queries);
       const Rows& official = given.selected[step].at(h);
       const double cut =
-          ours.empty() ? 0.0 : scores(*std::min_element(ours.begin(), ours.end(), [&](Index a, Index b) {
-            return scores(a) < scores(b);
-          }));
-      EXPECT_TRUE(conformance::same_but_near_ties(ours, official, scores, margin * cut, true))
-          << "step " << step << " head " << h;
+          ours.empty() ? 0.0 : scores(*std::min_element(ours.begin(), ours.end(), [&](Index a, Index b) { return scores(a) < scores(b); }));
+      EXPECT_TRUE(conformance::same_but_near_ties(ours, official, scores, margin * cut, true)) << "step " << step << " head " << h;
       for (std::size_t g = 0; g < group; ++g) {
         const auto row = static_cast<Index>(h * group + g);
-        worst = std::max(worst,
-                         deviation(state.attend(head, queries[g], official).output, outputs[step].row(row)));
+        worst = std::max(worst, deviation(state.attend(head, queries[g], official).output, outputs[step].row(row)));
         if (full_outputs.empty() || step % 4 != 0) { continue; }
-        const auto full =
-            reference::attention(queries[g], lane.keys, lane.values, reference::consecutive(token, 1),
-                                 reference::consecutive(0, token + 1));
+        const auto full = reference::attention(queries[g], lane.keys, lane.values, reference::consecutive(token, 1),
+                                               reference::consecutive(0, token + 1));
         worst_full = std::max(worst_full, deviation(full.output, full_outputs[step].row(row)));
       }
     }
@@ -195,8 +172,7 @@ void decode(const conformance::Case& one) {
 }
 
 // Nothing where the case does not say what the last prompt query is.
-Rows selected_by_last_query(const conformance::ShadowKVPrefillCase& given,
-                            const reference::ShadowKVState& state, std::size_t head) {
+Rows selected_by_last_query(const conformance::ShadowKVPrefillCase& given, const reference::ShadowKVState& state, std::size_t head) {
   if (given.last_queries.shape.empty()) { return {}; }
   const std::size_t heads = given.last_queries.shape.front();
   const std::size_t size = given.last_queries.values.size() / heads;
@@ -205,9 +181,7 @@ Rows selected_by_last_query(const conformance::ShadowKVPrefillCase& given,
   for (std::size_t h = head * group; h < (head + 1) * group; ++h) {
     Matrix& query = queries.emplace_back(1, state.lanes[head].keys.cols());
     const std::size_t first = (h + 1) * size - static_cast<std::size_t>(query.cols());  // of the last token
-    for (Index c = 0; c < query.cols(); ++c) {
-      query(0, c) = given.last_queries.values[first + static_cast<std::size_t>(c)];
-    }
+    for (Index c = 0; c < query.cols(); ++c) { query(0, c) = given.last_queries.values[first + static_cast<std::size_t>(c)]; }
   }
   return state.select(static_cast<Index>(head), queries);
 }
@@ -228,9 +202,7 @@ void prefill(const conformance::Case& one) {
     auto& lane = state.lanes[h];
     const auto head = static_cast<Index>(h);
     if (!given.outliers.empty()) {
-      EXPECT_TRUE(
-          conformance::same_but_near_ties(lane.outliers, given.outliers.at(h), lane.cosines, 3e-5, false))
-          << "head " << h;
+      EXPECT_TRUE(conformance::same_but_near_ties(lane.outliers, given.outliers.at(h), lane.cosines, 3e-5, false)) << "head " << h;
     }
     const auto read = state.attended(head, {});
     keys = std::max(keys, fixed_deviation(read.keys, key_buffer[h], state));
@@ -246,18 +218,14 @@ void prefill(const conformance::Case& one) {
     const Index start = state.layout.sparse_start;
     const auto count = static_cast<Index>(tokens.size());
     keys = std::max(keys,
-                    conformance::unordered_deviation(lane.keys(tokens, Eigen::all),
-                                                     key_buffer[h].middleRows(start, count), options.chunk));
+                    conformance::unordered_deviation(lane.keys(tokens, Eigen::all), key_buffer[h].middleRows(start, count), options.chunk));
     values = std::max(
-        values, conformance::unordered_deviation(lane.values(tokens, Eigen::all),
-                                                 value_buffer[h].middleRows(start, count), options.chunk));
+        values, conformance::unordered_deviation(lane.values(tokens, Eigen::all), value_buffer[h].middleRows(start, count), options.chunk));
   }
   conformance::expect_within(one, "keys in fast memory", keys, 1e-4 * conformance::largest(key_buffer[0]));
   conformance::expect_within(one, "values in fast memory", values, 0.0);
 }
 
-TEST(ShadowKVReference, OfficialVectors) {
-  conformance::run_cases("shadowkv", {{"decode", decode}, {"prefill_offload_class", prefill}});
-}
+TEST(ShadowKVReference, OfficialVectors) { conformance::run_cases("shadowkv", {{"decode", decode}, {"prefill_offload_class", prefill}}); }
 
 }  // namespace

@@ -15,20 +15,19 @@
 namespace {
 
 using namespace kvcompress;
-using test::random_matrix;
 using reference::HeadReduction;
 using reference::Index;
 using reference::Matrix;
 using reference::Pooling;
 using reference::Rows;
 using reference::Vector;
+using test::random_matrix;
 
 TEST(SnapKVReference, PoolingAtTheEnds) {
   const Vector x{{3.0, 0.0, 0.0, 6.0}};
   EXPECT_EQ(reference::snapkv_pool(x, 1, Pooling::average), x);
   EXPECT_EQ(reference::snapkv_pool(x, 1, Pooling::max), x);
-  EXPECT_EQ(reference::snapkv_pool(x, 3, Pooling::average),
-            (Vector{{1.0, 1.0, 2.0, 2.0}}));  // the ends divide by 3 too
+  EXPECT_EQ(reference::snapkv_pool(x, 3, Pooling::average), (Vector{{1.0, 1.0, 2.0, 2.0}}));  // the ends divide by 3 too
   EXPECT_EQ(reference::snapkv_pool(x, 3, Pooling::max), (Vector{{3.0, 3.0, 6.0, 6.0}}));
   EXPECT_EQ(reference::snapkv_pool(-x, 3, Pooling::max), (Vector{{0.0, 0.0, 0.0, 0.0}}));
 }
@@ -43,8 +42,7 @@ TEST(SnapKVReference, CapacityWindowAndOrder) {
     EXPECT_EQ(kept.size(), static_cast<std::size_t>(std::min(capacity, Index{40})));
     EXPECT_TRUE(std::is_sorted(kept.begin(), kept.end()));
     for (Index row = 35; row < 40; ++row) { EXPECT_TRUE(std::binary_search(kept.begin(), kept.end(), row)); }
-    EXPECT_TRUE(
-        std::includes(kept.begin(), kept.end(), smaller.begin(), smaller.end()));  // growing only adds
+    EXPECT_TRUE(std::includes(kept.begin(), kept.end(), smaller.begin(), smaller.end()));  // growing only adds
     smaller = kept;
   }
 }
@@ -62,17 +60,14 @@ TEST(SnapKVReference, FindsAPlantedKey) {
   const Matrix k = random_matrix(rng, 64, 16);
   Matrix q = random_matrix(rng, 64, 16);
   for (Index i = 60; i < 64; ++i) { q.row(i) = 4.0 * k.row(17); }
-  const Rows kept =
-      reference::snapkv_select(std::vector<Matrix>{q}, k, {.window = 4, .capacity = 7, .kernel = 1});
+  const Rows kept = reference::snapkv_select(std::vector<Matrix>{q}, k, {.window = 4, .capacity = 7, .kernel = 1});
   EXPECT_TRUE(std::binary_search(kept.begin(), kept.end(), Index{17}));
 }
 
 HeadReduction reduction_of(const conformance::Case& one) {
   const nlohmann::json given = one.params.value("reduction", nlohmann::json());
   const std::string name = given.is_string() ? given.get<std::string>() : "mean";
-  if (name != "mean" && name != "max" && name != "sum") {
-    throw conformance::NotCovered(one.path() + ": " + name);
-  }
+  if (name != "mean" && name != "max" && name != "sum") { throw conformance::NotCovered(one.path() + ": " + name); }
   return name == "max" ? HeadReduction::max : name == "sum" ? HeadReduction::sum : HeadReduction::mean;
 }
 
@@ -84,8 +79,7 @@ Pooling pooling_of(const conformance::Case& one) {
 
 // Average pooling: the same rows. Max pooling has exact ties across the cut, so the selected pooled scores
 // must agree, and whatever scores above the cut must be there.
-void compare_selection(const Rows& official, const Rows& kept, const Vector& pooled, Index selected,
-                       Pooling pooling) {
+void compare_selection(const Rows& official, const Rows& kept, const Vector& pooled, Index selected, Pooling pooling) {
   ASSERT_EQ(official.size(), kept.size());
   if (pooling == Pooling::average) {
     EXPECT_EQ(official, kept);
@@ -102,8 +96,7 @@ void compare_selection(const Rows& official, const Rows& kept, const Vector& poo
   for (std::size_t i = 0; i < ours.size(); ++i) { EXPECT_NEAR(theirs[i], ours[i], 5e-6); }
   for (Index j = 0; j < pooled.size(); ++j) {
     if (ours.empty() || pooled(j) <= ours.front() + 5e-6) { continue; }
-    EXPECT_TRUE(std::binary_search(official.begin(), official.end(), j))
-        << "row " << j << " is above the cut";
+    EXPECT_TRUE(std::binary_search(official.begin(), official.end(), j)) << "row " << j << " is above the cut";
   }
 }
 
@@ -137,25 +130,19 @@ void prompt(const conformance::Case& one) {
       continue;
     }
     for (Index i = 0; i < options.window; ++i) {  // the window lies last in the official storage
-      EXPECT_EQ(official[static_cast<std::size_t>(options.capacity - options.window + i)],
-                keys.rows() - options.window + i);
+      EXPECT_EQ(official[static_cast<std::size_t>(options.capacity - options.window + i)], keys.rows() - options.window + i);
     }
     std::vector<Vector> scores;
-    for (const Matrix& head : queries) {
-      scores.push_back(reference::snapkv_scores(head, keys, options.window));
-    }
+    for (const Matrix& head : queries) { scores.push_back(reference::snapkv_scores(head, keys, options.window)); }
     const Vector sum = reference::reduce_heads(scores, options.reduction);
     const Vector pooled = reference::snapkv_pool(sum, options.kernel, options.pooling);
     const std::string sum_name = one.has("score_sum") ? "score_sum" : "score_grouped_before_pool";
     if (one.has(sum_name)) {
-      worst_sum = std::max(
-          worst_sum,
-          conformance::deviation(sum.transpose(), conformance::matrix(one.array(sum_name)).row(row)));
+      worst_sum = std::max(worst_sum, conformance::deviation(sum.transpose(), conformance::matrix(one.array(sum_name)).row(row)));
     }
     if (one.has("score_pooled")) {
-      worst_pooled = std::max(
-          worst_pooled, conformance::deviation(pooled.transpose(),
-                                               conformance::matrix(one.array("score_pooled")).row(row)));
+      worst_pooled =
+          std::max(worst_pooled, conformance::deviation(pooled.transpose(), conformance::matrix(one.array("score_pooled")).row(row)));
     }
     std::sort(official.begin(), official.end());
     compare_selection(official, kept, pooled, options.capacity - options.window, options.pooling);
@@ -177,19 +164,15 @@ void scores(const conformance::Case& one) {
     std::vector<Vector> pooled;
     for (std::size_t h = kv * group; h < (kv + 1) * group; ++h) {
       const Vector sum = reference::snapkv_scores(q[h], k[kv], window);
-      pooled.push_back(reference::snapkv_pool(sum / static_cast<double>(window), one.get<Index>("kernel"),
-                                              Pooling::average));
+      pooled.push_back(reference::snapkv_pool(sum / static_cast<double>(window), one.get<Index>("kernel"), Pooling::average));
     }
     const Vector mean = reference::reduce_heads(pooled, HeadReduction::mean);
-    const Matrix official =
-        expected.row(static_cast<Index>(kv)).head(mean.size());  // the window follows, above all others
+    const Matrix official = expected.row(static_cast<Index>(kv)).head(mean.size());  // the window follows, above all others
     worst = std::max(worst, conformance::deviation(mean.transpose(), official));
   }
   conformance::expect_within(one, "scores", worst, 5e-6);
 }
 
-TEST(SnapKVReference, OfficialVectors) {
-  conformance::run_cases("snapkv", {{"prompt", prompt}, {"scores", scores}, {"score", scores}});
-}
+TEST(SnapKVReference, OfficialVectors) { conformance::run_cases("snapkv", {{"prompt", prompt}, {"scores", scores}, {"score", scores}}); }
 
 }  // namespace

@@ -14,9 +14,9 @@
 namespace {
 
 using namespace kvcompress;
-using test::random_matrix;
 using reference::Index;
 using reference::Matrix;
+using test::random_matrix;
 
 TEST(StreamingLLMReference, TrimKeepsSinksAndNewest) {
   const reference::StreamingLLMOptions options{.sinks = 2, .recent = 3};
@@ -71,16 +71,13 @@ TEST(StreamingLLMReference, OutputDependsOnTheKeptTokensOnly) {
 }
 
 void decode(const conformance::Case& one) {
-  if (!one.get<bool>("in_cache_positions")) {
-    throw conformance::NotCovered(one.path() + ": original positions");
-  }
+  if (!one.get<bool>("in_cache_positions")) { throw conformance::NotCovered(one.path() + ": original positions"); }
   const auto q = conformance::heads(one.array("q_prerope"));
   const auto k = conformance::heads(one.array("k_prerope"));
   const auto v = conformance::heads(one.array("v"));
   const auto out = conformance::heads(one.array("out"));
   const Matrix kept = conformance::matrix(one.array("kept_idx"));
-  const reference::StreamingLLMOptions options{.sinks = one.get<Index>("sinks"),
-                                               .recent = one.get<Index>("recent")};
+  const reference::StreamingLLMOptions options{.sinks = one.get<Index>("sinks"), .recent = one.get<Index>("recent")};
   const Index prompt = one.get<Index>("prompt");
   const Index steps = one.get<Index>("steps");
   ASSERT_EQ(kept.rows(), steps + 1);
@@ -122,13 +119,10 @@ void full_reference(const conformance::Case& one) {
 // Rows rotated at their places in the text move to the places 0, 1, 2, ... of the compacted cache.
 void rerotate(const conformance::Case& one) {
   const std::vector<std::string> names{"k_in", "keys_in", "k_postrope", "keys", "k"};
-  const bool rotated =
-      std::any_of(names.begin(), names.end(), [&](const auto& name) { return one.has(name); });
+  const bool rotated = std::any_of(names.begin(), names.end(), [&](const auto& name) { return one.has(name); });
   auto in = conformance::heads(rotated ? one.any(names) : one.array("k_prerope"));
   if (!rotated) {
-    for (Matrix& keys : in) {
-      keys = reference::rotate(keys, reference::consecutive(0, keys.rows()), one.rope());
-    }
+    for (Matrix& keys : in) { keys = reference::rotate(keys, reference::consecutive(0, keys.rows()), one.rope()); }
   }
   const auto out = conformance::heads(one.any({"k_rerotated", "k_out", "keys_out", "out"}));
   const npy::Array index = one.any({"kept_idx", "idx", "indices", "idx_sorted"});
@@ -140,27 +134,23 @@ void rerotate(const conformance::Case& one) {
     reference::Rows rows;
     for (std::size_t i = from; i < from + count; ++i) { rows.push_back(static_cast<Index>(index.values[i])); }
     std::sort(rows.begin(), rows.end());
-    const reference::Positions original =
-        Eigen::Map<const reference::Positions>(rows.data(), static_cast<Index>(count));
+    const reference::Positions original = Eigen::Map<const reference::Positions>(rows.data(), static_cast<Index>(count));
     const auto compacted = reference::consecutive(0, original.size());
-    const Matrix actual =
-        reference::rerotate(Matrix(in[h](rows, Eigen::all)), original, compacted, one.rope());
+    const Matrix actual = reference::rerotate(Matrix(in[h](rows, Eigen::all)), original, compacted, one.rope());
     worst = std::max(worst, conformance::deviation(actual, out[h]));
   }
   conformance::expect_within(one, "rerotated keys", worst, 5e-5);
 }
 
 TEST(StreamingLLMReference, OfficialVectors) {
-  conformance::run_cases("streamingllm",
-                         {{"decode", decode}, {"full_reference", full_reference}, {"rerotate", rerotate}});
+  conformance::run_cases("streamingllm", {{"decode", decode}, {"full_reference", full_reference}, {"rerotate", rerotate}});
 }
 
 TEST(StreamingLLMReference, OfficialEvictions) {
   std::ifstream file(conformance::directory() / "streamingllm" / "evict_cases.json");
   if (!file) { GTEST_SKIP() << "there is no streamingllm/evict_cases.json among the official vectors"; }
   for (const nlohmann::json& one : nlohmann::json::parse(file)) {
-    const reference::StreamingLLMOptions options{.sinks = one.at("start").get<Index>(),
-                                                 .recent = one.at("recent").get<Index>()};
+    const reference::StreamingLLMOptions options{.sinks = one.at("start").get<Index>(), .recent = one.at("recent").get<Index>()};
     const Index rows = one.at("seq").get<Index>();
     const std::string op = one.at("op").get<std::string>();
     const nlohmann::json& arg = one.at("arg");

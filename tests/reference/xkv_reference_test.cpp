@@ -36,9 +36,7 @@ double square_error(const SharedBasis& shared, const std::vector<Heads>& layers)
 
 std::vector<Heads> random_layers(std::mt19937& rng, Index layers, Index tokens) {
   std::vector<Heads> out;
-  for (Index l = 0; l < layers; ++l) {
-    out.push_back({random_matrix(rng, tokens, 4), random_matrix(rng, tokens, 4)});
-  }
+  for (Index l = 0; l < layers; ++l) { out.push_back({random_matrix(rng, tokens, 4), random_matrix(rng, tokens, 4)}); }
   return out;
 }
 
@@ -50,9 +48,7 @@ TEST(XkvReference, ErrorIsTheTailOfTheSpectrumAndFallsWithTheRank) {
     const SharedBasis shared = reference::shared_basis(layers, rank);
     ASSERT_EQ(shared.rank(), std::min(rank, Index{20}));
     double tail = 0.0;
-    for (Index i = rank; i < shared.singular_values.size(); ++i) {
-      tail += shared.singular_values(i) * shared.singular_values(i);
-    }
+    for (Index i = rank; i < shared.singular_values.size(); ++i) { tail += shared.singular_values(i) * shared.singular_values(i); }
     const double error = square_error(shared, layers);
     EXPECT_NEAR(error, tail, 1e-9);
     EXPECT_LE(error, before);
@@ -76,9 +72,7 @@ TEST(XkvReference, LayersThatShareATokenBasisAreExactAtItsRank) {
   std::mt19937 rng(3);
   const Matrix basis = random_matrix(rng, 25, 3);
   std::vector<Heads> layers;
-  for (int l = 0; l < 4; ++l) {
-    layers.push_back({basis * random_matrix(rng, 3, 4), basis * random_matrix(rng, 3, 4)});
-  }
+  for (int l = 0; l < 4; ++l) { layers.push_back({basis * random_matrix(rng, 3, 4), basis * random_matrix(rng, 3, 4)}); }
   EXPECT_LE(square_error(reference::shared_basis(layers, 3), layers), 1e-20);
   EXPECT_GT(square_error(reference::shared_basis(layers, 2), layers), 1.0);
 }
@@ -104,10 +98,8 @@ TEST(XkvReference, GroupsCutTheLayersAndLeaveARest) {
     for (const XkvGroup& group : groups) { out.insert(out.end(), {group.first, group.layers}); }
     return out;
   };
-  EXPECT_EQ(firsts(reference::xkv_groups(8, {.layers_per_group = 3})),
-            (std::vector<Index>{0, 3, 3, 3, 6, 2}));
-  EXPECT_EQ(firsts(reference::xkv_groups(8, {.layers_per_group = 4, .first_layer = 2, .last_layer = 5})),
-            (std::vector<Index>{2, 4}));
+  EXPECT_EQ(firsts(reference::xkv_groups(8, {.layers_per_group = 3})), (std::vector<Index>{0, 3, 3, 3, 6, 2}));
+  EXPECT_EQ(firsts(reference::xkv_groups(8, {.layers_per_group = 4, .first_layer = 2, .last_layer = 5})), (std::vector<Index>{2, 4}));
   EXPECT_EQ(firsts(reference::xkv_groups(2, {.layers_per_group = 1})), (std::vector<Index>{0, 1, 1, 1}));
 }
 
@@ -120,9 +112,8 @@ TEST(XkvReference, OnlyTheLayersOfAGroupChangeAndDecodedRowsStay) {
   for (Index l = 0; l < 4; ++l) {
     const auto at = static_cast<std::size_t>(l);
     state.append(l, k[at], v[at]);
-    const auto exact =
-        reference::attention(k[at][0], reference::rotate(k[at][0], reference::consecutive(0, 12)), v[at][0],
-                             reference::consecutive(0, 12), reference::consecutive(0, 12));
+    const auto exact = reference::attention(k[at][0], reference::rotate(k[at][0], reference::consecutive(0, 12)), v[at][0],
+                                            reference::consecutive(0, 12), reference::consecutive(0, 12));
     EXPECT_EQ(state.attend(l, 0, k[at][0]).output, exact.output);  // before the end of the prompt
   }
   state.end_prompt();
@@ -136,8 +127,7 @@ TEST(XkvReference, OnlyTheLayersOfAGroupChangeAndDecodedRowsStay) {
     const Heads next{random_matrix(rng, 1, 4), random_matrix(rng, 1, 4)};
     state.append(l, next, next);
     EXPECT_EQ(state.decoded_keys(l, 1).topRows(12), keys);
-    EXPECT_EQ(state.decoded_keys(l, 1).bottomRows(1),
-              reference::rotate(next[1], reference::consecutive(12, 1)));
+    EXPECT_EQ(state.decoded_keys(l, 1).bottomRows(1), reference::rotate(next[1], reference::consecutive(12, 1)));
     EXPECT_EQ(state.decoded_values(l, 1).bottomRows(1), next[1]);
   }
 }
@@ -156,9 +146,7 @@ TEST(XkvReference, FoldingInIsLeastSquares) {
       double dot = 0.0;
       for (Index c = 0; c < rows.cols(); ++c) {
         double approximation = 0.0;
-        for (Index j = 0; j < 5; ++j) {
-          approximation += shared.basis(20 + t, j) * shared.coefficients(j, c);
-        }
+        for (Index j = 0; j < 5; ++j) { approximation += shared.basis(20 + t, j) * shared.coefficients(j, c); }
         dot += (rows(t, c) - approximation) * shared.coefficients(i, c);
       }
       EXPECT_NEAR(dot, 0.0, 1e-10);
@@ -170,14 +158,10 @@ TEST(XkvReference, FoldingInAtFullRankLosesNothing) {
   std::mt19937 rng(7);
   const auto x = random_layers(rng, 2, 30);
   reference::XkvState state(2, {{.first = 0, .layers = 2, .rank_keys = 16, .rank_values = 16}});
-  for (Index l = 0; l < 2; ++l) {
-    state.append(l, x[static_cast<std::size_t>(l)], x[static_cast<std::size_t>(l)]);
-  }
+  for (Index l = 0; l < 2; ++l) { state.append(l, x[static_cast<std::size_t>(l)], x[static_cast<std::size_t>(l)]); }
   state.end_prompt();
   const auto next = random_layers(rng, 2, 4);
-  for (Index l = 0; l < 2; ++l) {
-    state.append(l, next[static_cast<std::size_t>(l)], next[static_cast<std::size_t>(l)]);
-  }
+  for (Index l = 0; l < 2; ++l) { state.append(l, next[static_cast<std::size_t>(l)], next[static_cast<std::size_t>(l)]); }
   const Matrix before = state.decoded_keys(1, 0);
   state.fold_in();
   ASSERT_EQ(state.layers[1].keys[0].rows(), 0);
@@ -195,9 +179,7 @@ void svd(const conformance::Case& one) {
     const Heads expected = conformance::heads(one.array(name));
     const SharedBasis shared = reference::shared_basis(std::vector<Heads>{k}, rank);
     conformance::Distance distance;
-    for (std::size_t h = 0; h < k.size(); ++h) {
-      distance.add(shared.reconstruct(0, static_cast<Index>(h)), expected[h]);
-    }
+    for (std::size_t h = 0; h < k.size(); ++h) { distance.add(shared.reconstruct(0, static_cast<Index>(h)), expected[h]); }
     conformance::expect_reconstruction(one, name, distance);
     ++ranks;
   }
@@ -222,19 +204,14 @@ void compare(const conformance::Case& one, const conformance::XkvCase& given) {
   const auto values = [&](Index l) {
     return given.values.empty() ? Heads{} : conformance::heads(given.values[static_cast<std::size_t>(l)]);
   };
-  for (Index l = 0; l < count; ++l) {
-    state.append(l, conformance::heads(given.keys[static_cast<std::size_t>(l)]), values(l));
-  }
+  for (Index l = 0; l < count; ++l) { state.append(l, conformance::heads(given.keys[static_cast<std::size_t>(l)]), values(l)); }
   state.end_prompt();
-  const auto each = [&](const std::string& what, const std::vector<npy::Array>& expected,
-                        const auto& actual) {
+  const auto each = [&](const std::string& what, const std::vector<npy::Array>& expected, const auto& actual) {
     if (expected.empty()) { return; }
     conformance::Distance distance;
     for (Index l = 0; l < count; ++l) {
       const Heads heads = conformance::heads(expected.at(static_cast<std::size_t>(l)));
-      for (Index h = 0; h < static_cast<Index>(heads.size()); ++h) {
-        distance.add(actual(l, h), heads[static_cast<std::size_t>(h)]);
-      }
+      for (Index h = 0; h < static_cast<Index>(heads.size()); ++h) { distance.add(actual(l, h), heads[static_cast<std::size_t>(h)]); }
     }
     conformance::expect_reconstruction(one, what, distance);
   };
@@ -255,10 +232,9 @@ void compare(const conformance::Case& one, const conformance::XkvCase& given) {
 }
 
 TEST(XkvReference, OfficialVectors) {
-  conformance::run_cases(
-      "xkv", {{"svd", svd},
-              {"compress", [](const auto& one) { compare(one, conformance::xkv_compress_case(one)); }},
-              {"mla", [](const auto& one) { compare(one, conformance::xkv_latents_case(one)); }}});
+  conformance::run_cases("xkv", {{"svd", svd},
+                                 {"compress", [](const auto& one) { compare(one, conformance::xkv_compress_case(one)); }},
+                                 {"mla", [](const auto& one) { compare(one, conformance::xkv_latents_case(one)); }}});
 }
 
 }  // namespace

@@ -37,7 +37,8 @@ TEST(Registry, EveryEvictionWorksWithEveryStorage) {
   Outputs exact = full_attention(text);
   exact.resize(100 * text.output_width());  // the prompt's
   for (const std::string eviction : {"", "streaming:sinks=4,window=44", "h2o:budget=48", "snapkv:budget=32,window=8,decode_budget=16"}) {
-    for (const std::string storage : {"f32", "f16", "bf16", "kivi2", "kivi3:residual=32", "kivi4", "kivi8:residual=64", "full", "gear2", "gear4:buffer=8"}) {
+    for (const std::string storage :
+         {"f32", "f16", "bf16", "kivi2", "kivi3:residual=32", "kivi4", "kivi8:residual=64", "full", "gear2", "gear4:buffer=8"}) {
       const std::string name = eviction.empty() ? storage : eviction + "+" + storage;
       CountingMemory memory;
       {
@@ -80,7 +81,8 @@ TEST(Registry, EveryNameDecodesAFewTokens) {
       for (const float x : run(*cache, text, 140, 150)) { ASSERT_TRUE(std::isfinite(x) && std::abs(x) < 10.0F) << name; }
       EXPECT_EQ(cache->memory().total(), memory.bytes) << name;
       EXPECT_EQ(cache->tokens(0), 150U);
-      EXPECT_EQ(cache->kept(0, 0).size() < 150, plain.find("streaming") == 0 || plain.find("h2o") == 0 || plain.find("snapkv") == 0) << name;
+      EXPECT_EQ(cache->kept(0, 0).size() < 150, plain.find("streaming") == 0 || plain.find("h2o") == 0 || plain.find("snapkv") == 0)
+          << name;
       EXPECT_EQ(cache->fetched() > 0, plain.find("shadowkv") < plain.size()) << name;
     }
     EXPECT_EQ(memory.bytes, 0U) << name;
@@ -90,7 +92,8 @@ TEST(Registry, EveryNameDecodesAFewTokens) {
 TEST(Registry, ANamedPolicyIsTheTypedOne) {
   const Text text(small, 260, 2);
   using P = Combine<H2O, Kivi<4>>;
-  KVCache<P> typed(small, {.eviction = {.budget = 200, .recent = 40, .reduction = Reduction::max, .in_cache_positions = true}, .storage = {.residual = 64}});
+  KVCache<P> typed(small, {.eviction = {.budget = 200, .recent = 40, .reduction = Reduction::max, .in_cache_positions = true},
+                           .storage = {.residual = 64}});
   const auto named = registry().make("h2o:budget=200,recent=40,reduction=max,in_cache_positions=true+kivi4:residual=64", small);
   const auto turned = registry().make("kivi4:residual=64+h2o:in_cache_positions=1,reduction=max,recent=40,budget=200", small);
   const Outputs expected = run(typed, text, 230, 260);
@@ -115,7 +118,9 @@ TEST(Registry, OnePartMayNameOptionsOfStorageAndRetrieval) {
 TEST(Registry, OptionsOfAllThreeAxesReachThePolicy) {
   const Text text(small, 200, 8);
   using P = Combine<StreamingLLM, Kivi<4>, Quest>;
-  KVCache<P> typed(small, {.eviction = {.sinks = 4, .window = 120}, .storage = {.residual = 32}, .retrieval = {.budget = 32, .page = 8, .dense_layers = 0}});
+  KVCache<P> typed(
+      small,
+      {.eviction = {.sinks = 4, .window = 120}, .storage = {.residual = 32}, .retrieval = {.budget = 32, .page = 8, .dense_layers = 0}});
   const auto named = registry().make("quest:page=8,budget=32,dense_layers=0+streaming:window=120+kivi4:residual=32", small);
   EXPECT_TRUE(run(*named, text, 190, 200) == run(typed, text, 190, 200));
 }
@@ -158,7 +163,8 @@ TEST(Registry, BudgetsAreRowsPercentOrBytes) {
 }
 
 TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
-  const std::string parts = "streaming, h2o, snapkv, f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, gear2, gear4, xkv, shadowkv, quest, landmarks";
+  const std::string parts =
+      "streaming, h2o, snapkv, f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, gear2, gear4, xkv, shadowkv, quest, landmarks";
   expect_error("kivi5", "\"kivi5\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o+kiwi2", "\"kiwi2\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o:budgets=5", "h2o has no option \"budgets\", must be one of budget, recent, reduction, in_cache_positions");
@@ -178,8 +184,9 @@ TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
   expect_error("f16+kivi2", "policy \"f16+kivi2\" names two storages: f16 and kivi2");
   expect_error("quest+landmarks", "policy \"quest+landmarks\" names two retrievals: quest and landmarks");
   expect_error("shadowkv:behaviour=fast", "option shadowkv:behaviour is \"fast\", must be accuracy or offload");
-  expect_error("shadowkv:page=8", "shadowkv has no option \"page\", must be one of rank, reuse, directory, budget, chunk, local_chunks, "
-                                  "outlier_chunks, fold_in, behaviour");
+  expect_error("shadowkv:page=8",
+               "shadowkv has no option \"page\", must be one of rank, reuse, directory, budget, chunk, local_chunks, "
+               "outlier_chunks, fold_in, behaviour");
   expect_error("gear4:sparsity=2 %", "option gear4:sparsity is \"2 %\", must be a number");
   expect_error("gear4:sparsity=nan", "gear: sparsity is nan, must lie between 0 and 1");
   expect_error("", "policy \"\" has an empty part");
@@ -193,14 +200,17 @@ TEST(Registry, ErrorsSayWhyPartsDoNotGoTogether) {
   const std::string together = " encodes lanes together, which must hold the same rows";
   expect_error("h2o+xkv", "policy \"h2o+xkv\": h2o chooses other rows in every lane at every commit, but xkv" + together);
   expect_error("h2o+shadowkv", "policy \"h2o+shadowkv\": h2o chooses other rows in every lane at every commit, but shadowkv" + together);
-  expect_error("h2o+quest", "policy \"h2o+quest\": h2o observes the probabilities of every row for every query, but with quest a query reads "
-                            "only some of the rows");
+  expect_error("h2o+quest",
+               "policy \"h2o+quest\": h2o observes the probabilities of every row for every query, but with quest a query reads "
+               "only some of the rows");
   expect_error("shadowkv+quest", "policy \"shadowkv+quest\" names two retrievals: shadowkv (storage and retrieval) and quest");
   expect_error("kivi4+shadowkv", "policy \"kivi4+shadowkv\" names two storages: kivi4 and shadowkv (storage and retrieval)");
-  expect_error("landmarks+gear4", "policy \"landmarks+gear4\" combines parts that are not registered together; there is xkv+landmarks, landmarks, "
-                                  "kivi4+landmarks");
-  expect_error("streaming+shadowkv", "sink_window: in_cache_positions is true, must be false with landmarks, whose index is made at the original "
-                                     "positions");
+  expect_error("landmarks+gear4",
+               "policy \"landmarks+gear4\" combines parts that are not registered together; there is xkv+landmarks, landmarks, "
+               "kivi4+landmarks");
+  expect_error("streaming+shadowkv",
+               "sink_window: in_cache_positions is true, must be false with landmarks, whose index is made at the original "
+               "positions");
 }
 
 TEST(Registry, ListsPartsWithTheirDefaults) {
@@ -212,19 +222,24 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
     if (part.name == "snapkv") { EXPECT_EQ(part.defaults, "budget=1024,window=32,kernel=7,pooling=max,reduction=mean,decode_budget=0"); }
     if (part.name == "kivi2") { EXPECT_EQ(part.defaults, "residual=128,accumulation=near_exact"); }
     if (part.name == "gear4") {
-      EXPECT_EQ(part.defaults, "prompt_rank=4,decode_rank=2,sweeps=3,sparsity=0.02,buffer=20,merge=0,seed=1,accumulation=near_exact,official_simulation=false");
+      EXPECT_EQ(
+          part.defaults,
+          "prompt_rank=4,decode_rank=2,sweeps=3,sparsity=0.02,buffer=20,merge=0,seed=1,accumulation=near_exact,official_simulation=false");
     }
     if (part.name == "xkv") {
-      EXPECT_EQ(part.defaults, "layers_per_group=4,rank_keys=0,rank_values=0,first_layer=0,last_layer=max,merge_keys=true,merge_values=true,fold_in=0");
+      EXPECT_EQ(part.defaults,
+                "layers_per_group=4,rank_keys=0,rank_values=0,first_layer=0,last_layer=max,merge_keys=true,merge_values=true,fold_in=0");
     }
     if (part.name == "shadowkv") {
-      EXPECT_EQ(part.defaults, "rank=0,reuse=true,directory=,budget=2048,chunk=8,local_chunks=4,outlier_chunks=48,fold_in=0,behaviour=accuracy");
+      EXPECT_EQ(part.defaults,
+                "rank=0,reuse=true,directory=,budget=2048,chunk=8,local_chunks=4,outlier_chunks=48,fold_in=0,behaviour=accuracy");
     }
     if (part.name == "quest") { EXPECT_EQ(part.defaults, "budget=2048,page=16,dense_layers=2"); }
   }
   EXPECT_EQ(names, (std::set<std::string>{"storage f16", "storage f32", "storage bf16", "storage kivi2", "storage kivi3", "storage kivi4",
-                                          "storage kivi8", "eviction streaming", "eviction h2o", "eviction snapkv", "storage gear2", "storage gear4",
-                                          "storage xkv", "storage and retrieval shadowkv", "retrieval quest", "retrieval landmarks"}));
+                                          "storage kivi8", "eviction streaming", "eviction h2o", "eviction snapkv", "storage gear2",
+                                          "storage gear4", "storage xkv", "storage and retrieval shadowkv", "retrieval quest",
+                                          "retrieval landmarks"}));
 }
 
 struct Clash {

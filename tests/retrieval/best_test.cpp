@@ -51,7 +51,9 @@ TEST(BestUnits, AreThoseThatSortingFinds) {
     expect_at_all_counts();
     std::iota(scores.begin(), scores.end(), -5.0F);  // a sample at equal steps sees such scores best,
     expect_at_all_counts();
-    for (std::size_t i = 0; i < size; ++i) { scores[i] = i % std::max<std::size_t>(1, size / 512) == 0 ? normal(rng) : -100.0F; }  // and these worst
+    for (std::size_t i = 0; i < size; ++i) {
+      scores[i] = i % std::max<std::size_t>(1, size / 512) == 0 ? normal(rng) : -100.0F;
+    }  // and these worst
     expect_at_all_counts();
     scores[size / 2] = -std::numeric_limits<float>::infinity();
     scores[size - 1] = std::numeric_limits<float>::infinity();

@@ -55,7 +55,8 @@ TEST(Landmarks, EqualTokensAreNeverOutliersBeforeOthers) {
       continue;
     }
     for (std::size_t t = 1; t < 4; ++t) {
-      std::copy_n(text.keys.begin() + static_cast<std::ptrdiff_t>(chunk * 4 * 32), 32, text.keys.begin() + static_cast<std::ptrdiff_t>((chunk * 4 + t) * 32));
+      std::copy_n(text.keys.begin() + static_cast<std::ptrdiff_t>(chunk * 4 * 32), 32,
+                  text.keys.begin() + static_cast<std::ptrdiff_t>((chunk * 4 + t) * 32));
     }
   }
   auto options = small_options<Combine<Landmarks, Full<float>>>();
@@ -106,7 +107,8 @@ TEST(Landmarks, RepeatedQueryHeadsChangeNoChoice) {
   wide.keys = text.keys;
   wide.values = text.values;
   for (std::size_t row = 0; row < (prompt + 10) * 8; ++row) {
-    std::copy_n(text.queries.begin() + static_cast<std::ptrdiff_t>(row / 2 * 16), 16, wide.queries.begin() + static_cast<std::ptrdiff_t>(row * 16));
+    std::copy_n(text.queries.begin() + static_cast<std::ptrdiff_t>(row / 2 * 16), 16,
+                wide.queries.begin() + static_cast<std::ptrdiff_t>(row * 16));
   }
   const auto a = prompted(text, small_options<Shadow>());
   const auto b = prompted(wide, small_options<Shadow>());
@@ -208,6 +210,5 @@ TEST(Landmarks, DecodedRowsAreReadUnderAWindow) {
     cache.commit(0);
   }
 }
-
 
 }  // namespace

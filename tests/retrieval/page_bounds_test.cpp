@@ -43,7 +43,8 @@ void expect_bounds_hold(const std::vector<float>& keys, std::size_t page, std::s
   const std::size_t rows = keys.size() / width;
   PageState<T> state(page, width, {});
   Vector<float> scratch;
-  state.refresh(rows, [&](std::size_t row, float* out) { std::copy_n(keys.data() + row * width, width, out); }, scratch);
+  state.refresh(
+      rows, [&](std::size_t row, float* out) { std::copy_n(keys.data() + row * width, width, out); }, scratch);
   ASSERT_EQ(state.pages(), rows / page);
   RowTable table(false, {});
   table.make_room(rows, 0);
@@ -72,7 +73,8 @@ template <>
 void expect_bounds_hold<float>(const std::vector<float>& keys, std::size_t page, std::size_t width, const std::vector<float>& /*query*/) {
   PageState<float> state(page, width, {});
   Vector<float> scratch;
-  state.refresh(keys.size() / width, [&](std::size_t row, float* out) { std::copy_n(keys.data() + row * width, width, out); }, scratch);
+  state.refresh(
+      keys.size() / width, [&](std::size_t row, float* out) { std::copy_n(keys.data() + row * width, width, out); }, scratch);
   for (std::size_t p = 0; p < state.pages(); ++p) {
     for (std::size_t c = 0; c < width; ++c) {
       float low = keys[p * page * width + c];
@@ -102,8 +104,9 @@ TEST(PageBounds, NoKeyOfAPageExceedsItsBound) {
 
 TEST(PageBounds, BoundsHoldWhereRoundingIsWorst) {
   // Between two halves, at the ends of the range, below the smallest one, signed zeros; every channel of the query of either sign.
-  const std::vector<float> hard{0.0F, -0.0F, 1.0F / 3.0F, -1.0F / 3.0F, 1.0F + 0x1p-11F, -1.0F - 0x1p-11F, 1.0F + 0x1p-23F, 2048.5F, -4097.9F,
-                                65503.9F, -65503.9F, 65504.0F, -65504.0F, 0x1p-24F, 0x1p-25F, -0x1p-25F, 1e-30F, -1e-30F, 0x1.ffcp-15F, 3e-5F};
+  const std::vector<float> hard{
+      0.0F,      -0.0F,    1.0F / 3.0F, -1.0F / 3.0F, 1.0F + 0x1p-11F, -1.0F - 0x1p-11F, 1.0F + 0x1p-23F, 2048.5F, -4097.9F,     65503.9F,
+      -65503.9F, 65504.0F, -65504.0F,   0x1p-24F,     0x1p-25F,        -0x1p-25F,        1e-30F,          -1e-30F, 0x1.ffcp-15F, 3e-5F};
   std::mt19937 rng(2);
   const std::size_t width = 12;
   std::vector<float> keys(48 * width);
@@ -122,7 +125,8 @@ TEST(PageBounds, KeysBeyondTheRangeOfHalfGiveNumbers) {
   keys[4 * 9 + 1] = -7e7F;
   PageState<half> state(8, 4, {});
   Vector<float> scratch;
-  state.refresh(16, [&](std::size_t row, float* out) { std::copy_n(keys.data() + row * 4, 4, out); }, scratch);
+  state.refresh(
+      16, [&](std::size_t row, float* out) { std::copy_n(keys.data() + row * 4, 4, out); }, scratch);
   const RowTable table(false, {});
   Rotation rotation(Shape{.head_dim = 4}, {});
   Vector<Position> order;
@@ -164,7 +168,8 @@ Expected expected_rows(Cache& cache, const Text& text, std::size_t end, std::siz
   for (std::size_t row = 0; row < state.indexed(); ++row) {
     if (!table.alive(row)) { continue; }
     const Index page = index(row / options.page);
-    const reference::Positions turn = reference::Positions::Constant(1, static_cast<std::int64_t>(table.shift(row)) - static_cast<std::int64_t>(shift));
+    const reference::Positions turn =
+        reference::Positions::Constant(1, static_cast<std::int64_t>(table.shift(row)) - static_cast<std::int64_t>(shift));
     cache.read(layer, lane, row, key.data(), value.data());
     for (std::size_t h = 0; h < shape.group(); ++h) {
       const Matrix query = turn(0) == 0 ? queries[h] : reference::rotate(queries[h], turn);
@@ -207,8 +212,9 @@ Matrix attention_over(Cache& cache, const Text& text, std::size_t end, std::size
   Matrix out(index(shape.group()), values.cols());
   for (std::size_t h = 0; h < shape.group(); ++h) {
     const Matrix query = text.query_matrix(lane * shape.group() + h).middleRows(index(end) - 1, 1);
-    out.row(index(h)) = reference::attention(reference::rerotate(query, at, slots.tail(1)), reference::rerotate(keys, positions, slots), values, at,
-                                             positions).output;
+    out.row(index(h)) = reference::attention(reference::rerotate(query, at, slots.tail(1)), reference::rerotate(keys, positions, slots),
+                                             values, at, positions)
+                            .output;
   }
   return out;
 }
@@ -216,7 +222,8 @@ Matrix attention_over(Cache& cache, const Text& text, std::size_t end, std::size
 /// Decodes tokens [first, last): bounds hold, outputs are attention over the rows that the reference chooses. Returns how many rows of
 /// those held were not read.
 template <class Cache>
-std::size_t expect_chosen_rows(Cache& cache, const Text& text, std::size_t first, std::size_t last, double slack = 0.0, std::size_t layer = 0) {
+std::size_t expect_chosen_rows(Cache& cache, const Text& text, std::size_t first, std::size_t last, double slack = 0.0,
+                               std::size_t layer = 0) {
   std::size_t left_out = 0;
   const std::size_t width = text.shape.value_width();
   for (std::size_t t = first; t < last && !::testing::Test::HasFailure(); ++t) {
@@ -229,8 +236,9 @@ std::size_t expect_chosen_rows(Cache& cache, const Text& text, std::size_t first
       for (Index h = 0; h < over.rows(); ++h) {
         for (Index c = 0; c < over.cols(); ++c) {
           const std::size_t head = lane * text.shape.group() + static_cast<std::size_t>(h);
-          EXPECT_NEAR(static_cast<double>(out[head * width + static_cast<std::size_t>(c)]), over(h, c), 2e-5) << "token " << t << " head " << head;
-            }
+          EXPECT_NEAR(static_cast<double>(out[head * width + static_cast<std::size_t>(c)]), over(h, c), 2e-5)
+              << "token " << t << " head " << head;
+        }
       }
     }
     if (t + 1 < last) { cache.commit(layer); }  // the last step stays open
@@ -267,7 +275,8 @@ TEST(Quest, ReadsThePagesOfTheKernelsRule) {
 TEST(Quest, ReadsTheSamePagesOfCodes) {
   const Text text(gqa, 190, 4);
   auto cache = prompted<QuestKivi>(text, 101, {.retrieval = {.budget = 48, .page = 8, .dense_layers = 0}});
-  EXPECT_GT(expect_chosen_rows(cache, text, 101, 190, 0.3), 89U * 20);  // bounds are those of the exact keys: a decoded one may lie half a step outside
+  EXPECT_GT(expect_chosen_rows(cache, text, 101, 190, 0.3),
+            89U * 20);  // bounds are those of the exact keys: a decoded one may lie half a step outside
 }
 
 template <class Cache>
@@ -329,8 +338,9 @@ template <class Storage>
 void expect_pages_under_streaming(double slack) {
   const Text text(gqa, 260, 9);
   for (const bool in_cache : {false, true}) {  // at in-cache positions a page's rows may turn by different distances
-    auto cache = prompted<Combine<StreamingLLM, Storage, Quest>>(text, 80, {.eviction = {.sinks = 5, .window = 91, .in_cache_positions = in_cache},
-                                                                           .retrieval = {.budget = 40, .page = 8, .dense_layers = 0}});
+    auto cache = prompted<Combine<StreamingLLM, Storage, Quest>>(text, 80,
+                                                                 {.eviction = {.sinks = 5, .window = 91, .in_cache_positions = in_cache},
+                                                                  .retrieval = {.budget = 40, .page = 8, .dense_layers = 0}});
     EXPECT_GT(expect_chosen_rows(cache, text, 80, 260, slack), 180U * 20);
     cache.commit(0);
     EXPECT_EQ(cache.kept(0, 0).size(), 96U);
@@ -344,8 +354,8 @@ TEST(Quest, PagesFollowTheirRowsUnderStreamingLLM) {
 template <class Storage>
 void expect_pages_under_snapkv(double slack) {
   const Text text(gqa, 240, 10);
-  auto cache = prompted<Combine<SnapKV, Storage, Quest>>(text, 160, {.eviction = {.budget = 80, .window = 8, .decode_budget = 40},
-                                                                    .retrieval = {.budget = 40, .page = 8, .dense_layers = 0}});
+  auto cache = prompted<Combine<SnapKV, Storage, Quest>>(
+      text, 160, {.eviction = {.budget = 80, .window = 8, .decode_budget = 40}, .retrieval = {.budget = 40, .page = 8, .dense_layers = 0}});
   EXPECT_GT(expect_chosen_rows(cache, text, 160, 240, slack), 80U * 20);
 }
 TEST(Quest, PagesFollowTheirRowsUnderSnapKV) {

@@ -55,9 +55,11 @@ TEST(ShadowKV, ValuesLocalAndOutlierKeysAreExactAndOtherKeysAreNot) {
     const auto& state = cache.index(0, lane);
     for (std::size_t row = 0; row < prompt + 10; ++row) {
       cache.read(0, lane, row, key.data(), value.data());
-      const bool outlier = std::any_of(state.outliers().begin(), state.outliers().end(), [&](RowRange r) { return row >= r.first && row < r.last; });
+      const bool outlier =
+          std::any_of(state.outliers().begin(), state.outliers().end(), [&](RowRange r) { return row >= r.first && row < r.last; });
       EXPECT_TRUE(std::equal(value.begin(), value.end(), text.values.begin() + static_cast<std::ptrdiff_t>((row * 2 + lane) * 16)));
-      EXPECT_EQ(std::equal(key.begin(), key.end(), text.keys.begin() + static_cast<std::ptrdiff_t>((row * 2 + lane) * 16)), outlier || row >= state.indexed());
+      EXPECT_EQ(std::equal(key.begin(), key.end(), text.keys.begin() + static_cast<std::ptrdiff_t>((row * 2 + lane) * 16)),
+                outlier || row >= state.indexed());
     }
   }
 }
@@ -78,7 +80,9 @@ TEST(ShadowKV, KeysAreTheBestOfTheirRankForTheWholePrompt) {
   for (std::size_t row = 0; row < cache.keys(0, 0).settled(); ++row) {
     for (std::size_t lane = 0; lane < 2; ++lane) {
       cache.keys(0, lane).factor().read(row, key.data());
-      for (std::size_t c = 0; c < 16; ++c) { ASSERT_NEAR(static_cast<double>(key[c]), expected(index(row), index(lane * 16 + c)), 1e-5) << "row " << row; }
+      for (std::size_t c = 0; c < 16; ++c) {
+        ASSERT_NEAR(static_cast<double>(key[c]), expected(index(row), index(lane * 16 + c)), 1e-5) << "row " << row;
+      }
     }
   }
 }
@@ -201,7 +205,8 @@ TEST(ShadowKV, AMissingDirectoryIsAnErrorAndThePromptCanEndLater) {
 
 TEST(ShadowKV, InCachePositionsAreRefused) {
   using P = Combine<StreamingLLM, Shadow>;
-  expect_error(ErrorCode::option, {"sink_window", "in_cache_positions is true", "must be false", "landmarks"}, [] { const KVCache<P> cache(shape); });
+  expect_error(ErrorCode::option, {"sink_window", "in_cache_positions is true", "must be false", "landmarks"},
+               [] { const KVCache<P> cache(shape); });
   PolicyOptions<P> options{};
   options.eviction.in_cache_positions = false;
   EXPECT_NO_THROW(KVCache<P>(shape, options));

@@ -75,9 +75,7 @@ struct Case {
     const nlohmann::json given = params.value("rope", nlohmann::json::object());
     rope.theta = given.value("base", 10000.0);
     const std::string pairing = given.value("pairing", "half");
-    if (pairing != "half" && pairing != "interleaved") {
-      throw NotCovered(path() + ": RoPE pairing " + pairing);
-    }
+    if (pairing != "half" && pairing != "interleaved") { throw NotCovered(path() + ": RoPE pairing " + pairing); }
     rope.pairing = pairing == "half" ? reference::Pairing::half : reference::Pairing::interleaved;
     return rope;
   }
@@ -104,12 +102,8 @@ class Tally : public ::testing::Environment {
   void TearDown() override {
     for (const auto& [name, count] : counts_) {
       std::cout << "conformance: " << name;
-      if (count.first > 0) {
-        std::cout << " " << count.first << (count.first == 1 ? " case ran" : " cases ran");
-      }
-      if (count.second > 0) {
-        std::cout << (count.first > 0 ? ", " + std::to_string(count.second) : "") << " not covered";
-      }
+      if (count.first > 0) { std::cout << " " << count.first << (count.first == 1 ? " case ran" : " cases ran"); }
+      if (count.second > 0) { std::cout << (count.first > 0 ? ", " + std::to_string(count.second) : "") << " not covered"; }
       std::cout << "\n";
     }
   }
@@ -168,9 +162,7 @@ inline void run_cases(const std::string& method, const Handlers& handlers) {
 inline std::vector<reference::Matrix> heads(const npy::Array& array) {
   if (array.shape.size() != 3) { throw std::runtime_error("an array of heads must have three axes"); }
   const auto size = [&](std::size_t axis) { return static_cast<reference::Index>(array.shape[axis]); };
-  return reference::HeadsView<double>{array.values.data(), size(1), size(0), size(2), size(2),
-                                      size(1) * size(2)}
-      .split();
+  return reference::HeadsView<double>{array.values.data(), size(1), size(0), size(2), size(2), size(1) * size(2)}.split();
 }
 
 /// An array (rows, columns) as a matrix.
@@ -181,8 +173,7 @@ inline reference::Matrix matrix(const npy::Array& array) {
 
 /// Prints the largest deviation of a case and fails above the bound.
 inline void expect_within(const Case& one, const std::string& what, double deviation, double bound) {
-  std::cout << "conformance: " << one.path() << " " << what << " deviates by " << deviation << ", bound "
-            << bound << "\n";
+  std::cout << "conformance: " << one.path() << " " << what << " deviates by " << deviation << ", bound " << bound << "\n";
   EXPECT_LE(deviation, bound) << one.path() << " " << what;
 }
 
@@ -195,8 +186,7 @@ inline double deviation(const reference::Matrix& actual, const reference::Matrix
 
 /// Rotation as in the official code, half-split pairs: frequencies, tables and products rounded to float.
 /// Keys turned by reference::rotate differ in the last digits, which can move a code of a quantiser by one.
-inline reference::Matrix rotate_in_float(const reference::Matrix& rows, const reference::Positions& positions,
-                                         double base) {
+inline reference::Matrix rotate_in_float(const reference::Matrix& rows, const reference::Positions& positions, double base) {
   reference::Matrix out = rows;
   const reference::Index half = rows.cols() / 2;
   for (reference::Index t = 0; t < rows.rows(); ++t) {

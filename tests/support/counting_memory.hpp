@@ -18,8 +18,9 @@ class CountingMemory {
   CountingMemory& operator=(const CountingMemory&) = delete;
 
   [[nodiscard]] Memory handle() {
-    return {[](void* self, std::size_t size, std::size_t alignment) { return static_cast<CountingMemory*>(self)->allocate(size, alignment); },
-            [](void* self, void* address, std::size_t size, std::size_t) { static_cast<CountingMemory*>(self)->release(address, size); }, this};
+    return {
+        [](void* self, std::size_t size, std::size_t alignment) { return static_cast<CountingMemory*>(self)->allocate(size, alignment); },
+        [](void* self, void* address, std::size_t size, std::size_t) { static_cast<CountingMemory*>(self)->release(address, size); }, this};
   }
   /// The next `count` allocations succeed, all later ones fail.
   void refuse_after(std::size_t count) { left_ = count; }

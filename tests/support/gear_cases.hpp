@@ -103,7 +103,8 @@ inline Handlers handlers(const Compress& compress, const Iterate& iterate, doubl
       const auto input = input_of(one, options, expected);
       if (one.params.contains("outliers_per_side")) {
         const auto count = static_cast<Index>(input.size());
-        EXPECT_EQ(reference::outliers_per_side(options, count, input.front().rows(), input.front().cols()), one.get<Index>("outliers_per_side"));
+        EXPECT_EQ(reference::outliers_per_side(options, count, input.front().rows(), input.front().cols()),
+                  one.get<Index>("outliers_per_side"));
       }
       compare(one, name, compress(one, input, starts_of(one, options), options), expected, options.rank == 0 ? exact : 1e-5);
     }
@@ -130,8 +131,8 @@ inline Handlers handlers(const Compress& compress, const Iterate& iterate, doubl
       }
     }
   };
-  return {{"backbone", backbone},       {"cluster", backbone},   {"compress", compressed},    {"sparse_only", compressed},
-          {"sparse", compressed},       {"outliers", compressed}, {"compress_canonical", canonical}, {"power_iteration", power}};
+  return {{"backbone", backbone}, {"cluster", backbone},    {"compress", compressed},          {"sparse_only", compressed},
+          {"sparse", compressed}, {"outliers", compressed}, {"compress_canonical", canonical}, {"power_iteration", power}};
 }
 
 }  // namespace kvcompress::conformance::gear

@@ -17,7 +17,8 @@ template <class Store>
 struct GearLayer {
   template <class Options>
   GearLayer(std::size_t heads, std::size_t dim, const Options& options, const Memory& from = {})
-      : shape{.query_heads = heads, .kv_heads = heads, .head_dim = dim}, memory(from), rotation(shape, {}), scratch(Allocator<float>(from)) {
+      : shape{.query_heads = heads, .kv_heads = heads, .head_dim = dim}, memory(from), rotation(shape, {}),
+        scratch(Allocator<float>(from)) {
     for (std::size_t h = 0; h < heads; ++h) {
       Options own = options;
       own.accumulation = Accumulation::exact;  // the other modes have tests of their own
@@ -40,11 +41,21 @@ struct GearLayer {
   }
   void settle(bool end_of_prompt) {
     const RowTable table(false, {});
-    const Settling settling{.shape = shape, .table = table, .rotation = rotation, .scratch = scratch, .memory = memory,
-                            .end_of_prompt = end_of_prompt, .layer = 0, .rows = stores.front().rows(), .reads = {}};
+    const Settling settling{.shape = shape,
+                            .table = table,
+                            .rotation = rotation,
+                            .scratch = scratch,
+                            .memory = memory,
+                            .end_of_prompt = end_of_prompt,
+                            .layer = 0,
+                            .rows = stores.front().rows(),
+                            .reads = {}};
     with_members([&](std::span<Store* const> members) {
-      if constexpr (Store::scope == Scope::lane) { members.front()->settle(settling); }
-      else { Store::settle(members, settling); }
+      if constexpr (Store::scope == Scope::lane) {
+        members.front()->settle(settling);
+      } else {
+        Store::settle(members, settling);
+      }
     });
   }
   void compact(const RowTable& table) {
@@ -87,8 +98,9 @@ struct GearLayer {
   void with_members(auto&& call) {
     std::vector<Store*> members;
     for (Store& store : stores) { members.push_back(&store); }
-    if constexpr (Store::scope == Scope::layer) { call(std::span<Store* const>(members)); }
-    else {
+    if constexpr (Store::scope == Scope::layer) {
+      call(std::span<Store* const>(members));
+    } else {
       for (std::size_t h = 0; h < members.size(); ++h) { call(std::span<Store* const>(members).subspan(h, 1)); }
     }
   }

@@ -103,8 +103,9 @@ double output_deviation(Cache& cache, const Text& text, std::size_t token, const
       }
       positions(i) = cache.table(0, lane).position(row);
     }
-    const Matrix expected = reference::attention(text.query_matrix(head).row(index(token)), keys, values, reference::consecutive(index(token), 1),
-                                                 positions).output;
+    const Matrix expected =
+        reference::attention(text.query_matrix(head).row(index(token)), keys, values, reference::consecutive(index(token), 1), positions)
+            .output;
     for (Index c = 0; c < keys.cols(); ++c) {
       worst = std::max(worst, std::abs(expected(0, c) - static_cast<double>(out[head * shape.head_dim + static_cast<std::size_t>(c)])));
     }

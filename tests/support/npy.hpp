@@ -37,8 +37,7 @@ namespace detail {
 }
 
 /// The text that follows `'key':` in a header, up to the end of the header.
-inline std::string after(const std::filesystem::path& path, const std::string& header,
-                         const std::string& key) {
+inline std::string after(const std::filesystem::path& path, const std::string& header, const std::string& key) {
   const std::size_t at = header.find("'" + key + "':");
   if (at == std::string::npos) { fail(path, "the header has no entry '" + key + "'"); }
   const std::size_t start = header.find_first_not_of(' ', at + key.size() + 3);
@@ -68,14 +67,12 @@ std::vector<double> convert(const std::filesystem::path& path, const std::string
   const std::size_t present = (bytes.size() - offset) / sizeof(T);
   std::size_t count = 1;
   for (const std::size_t size : shape) {
-    if (size != 0 && count > std::numeric_limits<std::size_t>::max() / size) {
-      fail(path, "the shape overflows");
-    }
+    if (size != 0 && count > std::numeric_limits<std::size_t>::max() / size) { fail(path, "the shape overflows"); }
     count *= size;
   }
   if (count != present || (bytes.size() - offset) % sizeof(T) != 0) {
-    fail(path, "the shape asks for " + std::to_string(count) + " numbers, the file holds " +
-                   std::to_string(bytes.size() - offset) + " bytes of data");
+    fail(path, "the shape asks for " + std::to_string(count) + " numbers, the file holds " + std::to_string(bytes.size() - offset) +
+                   " bytes of data");
   }
   std::vector<double> values(count);
   for (std::size_t i = 0; i < count; ++i) {
@@ -97,9 +94,7 @@ inline Array read(const std::filesystem::path& path) {
   if (!file) { detail::fail(path, "the file cannot be opened"); }
   const std::string bytes{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
   if (bytes.size() < 12 || bytes.compare(0, 6, "\x93NUMPY") != 0) { detail::fail(path, "not an .npy file"); }
-  const auto byte = [&](std::size_t i) {
-    return static_cast<std::size_t>(static_cast<unsigned char>(bytes[i]));
-  };
+  const auto byte = [&](std::size_t i) { return static_cast<std::size_t>(static_cast<unsigned char>(bytes[i])); };
   const std::size_t version = byte(6);
   if (version < 1 || version > 3) { detail::fail(path, "unknown format version " + std::to_string(version)); }
   const std::size_t start = version == 1 ? 10 : 12;
@@ -108,9 +103,7 @@ inline Array read(const std::filesystem::path& path) {
   if (length > bytes.size() - start) { detail::fail(path, "the header is longer than the file"); }
   const std::string header = bytes.substr(start, length);
 
-  if (detail::after(path, header, "fortran_order").rfind("False", 0) != 0) {
-    detail::fail(path, "only C order is supported");
-  }
+  if (detail::after(path, header, "fortran_order").rfind("False", 0) != 0) { detail::fail(path, "only C order is supported"); }
   const std::string type = detail::after(path, header, "descr").substr(0, 5);
   const std::vector<std::size_t> shape = detail::parse_shape(path, detail::after(path, header, "shape"));
   const std::size_t data = start + length;

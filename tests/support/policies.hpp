@@ -14,9 +14,9 @@
 
 namespace kvcompress::test {
 
-using Policies = ::testing::Types<Full<float>, Full<half>, Kivi<2, 32, 32>, Kivi<4, 32, 64, float>, StreamingLLM, H2O, SnapKV,
-                                  Combine<H2O, Kivi<2, 32, 32>>, Combine<StreamingLLM, Kivi<4, 32, 32>>,
-                                  Combine<SnapKV, Kivi<4, 32, 32, float>>>;
+using Policies =
+    ::testing::Types<Full<float>, Full<half>, Kivi<2, 32, 32>, Kivi<4, 32, 64, float>, StreamingLLM, H2O, SnapKV,
+                     Combine<H2O, Kivi<2, 32, 32>>, Combine<StreamingLLM, Kivi<4, 32, 32>>, Combine<SnapKV, Kivi<4, 32, 32, float>>>;
 
 inline constexpr std::size_t unbounded = std::numeric_limits<std::size_t>::max();
 
@@ -38,7 +38,7 @@ inline void set_reading(PageBounds<half>::Options& options, std::size_t rows) {
   options.dense_layers = 0;
 }
 template <class Options>
-  requires requires(Options options) { options.outlier_chunks; }
+requires requires(Options options) { options.outlier_chunks; }
 void set_reading(Options& options, std::size_t rows) {
   options.budget = rows == unbounded ? 1U << 20U : rows;
   options.local_chunks = 2;
@@ -70,7 +70,9 @@ template <class P>
 inline constexpr bool evicts = EvictionOf<P>::decides != Decides::never;
 /// Whether rows are encoded with loss.
 template <class P>
-inline constexpr bool encodes = requires(const typename KVCache<P>::Keys keys) { keys.body(); };
+inline constexpr bool encodes = requires(const typename KVCache<P>::Keys keys) {
+  keys.body();
+};
 /// Rounding of a row that is held exactly.
 template <class P>
 inline constexpr double row_rounding = std::is_same_v<typename KVCache<P>::Keys::exact_type, float> ? 1e-6 : 5e-4;
@@ -85,9 +87,10 @@ Outputs attention_over_held_rows(Cache& cache, const Text& text, std::size_t end
   Outputs out(count * text.output_width());
   std::vector<float> key(shape.key_width());
   std::vector<float> value(shape.value_width());
-  const reference::Rope rope{.pairing = shape.rope.pairing == RopePairing::half_split ? reference::Pairing::half : reference::Pairing::interleaved,
-                             .theta = shape.rope.theta,
-                             .rotary_dim = static_cast<Index>(shape.rope.rotary_dim)};
+  const reference::Rope rope{
+      .pairing = shape.rope.pairing == RopePairing::half_split ? reference::Pairing::half : reference::Pairing::interleaved,
+      .theta = shape.rope.theta,
+      .rotary_dim = static_cast<Index>(shape.rope.rotary_dim)};
   for (std::size_t lane = 0; lane < shape.kv_heads; ++lane) {
     const RowTable& table = cache.table(layer, lane);
     const auto live = static_cast<Index>(table.live());
@@ -112,12 +115,16 @@ Outputs attention_over_held_rows(Cache& cache, const Text& text, std::size_t end
     for (std::size_t h = 0; h < shape.group(); ++h) {
       const std::size_t head = lane * shape.group() + h;
       reference::Matrix queries = text.query_matrix(head).middleRows(static_cast<Index>(end - count), static_cast<Index>(count));
-      if (shape.keys == KeyForm::unrotated) { queries = reference::rotate(queries, query_slots, rope); }
-      else if (table.renumbers()) { queries = reference::rerotate(queries, query_positions, query_slots, rope); }
+      if (shape.keys == KeyForm::unrotated) {
+        queries = reference::rotate(queries, query_slots, rope);
+      } else if (table.renumbers()) {
+        queries = reference::rerotate(queries, query_positions, query_slots, rope);
+      }
       const auto result = reference::attention(queries, keys, values, query_positions, positions, reference_options(options));
       for (std::size_t t = 0; t < count; ++t) {
         for (std::size_t c = 0; c < shape.value_width(); ++c) {
-          out[(t * shape.query_heads + head) * shape.value_width() + c] = static_cast<float>(result.output(static_cast<Index>(t), static_cast<Index>(c)));
+          out[(t * shape.query_heads + head) * shape.value_width() + c] =
+              static_cast<float>(result.output(static_cast<Index>(t), static_cast<Index>(c)));
         }
       }
     }

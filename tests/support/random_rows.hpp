@@ -32,7 +32,9 @@ struct Text {
     queries = normal_numbers(count * shape.query_heads * shape.key_width(), rng, 2.0F);
   }
 
-  [[nodiscard]] Rows key_rows(std::size_t first, std::size_t count) const { return part(keys, first, count, shape.kv_heads, shape.key_width()); }
+  [[nodiscard]] Rows key_rows(std::size_t first, std::size_t count) const {
+    return part(keys, first, count, shape.kv_heads, shape.key_width());
+  }
   [[nodiscard]] Rows value_rows(std::size_t first, std::size_t count) const {
     return part(values, first, count, shape.kv_heads, shape.value_width());
   }
@@ -42,7 +44,9 @@ struct Text {
   /// One head as the references take it: (tokens, dim).
   [[nodiscard]] reference::Matrix key_matrix(std::size_t head) const { return matrix(keys, head, shape.kv_heads, shape.key_width()); }
   [[nodiscard]] reference::Matrix value_matrix(std::size_t head) const { return matrix(values, head, shape.kv_heads, shape.value_width()); }
-  [[nodiscard]] reference::Matrix query_matrix(std::size_t head) const { return matrix(queries, head, shape.query_heads, shape.key_width()); }
+  [[nodiscard]] reference::Matrix query_matrix(std::size_t head) const {
+    return matrix(queries, head, shape.query_heads, shape.key_width());
+  }
   /// Numbers of one output token.
   [[nodiscard]] std::size_t output_width() const { return shape.query_heads * shape.value_width(); }
 
@@ -67,11 +71,12 @@ using Outputs = std::vector<float>;
 
 /// Attends the newest `count` tokens, the last of which is token `end` - 1 of the text.
 template <class Cache>
-Outputs attend(Cache& cache, const Text& text, std::size_t end, std::size_t count, std::size_t layer = 0, const AttendOptions& options = {}) {
+Outputs attend(Cache& cache, const Text& text, std::size_t end, std::size_t count, std::size_t layer = 0,
+               const AttendOptions& options = {}) {
   Outputs out(count * text.output_width(), -1.0F);
   Workspace workspace(text.shape);
-  cache.attend(layer, text.query_rows(end - count, count), Output::tokens_first(out.data(), text.shape.query_heads, text.shape.value_width()),
-               workspace, options, HeadRange{});
+  cache.attend(layer, text.query_rows(end - count, count),
+               Output::tokens_first(out.data(), text.shape.query_heads, text.shape.value_width()), workspace, options, HeadRange{});
   return out;
 }
 
@@ -119,8 +124,9 @@ inline Outputs full_attention(const Text& text, const AttendOptions& options = {
   if (log_sum_exp != nullptr) { log_sum_exp->assign(text.tokens * text.shape.query_heads, 0.0F); }
   for (std::size_t head = 0; head < text.shape.query_heads; ++head) {
     const std::size_t lane = head / text.shape.group();
-    const auto result = reference::attention(text.query_matrix(head), text.key_matrix(lane), text.value_matrix(lane),
-                                             reference::consecutive(0, count), reference::consecutive(0, count), reference_options(options));
+    const auto result =
+        reference::attention(text.query_matrix(head), text.key_matrix(lane), text.value_matrix(lane), reference::consecutive(0, count),
+                             reference::consecutive(0, count), reference_options(options));
     for (reference::Index t = 0; t < count; ++t) {
       const std::size_t row = static_cast<std::size_t>(t) * text.shape.query_heads + head;
       for (reference::Index c = 0; c < result.output.cols(); ++c) {

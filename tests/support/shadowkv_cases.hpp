@@ -83,9 +83,7 @@ struct ShadowKVPrefillCase {
 
 namespace detail {
 
-inline npy::Array optional_array(const Case& one, const std::string& name) {
-  return one.has(name) ? one.array(name) : npy::Array{};
-}
+inline npy::Array optional_array(const Case& one, const std::string& name) { return one.has(name) ? one.array(name) : npy::Array{}; }
 
 /// The rows of an array (sets, members) as ascending sets.
 inline Sets sets_of(const npy::Array& array) {
@@ -93,9 +91,7 @@ inline Sets sets_of(const npy::Array& array) {
   const std::size_t width = array.shape.empty() ? 0 : array.shape.back();
   for (std::size_t first = 0; width > 0 && first + width <= array.values.size(); first += width) {
     reference::Rows& set = sets.emplace_back();
-    for (std::size_t i = 0; i < width; ++i) {
-      set.push_back(static_cast<reference::Index>(array.values[first + i]));
-    }
+    for (std::size_t i = 0; i < width; ++i) { set.push_back(static_cast<reference::Index>(array.values[first + i])); }
     std::sort(set.begin(), set.end());
   }
   return sets;
@@ -116,9 +112,8 @@ inline ShadowKVParameters shadowkv_parameters(const Case& one) {
     if (place >= places.size()) { throw NotCovered(one.path() + ": the layout has no entry " + key); }
     return places[place];
   };
-  out.layout = {read("prompt", 0),         read("context_chunks", 1),  read("local_tokens", 2),
-                read("outlier_chunks", 3), read("selected_chunks", 6), read("sparse_start", 4),
-                read("sparse_end", 5)};
+  out.layout = {read("prompt", 0),          read("context_chunks", 1), read("local_tokens", 2), read("outlier_chunks", 3),
+                read("selected_chunks", 6), read("sparse_start", 4),   read("sparse_end", 5)};
   return out;
 }
 
@@ -164,16 +159,14 @@ inline ShadowKVDecodeCase shadowkv_decode_case(const Case& one) {
   }
   const std::size_t heads = out.keys.shape.at(0);
   const Sets all = detail::sets_of(one.array("selected_chunks_topk_order"));
-  if (all.size() != out.steps * heads) {
-    throw NotCovered(one.path() + ": the selections are not (steps, heads, chunks)");
-  }
+  if (all.size() != out.steps * heads) { throw NotCovered(one.path() + ": the selections are not (steps, heads, chunks)"); }
   for (std::size_t step = 0; step < out.steps; ++step) {
     const auto first = all.begin() + static_cast<std::ptrdiff_t>(step * heads);
     out.selected.emplace_back(first, first + static_cast<std::ptrdiff_t>(heads));
     const std::string number = std::to_string(step);
     if (!one.has("k_attended_step" + number)) { continue; }
-    out.attended.push_back({step, one.array("k_attended_step" + number),
-                            one.array("v_attended_step" + number), one.array("pos_selected_step" + number)});
+    out.attended.push_back(
+        {step, one.array("k_attended_step" + number), one.array("v_attended_step" + number), one.array("pos_selected_step" + number)});
   }
   return out;
 }
@@ -185,23 +178,20 @@ inline ShadowKVPrefillCase shadowkv_prefill_case(const Case& one) {
   const auto of_prompt = [&](const npy::Array& a) { return a.shape.size() == 3 && a.shape[1] == at.prompt; };
   const auto buffer = [&](const npy::Array& a) {
     const std::size_t landmarks = at.context_chunks - at.outlier_chunks;
-    return a.shape.size() == 3 && a.shape[1] >= at.sparse_end && a.shape[1] < at.prompt &&
-           a.shape[1] != landmarks;
+    return a.shape.size() == 3 && a.shape[1] >= at.sparse_end && a.shape[1] < at.prompt && a.shape[1] != landmarks;
   };
   const auto chunks = [&](std::size_t count) {
     return [count](const npy::Array& a) { return a.shape.size() == 2 && count > 0 && a.shape[1] == count; };
   };
   out.keys = detail::own_array(one, {"k_prerope", "k", "K"}, of_prompt);
   out.values = detail::own_array(one, {"v", "V"}, of_prompt);
-  out.last_queries =
-      detail::own_array(one, {"q_last", "q_postrope", "q", "Q", "last"}, [&](const npy::Array& a) {
-        return !out.keys.shape.empty() && !a.shape.empty() && a.shape.back() == out.keys.shape[2];
-      });
+  out.last_queries = detail::own_array(one, {"q_last", "q_postrope", "q", "Q", "last"}, [&](const npy::Array& a) {
+    return !out.keys.shape.empty() && !a.shape.empty() && a.shape.back() == out.keys.shape[2];
+  });
   out.key_buffer = detail::own_array(one, {"k", "K"}, buffer);
   out.value_buffer = detail::own_array(one, {"v", "V"}, buffer);
   out.outliers = detail::sets_of(detail::own_array(one, {"outlier"}, chunks(at.outlier_chunks)));
-  out.selected = detail::sets_of(
-      detail::own_array(one, {"selected", "initial", "position", "pos"}, chunks(at.selected_chunks)));
+  out.selected = detail::sets_of(detail::own_array(one, {"selected", "initial", "position", "pos"}, chunks(at.selected_chunks)));
   if (out.keys.shape.empty() || out.values.shape.empty()) {
     throw NotCovered(one.path() + " has no keys and values of the prompt whose names begin with k and v");
   }
@@ -213,8 +203,8 @@ inline ShadowKVPrefillCase shadowkv_prefill_case(const Case& one) {
 
 /// Whether two sets differ only in members whose scores lie within `margin` of the cut. `larger` says that
 /// the largest scores are in the set; scores belong to the numbers 0, 1, 2, ...
-inline bool same_but_near_ties(const reference::Rows& ours, const reference::Rows& official,
-                               const reference::Vector& scores, double margin, bool larger) {
+inline bool same_but_near_ties(const reference::Rows& ours, const reference::Rows& official, const reference::Vector& scores, double margin,
+                               bool larger) {
   if (ours.size() != official.size()) { return false; }
   if (ours.empty()) { return true; }
   const double sign = larger ? 1.0 : -1.0;
@@ -234,8 +224,7 @@ inline double largest(const reference::Matrix& x) {
 
 /// The largest deviation of rows whose order is not fixed, each against its nearest official row. `step` rows
 /// at a time are in a fixed order and are told by their first.
-inline double unordered_deviation(const reference::Matrix& actual, const reference::Matrix& expected,
-                                  reference::Index step) {
+inline double unordered_deviation(const reference::Matrix& actual, const reference::Matrix& expected, reference::Index step) {
   double worst = 0.0;
   for (reference::Index i = 0; i < actual.rows(); i += step) {
     double best = std::numeric_limits<double>::infinity();

@@ -16,9 +16,7 @@ namespace kvcompress::conformance {
 
 /// An array (layers, ...) as one array for each layer; a layer (tokens, dim) becomes one head.
 inline std::vector<npy::Array> layers_of(const npy::Array& array) {
-  if (array.shape.size() != 3 && array.shape.size() != 4) {
-    throw std::runtime_error("an array of layers must have three or four axes");
-  }
+  if (array.shape.size() != 3 && array.shape.size() != 4) { throw std::runtime_error("an array of layers must have three or four axes"); }
   std::vector<std::size_t> shape(array.shape.begin() + 1, array.shape.end());
   if (shape.size() == 2) { shape.insert(shape.begin(), 1); }
   const std::size_t size = shape[0] * shape[1] * shape[2];
@@ -61,9 +59,7 @@ struct XkvCase {
 
   [[nodiscard]] std::size_t tokens() const { return keys.front().shape[1]; }
   /// Decode tokens in `keys_after_decode`.
-  [[nodiscard]] std::size_t decoded() const {
-    return keys_after_decode.empty() ? 0 : keys_after_decode.front().shape[1] - tokens();
-  }
+  [[nodiscard]] std::size_t decoded() const { return keys_after_decode.empty() ? 0 : keys_after_decode.front().shape[1] - tokens(); }
 };
 
 namespace detail {
@@ -81,8 +77,7 @@ inline bool turned_off(const Case& one, const std::vector<std::string>& keys) {
 /// The compressed layers: as params.json says or, where it does not, those that the official code changed.
 inline void read_layer_range(const Case& one, XkvCase& out) {
   const auto count = static_cast<long>(out.keys.size());
-  long first =
-      first_param<long>(one, {"first_layer", "start_layer", "start_layer_idx", "layer_start", "start"}, -1);
+  long first = first_param<long>(one, {"first_layer", "start_layer", "start_layer_idx", "layer_start", "start"}, -1);
   long last = first_param<long>(one, {"last_layer", "end_layer", "end_layer_idx", "layer_end", "end"}, -1);
   for (const char* key : {"layers", "layer_range"}) {
     if (one.params.contains(key) && one.params.at(key).is_array() && !one.params.at(key).empty()) {
@@ -102,9 +97,7 @@ inline void read_layer_range(const Case& one, XkvCase& out) {
   if (last < 0) {
     for (last = count - 1; last > first && !changed(last); --last) {}
   }
-  if (last >= count || first > last) {
-    throw NotCovered(one.path() + ": the range of layers is not in the model");
-  }
+  if (last >= count || first > last) { throw NotCovered(one.path() + ": the range of layers is not in the model"); }
   out.first_layer = static_cast<std::size_t>(first);
   out.end_layer = static_cast<std::size_t>(last) + 1;
 }
@@ -113,14 +106,11 @@ inline void read_layer_range(const Case& one, XkvCase& out) {
 
 inline XkvCase xkv_compress_case(const Case& one) {
   XkvCase out;
-  out.layers_per_group =
-      first_param<std::size_t>(one, {"layers_per_group", "group_size", "layers_in_group"}, 4);
+  out.layers_per_group = first_param<std::size_t>(one, {"layers_per_group", "group_size", "layers_in_group"}, 4);
   out.rank_keys = first_param<std::size_t>(one, {"rank_keys", "rank_k", "rank"}, 0);
   out.rank_values = first_param<std::size_t>(one, {"rank_values", "rank_v"}, 0);
   if (detail::turned_off(one, {"merge_keys", "merge_key", "compress_keys"})) { out.rank_keys = 0; }
-  if (detail::turned_off(one, {"merge_values", "merge_value", "compress_values", "values"})) {
-    out.rank_values = 0;
-  }
+  if (detail::turned_off(one, {"merge_values", "merge_value", "compress_values", "values"})) { out.rank_values = 0; }
   if (out.rank_keys + out.rank_values == 0) { throw NotCovered(one.path() + ": params.json has no rank"); }
   out.rope = one.rope();
   out.keys = layers_of(one.any({"K_prerope_LHTd"}));
@@ -148,11 +138,8 @@ inline XkvCase xkv_latents_case(const Case& one) {
       if (!after && name.rfind("latent", 0) == 0) { out.keys = layers_of(npy::read(entry.path())); }
     }
   }
-  if (out.keys.empty() || out.keys_before_rope.empty()) {
-    throw NotCovered(one.path() + " has no latent*.npy before and *hat*.npy after");
-  }
-  out.layers_per_group =
-      first_param<std::size_t>(one, {"layers_per_group", "group_size", "layers_in_group"}, 4);
+  if (out.keys.empty() || out.keys_before_rope.empty()) { throw NotCovered(one.path() + " has no latent*.npy before and *hat*.npy after"); }
+  out.layers_per_group = first_param<std::size_t>(one, {"layers_per_group", "group_size", "layers_in_group"}, 4);
   out.rank_keys = first_param<std::size_t>(one, {"rank_keys", "rank_latents", "rank_k", "rank"}, 0);
   if (out.rank_keys == 0) { throw NotCovered(one.path() + ": params.json has no rank"); }
   detail::read_layer_range(one, out);
@@ -180,8 +167,7 @@ struct Distance {
 /// Prints both measures and fails where neither is within its bound.
 inline void expect_reconstruction(const Case& one, const std::string& what, const Distance& distance) {
   const double relative = distance.relative();
-  std::cout << "conformance: " << one.path() << " " << what << " has a relative deviation of " << relative
-            << "\n";
+  std::cout << "conformance: " << one.path() << " " << what << " has a relative deviation of " << relative << "\n";
   expect_within(one, what, distance.largest, relative <= 1e-5 ? std::max(2e-4, distance.largest) : 2e-4);
 }
 

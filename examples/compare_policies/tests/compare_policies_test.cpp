@@ -154,8 +154,8 @@ Comparison example() {
   c.setup.text = "a<b>.txt";
   c.command = "compare_policies --policies '<script>'";
   Row full{.policy = {"full", "full"}, .bytes = 1000.0, .fraction_of_f16 = 1.0, .perplexity = 20.0, .perplexity_ratio = 1.0, .kl = 1e-8};
-  Row evil{.policy = {"<i>&\"x\"", "<i>&\"x\""}, .bytes = 250.0, .fraction_of_f16 = 0.25, .kl = 0.05,
-           .needles_right = 1, .needles_asked = 4};
+  Row evil{
+      .policy = {"<i>&\"x\"", "<i>&\"x\""}, .bytes = 250.0, .fraction_of_f16 = 0.25, .kl = 0.05, .needles_right = 1, .needles_asked = 4};
   evil.slow_bytes = 4096.0;
   evil.fetched_per_token = 1536.0;
   Row worse{.policy = {"worse", "worse:x=1"}, .bytes = 300.0, .fraction_of_f16 = 0.3, .kl = 0.06};

@@ -30,10 +30,11 @@ TEST(CacheAttention, FullF32HasThePerplexityOfPlainAttention) {
   std::vector<double> factors;
   const kvcompress::Shape shape = llama::shape_of(engine.model(), factors);
   const auto nothing = [](const llama::Perplexity&) {};
-  const auto plain = llama::perplexity(engine, tokens, 512, [&] { return std::make_unique<llama::PlainAttention>(engine.plain_attention()); }, nothing);
-  const auto cached = llama::perplexity(engine, tokens, 512, [&] {
-    return std::make_unique<llama::CacheAttention>(kvcompress::AnyCache::of<kvcompress::Full<float>>(shape));
-  }, nothing);
+  const auto plain = llama::perplexity(
+      engine, tokens, 512, [&] { return std::make_unique<llama::PlainAttention>(engine.plain_attention()); }, nothing);
+  const auto cached = llama::perplexity(
+      engine, tokens, 512,
+      [&] { return std::make_unique<llama::CacheAttention>(kvcompress::AnyCache::of<kvcompress::Full<float>>(shape)); }, nothing);
   EXPECT_NEAR(cached.value / plain.value, 1.0, 1e-5);
   EXPECT_EQ(cached.tokens, plain.tokens);
 }

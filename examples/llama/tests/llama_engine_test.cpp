@@ -41,16 +41,12 @@ class Definition {
         keys.push_back(rotated(times(layer.key, h), t));
         values.push_back(times(layer.value, h));
       }
-      for (std::size_t t = 0; t < tokens.size(); ++t) {
-        add(stream[t], times(layer.attention_output, mixed(queries[t], keys, values, t)));
-      }
+      for (std::size_t t = 0; t < tokens.size(); ++t) { add(stream[t], times(layer.attention_output, mixed(queries[t], keys, values, t))); }
       for (Vector& x : stream) {
         const Vector h = norm(x, layer.ffn_norm);
         Vector gate = times(layer.gate, h);
         const Vector up = times(layer.up, h);
-        for (std::size_t i = 0; i < gate.size(); ++i) {
-          gate[i] = gate[i] / (1.0 + std::exp(-gate[i])) * up[i];
-        }
+        for (std::size_t i = 0; i < gate.size(); ++i) { gate[i] = gate[i] / (1.0 + std::exp(-gate[i])) * up[i]; }
         add(x, times(layer.down, gate));
       }
     }
@@ -77,8 +73,7 @@ class Definition {
     for (std::size_t i = 0; i < x.size(); ++i) { x[i] += y[i]; }
   }
   Vector norm(const Vector& x, const std::vector<float>& weight) const {
-    const double mean =
-        std::inner_product(x.begin(), x.end(), x.begin(), 0.0) / static_cast<double>(x.size());
+    const double mean = std::inner_product(x.begin(), x.end(), x.begin(), 0.0) / static_cast<double>(x.size());
     Vector result = x;
     for (std::size_t i = 0; i < x.size(); ++i) {
       result[i] *= static_cast<double>(weight[i]) / std::sqrt(mean + static_cast<double>(c.norm_epsilon));
@@ -97,8 +92,7 @@ class Definition {
     }
     return heads;
   }
-  Vector mixed(const Vector& query, const std::vector<Vector>& keys, const std::vector<Vector>& values,
-               std::size_t last) const {
+  Vector mixed(const Vector& query, const std::vector<Vector>& keys, const std::vector<Vector>& values, std::size_t last) const {
     Vector result(c.query_heads * c.head_dim);
     for (std::size_t head = 0; head < c.query_heads; ++head) {
       const std::size_t q = head * c.head_dim;
@@ -111,9 +105,7 @@ class Definition {
       }
       const double total = std::accumulate(weights.begin(), weights.end(), 0.0);
       for (std::size_t j = 0; j <= last; ++j) {
-        for (std::size_t i = 0; i < c.head_dim; ++i) {
-          result[q + i] += weights[j] / total * values[j][kv + i];
-        }
+        for (std::size_t i = 0; i < c.head_dim; ++i) { result[q + i] += weights[j] / total * values[j][kv + i]; }
       }
     }
     return result;
@@ -138,8 +130,7 @@ std::vector<float> run(llama::Engine& engine, std::size_t step) {
   std::vector<float> logits(text.size() * vocabulary);
   for (std::size_t at = 0; at < text.size(); at += step) {
     const std::size_t count = std::min(step, text.size() - at);
-    engine.forward(std::span(text).subspan(at, count), at, attention,
-                   std::span(logits).subspan(at * vocabulary, count * vocabulary));
+    engine.forward(std::span(text).subspan(at, count), at, attention, std::span(logits).subspan(at * vocabulary, count * vocabulary));
   }
   return logits;
 }
@@ -150,15 +141,12 @@ void expect_definition(const TinyFile& file) {
   const std::vector<Vector> expected = Definition(engine.model()).logits(text);
   for (std::size_t t = 0; t < text.size(); ++t) {
     for (std::size_t i = 0; i < expected[t].size(); ++i) {
-      ASSERT_NEAR(static_cast<double>(logits[t * expected[t].size() + i]), expected[t][i], 2e-5)
-          << "token " << t;
+      ASSERT_NEAR(static_cast<double>(logits[t * expected[t].size() + i]), expected[t][i], 2e-5) << "token " << t;
     }
   }
 }
 
-TEST(LlamaEngine, MatchesTheDefinition) {
-  expect_definition(TinyFile());
-}
+TEST(LlamaEngine, MatchesTheDefinition) { expect_definition(TinyFile()); }
 
 TEST(LlamaEngine, ScalesRope) {
   const TinyFile linear([](tiny::Writer& out) {
@@ -232,12 +220,10 @@ TEST(LlamaEngine, SaysWhatIsWrongWithAnArgument) {
     return tiny::sentence_of([&] { engine.forward(tokens, position, cache, out); });
   };
   EXPECT_EQ(refusal({300}, 0, logits), "forward: token 300 lies outside the vocabulary of 262.");
-  EXPECT_EQ(refusal({1, 2}, 63, logits),
-            "forward: 2 tokens at position 63 do not fit the model's context of 64.");
+  EXPECT_EQ(refusal({1, 2}, 63, logits), "forward: 2 tokens at position 63 do not fit the model's context of 64.");
   EXPECT_EQ(refusal({}, 0, {}), "forward: a slice has no tokens.");
-  EXPECT_EQ(
-      refusal({1}, 0, std::span(logits).first(5)),
-      "forward: logits has 5 values; it must be a multiple of 262, the vocabulary, for at most 1 tokens.");
+  EXPECT_EQ(refusal({1}, 0, std::span(logits).first(5)),
+            "forward: logits has 5 values; it must be a multiple of 262, the vocabulary, for at most 1 tokens.");
 }
 
 TEST(LlamaEngine, AnswersAQuestionAboutItsContext) {
@@ -273,8 +259,7 @@ TEST(LlamaPerplexity, IsTheDefinitionOverTheSecondHalves) {
     }
   }
   const auto result = llama::perplexity(
-      engine, text, 6, [&] { return std::make_unique<llama::PlainAttention>(engine.plain_attention()); },
-      [](const auto&) {});
+      engine, text, 6, [&] { return std::make_unique<llama::PlainAttention>(engine.plain_attention()); }, [](const auto&) {});
   EXPECT_NEAR(result.value, std::exp(loss / 4.0), 1e-4 * result.value);
   EXPECT_EQ(result.chunks, 2U);
   EXPECT_EQ(result.tokens, 4U);

@@ -17,8 +17,7 @@ namespace {
 using tiny::sentence_of;
 
 testing::AssertionResult says(const std::string& sentence, const std::string& part) {
-  return sentence.find(part) != std::string::npos ? testing::AssertionSuccess()
-                                                  : testing::AssertionFailure() << "got: " << sentence;
+  return sentence.find(part) != std::string::npos ? testing::AssertionSuccess() : testing::AssertionFailure() << "got: " << sentence;
 }
 
 std::string refusal(const std::string& bytes) {
@@ -66,50 +65,37 @@ TEST(LlamaGguf, ReadsBothVersions) {
 }
 
 TEST(LlamaGguf, SaysWhatIsWrongWithAFile) {
-  EXPECT_TRUE(says(sentence_of([] { const llama::Gguf gguf("/nowhere/model.gguf"); }),
-                   "/nowhere/model.gguf: cannot be opened"));
-  EXPECT_TRUE(says(sentence_of([] { const llama::Gguf gguf(std::filesystem::temp_directory_path()); }),
-                   "is not a regular file"));
+  EXPECT_TRUE(says(sentence_of([] { const llama::Gguf gguf("/nowhere/model.gguf"); }), "/nowhere/model.gguf: cannot be opened"));
+  EXPECT_TRUE(says(sentence_of([] { const llama::Gguf gguf(std::filesystem::temp_directory_path()); }), "is not a regular file"));
   EXPECT_TRUE(says(refusal(""), "is empty"));
   EXPECT_TRUE(says(refusal("GG"), "the magic at byte 0 needs 4 bytes, and the file has 2."));
   EXPECT_TRUE(says(refusal("not a model"), "is not a GGUF file"));
   const std::string good = tiny::Model{}.write().bytes();
   std::string huge = good;
-  huge.replace(8, 8,
-               std::string(8, '\x7F'));  // more tensors than there are: the data is read as the tensor table
+  huge.replace(8, 8, std::string(8, '\x7F'));  // more tensors than there are: the data is read as the tensor table
   EXPECT_NE(refusal(huge), "");
   huge = good;
-  huge.replace(16, 8,
-               std::string(8, '\xFF'));  // more metadata than there is: the tensor table is read as metadata
+  huge.replace(16, 8, std::string(8, '\xFF'));  // more metadata than there is: the tensor table is read as metadata
   EXPECT_NE(refusal(huge), "");
   EXPECT_TRUE(says(refusal(good.substr(0, good.size() - 1)), "tensor \"output.weight\" needs"));
 }
 
 TEST(LlamaGguf, SaysWhatIsWrongWithTheMetadata) {
   const std::string good = tiny::Model{}.write().bytes();
-  EXPECT_TRUE(says(refusal(replaced(good, "llama.block_count", "llama.BLOCK_COUNT")),
-                   "\"llama.block_count\" is missing"));
+  EXPECT_TRUE(says(refusal(replaced(good, "llama.block_count", "llama.BLOCK_COUNT")), "\"llama.block_count\" is missing"));
   tiny::Model model;
   model.kv_heads = 3;
-  EXPECT_TRUE(
-      says(refusal(model.write().bytes()), "4 query heads, which is not a multiple of its 3 KV heads"));
+  EXPECT_TRUE(says(refusal(model.write().bytes()), "4 query heads, which is not a multiple of its 3 KV heads"));
   model = {};
   model.rope_dims = 14;
+  EXPECT_TRUE(says(refusal(model.write().bytes()), "is 14; it must be even and at most the head dimension 12"));
+  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.value("general.alignment", 48U); }), "alignment is 48"));
+  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.value("general.alignment", std::string("x")); }), "must be an integer"));
+  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.value("llama.rope.freq_base", -1.0F); }), "RoPE base -1"));
   EXPECT_TRUE(
-      says(refusal(model.write().bytes()), "is 14; it must be even and at most the head dimension 12"));
-  EXPECT_TRUE(
-      says(refusal_with([](tiny::Writer& w) { w.value("general.alignment", 48U); }), "alignment is 48"));
-  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.value("general.alignment", std::string("x")); }),
-                   "must be an integer"));
-  EXPECT_TRUE(
-      says(refusal_with([](tiny::Writer& w) { w.value("llama.rope.freq_base", -1.0F); }), "RoPE base -1"));
-  EXPECT_TRUE(
-      says(refusal_with([](tiny::Writer& w) { w.value("llama.rope.scaling.type", std::string("yarn")); }),
-           "scales RoPE by \"yarn\""));
+      says(refusal_with([](tiny::Writer& w) { w.value("llama.rope.scaling.type", std::string("yarn")); }), "scales RoPE by \"yarn\""));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.value("llama.block_count", 2U); }), "appears twice"));
-  EXPECT_TRUE(
-      says(refusal_with([](tiny::Writer& w) { w.array("llama.rope.freq_base", std::vector<float>{}); }),
-           "must be a single value"));
+  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.array("llama.rope.freq_base", std::vector<float>{}); }), "must be a single value"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.value("tokenizer.ggml.bos_token_id", 4000U); }),
                    "\"tokenizer.ggml.bos_token_id\" is 4000; the vocabulary has 262 tokens."));
   tiny::Writer other;
@@ -119,31 +105,21 @@ TEST(LlamaGguf, SaysWhatIsWrongWithTheMetadata) {
 
 TEST(LlamaGguf, SaysWhatIsWrongWithTheTensors) {
   const std::string good = tiny::Model{}.write().bytes();
-  EXPECT_TRUE(says(refusal(replaced(good, "blk.1.ffn_up.weight", "blk.1.ffn_UP.weight")),
-                   "\"blk.1.ffn_up.weight\" is missing"));
-  EXPECT_TRUE(says(
-      refusal_with([](tiny::Writer& w) { w.tensor("blk.0.attn_q.bias", {4}, 0, std::string(16, '\0')); }),
-      "has a tensor \"blk.0.attn_q.bias\" that this engine does not know"));
-  EXPECT_TRUE(says(
-      refusal_with([](tiny::Writer& w) { w.tensor("rope_freqs.weight", {5}, 0, std::string(20, '\0')); }),
-      "\"rope_freqs.weight\" has 1 rows of 5; its metadata calls for 1 rows of 4."));
-  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {32}, 12, std::string(99, '\0')); }),
-                   "has type 12"));
-  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {33}, 8, std::string(99, '\0')); }),
-                   "in blocks of 32"));
+  EXPECT_TRUE(says(refusal(replaced(good, "blk.1.ffn_up.weight", "blk.1.ffn_UP.weight")), "\"blk.1.ffn_up.weight\" is missing"));
+  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("blk.0.attn_q.bias", {4}, 0, std::string(16, '\0')); }),
+                   "has a tensor \"blk.0.attn_q.bias\" that this engine does not know"));
+  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("rope_freqs.weight", {5}, 0, std::string(20, '\0')); }),
+                   "\"rope_freqs.weight\" has 1 rows of 5; its metadata calls for 1 rows of 4."));
+  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {32}, 12, std::string(99, '\0')); }), "has type 12"));
+  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {33}, 8, std::string(99, '\0')); }), "in blocks of 32"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {}, 0, ""); }), "has 0 dimensions"));
-  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) {
-                     w.tensor("x", {1U << 30, 1U << 30, 1U << 30}, 0, "");
-                   }),
-                   "has shape"));
+  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {1U << 30, 1U << 30, 1U << 30}, 0, ""); }), "has shape"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {8, 0}, 0, ""); }), "or empty"));
 }
 
 TEST(LlamaGguf, NeverCrashesOnATruncatedFile) {
   const std::string good = tiny::Model{}.write().bytes();
-  for (std::size_t size = 0; size < good.size(); size += size < 20000 ? 97 : 4999) {
-    EXPECT_NE(refusal(good.substr(0, size)), "") << size;
-  }
+  for (std::size_t size = 0; size < good.size(); size += size < 20000 ? 97 : 4999) { EXPECT_NE(refusal(good.substr(0, size)), "") << size; }
 }
 
 TEST(LlamaGguf, NeverCrashesOnADamagedFile) {

@@ -28,9 +28,7 @@ double half_value(std::uint16_t half) {
   const int exponent = half >> 10 & 31;
   const double fraction = half & 1023;
   const double sign = (half & 0x8000) != 0 ? -1.0 : 1.0;
-  if (exponent == 31) {
-    return fraction == 0 ? sign * std::numeric_limits<double>::infinity() : std::nan("");
-  }
+  if (exponent == 31) { return fraction == 0 ? sign * std::numeric_limits<double>::infinity() : std::nan(""); }
   return sign * (exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25));
 }
 
@@ -43,9 +41,7 @@ struct Matrix {
   Matrix(Format format, std::size_t rows, std::size_t columns) {
     std::mt19937 random(3);
     std::normal_distribution<float> normal;
-    for (std::size_t i = 0; i < rows * columns; i += llama::is_blocked(format) ? 32U : 1U) {
-      put(format, random, normal(random));
-    }
+    for (std::size_t i = 0; i < rows * columns; i += llama::is_blocked(format) ? 32U : 1U) { put(format, random, normal(random)); }
     tensor = {format, rows, columns, reinterpret_cast<const std::byte*>(bytes.data())};
     EXPECT_EQ(tensor.row_bytes() * rows, bytes.size());
   }
@@ -53,8 +49,7 @@ struct Matrix {
  private:
   void put(Format format, std::mt19937& random, float x) {
     const auto upper = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(x) >> 16U);
-    const auto half =
-        static_cast<std::uint16_t>(random() & 0xBBFFU);  // below 2 in magnitude, many of them subnormal
+    const auto half = static_cast<std::uint16_t>(random() & 0xBBFFU);  // below 2 in magnitude, many of them subnormal
     switch (format) {
       case Format::f32:
         tiny::put(bytes, x);
@@ -167,9 +162,7 @@ TEST(LlamaMatmul, DoesNotDependOnThreadsOrTokens) {
     std::vector<float> together(tokens * rows);
     std::vector<float> apart(tokens * rows);
     llama::multiply(matrix.tensor, x.data(), tokens, together.data(), three);
-    for (std::size_t t = 0; t < tokens; ++t) {
-      llama::multiply(matrix.tensor, x.data() + t * columns, 1, apart.data() + t * rows, one);
-    }
+    for (std::size_t t = 0; t < tokens; ++t) { llama::multiply(matrix.tensor, x.data() + t * columns, 1, apart.data() + t * rows, one); }
     EXPECT_EQ(together, apart) << static_cast<int>(format);
   }
 }
@@ -190,8 +183,7 @@ TEST(LlamaThreadPool, GivesOutEveryItemOnce) {
 TEST(LlamaThreadPool, PassesAnExceptionOnAndGoesOn) {
   llama::ThreadPool pool(3);
   for (int round = 0; round < 20; ++round) {
-    EXPECT_THROW(pool.parallel_for(50, [](std::size_t, std::size_t) { throw std::runtime_error("body"); }),
-                 std::runtime_error);
+    EXPECT_THROW(pool.parallel_for(50, [](std::size_t, std::size_t) { throw std::runtime_error("body"); }), std::runtime_error);
     std::atomic<std::size_t> sum{0};
     pool.parallel_for(50, [&](std::size_t first, std::size_t last) { sum += last - first; });
     EXPECT_EQ(sum.load(), 50U);

@@ -38,14 +38,8 @@ TEST(LlamaSampler, TheSeedDecides) {
 }
 
 TEST(LlamaSampler, SaysWhatIsWrong) {
-  EXPECT_EQ(tiny::sentence_of([] {
-              llama::Sampler({-1.0, 1.0, 1});
-            }),
-            "temperature is -1; it must be 0 to 1000.");
-  EXPECT_EQ(tiny::sentence_of([] {
-              llama::Sampler({1.0, 0.0, 1});
-            }),
-            "top_p is 0; it must be above 0 and at most 1.");
+  EXPECT_EQ(tiny::sentence_of([] { llama::Sampler({-1.0, 1.0, 1}); }), "temperature is -1; it must be 0 to 1000.");
+  EXPECT_EQ(tiny::sentence_of([] { llama::Sampler({1.0, 0.0, 1}); }), "top_p is 0; it must be above 0 and at most 1.");
   const std::vector<float> damaged = {0.0F, std::nanf("")};
   EXPECT_NE(tiny::sentence_of([&] { llama::Sampler({}).pick(damaged); }), "");
 }

@@ -26,9 +26,8 @@ class TemporaryFile {
   TemporaryFile() {
     const auto* test = testing::UnitTest::GetInstance()->current_test_info();
     static int next = 0;
-    path_ = std::filesystem::temp_directory_path() /
-            (std::string("kvcompress-") + test->test_suite_name() + "-" + test->name() + "-" +
-             std::to_string(next++) + "-" + std::to_string(std::random_device{}()) + ".gguf");
+    path_ = std::filesystem::temp_directory_path() / (std::string("kvcompress-") + test->test_suite_name() + "-" + test->name() + "-" +
+                                                      std::to_string(next++) + "-" + std::to_string(std::random_device{}()) + ".gguf");
   }
   TemporaryFile(const TemporaryFile&) = delete;
   TemporaryFile& operator=(const TemporaryFile&) = delete;
@@ -89,8 +88,7 @@ struct Writer {
     for (const T& one : x) { put_one(one); }
     ++value_count;
   }
-  void tensor(std::string_view name, const std::vector<std::uint64_t>& shape, std::uint32_t type,
-              std::string_view content) {
+  void tensor(std::string_view name, const std::vector<std::uint64_t>& shape, std::uint32_t type, std::string_view content) {
     data.resize((data.size() + alignment - 1) / alignment * alignment);
     put_text(table, name);
     put(table, static_cast<std::uint32_t>(shape.size()));
@@ -124,8 +122,7 @@ struct Writer {
 /// A random model of two layers with F32 weights, columns that are not a multiple of a block, and a
 /// byte-level vocabulary of the 256 bytes and a few words. `extra` adds metadata and tensors.
 struct Model {
-  std::uint32_t layers = 2, dim = 40, query_heads = 4, kv_heads = 2, head_dim = 12, hidden = 52, context = 64,
-                rope_dims = 8;
+  std::uint32_t layers = 2, dim = 40, query_heads = 4, kv_heads = 2, head_dim = 12, hidden = 52, context = 64, rope_dims = 8;
   std::uint64_t vocabulary = 0;
 
   template <class Extra>
@@ -156,8 +153,7 @@ struct Model {
     out.value("tokenizer.ggml.model", std::string("gpt2"));
     out.array("tokenizer.ggml.tokens", tokens);
     out.array("tokenizer.ggml.token_type", kinds);
-    out.array("tokenizer.ggml.merges",
-              std::vector<std::string>{"h e", "l l", "he ll", "hell o", "\xC4\xA0 w"});
+    out.array("tokenizer.ggml.merges", std::vector<std::string>{"h e", "l l", "he ll", "hell o", "\xC4\xA0 w"});
     out.value("tokenizer.ggml.eos_token_id", static_cast<std::uint32_t>(tokens.size() - 1));
     std::mt19937 random(7);
     const auto tensor = [&](const std::string& name, std::uint64_t columns, std::uint64_t rows) {

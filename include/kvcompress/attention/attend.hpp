@@ -15,15 +15,15 @@
 #include "kvcompress/kernels/exact.hpp"
 #include "kvcompress/kernels/softmax.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// What a model's attention may vary; the defaults are plain causal attention.
 struct AttendOptions {
-  float scale = 0.0F;             ///< factor on q . k; 0 means 1/sqrt(key width)
-  float soft_cap = 0.0F;          ///< logits become cap * tanh(logit / cap); 0 means no cap
-  std::size_t window = 0;         ///< sliding window: a query sees the rows less than this far behind it; 0 means all
-  Position start = 0;             ///< rows before this position (left padding) are not seen
-  float* log_sum_exp = nullptr;   ///< optional output (tokens, query_heads): log of the softmax's denominator
+  float scale = 0.0F;            ///< factor on q . k; 0 means 1/sqrt(key width)
+  float soft_cap = 0.0F;         ///< logits become cap * tanh(logit / cap); 0 means no cap
+  std::size_t window = 0;        ///< sliding window: a query sees the rows less than this far behind it; 0 means all
+  Position start = 0;            ///< rows before this position (left padding) are not seen
+  float* log_sum_exp = nullptr;  ///< optional output (tokens, query_heads): log of the softmax's denominator
 };
 
 namespace detail {
@@ -93,8 +93,8 @@ inline void mask_chunk(const RowTable& table, RowRange range, const QueryBlock& 
 
 /// Logits of the current batch, rows that a query may not see at -infinity; returns the number of rows. `values` (or null) will be read next.
 template <KeyStore Keys, ValueStore Values>
-std::size_t score_batch(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block, const Batches& batch, std::size_t key_stride,
-                        std::size_t stride, float* logits, const AttendOptions& options, Workspace& ws) noexcept {
+std::size_t score_batch(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block, const Batches& batch,
+                        std::size_t key_stride, std::size_t stride, float* logits, const AttendOptions& options, Workspace& ws) noexcept {
   const std::size_t size = batch.parts([&](RowRange part, std::size_t offset) {
     if constexpr (requires { values->fetch(part.first); }) {
       if (values != nullptr) { values->fetch(part.first); }
@@ -112,8 +112,9 @@ std::size_t score_batch(const Keys& keys, const Values* values, const RowTable& 
 /// logits, row stride `stride`, start at `logits`; with `keep_logits` those of each batch stay, one behind the other. `values` may be null:
 /// then there are no outputs.
 template <KeyStore Keys, ValueStore Values>
-void attend_part(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block, Batches& batch, std::size_t key_stride,
-                 bool keep_logits, float*& logits, std::size_t stride, const AttendOptions& options, const RunningSoftmax& running, Workspace& ws) noexcept {
+void attend_part(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block, Batches& batch,
+                 std::size_t key_stride, bool keep_logits, float*& logits, std::size_t stride, const AttendOptions& options,
+                 const RunningSoftmax& running, Workspace& ws) noexcept {
   const std::size_t queries = block.queries();
   running.start();
   for (std::size_t rows = 0; rows < part_rows && !batch.done(); rows += chunk_rows, batch.next()) {
@@ -140,9 +141,9 @@ void attend_part(const Keys& keys, const Values* values, const RowTable& table, 
 /// The same over all the rows of `ranges`, finished. The rows are met in batches with a running softmax, so that any number of rows needs the
 /// same scratch; with `keep_logits` all logits of the block stay in ws.logits, row stride `rows`, the number of rows in the ranges.
 template <KeyStore Keys, ValueStore Values>
-RunningSoftmax attend_block(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block, std::span<const RowRange> ranges,
-                     std::size_t rows, std::size_t key_stride, std::size_t value_stride, bool keep_logits, const AttendOptions& options,
-                     Workspace& ws) noexcept {
+RunningSoftmax attend_block(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block,
+                            std::span<const RowRange> ranges, std::size_t rows, std::size_t key_stride, std::size_t value_stride,
+                            bool keep_logits, const AttendOptions& options, Workspace& ws) noexcept {
   const std::size_t stride = keep_logits ? rows : chunk_rows;
   const RunningSoftmax whole(ws.outputs.data(), block.queries(), value_stride);
   const RunningSoftmax part(ws.outputs.data() + RunningSoftmax::floats(block.queries(), value_stride), block.queries(), value_stride);
@@ -188,7 +189,8 @@ class LaneAttention {
       const RowRange all{0, rows};
       std::span<const RowRange> ranges(&all, 1);
       if constexpr (chooses) { ranges = reading(ws.queries.data(), key_stride_, block.shift, rows); }
-      const detail::RunningSoftmax done = detail::attend_block(keys_, values_, table_, block, ranges, rows, key_stride_, value_stride_, observe, options_, ws);
+      const detail::RunningSoftmax done =
+          detail::attend_block(keys_, values_, table_, block, ranges, rows, key_stride_, value_stride_, observe, options_, ws);
       for (std::size_t q = 0; q < block.queries(); ++q) {
         const float log_sum_exp = done.maxima[q];
         store(first + q / group, q % group, done.outputs + q * value_stride_, log_sum_exp);
@@ -209,7 +211,8 @@ class LaneAttention {
       const RowRange all{0, rows};
       float* logits = ws.logits.data();
       for (detail::Batches batch(std::span<const RowRange>(&all, 1), detail::chunk_rows); !batch.done(); batch.next()) {
-        logits += detail::score_batch(keys_, static_cast<const Values*>(nullptr), table_, block, batch, key_stride_, rows, logits, options_, ws);
+        logits +=
+            detail::score_batch(keys_, static_cast<const Values*>(nullptr), table_, block, batch, key_stride_, rows, logits, options_, ws);
       }
       for (std::size_t q = 0; q < block.queries(); ++q) {
         const float known = log_sum_exp[(first + q / block.group) * stride + q % block.group];
@@ -238,7 +241,9 @@ class LaneAttention {
   /// Merges the results of all parts, one behind the other, and stores what run would have.
   void finish_parts(float* results, std::size_t count, auto&& store) const {
     const detail::RunningSoftmax whole(results, shape_.group(), value_stride_);
-    for (std::size_t i = 1; i < count; ++i) { whole.merge(detail::RunningSoftmax(results + i * part_floats(), shape_.group(), value_stride_)); }
+    for (std::size_t i = 1; i < count; ++i) {
+      whole.merge(detail::RunningSoftmax(results + i * part_floats(), shape_.group(), value_stride_));
+    }
     whole.finish();
     for (std::size_t h = 0; h < shape_.group(); ++h) { store(std::size_t{0}, h, whole.outputs + h * value_stride_, whole.maxima[h]); }
   }
@@ -248,7 +253,8 @@ class LaneAttention {
   [[nodiscard]] Position shift_of(std::size_t row_limit) const noexcept { return row_limit > 0 ? table_.shift(row_limit - 1) : 0; }
 
   /// Calls visit(block, first token, rows it may see) for blocks of up to `at_once` tokens.
-  void for_blocks(std::span<const Position> positions, std::span<const std::size_t> row_limits, bool by_position, std::size_t at_once, auto&& visit) const {
+  void for_blocks(std::span<const Position> positions, std::span<const std::size_t> row_limits, bool by_position, std::size_t at_once,
+                  auto&& visit) const {
     for (std::size_t first = 0; first < positions.size();) {
       const Position shift = shift_of(row_limits[first]);
       std::size_t end = first + 1;

@@ -8,7 +8,7 @@
 
 #include "kvcompress/core/views.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// A walk over ascending, disjoint ranges in batches of at most `batch_rows` rows.
 class Batches {

@@ -4,7 +4,9 @@
 
 #include <cstddef>
 
-namespace kvcompress {
+#include "kvcompress/core/abi.hpp"
+
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// The archetype of an executor: runs every task on the calling thread, worker 0. A thread pool of yours offers the same call.
 struct SerialExecutor {

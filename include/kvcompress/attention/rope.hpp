@@ -12,7 +12,7 @@
 #include "kvcompress/kernels/exact.hpp"
 #include "kvcompress/simd/native.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Sines and cosines for one rotation, kept until another one is asked for: lanes and heads share them. Angles are reduced in double.
 class Rotation {
@@ -22,7 +22,8 @@ class Rotation {
         pairs_(shape.rope.theta == 0.0 ? 0 : (shape.rope.rotary_dim != 0 ? shape.rope.rotary_dim : shape.key_width()) / 2),
         frequencies_(pairs_, rope_.scale, Allocator<double>(memory)),
         digits_(digits * static_cast<std::size_t>(base) * 2 * pairs_, 0.0, Allocator<double>(memory)),
-        rest_(2 * pairs_, 0.0, Allocator<double>(memory)), low_(static_cast<std::size_t>(base) * 2 * pairs_, 0.0F, Allocator<float>(memory)),
+        rest_(2 * pairs_, 0.0, Allocator<double>(memory)),
+        low_(static_cast<std::size_t>(base) * 2 * pairs_, 0.0F, Allocator<float>(memory)),
         block_(2 * pairs_, 0.0F, Allocator<float>(memory)), cosines_(pairs_, 1.0F, Allocator<float>(memory)),
         sines_(pairs_, 0.0F, Allocator<float>(memory)) {
     for (std::size_t i = 0; i < pairs_; ++i) {
@@ -108,7 +109,9 @@ class Rotation {
   struct Turn {
     double cosine;
     double sine;
-    friend Turn operator*(Turn a, Turn b) noexcept { return {a.cosine * b.cosine - a.sine * b.sine, a.cosine * b.sine + a.sine * b.cosine}; }
+    friend Turn operator*(Turn a, Turn b) noexcept {
+      return {a.cosine * b.cosine - a.sine * b.sine, a.cosine * b.sine + a.sine * b.cosine};
+    }
   };
 
   void turn_block_by(std::int64_t blocks) noexcept {

@@ -8,7 +8,7 @@
 #include "kvcompress/core/math.hpp"
 #include "kvcompress/kernels/softmax.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// The softmax of a block over the rows met so far; outputs are sums, not yet divided.
 struct RunningSoftmax {
@@ -19,7 +19,9 @@ struct RunningSoftmax {
   std::size_t value_stride;
 
   /// Numbers of the buffer, whole cache lines.
-  static constexpr std::size_t floats(std::size_t queries, std::size_t value_stride) noexcept { return (queries * (value_stride + 2) + 15) / 16 * 16; }
+  static constexpr std::size_t floats(std::size_t queries, std::size_t value_stride) noexcept {
+    return (queries * (value_stride + 2) + 15) / 16 * 16;
+  }
   RunningSoftmax(float* buffer, std::size_t query_count, std::size_t stride) noexcept
       : maxima(buffer + query_count * stride), sums(maxima + query_count), outputs(buffer), queries(query_count), value_stride(stride) {}
 

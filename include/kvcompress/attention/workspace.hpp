@@ -7,16 +7,16 @@
 #include "kvcompress/attention/rope.hpp"
 #include "kvcompress/core/views.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Scratch for attend and observe; one per thread that calls them at the same time. It grows to what a call needs and stays: a few
 /// tens of KiB, plus 4 bytes per row and query (a block of at most 32, or one token's group) for policies that observe attention.
 class Workspace {
  public:
   explicit Workspace(const Shape& shape, const Memory& memory = {})
-      : rotation(shape, memory), queries(Allocator<float>(memory)), turned(Allocator<float>(memory)),
-        logits(Allocator<float>(memory)), weights(Allocator<float>(memory)), outputs(Allocator<float>(memory)),
-        parts(Allocator<float>(memory)), store(Allocator<float>(memory)), chosen(Allocator<float>(memory)), positions(Allocator<Position>(memory)),
+      : rotation(shape, memory), queries(Allocator<float>(memory)), turned(Allocator<float>(memory)), logits(Allocator<float>(memory)),
+        weights(Allocator<float>(memory)), outputs(Allocator<float>(memory)), parts(Allocator<float>(memory)),
+        store(Allocator<float>(memory)), chosen(Allocator<float>(memory)), positions(Allocator<Position>(memory)),
         limits(Allocator<std::size_t>(memory)), order(Allocator<Position>(memory)), ranges(Allocator<RowRange>(memory)) {}
 
   /// At least `count` floats; never shrinks, doubles when it grows.
@@ -47,18 +47,18 @@ class Workspace {
   }
 
   Rotation rotation;
-  Vector<float> queries;  // (queries, key width), scaled
-  Vector<float> turned;   // the same, rotated for rows whose slot and position differ by another distance
-  Vector<float> logits;   // (queries, rows of a chunk), or all rows if the policy observes
-  Vector<float> weights;  // (queries, rows of a chunk), e^(logit - maximum); later one query's probabilities
-  Vector<float> outputs;  // (2, queries, value width + 2): sums so far, of all rows and of a part of them
-  Vector<float> parts;    // (KV heads, parts, group, value width + 2): what threads that share rows found
-  Vector<float> store;    // what the stores need
-  Vector<float> chosen;   // what a retrieval scores, and what stores prepare
-  Vector<Position> positions;   // (tokens) of the queries
-  Vector<std::size_t> limits;   // (tokens) rows each query may see
-  Vector<Position> order;       // what a retrieval sorts
-  Vector<RowRange> ranges;      // what a retrieval chose
+  Vector<float> queries;       // (queries, key width), scaled
+  Vector<float> turned;        // the same, rotated for rows whose slot and position differ by another distance
+  Vector<float> logits;        // (queries, rows of a chunk), or all rows if the policy observes
+  Vector<float> weights;       // (queries, rows of a chunk), e^(logit - maximum); later one query's probabilities
+  Vector<float> outputs;       // (2, queries, value width + 2): sums so far, of all rows and of a part of them
+  Vector<float> parts;         // (KV heads, parts, group, value width + 2): what threads that share rows found
+  Vector<float> store;         // what the stores need
+  Vector<float> chosen;        // what a retrieval scores, and what stores prepare
+  Vector<Position> positions;  // (tokens) of the queries
+  Vector<std::size_t> limits;  // (tokens) rows each query may see
+  Vector<Position> order;      // what a retrieval sorts
+  Vector<RowRange> ranges;     // what a retrieval chose
 };
 
 }  // namespace kvcompress

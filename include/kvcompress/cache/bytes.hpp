@@ -8,7 +8,7 @@
 #include "kvcompress/cache/encode.hpp"
 #include "kvcompress/core/shared.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// What the store S of a lane takes for `rows` rows of `dim` numbers.
 template <class P, class S>
@@ -68,8 +68,9 @@ void account(const Shape& shape, const PolicyOptions<P>& options, const Vector<S
       for_sharing_lanes<P, S>(shape, options, [&](std::size_t lanes, auto&& place) {
         const auto member = [&](std::size_t lane) -> const S& { return layers[place(lane).first].read().lanes[place(lane).second].*store; };
         const auto shared = [&](std::size_t lane) { return layers[place(lane).first].shared(); };
-        if constexpr (requires { S::account(lanes, member, shared, report); }) { S::account(lanes, member, shared, report); }
-        else {
+        if constexpr (requires { S::account(lanes, member, shared, report); }) {
+          S::account(lanes, member, shared, report);
+        } else {
           for (std::size_t lane = 0; lane < lanes; ++lane) {
             report.add_held(shared(lane), [&](MemoryReport& all) { member(lane).account(all); });
           }
@@ -86,9 +87,12 @@ template <class P>
 void unshare(const Shape& shape, const PolicyOptions<P>& options, Vector<Shared<Layer<P>>>& layers) {
   const auto stores = [&]<class S>(S Lane<P>::*store) {
     for_sharing_lanes<P, S>(shape, options, [&](std::size_t lanes, auto&& place) {
-      const auto member = [&](std::size_t lane) -> S& { return layers[place(lane).first].write_in_place().lanes[place(lane).second].*store; };
-      if constexpr (requires { S::unshare(lanes, member); }) { S::unshare(lanes, member); }
-      else {
+      const auto member = [&](std::size_t lane) -> S& {
+        return layers[place(lane).first].write_in_place().lanes[place(lane).second].*store;
+      };
+      if constexpr (requires { S::unshare(lanes, member); }) {
+        S::unshare(lanes, member);
+      } else {
         for (std::size_t lane = 0; lane < lanes; ++lane) { member(lane).unshare(); }
       }
     });

@@ -10,7 +10,7 @@
 #include "kvcompress/core/views.hpp"
 #include "kvcompress/kernels/exact.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 inline void check_layer(const Shape& shape, const char* verb, std::size_t layer) {
   require(layer < shape.layers, ErrorCode::shape, verb, ": layer is ", layer, ", must be less than ", shape.layers);
@@ -37,8 +37,8 @@ inline void check_finite(const char* name, const Rows& rows, float bound, std::s
 }
 
 /// `key_bound` and `value_bound`: the largest magnitudes that the stores can hold.
-inline void check_rows(const Shape& shape, const Rows& keys, const Rows& values, Position first_position, Position next,
-                       float key_bound, float value_bound, float* row) {
+inline void check_rows(const Shape& shape, const Rows& keys, const Rows& values, Position first_position, Position next, float key_bound,
+                       float value_bound, float* row) {
   require(keys.tokens() > 0, ErrorCode::shape, "append: keys.tokens() is 0, must be at least 1");
   check_equal("append: values.tokens()", values.tokens(), "keys.tokens()", keys.tokens());
   check_equal("append: keys.heads()", keys.heads(), "shape.kv_heads", shape.kv_heads);

@@ -10,7 +10,7 @@
 #include "kvcompress/cache/observe.hpp"
 #include "kvcompress/core/shared.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// Ends the open step of a layer. If memory or the slow tier fails on the way, nothing is lost and the commit can be called again.
 template <class P>
@@ -18,7 +18,8 @@ struct Commit {
   using Eviction = typename Axes<P>::Eviction;
   using Retrieval = typename Axes<P>::Retrieval;
   /// The eviction scores lane by lane, the storage encodes lanes together.
-  static constexpr bool decides_together = Eviction::decides == Decides::once && Eviction::scope < storage_scope<typename Axes<P>::Storage>();
+  static constexpr bool decides_together =
+      Eviction::decides == Decides::once && Eviction::scope < storage_scope<typename Axes<P>::Storage>();
 
   const Shape& shape;
   const PolicyOptions<P>& options;
@@ -89,9 +90,7 @@ struct Commit {
     }
   }
   /// Lanes that the storage encodes together keep the same rows: their scores are added and decided upon once.
-  void evict_together(std::span<Layer<P>* const> together) const
-    requires(decides_together)
-  {
+  void evict_together(std::span<Layer<P>* const> together) const requires(decides_together) {
     const Layer<P>& first = *together.front();
     const RowTable& rows = first.tables.front();
     auto sums = Eviction::sums(options.eviction, memory);

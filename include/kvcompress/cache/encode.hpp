@@ -7,14 +7,17 @@
 
 #include "kvcompress/cache/layer.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// The layers [first, last) whose rows policy P encodes together with those of `layer`.
 template <class P>
 RowRange layers_with(const PolicyOptions<P>& options, const Shape& shape, std::size_t layer) {
   using Storage = typename Axes<P>::Storage;
-  if constexpr (storage_scope<Storage>() == Scope::group) { return Storage::layers_with(options.storage, shape, layer); }
-  else { return {layer, layer + 1}; }
+  if constexpr (storage_scope<Storage>() == Scope::group) {
+    return Storage::layers_with(options.storage, shape, layer);
+  } else {
+    return {layer, layer + 1};
+  }
 }
 
 /// What all settlings of a commit have in common.
@@ -42,12 +45,14 @@ struct Encoding {
   }
 
  private:
-  [[nodiscard]] Settling settling(const Layer<P>& l, std::size_t head, std::size_t layer, std::size_t rows, std::span<const Reads> reads) const {
+  [[nodiscard]] Settling settling(const Layer<P>& l, std::size_t head, std::size_t layer, std::size_t rows,
+                                  std::span<const Reads> reads) const {
     return {shape, l.table(head), rotation, scratch.rows, memory, end_of_prompt, layer, rows, reads};
   }
 
   template <class S>
-  void settle(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, auto&, std::integral_constant<Scope, Scope::lane>) const {
+  void settle(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, auto&,
+              std::integral_constant<Scope, Scope::lane>) const {
     for (std::size_t l = 0; l < layers.size(); ++l) {
       for (std::size_t head = 0; head < layers[l]->lanes.size(); ++head) {
         Lane<P>& lane = layers[l]->lanes[head];
@@ -84,7 +89,8 @@ struct Encoding {
       // A layer that is ahead, with a token whose step is open, holds rows that the others have not seen yet.
       rows = std::min(rows, l->tables.front().rows() - (end_of_prompt || l == layers.back() ? 0 : l->open));
     }
-    work(std::span<S* const>(members.data(), members.size()), settling(*layers.front(), 0, layer, rows, {scratch.reads.data(), scratch.reads.size()}));
+    work(std::span<S* const>(members.data(), members.size()),
+         settling(*layers.front(), 0, layer, rows, {scratch.reads.data(), scratch.reads.size()}));
   }
 };
 

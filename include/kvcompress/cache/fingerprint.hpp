@@ -10,7 +10,7 @@
 #include "kvcompress/cache/lane.hpp"
 #include "kvcompress/core/archive.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// Names facts to an archive below a prefix: "shape." + "layers".
 template <class Archive>
@@ -23,11 +23,15 @@ class Facts {
     Sentence full = prefix_;
     full.add(name);
     const std::string_view path(full.c_str());
-    if constexpr (requires { names_of(value); }) { archive_.same(path, std::string_view(names_of(value)[static_cast<std::size_t>(value)])); }
-    else if constexpr (std::is_enum_v<T>) { archive_.same(path, static_cast<std::size_t>(value)); }
-    else if constexpr (std::floating_point<T>) { archive_.same(path, static_cast<double>(value)); }
-    else if constexpr (std::integral<T>) { archive_.same(path, value); }
-    else if constexpr (ListsFields<T>) {
+    if constexpr (requires { names_of(value); }) {
+      archive_.same(path, std::string_view(names_of(value)[static_cast<std::size_t>(value)]));
+    } else if constexpr (std::is_enum_v<T>) {
+      archive_.same(path, static_cast<std::size_t>(value));
+    } else if constexpr (std::floating_point<T>) {
+      archive_.same(path, static_cast<double>(value));
+    } else if constexpr (std::integral<T>) {
+      archive_.same(path, value);
+    } else if constexpr (ListsFields<T>) {
       full.add(".");
       T::fields(value, Facts(archive_, full.c_str()));
     } else {
@@ -55,7 +59,9 @@ inline void describe_shape(const Shape& shape, auto& archive) {
   fact("rope.scale", rope.scale);
   fact("rope.frequency_factors", rope.frequency_factors != nullptr);
   const std::size_t pairs = (rope.rotary_dim != 0 ? rope.rotary_dim : shape.key_width()) / 2;
-  for (std::size_t i = 0; i < pairs && rope.frequency_factors != nullptr; ++i) { fact("rope.frequency_factors[]", rope.frequency_factors[i]); }
+  for (std::size_t i = 0; i < pairs && rope.frequency_factors != nullptr; ++i) {
+    fact("rope.frequency_factors[]", rope.frequency_factors[i]);
+  }
 }
 
 /// Options that a policy's name cannot set, where there are such, beside those that it can. A text says where something lies, which may differ.

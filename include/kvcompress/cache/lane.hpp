@@ -10,7 +10,7 @@
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/policies/combine.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// One KV head of one layer.
 template <class P>
@@ -35,13 +35,16 @@ struct Lane {
   typename Retrieval::State index;
   LastQueries last;
   Pending pending;
-  Position observed_end = 0;   // observations of queries before this position can no longer be taken back
-  std::size_t fetched = 0;     // bytes read from the slow tier so far
+  Position observed_end = 0;  // observations of queries before this position can no longer be taken back
+  std::size_t fetched = 0;    // bytes read from the slow tier so far
 
   /// The store that holds the values.
   [[nodiscard]] const auto& value_store() const noexcept {
-    if constexpr (ValuesInKeys<Values>) { return keys; }
-    else { return values; }
+    if constexpr (ValuesInKeys<Values>) {
+      return keys;
+    } else {
+      return values;
+    }
   }
   /// Rows before this one are encoded in one store or the other and keep their place.
   [[nodiscard]] std::size_t settled() const noexcept { return std::max(keys.settled(), value_store().settled()); }
@@ -79,8 +82,11 @@ struct Lane {
   }
   /// One key in the stored form, rotated; by the row table and rotation if it is held unrotated.
   void read_key(std::size_t row, const RowTable& table, Rotation& rotation, float* out) const noexcept {
-    if constexpr (UnrotatedKeyStore<Keys>) { keys.read(row, table, rotation, out); }
-    else { keys.read(row, out); }
+    if constexpr (UnrotatedKeyStore<Keys>) {
+      keys.read(row, table, rotation, out);
+    } else {
+      keys.read(row, out);
+    }
   }
   /// What must happen before the rows of `ranges` are read.
   void prepare(std::span<const RowRange> ranges, const RowTable& table, Rotation& rotation, Vector<float>& scratch) {

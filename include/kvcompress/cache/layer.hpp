@@ -10,7 +10,7 @@
 
 #include "kvcompress/cache/lane.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 template <class P>
 struct Layer;
@@ -20,8 +20,8 @@ template <class P>
 struct CommitScratch {
   explicit CommitScratch(const Memory& memory)
       : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)),
-        keys(Allocator<typename Lane<P>::Keys*>(memory)), values(Allocator<typename Lane<P>::Values*>(memory)), reads(Allocator<Reads>(memory)),
-        layers(Allocator<Layer<P>*>(memory)) {}
+        keys(Allocator<typename Lane<P>::Keys*>(memory)), values(Allocator<typename Lane<P>::Values*>(memory)),
+        reads(Allocator<Reads>(memory)), layers(Allocator<Layer<P>*>(memory)) {}
 
   /// One flag per row, all 0; room for the rows in `order`.
   void start(std::size_t row_count) {
@@ -57,10 +57,10 @@ struct CommitScratch {
   Vector<float> rows;
   Vector<Position> order;
   Vector<unsigned char> drop;
-  Vector<typename Lane<P>::Keys*> keys;      // members that encode together
+  Vector<typename Lane<P>::Keys*> keys;  // members that encode together
   Vector<typename Lane<P>::Values*> values;
-  Vector<Reads> reads;                       // what their retrieval says
-  Vector<Layer<P>*> layers;                  // that commit together
+  Vector<Reads> reads;       // what their retrieval says
+  Vector<Layer<P>*> layers;  // that commit together
 };
 
 /// A store that can encode its live rows anew, alone or together with the others of its scope.
@@ -68,7 +68,8 @@ template <class S>
 concept Compacts = requires(S store, const RowTable& table, Vector<float>& scratch) {
   store.prepare_to_compact(table, scratch);
   store.compact(table, scratch);
-} || requires(std::span<S* const> members, const RowTable& table, Vector<float>& scratch) {
+}
+|| requires(std::span<S* const> members, const RowTable& table, Vector<float>& scratch) {
   S::prepare_to_compact(members, table, scratch);
   S::compact(members, table, scratch);
 };
@@ -130,7 +131,10 @@ struct Layer {
     const auto members = unit(index);
     const std::size_t settled = members.front().settled();
     in_order || settled > 0 ? close_gaps(table, members, settled) : fill_gaps(table, members);
-    if constexpr (requires { members.front().keys.erase_block(std::size_t{}); members.front().values.erase_block(std::size_t{}); }) {
+    if constexpr (requires {
+                    members.front().keys.erase_block(std::size_t{});
+                    members.front().values.erase_block(std::size_t{});
+                  }) {
       if (settled > 0) { tidy_encoded(table, members, scratch); }
     }
   }
@@ -272,12 +276,18 @@ struct Layer {
       scratch.values.push_back(&lane.values);
     }
     const auto prepare = [&]<class Members>(Members&& stores) {
-      if constexpr (requires { stores.prepare_to_compact(table, scratch.rows); }) { stores.prepare_to_compact(table, scratch.rows); }
-      else { std::remove_pointer_t<typename std::remove_cvref_t<Members>::value_type>::prepare_to_compact(stores, table, scratch.rows); }
+      if constexpr (requires { stores.prepare_to_compact(table, scratch.rows); }) {
+        stores.prepare_to_compact(table, scratch.rows);
+      } else {
+        std::remove_pointer_t<typename std::remove_cvref_t<Members>::value_type>::prepare_to_compact(stores, table, scratch.rows);
+      }
     };
     const auto compact = [&]<class Members>(Members&& stores) {
-      if constexpr (requires { stores.compact(table, scratch.rows); }) { stores.compact(table, scratch.rows); }
-      else { std::remove_pointer_t<typename std::remove_cvref_t<Members>::value_type>::compact(stores, table, scratch.rows); }
+      if constexpr (requires { stores.compact(table, scratch.rows); }) {
+        stores.compact(table, scratch.rows);
+      } else {
+        std::remove_pointer_t<typename std::remove_cvref_t<Members>::value_type>::compact(stores, table, scratch.rows);
+      }
     };
     const std::span<Keys* const> keys(scratch.keys.data(), scratch.keys.size());
     const std::span<Values* const> values(scratch.values.data(), scratch.values.size());

@@ -8,7 +8,7 @@
 
 #include "kvcompress/attention/attend.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// Probabilities seen since the last commit that truncate may still take back, in the order they were seen.
 class Pending {
@@ -120,8 +120,9 @@ class LastQueries {
     archive.vector(self.positions_);
     archive.vector(self.queries_);
     archive.check(self.queries_.size() == self.positions_.size() * width, "the last queries are not of its shape");
-    archive.check(std::is_sorted(self.positions_.begin(), self.positions_.end()) && (self.positions_.empty() || self.positions_.back() < next),
-                  "the last queries are not in order");
+    archive.check(
+        std::is_sorted(self.positions_.begin(), self.positions_.end()) && (self.positions_.empty() || self.positions_.back() < next),
+        "the last queries are not in order");
     archive.number(self.options_.scale);
     archive.number(self.options_.soft_cap);
     archive.number(self.options_.window);

@@ -10,7 +10,7 @@
 #include "kvcompress/cache/layer.hpp"
 #include "kvcompress/cache/queries.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// How many of the last queries of a prompt the policy wants to see at its end.
 template <class P>
@@ -58,8 +58,12 @@ void see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, s
       Eviction::observe(options.eviction, lane.state, h, probabilities);
     }
   };
-  if (log_sum_exp != nullptr) { attention.run_known(ws.positions, ws.limits, log_sum_exp, shape.query_heads, ws, load, show); }
-  else { attention.run(ws.positions, ws.limits, true, ws, true, load, [](auto&&...) {}, show); }
+  if (log_sum_exp != nullptr) {
+    attention.run_known(ws.positions, ws.limits, log_sum_exp, shape.query_heads, ws, load, show);
+  } else {
+    attention.run(
+        ws.positions, ws.limits, true, ws, true, load, [](auto&&...) {}, show);
+  }
 }
 
 /// The same for the last queries of a prompt that has ended.
@@ -70,11 +74,12 @@ void see_last(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
   const std::size_t skipped = last.positions().size() - count;
   ws.positions.assign(last.positions().begin() + static_cast<std::ptrdiff_t>(skipped), last.positions().end());
   Lane<P>::Eviction::start(options.eviction, layer.lanes[head].state);
-  see<P>(shape, options, layer, head,
-         [&](std::size_t token, std::size_t h, float* row) {
-           std::copy_n(last.query(skipped + token, shape.group() * shape.key_width()) + h * shape.key_width(), shape.key_width(), row);
-         },
-         last.options(), nullptr, ws);
+  see<P>(
+      shape, options, layer, head,
+      [&](std::size_t token, std::size_t h, float* row) {
+    std::copy_n(last.query(skipped + token, shape.group() * shape.key_width()) + h * shape.key_width(), shape.key_width(), row);
+      },
+      last.options(), nullptr, ws);
 }
 
 /// The ranges of the rows [0, rows) that one token's queries read: those that the retrieval chooses and all that are not indexed. Fetches
@@ -92,8 +97,11 @@ std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& opt
     Retrieval::select(options.retrieval, lane.index,
                       {table, queries, stride, shape.group(), shape.key_width(), shift, ws.rotation, ws.chosen, ws.order}, ws.ranges);
   }
-  if (!ws.ranges.empty() && ws.ranges.back().last == indexed) { ws.ranges.back().last = rows; }
-  else { ws.ranges.push_back({indexed, rows}); }
+  if (!ws.ranges.empty() && ws.ranges.back().last == indexed) {
+    ws.ranges.back().last = rows;
+  } else {
+    ws.ranges.push_back({indexed, rows});
+  }
   const std::span<const RowRange> ranges(ws.ranges.data(), ws.ranges.size());
   lane.prepare(ranges, table, ws.rotation, ws.chosen);
   if (Retrieval::wants_last_query(options.retrieval)) { lane.observed_end = layer.next; }  // what it fetched decides what it keeps
@@ -106,7 +114,8 @@ void choose_first(const Shape& shape, const PolicyOptions<P>& options, Layer<P>&
   const std::size_t stride = kernels::padded(shape.key_width());
   for (std::size_t head = 0; head < layer.lanes.size(); ++head) {
     Lane<P>& lane = layer.lanes[head];
-    const float scale = lane.last.options().scale != 0.0F ? lane.last.options().scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()));
+    const float scale =
+        lane.last.options().scale != 0.0F ? lane.last.options().scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()));
     const float* from = lane.last.query(lane.last.positions().size() - 1, shape.group() * shape.key_width());
     Workspace::ensure(ws.queries, shape.group() * stride);
     std::fill_n(ws.queries.begin(), shape.group() * stride, 0.0F);
@@ -114,7 +123,8 @@ void choose_first(const Shape& shape, const PolicyOptions<P>& options, Layer<P>&
       for (std::size_t c = 0; c < shape.key_width(); ++c) { ws.queries[h * stride + c] = scale * from[h * shape.key_width() + c]; }
     }
     ws.ranges.clear();
-    const Retrieving retrieving{layer.table(head), ws.queries.data(), stride, shape.group(), shape.key_width(), 0, ws.rotation, ws.chosen, ws.order};
+    const Retrieving retrieving{layer.table(head), ws.queries.data(), stride,  shape.group(), shape.key_width(), 0,
+                                ws.rotation,       ws.chosen,         ws.order};
     Lane<P>::Retrieval::select(options.retrieval, lane.index, retrieving, ws.ranges);
     lane.index.remember_first(ws.ranges);
   }

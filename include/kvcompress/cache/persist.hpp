@@ -8,13 +8,13 @@
 #include "kvcompress/cache.hpp"
 #include "kvcompress/cache/fingerprint.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// Whether all parts of a policy say how they are saved.
 template <class P>
 concept Saved = archive::supported && PersistsRows<typename Lane<P>::Keys> && PersistsRows<typename Lane<P>::Values> &&
-                Persists<typename Lane<P>::State> && Persists<typename Lane<P>::Retrieval::State> && ListsFields<typename Axes<P>::Eviction::Options> &&
-                ListsFields<typename Axes<P>::Storage::Options> && ListsFields<typename Axes<P>::Retrieval::Options>;
+    Persists<typename Lane<P>::State> && Persists<typename Lane<P>::Retrieval::State> && ListsFields<typename Axes<P>::Eviction::Options> &&
+    ListsFields<typename Axes<P>::Storage::Options> && ListsFields<typename Axes<P>::Retrieval::Options>;
 
 template <class P>
 struct Persistence {
@@ -22,9 +22,10 @@ struct Persistence {
   static_assert(PersistsRows<typename Lane<P>::Keys>,
                 "kvcompress: a cache of P cannot be saved: its key store must provide describe(fact) and persist(self, archive, rows), see "
                 "kvcompress::PersistsRows in kvcompress/concepts.hpp");
-  static_assert(PersistsRows<typename Lane<P>::Values>,
-                "kvcompress: a cache of P cannot be saved: its value store must provide describe(fact) and persist(self, archive, rows), see "
-                "kvcompress::PersistsRows in kvcompress/concepts.hpp");
+  static_assert(
+      PersistsRows<typename Lane<P>::Values>,
+      "kvcompress: a cache of P cannot be saved: its value store must provide describe(fact) and persist(self, archive, rows), see "
+      "kvcompress::PersistsRows in kvcompress/concepts.hpp");
   static_assert(Persists<typename Lane<P>::State>,
                 "kvcompress: a cache of P cannot be saved: the State of its eviction must provide persist(self, archive, rows), see "
                 "kvcompress::Persists in kvcompress/concepts.hpp");
@@ -100,8 +101,11 @@ struct Persistence {
   }
   template <class S>
   static bool alike(const S& a, const S& b) noexcept {
-    if constexpr (requires { a.alike(b); }) { return a.alike(b); }
-    else { return a.settled() == b.settled(); }
+    if constexpr (requires { a.alike(b); }) {
+      return a.alike(b);
+    } else {
+      return a.settled() == b.settled();
+    }
   }
 };
 

@@ -7,7 +7,7 @@
 
 #include "kvcompress/attention/attend.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// Queries of the newest `tokens` rows: their positions to ws.positions, the rows they may see to ws.limits.
 inline void place_queries(const RowTable& table, std::size_t tokens, Workspace& ws) {

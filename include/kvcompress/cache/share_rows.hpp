@@ -9,7 +9,7 @@
 #include "kvcompress/cache/layer.hpp"
 #include "kvcompress/cache/queries.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// A task is a part of the rows of a head; the results of a head are merged in order at the end, so that they do not depend on the executor.
 template <class P, class Executor>

@@ -6,7 +6,7 @@
 
 #include "kvcompress/core/error.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Codes are multiplied by queries, or probabilities, times their scales: the weights. Error of a head's output against `exact`, relative to
 /// its length, with normal rows, the worst head of each row of the benchmarks: near_exact 7e-5 to 1.4e-4, fast 2e-2 to 5e-2; it grows with the
@@ -28,8 +28,8 @@ inline constexpr bool offers_fast = Bits <= 5;
 /// Raises an Error if codes of `Bits` bits do not offer `mode`.
 template <int Bits>
 inline void check_accumulation(Accumulation mode, const char* storage) {
-  require(mode != Accumulation::fast || offers_fast<Bits>, ErrorCode::option, storage, ": accumulation is fast, must be exact or near_exact at ",
-          Bits, " bits: it would cost more than the codes do");
+  require(mode != Accumulation::fast || offers_fast<Bits>, ErrorCode::option, storage,
+          ": accumulation is fast, must be exact or near_exact at ", Bits, " bits: it would cost more than the codes do");
 }
 
 }  // namespace kvcompress

@@ -14,7 +14,7 @@
 #include "kvcompress/core/error.hpp"
 #include "kvcompress/core/memory.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Takes the bytes of a saved cache: a function and a context, by value. write returns false if it cannot take them all.
 struct ByteSink {
@@ -158,13 +158,15 @@ class Reader {
   static constexpr bool reads = true;
 
   Reader(const ByteSource& source, Checksum checksum, const Memory& memory)
-      : source_(source), checksum_(checksum), memory_(memory), content_(Allocator<std::byte>(memory)), shared_(Allocator<archive::SharedThing>(memory)) {
+      : source_(source), checksum_(checksum), memory_(memory), content_(Allocator<std::byte>(memory)),
+        shared_(Allocator<archive::SharedThing>(memory)) {
     char magic[sizeof archive::magic];
     std::uint32_t version = 0;
     require(receive(magic, sizeof magic) && std::memcmp(magic, archive::magic, sizeof magic) == 0, ErrorCode::format,
             "load: this is no saved cache: it does not begin with KVCACHE");
     require(receive(&version, sizeof version), ErrorCode::format, "load: the file ends before its format version");
-    require(version == archive::version, ErrorCode::format, "load: the format version is ", version, " in the file, ", archive::version, " here");
+    require(version == archive::version, ErrorCode::format, "load: the format version is ", version, " in the file, ", archive::version,
+            " here");
   }
 
   [[nodiscard]] const Memory& memory() const noexcept { return memory_; }
@@ -198,7 +200,9 @@ class Reader {
     expect(n, each);
   }
   /// Refuses a file whose section has fewer than n * each bytes left.
-  void expect(std::size_t n, std::size_t each) const { check(each == 0 || n <= (size_ - at_) / each, "a count is larger than the section"); }
+  void expect(std::size_t n, std::size_t each) const {
+    check(each == 0 || n <= (size_ - at_) / each, "a count is larger than the section");
+  }
   template <class T>
   void vector(Vector<T>& v) {
     static_assert(std::is_trivially_copyable_v<T>);
@@ -224,8 +228,11 @@ class Reader {
   void same(std::string_view name, std::integral auto value) {
     const std::uint64_t found = entry(name, 'n');
     const bool equals = found == static_cast<std::uint64_t>(value);
-    if constexpr (std::is_same_v<decltype(value), bool>) { equal(name, equals, found != 0 ? "true" : "false", value ? "true" : "false"); }
-    else { equal(name, equals, found, value); }
+    if constexpr (std::is_same_v<decltype(value), bool>) {
+      equal(name, equals, found != 0 ? "true" : "false", value ? "true" : "false");
+    } else {
+      equal(name, equals, found, value);
+    }
   }
   void same(std::string_view name, double value) {
     const std::uint64_t found = entry(name, 'd');

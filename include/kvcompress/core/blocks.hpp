@@ -11,7 +11,7 @@
 #include "kvcompress/core/memory.hpp"
 #include "kvcompress/core/reference_count.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Blocks [0, used()) hold data, the rest are spare. Copying shares the used blocks (a reference count lies behind each block's
 /// payload); `write` clones a block that somebody else holds too. Only spare blocks beyond `keep` are given back to the handle.
@@ -25,8 +25,7 @@ class BlockList {
     for (std::byte* block : blocks_) { count(block).add(); }
   }
   BlockList(BlockList&& other) noexcept
-      : payload_(other.payload_), used_(std::exchange(other.used_, 0)), keep_(other.keep_),
-        blocks_(std::move(other.blocks_)) {
+      : payload_(other.payload_), used_(std::exchange(other.used_, 0)), keep_(other.keep_), blocks_(std::move(other.blocks_)) {
     other.blocks_.clear();
   }
   BlockList& operator=(BlockList other) noexcept {
@@ -153,9 +152,7 @@ class BlockList {
     return block;
   }
   void drop(std::byte* block) noexcept {
-    if (count(block).drop()) {
-      Allocator<std::byte>(blocks_.get_allocator()).deallocate(block, block_bytes());
-    }
+    if (count(block).drop()) { Allocator<std::byte>(blocks_.get_allocator()).deallocate(block, block_bytes()); }
   }
   /// One spare block stays, so that a list that breathes around a block's edge never allocates; shared spares always go.
   void trim() noexcept {

@@ -7,7 +7,9 @@
 #include <exception>
 #include <string_view>
 
-namespace kvcompress {
+#include "kvcompress/core/abi.hpp"
+
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 enum class ErrorCode {
   shape,     ///< a size, head count or dimension that does not fit the cache
@@ -32,7 +34,8 @@ class Sentence {
   template <std::integral Number>
   void add(Number number) noexcept {
     char digits[24];
-    add_formatted(digits, __builtin_snprintf(digits, sizeof digits, std::signed_integral<Number> ? "%lld" : "%llu", static_cast<long long>(number)));
+    add_formatted(
+        digits, __builtin_snprintf(digits, sizeof digits, std::signed_integral<Number> ? "%lld" : "%llu", static_cast<long long>(number)));
   }
   void add(double number) noexcept {
     char digits[24];

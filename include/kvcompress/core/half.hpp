@@ -5,7 +5,9 @@
 #include <bit>
 #include <cstdint>
 
-namespace kvcompress {
+#include "kvcompress/core/abi.hpp"
+
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 namespace detail {
 
@@ -58,9 +60,7 @@ struct bfloat16 {
     const bool nan = (raw & 0x7FFF'FFFFU) > 0x7F80'0000U;
     bits = static_cast<std::uint16_t>(nan ? (raw >> 16U) | 0x40U : (raw + 0x7FFFU + ((raw >> 16U) & 1U)) >> 16U);
   }
-  constexpr explicit operator float() const noexcept {
-    return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16U);
-  }
+  constexpr explicit operator float() const noexcept { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16U); }
   friend constexpr bool operator==(bfloat16, bfloat16) noexcept = default;
 };
 

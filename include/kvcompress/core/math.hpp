@@ -2,8 +2,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "kvcompress/core/abi.hpp"
+
 /// The compilers' builtins, which are what <cmath> calls: the header itself costs a tenth of the umbrella's compile time.
-namespace kvcompress::math {
+namespace kvcompress::inline KVCOMPRESS_ABI::math {
 
 inline float exp(float x) noexcept { return __builtin_expf(x); }
 inline float log(float x) noexcept { return __builtin_logf(x); }

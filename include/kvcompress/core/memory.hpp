@@ -8,18 +8,16 @@
 
 #include "kvcompress/core/error.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Where a cache gets its memory: two functions and a context, by value. `allocate` may return null: that becomes an Error.
 struct Memory {
   void* (*allocate)(void* context, std::size_t bytes, std::size_t alignment) = [](void*, std::size_t bytes,
-                                                                                   std::size_t alignment) -> void* {
+                                                                                  std::size_t alignment) -> void* {
     return ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
   };
   void (*release)(void* context, void* address, std::size_t bytes, std::size_t alignment) =
-      [](void*, void* address, std::size_t, std::size_t alignment) {
-        ::operator delete(address, std::align_val_t(alignment));
-      };
+      [](void*, void* address, std::size_t, std::size_t alignment) { ::operator delete(address, std::align_val_t(alignment)); };
   void* context = nullptr;
 
   friend bool operator==(const Memory&, const Memory&) noexcept = default;
@@ -48,9 +46,7 @@ struct Allocator {
     require(address != nullptr, ErrorCode::memory, "the memory handle has no ", count * sizeof(T), " bytes");
     return static_cast<T*>(address);
   }
-  void deallocate(T* address, std::size_t count) noexcept {
-    memory.release(memory.context, address, count * sizeof(T), memory_alignment);
-  }
+  void deallocate(T* address, std::size_t count) noexcept { memory.release(memory.context, address, count * sizeof(T), memory_alignment); }
   template <class U>
   friend bool operator==(const Allocator& a, const Allocator<U>& b) noexcept {
     return a.memory == b.memory;

@@ -6,7 +6,7 @@
 
 #include "kvcompress/core/memory.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Remembers nothing about rows.
 struct NoState {

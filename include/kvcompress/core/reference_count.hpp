@@ -4,7 +4,9 @@
 
 #include <cstdint>
 
-namespace kvcompress {
+#include "kvcompress/core/abi.hpp"
+
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Holders of something that copies share. The compilers' builtins, because <atomic> alone costs a tenth of the umbrella's compile time.
 class ReferenceCount {

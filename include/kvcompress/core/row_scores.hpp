@@ -8,7 +8,7 @@
 
 #include "kvcompress/core/row_table.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// `columns` scores per row, 0 for a new row; they follow their rows when rows move. Until the first prompt ends (compact) they are
 /// held in double, since a prompt adds thousands of small numbers to some of them; afterwards in float.
@@ -41,8 +41,11 @@ class RowScores {
 
   /// Calls use(score) with score(row) the largest score of a row, read as directly as may be.
   void with_largest(auto&& use) const {
-    if (columns_ == 1 && !summing_) { use([scores = scores_.data()](std::size_t row) { return scores[row]; }); }
-    else { use([this](std::size_t row) { return largest(row); }); }
+    if (columns_ == 1 && !summing_) {
+      use([scores = scores_.data()](std::size_t row) { return scores[row]; });
+    } else {
+      use([this](std::size_t row) { return largest(row); });
+    }
   }
 
   /// Adds the largest score of each row of `other` to column 0.

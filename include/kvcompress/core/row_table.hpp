@@ -12,7 +12,7 @@
 #include "kvcompress/core/memory.hpp"
 #include "kvcompress/core/shape.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Rows of a lane in store order. A row is alive and has a position, or is dead: evicted, its place not yet given back. While every
 /// row r is alive at position r, nothing is allocated. With `renumber`, a live row also has a slot: its rank by position among
@@ -42,9 +42,7 @@ class RowTable {
     return positions_.empty() ? std::min<std::size_t>(rows_, std::size_t{position} + 1) : rows_;
   }
   /// How far row's position is ahead of its slot; 0 unless the table renumbers.
-  [[nodiscard]] Position shift(std::size_t row) const noexcept {
-    return slots_.empty() ? 0 : positions_[row] - slots_[row];
-  }
+  [[nodiscard]] Position shift(std::size_t row) const noexcept { return slots_.empty() ? 0 : positions_[row] - slots_[row]; }
   /// Live rows in [first, last).
   [[nodiscard]] std::size_t live_in(std::size_t first, std::size_t last) const noexcept {
     if (all_alive()) { return last - first; }
@@ -149,9 +147,7 @@ class RowTable {
   static constexpr std::size_t few = 4;
 
   static std::ptrdiff_t at(std::size_t row) noexcept { return static_cast<std::ptrdiff_t>(row); }
-  [[nodiscard]] bool implicit_at(Position position) const noexcept {
-    return positions_.empty() && position == rows_;
-  }
+  [[nodiscard]] bool implicit_at(Position position) const noexcept { return positions_.empty() && position == rows_; }
   /// Whether live rows are at different positions below `next`.
   [[nodiscard]] bool distinct(Position next) const {
     Vector<Position> sorted(positions_);

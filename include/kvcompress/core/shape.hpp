@@ -8,7 +8,7 @@
 
 #include "kvcompress/core/error.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// A token's place in the text, counted from 0. The largest value marks "no position".
 using Position = std::uint32_t;
@@ -24,8 +24,8 @@ enum class RopePairing {
 struct Rope {
   double theta = 10000.0;  ///< base; 0 means that the model has no rotary embedding
   RopePairing pairing = RopePairing::half_split;
-  std::size_t rotary_dim = 0;  ///< leading channels that turn; 0 means the whole key
-  double scale = 1.0;          ///< linear position scaling: 1/4 for a context stretched four times
+  std::size_t rotary_dim = 0;                 ///< leading channels that turn; 0 means the whole key
+  double scale = 1.0;                         ///< linear position scaling: 1/4 for a context stretched four times
   const double* frequency_factors = nullptr;  ///< optional divisors per pair (Llama 3.1), rotary_dim/2 of them, kept by the caller
 };
 
@@ -51,9 +51,7 @@ struct Shape {
   /// Query heads that share one KV head (GQA group).
   [[nodiscard]] std::size_t group() const noexcept { return query_heads / kv_heads; }
   /// Numbers that one token adds to the cache.
-  [[nodiscard]] std::size_t values_per_token() const noexcept {
-    return layers * kv_heads * (key_width() + value_width());
-  }
+  [[nodiscard]] std::size_t values_per_token() const noexcept { return layers * kv_heads * (key_width() + value_width()); }
 
   void validate() const {
     const auto positive = [](const char* name, std::size_t value) {
@@ -66,10 +64,10 @@ struct Shape {
     require(query_heads % kv_heads == 0, ErrorCode::shape, "shape.query_heads is ", query_heads,
             ", must be a multiple of shape.kv_heads = ", kv_heads);
     require(rope.theta >= 0.0, ErrorCode::shape, "shape.rope.theta is ", rope.theta, ", must not be negative");
-    require(rope.rotary_dim <= key_width() && rope.rotary_dim % 2 == 0, ErrorCode::shape, "shape.rope.rotary_dim is ",
-            rope.rotary_dim, ", must be even and at most the key width ", key_width());
-    require(rope.theta == 0.0 || rope.rotary_dim != 0 || key_width() % 2 == 0, ErrorCode::shape,
-            "the key width is ", key_width(), ", must be even for a rotary embedding over the whole key");
+    require(rope.rotary_dim <= key_width() && rope.rotary_dim % 2 == 0, ErrorCode::shape, "shape.rope.rotary_dim is ", rope.rotary_dim,
+            ", must be even and at most the key width ", key_width());
+    require(rope.theta == 0.0 || rope.rotary_dim != 0 || key_width() % 2 == 0, ErrorCode::shape, "the key width is ", key_width(),
+            ", must be even for a rotary embedding over the whole key");
   }
 };
 

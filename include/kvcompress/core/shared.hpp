@@ -2,24 +2,23 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <new>
 #include <cstddef>
+#include <new>
 #include <utility>
 
 #include "kvcompress/core/memory.hpp"
 #include "kvcompress/core/reference_count.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// A value on a Memory handle. Copies of the Shared refer to the same value; write() first clones it if others refer to it.
 template <class T>
 class Shared {
  public:
   template <class... Arguments>
-  explicit Shared(const Memory& memory, Arguments&&... arguments) : memory_(memory), box_(make(memory, std::forward<Arguments>(arguments)...)) {}
-  Shared(const Shared& other) noexcept : memory_(other.memory_), box_(other.box_) {
-    box_->count.add();
-  }
+  explicit Shared(const Memory& memory, Arguments&&... arguments)
+      : memory_(memory), box_(make(memory, std::forward<Arguments>(arguments)...)) {}
+  Shared(const Shared& other) noexcept : memory_(other.memory_), box_(other.box_) { box_->count.add(); }
   Shared(Shared&& other) noexcept : memory_(other.memory_), box_(std::exchange(other.box_, nullptr)) {}
   Shared& operator=(Shared other) noexcept {
     std::swap(memory_, other.memory_);

@@ -14,7 +14,7 @@
 #include "kvcompress/core/soon_needed.hpp"
 #include "kvcompress/core/unnamed_file.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Where a slow tier lives: in RAM from the cache's memory handle, or in unnamed files in `directory`.
 struct SlowTier {
@@ -97,8 +97,8 @@ class SlowRegion {
 
     explicit Store(const Memory& memory) noexcept : ram(Allocator<std::byte>(memory)), file(memory) {}
     Store(const SlowTier& tier, std::size_t bytes, const Memory& memory)
-        : ram(checked(tier.in_file() ? 0 : bytes), Allocator<std::byte>(memory)),
-          file(tier.directory, tier.in_file() ? bytes : 0, memory) {}
+        : ram(checked(tier.in_file() ? 0 : bytes), Allocator<std::byte>(memory)), file(tier.directory, tier.in_file() ? bytes : 0, memory) {
+    }
 
     [[nodiscard]] std::size_t bytes() const noexcept { return ram.size() + file.bytes(); }
     /// What no vector can hold would be the standard library's own exception.
@@ -109,8 +109,8 @@ class SlowRegion {
   };
 
   void check(std::size_t offset, std::size_t bytes) const {
-    require(offset <= this->bytes() && bytes <= this->bytes() - offset, ErrorCode::input, "bytes [", offset, ", ", offset, " + ",
-            bytes, ") are not in a slow tier of ", this->bytes(), " bytes");
+    require(offset <= this->bytes() && bytes <= this->bytes() - offset, ErrorCode::input, "bytes [", offset, ", ", offset, " + ", bytes,
+            ") are not in a slow tier of ", this->bytes(), " bytes");
   }
 
   Shared<Store> store_;

@@ -4,7 +4,9 @@
 
 #include <cstddef>
 
-namespace kvcompress {
+#include "kvcompress/core/abi.hpp"
+
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Asks the processor for bytes that will be read soon.
 inline void fetch_soon(const void* from, std::size_t bytes) noexcept {

@@ -18,7 +18,7 @@
 #include "kvcompress/core/error.hpp"
 #include "kvcompress/core/memory.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// The system calls below UnnamedFile, each repeated until it is done. An `int` they return is 0 or the errno of the failure.
 namespace file {
@@ -149,8 +149,8 @@ class UnnamedFile {
   /// The directory stands last, because it alone can be long enough to be cut.
   void check(int code, std::string_view operation, std::size_t bytes) const {
     if (code == 0) [[likely]] { return; }
-    fail(ErrorCode::io, "the slow tier could not ", operation, bytes, " bytes: ",
-         code < 0 ? "the file ends early" : std::generic_category().message(code), ", in directory \"", directory(), "\"");
+    fail(ErrorCode::io, "the slow tier could not ", operation, bytes,
+         " bytes: ", code < 0 ? "the file ends early" : std::generic_category().message(code), ", in directory \"", directory(), "\"");
   }
 
   Vector<char> directory_;  // with its terminating zero; empty: no file

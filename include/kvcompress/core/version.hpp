@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-namespace kvcompress {
+namespace kvcompress {  // not the inline namespace, which is named after it: see core/abi.hpp
 
 /// The version of these headers. While the major number is 0, a new minor number may break source.
 inline constexpr int version_major = 0;

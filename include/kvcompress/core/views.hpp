@@ -8,7 +8,7 @@
 #include "kvcompress/core/half.hpp"
 #include "kvcompress/kernels/exact.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// A half-open range of rows in a store.
 struct RowRange {
@@ -24,10 +24,9 @@ class Rows {
   Rows() = default;
   /// Any strides: element (t, h, c) lies at data[t * token_stride + h * head_stride + c].
   template <class T>
-  Rows(const T* data, std::size_t tokens, std::size_t heads, std::size_t dim, std::size_t token_stride,
-       std::size_t head_stride) noexcept
-      : data_(data), tokens_(tokens), heads_(heads), dim_(dim), token_stride_(token_stride),
-        head_stride_(head_stride), element_(element_of(data)) {}
+  Rows(const T* data, std::size_t tokens, std::size_t heads, std::size_t dim, std::size_t token_stride, std::size_t head_stride) noexcept
+      : data_(data), tokens_(tokens), heads_(heads), dim_(dim), token_stride_(token_stride), head_stride_(head_stride),
+        element_(element_of(data)) {}
 
   /// Contiguous [tokens, heads, dim].
   template <class T>
@@ -53,15 +52,22 @@ class Rows {
   }
   /// The rows of all heads of a token, from `head` on, where they are floats and lie one behind the other; else null.
   [[nodiscard]] const float* rows_together(std::size_t token, std::size_t head) const noexcept {
-    return element_ == Element::f32 && head_stride_ == dim_ ? static_cast<const float*>(data_) + token * token_stride_ + head * head_stride_ : nullptr;
+    return element_ == Element::f32 && head_stride_ == dim_ ? static_cast<const float*>(data_) + token * token_stride_ + head * head_stride_
+                                                            : nullptr;
   }
   /// Writes row (token, head) as float to `out`, `dim()` numbers.
   void load(std::size_t token, std::size_t head, float* out) const noexcept {
     const std::size_t at = token * token_stride_ + head * head_stride_;
     switch (element_) {
-      case Element::f32: copy(static_cast<const float*>(data_) + at, out); break;
-      case Element::f16: copy(static_cast<const half*>(data_) + at, out); break;
-      case Element::bf16: copy(static_cast<const bfloat16*>(data_) + at, out); break;
+      case Element::f32:
+        copy(static_cast<const float*>(data_) + at, out);
+        break;
+      case Element::f16:
+        copy(static_cast<const half*>(data_) + at, out);
+        break;
+      case Element::bf16:
+        copy(static_cast<const bfloat16*>(data_) + at, out);
+        break;
     }
   }
 
@@ -92,16 +98,10 @@ struct Output {
   std::size_t head_stride = 0;
 
   /// Contiguous [tokens, heads, dim].
-  [[nodiscard]] static Output tokens_first(float* data, std::size_t heads, std::size_t dim) noexcept {
-    return {data, heads * dim, dim};
-  }
+  [[nodiscard]] static Output tokens_first(float* data, std::size_t heads, std::size_t dim) noexcept { return {data, heads * dim, dim}; }
   /// Contiguous [heads, tokens, dim].
-  [[nodiscard]] static Output heads_first(float* data, std::size_t tokens, std::size_t dim) noexcept {
-    return {data, dim, tokens * dim};
-  }
-  [[nodiscard]] float* row(std::size_t token, std::size_t head) const noexcept {
-    return data + token * token_stride + head * head_stride;
-  }
+  [[nodiscard]] static Output heads_first(float* data, std::size_t tokens, std::size_t dim) noexcept { return {data, dim, tokens * dim}; }
+  [[nodiscard]] float* row(std::size_t token, std::size_t head) const noexcept { return data + token * token_stride + head * head_stride; }
 };
 
 }  // namespace kvcompress

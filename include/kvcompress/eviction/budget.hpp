@@ -9,14 +9,14 @@
 
 #include "kvcompress/core/error.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// A budget of rows per lane. Made from a number of rows, `Budget::fraction(0.2)` of the prompt's tokens, or
 /// `Budget::bytes(n)` for the rows of the whole cache (all layers and heads, as the storage holds them).
 struct Budget {
-  std::size_t rows_of = 0;       ///< rows, if the others are 0
-  double fraction_of = 0.0;      ///< of the prompt's tokens, in (0, 1]
-  std::size_t bytes_of = 0;      ///< bytes over all lanes
+  std::size_t rows_of = 0;   ///< rows, if the others are 0
+  double fraction_of = 0.0;  ///< of the prompt's tokens, in (0, 1]
+  std::size_t bytes_of = 0;  ///< bytes over all lanes
 
   constexpr Budget() noexcept = default;
   template <std::integral Count>

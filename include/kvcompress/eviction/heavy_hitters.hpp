@@ -5,7 +5,7 @@
 #include "kvcompress/eviction/budget.hpp"
 #include "kvcompress/eviction/scored.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Each lane keeps the newest `recent` rows and, of the others, those with the largest sums of attention probability, `budget` rows
 /// in all. Sums run over all queries since the row was written, prompt included, and over the query heads of the KV head (mean and sum
@@ -22,10 +22,10 @@ struct HeavyHitters : AttentionScoredEviction {
   static constexpr Observes observes = Observes::every_query;
 
   struct Options {
-    Budget budget = 2048;               ///< rows that stay, recent ones included
-    std::size_t recent = 0;             ///< newest rows that always stay, 1 to budget; 0 means half the budget
+    Budget budget = 2048;                   ///< rows that stay, recent ones included
+    std::size_t recent = 0;                 ///< newest rows that always stay, 1 to budget; 0 means half the budget
     Reduction reduction = Reduction::mean;  ///< over the query heads of a KV head
-    bool in_cache_positions = false;    ///< attention sees the kept rows at positions 0, 1, 2, ... (the code's streaming class)
+    bool in_cache_positions = false;        ///< attention sees the kept rows at positions 0, 1, 2, ... (the code's streaming class)
     static void fields(auto& options, auto&& field) {
       field("budget", options.budget);
       field("recent", options.recent);
@@ -36,8 +36,8 @@ struct HeavyHitters : AttentionScoredEviction {
 
   static void validate(const Options& options, const Shape&) {
     options.budget.validate("h2o: budget");
-    require(options.budget.rows_of == 0 || options.recent <= options.budget.rows_of, ErrorCode::option, "h2o: recent is ",
-            options.recent, ", must be at most budget = ", options.budget.rows_of);
+    require(options.budget.rows_of == 0 || options.recent <= options.budget.rows_of, ErrorCode::option, "h2o: recent is ", options.recent,
+            ", must be at most budget = ", options.budget.rows_of);
   }
   static bool renumbers(const Options& options) noexcept { return options.in_cache_positions; }
 

@@ -5,7 +5,7 @@
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/core/no_state.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Every row stays. Cost: none. Loses: nothing.
 struct KeepAll {

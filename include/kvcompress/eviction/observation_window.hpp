@@ -5,7 +5,7 @@
 #include "kvcompress/eviction/budget.hpp"
 #include "kvcompress/eviction/scored.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// How neighbouring scores are joined: the mean with a divisor that is always the kernel size, or the maximum.
 enum class Pooling { average, max };
@@ -46,8 +46,8 @@ struct ObservationWindow : AttentionScoredEviction {
   static void validate(const Options& options, const Shape&) {
     options.budget.validate("snapkv: budget");
     require(options.window > 0, ErrorCode::option, "snapkv: window is 0, must be at least 1");
-    require(options.budget.rows_of == 0 || options.window < options.budget.rows_of, ErrorCode::option, "snapkv: window is ",
-            options.window, ", must be less than budget = ", options.budget.rows_of);
+    require(options.budget.rows_of == 0 || options.window < options.budget.rows_of, ErrorCode::option, "snapkv: window is ", options.window,
+            ", must be less than budget = ", options.budget.rows_of);
     require(options.kernel % 2 == 1, ErrorCode::option, "snapkv: kernel is ", options.kernel, ", must be odd");
   }
   static std::size_t window(const Options& options) noexcept { return options.window; }
@@ -59,8 +59,11 @@ struct ObservationWindow : AttentionScoredEviction {
   static void add(const Options&, State& sums, const State& lane) noexcept { sums.add_largest(lane); }
 
   static void select(const Options& options, State& state, Selection& selection) {
-    if (selection.end_of_prompt) { select_prompt(options, state, selection); }
-    else if (options.decode_budget > 0) { select_decoded(options.decode_budget, selection); }
+    if (selection.end_of_prompt) {
+      select_prompt(options, state, selection);
+    } else if (options.decode_budget > 0) {
+      select_decoded(options.decode_budget, selection);
+    }
   }
 
   /// Replaces the score of each row in `order` (column 0) by the one reduced over heads and pooled over neighbours in that order.

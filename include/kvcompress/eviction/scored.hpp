@@ -6,7 +6,7 @@
 #include "kvcompress/core/row_scores.hpp"
 #include "kvcompress/eviction/budget.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// What most evictions share. Derive from it, name yourself, and add Options, validate and select; a member of the same name
 /// replaces the one here. See examples/own_policy.cpp.

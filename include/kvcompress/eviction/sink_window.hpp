@@ -4,7 +4,7 @@
 
 #include "kvcompress/eviction/keep_all.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Keeps the first `sinks` rows and the newest `window` rows; by default attention sees them at in-cache positions 0, 1, 2, ...
 ///
@@ -21,9 +21,9 @@ struct SinkWindow {
   static constexpr Observes observes = Observes::nothing;
 
   struct Options {
-    std::size_t sinks = 4;              ///< first rows, 0 or more
-    std::size_t window = 1020;          ///< newest rows, at least 1
-    bool in_cache_positions = true;     ///< renumber as the paper's code does; false keeps original positions
+    std::size_t sinks = 4;           ///< first rows, 0 or more
+    std::size_t window = 1020;       ///< newest rows, at least 1
+    bool in_cache_positions = true;  ///< renumber as the paper's code does; false keeps original positions
     static void fields(auto& options, auto&& field) {
       field("sinks", options.sinks);
       field("window", options.window);

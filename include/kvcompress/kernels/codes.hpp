@@ -27,7 +27,7 @@
 /// - products by intrinsics (see simd/avx512.hpp): near_exact 16.8, fast 12.3; at 2 bits 18.5 and 13.5, where it now takes 15.3 and 11.2. For AVX2
 ///   alone, with sums that GCC may keep in memory: 28 and 20.3, now 24.5 and 18.7.
 /// Cold, with huge pages, about 1.5 more; reading alone 5.2.
-namespace kvcompress::kernels {
+namespace kvcompress::inline KVCOMPRESS_ABI::kernels {
 
 /// Products of strips of codes with a block of queries, or of rows of probabilities: what keys and values of all quantising storages share.
 /// First the queries are taken, with the scales of all groups to come, then group by group what shares its scales is folded and multiplied. A
@@ -45,8 +45,8 @@ class CodeProducts {
         units_(group_ + 2 * stride_), outliers_(units_ + (queries + 15) / 16 * 16, queries),
         weights_(units_ + (queries + 15) / 16 * 16 + OutlierChannels<Bits>::floats(queries), queries, steps) {}
   static constexpr std::size_t floats(std::size_t queries, std::size_t steps) noexcept {
-    return queries * padded_steps(steps) + 3 * padded_steps(steps) + slack + (queries + 15) / 16 * 16 + OutlierChannels<Bits>::floats(queries) +
-           Weights<Mode>::floats(queries, steps);
+    return queries * padded_steps(steps) + 3 * padded_steps(steps) + slack + (queries + 15) / 16 * 16 +
+           OutlierChannels<Bits>::floats(queries) + Weights<Mode>::floats(queries, steps);
   }
 
   /// Queries x (queries, x_stride), of `channels` numbers, and the scales scale_of(g) of `groups` groups of keys, one for each channel.
@@ -66,7 +66,8 @@ class CodeProducts {
   /// Probabilities p (queries, p_stride) for the steps [first, first + count), and the scales scale_of(g) of `groups` groups of values, one for
   /// each of these steps. factors[g] becomes what brings the scales of group g to 1, which fold_values wants. Probabilities spread over orders
   /// of magnitude: the product of the largest one with the largest scale would be twice the largest product.
-  void take_values(const float* p, std::size_t p_stride, std::size_t first, std::size_t count, std::size_t groups, auto&& scale_of, float* factors) noexcept {
+  void take_values(const float* p, std::size_t p_stride, std::size_t first, std::size_t count, std::size_t groups, auto&& scale_of,
+                   float* factors) noexcept {
     if constexpr (integers) {
       for (std::size_t g = 0; g < groups; ++g) { factors[g] = 1.0F / usable(largest_of(scale_of(g), count)); }
       see(count, groups, scale_of, factors, largest_ + first);
@@ -89,8 +90,8 @@ class CodeProducts {
   /// Products of the lanes [first_lane, last_lane) of a strip, all queries: out[q * out_stride + lane - first_lane] is set, or added to. The
   /// strip has `steps` steps; those from `first_step` on count, as many as were taken, rounded up.
   template <bool Add>
-  void strip(const std::uint8_t* codes, std::size_t steps, std::size_t first_step, std::size_t count, const std::uint8_t* ahead, std::size_t first_lane,
-             std::size_t last_lane, float* out, std::size_t out_stride) const noexcept {
+  void strip(const std::uint8_t* codes, std::size_t steps, std::size_t first_step, std::size_t count, const std::uint8_t* ahead,
+             std::size_t first_lane, std::size_t last_lane, float* out, std::size_t out_stride) const noexcept {
     detail::in_query_blocks(queries_, [&]<std::size_t Queries>(std::size_t q) {
       LaneSums<Queries, Mode> sums;
       strip_dots<Bits>(codes, steps, first_step, count, weights_, q, ahead, sums);
@@ -98,10 +99,14 @@ class CodeProducts {
         float more[Queries][16];
         outliers_.template dots<Queries>(codes, steps, q, more);
 #pragma GCC unroll 4
-        for (std::size_t i = 0; i < Queries; ++i) { put_lanes<Add>(sums, i, q + i, more[i], first_lane, last_lane, out + (q + i) * out_stride); }
+        for (std::size_t i = 0; i < Queries; ++i) {
+          put_lanes<Add>(sums, i, q + i, more[i], first_lane, last_lane, out + (q + i) * out_stride);
+        }
       } else {
 #pragma GCC unroll 4
-        for (std::size_t i = 0; i < Queries; ++i) { put_lanes<Add>(sums, i, q + i, nullptr, first_lane, last_lane, out + (q + i) * out_stride); }
+        for (std::size_t i = 0; i < Queries; ++i) {
+          put_lanes<Add>(sums, i, q + i, nullptr, first_lane, last_lane, out + (q + i) * out_stride);
+        }
       }
     });
   }
@@ -132,7 +137,8 @@ class CodeProducts {
   }
   /// x of all queries for the steps [first, first + count), in units: a query's largest product with the scales that were seen.
   void take(const float* x, std::size_t x_stride, std::size_t first, std::size_t count) noexcept {
-    detail::in_query_blocks(queries_, [&]<std::size_t Queries>(std::size_t q) { take_block<Queries>(q, x + q * x_stride, x_stride, first, count); });
+    detail::in_query_blocks(queries_,
+                            [&]<std::size_t Queries>(std::size_t q) { take_block<Queries>(q, x + q * x_stride, x_stride, first, count); });
   }
   template <std::size_t Queries>
   void take_block(std::size_t q, const float* x, std::size_t x_stride, std::size_t first, std::size_t count) noexcept {
@@ -144,7 +150,9 @@ class CodeProducts {
       for_vectors(count, [&](std::size_t at, auto part) {
         const vec::f32 scale = part.load(largest_ + first + at);
 #pragma GCC unroll 4
-        for (std::size_t i = 0; i < Queries; ++i) { factors[i] = vec::max(factors[i], vec::abs(vec::mul(part.load(x + i * x_stride + at), scale))); }
+        for (std::size_t i = 0; i < Queries; ++i) {
+          factors[i] = vec::max(factors[i], vec::abs(vec::mul(part.load(x + i * x_stride + at), scale)));
+        }
       });
     }
 #pragma GCC unroll 4
@@ -156,7 +164,8 @@ class CodeProducts {
     for (std::size_t i = 0; i < Queries; ++i) {
       float* row = x_ + (q + i) * stride_;
       std::fill_n(row, first, 0.0F);
-      for_vectors(count, [&](std::size_t at, auto part) { part.store(row + first + at, vec::mul(part.load(x + i * x_stride + at), factors[i])); });
+      for_vectors(count,
+                  [&](std::size_t at, auto part) { part.store(row + first + at, vec::mul(part.load(x + i * x_stride + at), factors[i])); });
       std::fill(row + first + count, row + stride_, 0.0F);
     }
   }

@@ -18,7 +18,7 @@
 /// - with one query, from blocks that follow each other in memory, the hardware alone reads at 28 GB/s, and our requests, which it waits for,
 ///   at 19; but where the blocks are scattered, as decoding many heads leaves them, it falls to 9, and ours to 15.
 /// - huge pages: 26, and reading alone 17. There, Clang 14: 33.
-namespace kvcompress::kernels {
+namespace kvcompress::inline KVCOMPRESS_ABI::kernels {
 
 /// `dim` rounded up to whole vectors.
 constexpr std::size_t padded(std::size_t dim) noexcept {
@@ -65,7 +65,9 @@ inline void dot_block(const typename Products::Row* rows, std::size_t row_stride
   for (std::size_t c = 0; c < whole; c += Products::numbers) {
     if (ahead != nullptr) {
 #pragma GCC unroll 16
-      for (std::size_t i = 0; i < Count * Products::numbers; i += 64 / sizeof(T)) { __builtin_prefetch(ahead + row * dim + c * Count + i, 0, 2); }
+      for (std::size_t i = 0; i < Count * Products::numbers; i += 64 / sizeof(T)) {
+        __builtin_prefetch(ahead + row * dim + c * Count + i, 0, 2);
+      }
     }
     decltype(Products::load(rows)) keys[Count];
 #pragma GCC unroll 16
@@ -95,8 +97,11 @@ inline void dot_block(const typename Products::Row* rows, std::size_t row_stride
   }
   const std::size_t exist = std::min(Count, last + 1 - row);
   for (std::size_t q = 0; q < Queries; ++q) {
-    if (exist == Count) { std::copy_n(results[q], Count, logits + q * logit_stride + row); }
-    else { std::copy_n(results[q], exist, logits + q * logit_stride + row); }
+    if (exist == Count) {
+      std::copy_n(results[q], Count, logits + q * logit_stride + row);
+    } else {
+      std::copy_n(results[q], exist, logits + q * logit_stride + row);
+    }
   }
 }
 
@@ -158,8 +163,8 @@ inline void mix_block(const T* rows, std::size_t count, std::size_t dim, std::si
 }
 
 template <std::size_t Queries, class T>
-inline void mix_rows_of(const T* rows, std::size_t count, std::size_t dim, const float* weights, std::size_t weight_stride,
-                        float* out, std::size_t out_stride, const T* ahead) noexcept {
+inline void mix_rows_of(const T* rows, std::size_t count, std::size_t dim, const float* weights, std::size_t weight_stride, float* out,
+                        std::size_t out_stride, const T* ahead) noexcept {
   constexpr std::size_t lanes = simd::native::lanes;
   constexpr std::size_t vectors = registers / std::max<std::size_t>(Queries, 2);
   std::size_t channel = 0;
@@ -184,11 +189,11 @@ inline void in_query_blocks(std::size_t queries, Kernel&& kernel) noexcept {
 
 /// logits[q][r] = queries[q] . rows[r] for `count` rows of `dim` numbers, `row_stride` apart. Queries need no padding here.
 template <class T>
-inline void dot_rows_apart(const T* rows, std::size_t row_stride, std::size_t count, std::size_t dim, const float* queries, std::size_t query_stride,
-                           std::size_t query_count, float* logits, std::size_t logit_stride) noexcept {
+inline void dot_rows_apart(const T* rows, std::size_t row_stride, std::size_t count, std::size_t dim, const float* queries,
+                           std::size_t query_stride, std::size_t query_count, float* logits, std::size_t logit_stride) noexcept {
   detail::in_query_blocks(query_count, [&]<std::size_t Queries>(std::size_t q) {
-    detail::dot_rows_of<Queries, detail::InFloat<T>>(rows, row_stride, count, dim, queries + q * query_stride, query_stride, logits + q * logit_stride, logit_stride,
-                                 static_cast<const T*>(nullptr));
+    detail::dot_rows_of<Queries, detail::InFloat<T>>(rows, row_stride, count, dim, queries + q * query_stride, query_stride,
+                                                     logits + q * logit_stride, logit_stride, static_cast<const T*>(nullptr));
   });
 }
 
@@ -197,8 +202,8 @@ template <class T>
 inline void dot_rows(const T* rows, std::size_t count, std::size_t dim, const float* queries, std::size_t query_stride,
                      std::size_t query_count, float* logits, std::size_t logit_stride, const T* ahead = nullptr) noexcept {
   detail::in_query_blocks(query_count, [&]<std::size_t Queries>(std::size_t q) {
-    detail::dot_rows_of<Queries, detail::InFloat<T>>(rows, dim, count, dim, queries + q * query_stride, query_stride, logits + q * logit_stride, logit_stride,
-                                 q == 0 ? ahead : nullptr);
+    detail::dot_rows_of<Queries, detail::InFloat<T>>(rows, dim, count, dim, queries + q * query_stride, query_stride,
+                                                     logits + q * logit_stride, logit_stride, q == 0 ? ahead : nullptr);
   });
 }
 

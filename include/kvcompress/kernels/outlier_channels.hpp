@@ -10,7 +10,7 @@
 #include "kvcompress/kernels/strip.hpp"
 #include "kvcompress/kernels/vectors.hpp"
 
-namespace kvcompress::kernels {
+namespace kvcompress::inline KVCOMPRESS_ABI::kernels {
 
 /// Integer weights of a query share one unit, so a channel with a large weight costs all others their precision. Models have such channels in
 /// their keys; up to four of them are left out of the integers and multiplied as they are.

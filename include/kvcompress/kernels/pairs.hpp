@@ -15,7 +15,7 @@
 /// Cold, from rows here and there, as ShadowKV multiplies them (shares of a profile, not timed apart): about 2.2 us if the next rows are asked for in
 /// a burst before each product, 1.4 line by line within it. Asking for them into the first-level cache: slower. Asking for the values of the same
 /// rows as well: no faster.
-namespace kvcompress::kernels {
+namespace kvcompress::inline KVCOMPRESS_ABI::kernels {
 
 /// 32-bit words of `rank` rows of `dim` numbers by pairs.
 constexpr std::size_t pair_words(std::size_t rank, std::size_t dim) noexcept { return (rank + 1) / 2 * padded(dim); }
@@ -42,7 +42,8 @@ namespace detail {
 
 /// Rows x Vectors sums at once: one panel.
 template <std::size_t Rows, std::size_t Vectors>
-inline void multiply_block(const bfloat16* rows, std::size_t rank, const std::uint32_t* pairs, float* out, std::size_t out_stride, SoonNeeded& soon) noexcept {
+inline void multiply_block(const bfloat16* rows, std::size_t rank, const std::uint32_t* pairs, float* out, std::size_t out_stride,
+                           SoonNeeded& soon) noexcept {
   namespace vec = simd::native;
   vec::f32 sums[Rows][Vectors];
 #pragma GCC unroll 8
@@ -79,8 +80,8 @@ inline void multiply_block(const bfloat16* rows, std::size_t rank, const std::ui
 }
 
 template <std::size_t Rows>
-inline void multiply_rows(const bfloat16* rows, std::size_t rank, const std::uint32_t* pairs, std::size_t width, float* out, std::size_t out_stride,
-                          SoonNeeded& soon) noexcept {
+inline void multiply_rows(const bfloat16* rows, std::size_t rank, const std::uint32_t* pairs, std::size_t width, float* out,
+                          std::size_t out_stride, SoonNeeded& soon) noexcept {
   std::size_t c = 0;
   for (; c + panel <= width; c += panel) { multiply_block<Rows, 2>(rows, rank, pairs + c * ((rank + 1) / 2), out + c, out_stride, soon); }
   if (c < width) { multiply_block<Rows, 1>(rows, rank, pairs + c * ((rank + 1) / 2), out + c, out_stride, soon); }
@@ -91,7 +92,9 @@ struct ByPairs {
   using Row = bfloat16;
   using Query = bfloat16;
   static constexpr std::size_t numbers = 2 * simd::native::lanes;
-  static simd::native::i32 load(const bfloat16* from) noexcept { return simd::native::load_words(reinterpret_cast<const std::uint8_t*>(from)); }
+  static simd::native::i32 load(const bfloat16* from) noexcept {
+    return simd::native::load_words(reinterpret_cast<const std::uint8_t*>(from));
+  }
   static simd::native::i32 load_first(const bfloat16* from, std::size_t count) noexcept {
     bfloat16 padded[numbers] = {};
     std::copy_n(from, count, padded);
@@ -107,22 +110,24 @@ struct ByPairs {
 
 /// logits[q][r] = queries[q] . rows[r] for `count` rows of `dim` numbers, one behind the other. `ahead` (or null): as many rows that will be read
 /// soon.
-inline void dot_pairs(const bfloat16* rows, std::size_t count, std::size_t dim, const bfloat16* queries, std::size_t query_stride, std::size_t query_count,
-                      float* logits, std::size_t logit_stride, const bfloat16* ahead = nullptr) noexcept {
+inline void dot_pairs(const bfloat16* rows, std::size_t count, std::size_t dim, const bfloat16* queries, std::size_t query_stride,
+                      std::size_t query_count, float* logits, std::size_t logit_stride, const bfloat16* ahead = nullptr) noexcept {
   detail::in_query_blocks(query_count, [&]<std::size_t Queries>(std::size_t q) {
-    detail::dot_rows_of<Queries, detail::ByPairs>(rows, dim, count, dim, queries + q * query_stride, query_stride, logits + q * logit_stride, logit_stride,
-                                                  q == 0 ? ahead : nullptr);
+    detail::dot_rows_of<Queries, detail::ByPairs>(rows, dim, count, dim, queries + q * query_stride, query_stride,
+                                                  logits + q * logit_stride, logit_stride, q == 0 ? ahead : nullptr);
   });
 }
 
 /// out[r] (padded(dim) numbers) = rows[r] (rank numbers, one row behind the other) times the matrix whose pairs these are. Asks for `soon`
 /// meanwhile, a line per pair.
-inline void multiply_pairs(const bfloat16* rows, std::size_t count, std::size_t rank, const std::uint32_t* pairs, std::size_t dim, float* out,
-                           std::size_t out_stride, SoonNeeded soon = {}) noexcept {
+inline void multiply_pairs(const bfloat16* rows, std::size_t count, std::size_t rank, const std::uint32_t* pairs, std::size_t dim,
+                           float* out, std::size_t out_stride, SoonNeeded soon = {}) noexcept {
   const std::size_t width = padded(dim);
   constexpr std::size_t at_once = detail::registers / 2;
   std::size_t r = 0;
-  for (; r + at_once <= count; r += at_once) { detail::multiply_rows<at_once>(rows + r * rank, rank, pairs, width, out + r * out_stride, out_stride, soon); }
+  for (; r + at_once <= count; r += at_once) {
+    detail::multiply_rows<at_once>(rows + r * rank, rank, pairs, width, out + r * out_stride, out_stride, soon);
+  }
   for (; r < count; ++r) { detail::multiply_rows<1>(rows + r * rank, rank, pairs, width, out + r * out_stride, out_stride, soon); }
 }
 

@@ -11,7 +11,7 @@
 /// Measured on Zen 4 with GCC 12, GEAR at 4 bits with 2 % outliers, 4 queries, head size 128, cold, in ns per token and KV head; 24 as it is:
 /// - sums of a row in a register, stored where the row changes, which is mispredicted at every row: 38.
 /// - add_entries inlined: 26. Dot products of the four columns of a, one after the other: 25.
-namespace kvcompress::kernels {
+namespace kvcompress::inline KVCOMPRESS_ABI::kernels {
 
 /// quads[4 * i + q] = from[q * stride + i] for `queries` (up to 4) rows of `count` numbers; 0 where there is no query.
 inline void to_quads(const float* from, std::size_t stride, std::size_t queries, std::size_t count, float* quads) noexcept {
@@ -56,7 +56,8 @@ inline void add_quads(const float* quads, std::size_t queries, std::size_t count
 /// sums[4 * to[i] + q] += numbers[i] * quads[4 * from[i] + q] for `count` entries, one after the other. Out of line: where it is inlined
 /// GCC 12 keeps its pointers on the stack.
 template <class Number, class From, class To>
-[[gnu::noinline]] inline void add_entries(const Number* numbers, const From* from, const To* to, std::size_t count, const float* quads, float* sums) noexcept {
+[[gnu::noinline]] inline void add_entries(const Number* numbers, const From* from, const To* to, std::size_t count, const float* quads,
+                                          float* sums) noexcept {
   namespace vec = simd::native;
   constexpr std::size_t at_once = 64;
   float wide[at_once];

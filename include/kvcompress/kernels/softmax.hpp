@@ -10,7 +10,7 @@
 #include "kvcompress/kernels/vectors.hpp"
 #include "kvcompress/simd/native.hpp"
 
-namespace kvcompress::kernels {
+namespace kvcompress::inline KVCOMPRESS_ABI::kernels {
 
 inline constexpr float minus_infinity = -std::numeric_limits<float>::infinity();
 
@@ -61,7 +61,8 @@ inline float log_sum_exp(const float* x, std::size_t count) noexcept {
 }
 
 /// to[i] = the largest x[q * stride + i] - shifts[q] of `rows` rows.
-inline void largest_less_shift(const float* x, std::size_t stride, std::size_t rows, std::size_t count, const float* shifts, float* to) noexcept {
+inline void largest_less_shift(const float* x, std::size_t stride, std::size_t rows, std::size_t count, const float* shifts,
+                               float* to) noexcept {
   namespace vec = simd::native;
   for_vectors(count, [&](std::size_t i, auto part) {
     vec::f32 top = vec::set(minus_infinity);

@@ -8,7 +8,7 @@
 
 #include "kvcompress/simd/native.hpp"
 
-namespace kvcompress::kernels {
+namespace kvcompress::inline KVCOMPRESS_ABI::kernels {
 
 /// Codes of `Bits` bits for 16 lanes and a number of steps. For keys a lane is a token and a step a channel, for values a lane is a channel
 /// and a step a token: either way a dot product runs over the steps of a lane, needs no sum across lanes, and one kernel serves both.
@@ -25,9 +25,13 @@ struct Strip {
   static constexpr std::size_t padded(std::size_t steps) noexcept { return (steps + step_multiple - 1) / step_multiple * step_multiple; }
   static constexpr std::size_t bytes(std::size_t steps) noexcept { return padded(steps) * 2 * static_cast<std::size_t>(Bits); }
   /// Bytes of a narrow strip, whose lines are cut after the first `lanes` lanes.
-  static constexpr std::size_t narrow_bytes(std::size_t steps, std::size_t lanes_kept) noexcept { return bytes(steps) / lanes * lanes_kept; }
+  static constexpr std::size_t narrow_bytes(std::size_t steps, std::size_t lanes_kept) noexcept {
+    return bytes(steps) / lanes * lanes_kept;
+  }
   static void narrow(const std::uint8_t* strip, std::size_t steps, std::size_t lanes_kept, std::uint8_t* to) noexcept {
-    for (std::size_t line = 0; line < bytes(steps) / 64; ++line) { std::memcpy(to + 4 * lanes_kept * line, strip + 64 * line, 4 * lanes_kept); }
+    for (std::size_t line = 0; line < bytes(steps) / 64; ++line) {
+      std::memcpy(to + 4 * lanes_kept * line, strip + 64 * line, 4 * lanes_kept);
+    }
   }
   /// A whole strip of a narrow one; the lanes it lacks have code 0.
   static void widen(const std::uint8_t* from, std::size_t steps, std::size_t lanes_kept, std::uint8_t* strip) noexcept {
@@ -85,7 +89,8 @@ struct Strip {
     });
   }
   /// Codes of a vector of lanes, from `lane` on, at step_multiple steps from `step` on, a multiple of it.
-  static void put_words(std::uint8_t* strip, std::size_t steps, std::size_t step, std::size_t lane, const simd::native::i32 (&codes)[step_multiple]) noexcept {
+  static void put_words(std::uint8_t* strip, std::size_t steps, std::size_t step, std::size_t lane,
+                        const simd::native::i32 (&codes)[step_multiple]) noexcept {
     namespace vec = simd::native;
     for_planes(strip, steps, [&]<int Width, int Shift>(std::uint8_t* lines) {
       constexpr std::size_t per_line = 32 / Width;
@@ -124,7 +129,9 @@ struct Strip {
   }
   /// The codes of all lanes at step `from` overwrite those at step `to`, maybe of another strip.
   static void copy_step(const std::uint8_t* source, std::size_t from, std::uint8_t* strip, std::size_t to, std::size_t steps) noexcept {
-    for (std::size_t lane = 0; lane < lanes; lane += simd::native::lanes) { put_step(strip, steps, to, lane, get_step(source, steps, from, lane)); }
+    for (std::size_t lane = 0; lane < lanes; lane += simd::native::lanes) {
+      put_step(strip, steps, to, lane, get_step(source, steps, from, lane));
+    }
   }
 
  private:

@@ -11,7 +11,7 @@
 #include "kvcompress/kernels/strip.hpp"
 #include "kvcompress/simd/native.hpp"
 
-namespace kvcompress::kernels {
+namespace kvcompress::inline KVCOMPRESS_ABI::kernels {
 
 /// Steps that weights, and all that they are made of, are padded to, with zeros.
 inline constexpr std::size_t step_padding = 64;
@@ -33,9 +33,9 @@ inline constexpr float centre_of = static_cast<float>((1 << Bits) - 1) / 2.0F;
 /// The weights of a block of queries, in one buffer of `floats(...)` numbers.
 template <Accumulation Mode>
 struct Weights {
-  float* offsets;           // (queries), in units
-  float* exact;             // (queries, stride)
-  Weight<Mode>* integers;   // (queries, stride), in the same place
+  float* offsets;          // (queries), in units
+  float* exact;            // (queries, stride)
+  Weight<Mode>* integers;  // (queries, stride), in the same place
   std::size_t stride;
 
   Weights(float* buffer, std::size_t queries, std::size_t steps) noexcept
@@ -78,8 +78,9 @@ struct Weights {
           parts[i] = vec::fma(numbers[v], shifts[v], parts[i]);
         }
         const std::size_t at = (q + i) * stride + step;
-        if constexpr (Mode != Accumulation::exact) { sums[i] = vec::store_products(integers + at, numbers, scales, sums[i]); }
-        else {
+        if constexpr (Mode != Accumulation::exact) {
+          sums[i] = vec::store_products(integers + at, numbers, scales, sums[i]);
+        } else {
 #pragma GCC unroll 4
           for (std::size_t v = 0; v < at_once; ++v) { vec::store(exact + at + v * vec::lanes, vec::mul(numbers[v], scales[v])); }
         }
@@ -99,7 +100,8 @@ namespace detail {
 
 /// Adds `Queries` rows of fp32 weights times the codes of a plane, whose lowest bit counts 2^Shift.
 template <int Width, int Shift, std::size_t Queries>
-inline void dot_plane_exact(const std::uint8_t* lines, std::size_t count, const float* weights, std::size_t stride, float (*sums)[16]) noexcept {
+inline void dot_plane_exact(const std::uint8_t* lines, std::size_t count, const float* weights, std::size_t stride,
+                            float (*sums)[16]) noexcept {
   namespace vec = simd::native;
   constexpr int mask = (1 << Width) - 1;
   for (std::size_t lane = 0; lane < 16; lane += vec::lanes) {
@@ -133,8 +135,11 @@ struct LaneSums {
 
   [[nodiscard]] simd::native::f32 at(std::size_t query, std::size_t lane) const noexcept {
     namespace vec = simd::native;
-    if constexpr (Mode == Accumulation::exact) { return vec::load(sums[query] + lane); }
-    else { return vec::to_float(vec::load(sums[query] + lane)); }
+    if constexpr (Mode == Accumulation::exact) {
+      return vec::load(sums[query] + lane);
+    } else {
+      return vec::to_float(vec::load(sums[query] + lane));
+    }
   }
 };
 
@@ -147,8 +152,8 @@ inline void strip_dots(const std::uint8_t* strip, std::size_t steps, std::size_t
   if constexpr (Mode == Accumulation::exact) {
     for (std::size_t i = 0; i < Queries; ++i) { std::fill_n(result.sums[i], 16, 0.0F); }
     Strip<Bits>::for_planes(strip, steps, [&]<int Width, int Shift>(const std::uint8_t* lines) {
-      detail::dot_plane_exact<Width, Shift, Queries>(lines + first * Width * 2, count * Width / 32, weights.exact + q * weights.stride, weights.stride,
-                                                     result.sums);
+      detail::dot_plane_exact<Width, Shift, Queries>(lines + first * Width * 2, count * Width / 32, weights.exact + q * weights.stride,
+                                                     weights.stride, result.sums);
     });
   } else {
     Strip<Bits>::for_planes(strip, steps, [&]<int Width, int Shift>(const std::uint8_t* lines) {
@@ -162,7 +167,8 @@ inline void strip_dots(const std::uint8_t* strip, std::size_t steps, std::size_t
         vec::lane_dots<Width, Queries>(from, count * Width / 32, integers, weights.stride, next, part);
         for (std::size_t w = 0; w < Queries; ++w) {
           for (std::size_t lane = 0; lane < 16; lane += vec::lanes) {
-            vec::store(result.sums[w] + lane, vec::add(vec::load(result.sums[w] + lane), vec::shift_left(vec::load(part[w] + lane), Shift)));
+            vec::store(result.sums[w] + lane,
+                       vec::add(vec::load(result.sums[w] + lane), vec::shift_left(vec::load(part[w] + lane), Shift)));
           }
         }
       }

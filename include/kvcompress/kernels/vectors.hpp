@@ -7,7 +7,7 @@
 
 #include "kvcompress/simd/native.hpp"
 
-namespace kvcompress::kernels {
+namespace kvcompress::inline KVCOMPRESS_ABI::kernels {
 
 /// How numbers of a row are read and written where a whole vector of them is left.
 struct WholeVector {

@@ -14,7 +14,7 @@
 #include "kvcompress/kernels/exact.hpp"
 #include "kvcompress/kernels/pairs.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Row t of a lane is basis[t] * coefficients: (rows, rank) times (rank, dim), both in T. The basis lies in blocks of 128 rows that all lanes
 /// of the factorisation hold together, each in a list of its own, so that each can drop dead blocks; the last holder frees them.
@@ -53,8 +53,11 @@ class Factor {
 
   /// What rebuild needs of `scratch` for up to `count` rows at once, in floats.
   [[nodiscard]] std::size_t rebuild_floats(std::size_t count) const noexcept {
-    if constexpr (by_pairs) { return kernels::pair_words(rank_, dim_); }
-    else { return count * kernels::padded(rank_); }
+    if constexpr (by_pairs) {
+      return kernels::pair_words(rank_, dim_);
+    } else {
+      return count * kernels::padded(rank_);
+    }
   }
   /// Must come before rebuild, once for any number of calls with that scratch.
   void prepare_rebuild(float* scratch) const noexcept {
@@ -65,7 +68,8 @@ class Factor {
   /// Multiplies out rows [first, first + count): out[r] (stride out_stride, padded). `scratch`: rebuild_floats(count). Asks for `soon`
   /// meanwhile if T is bfloat16.
   /// Cost: 2 * count * rank * dim operations.
-  void rebuild(std::size_t first, std::size_t count, float* out, std::size_t out_stride, float* scratch, SoonNeeded soon = {}) const noexcept {
+  void rebuild(std::size_t first, std::size_t count, float* out, std::size_t out_stride, float* scratch,
+               SoonNeeded soon = {}) const noexcept {
     if constexpr (by_pairs) {
       const auto* pairs = reinterpret_cast<const std::uint32_t*>(scratch);
       for (std::size_t done = 0; rank_ > 0 && done < count;) {
@@ -92,8 +96,8 @@ class Factor {
   }
   /// out[q] += sum over r of weights[q][r - range.first] * row r, by way of the basis: no row is multiplied out. `scratch`: queries *
   /// padded(rank) floats. Cost: 2 * queries * rank * (rows + dim) operations.
-  void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
-                  float* scratch) const noexcept {
+  void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
+                  std::size_t out_stride, float* scratch) const noexcept {
     if (rank_ == 0) { return; }
     const std::size_t stride = kernels::padded(rank_);
     std::fill_n(scratch, query_count * stride, 0.0F);
@@ -117,9 +121,11 @@ class Factor {
     std::size_t rank = self.rank_;
     archive.count(rank, self.dim_ * sizeof(T));
     if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
-      self.adopt(rows, rank, BlockList(basis_block_bytes(rank), archive.memory()), BlockList(rank * self.dim_ * sizeof(T), archive.memory()));
+      self.adopt(rows, rank, BlockList(basis_block_bytes(rank), archive.memory()),
+                 BlockList(rank * self.dim_ * sizeof(T), archive.memory()));
     }
-    BlockList::persist(self.coefficients_, archive, 1, false, [&](auto* block, std::size_t) { archive.bytes(block, rank * self.dim_ * sizeof(T)); });
+    BlockList::persist(self.coefficients_, archive, 1, false,
+                       [&](auto* block, std::size_t) { archive.bytes(block, rank * self.dim_ * sizeof(T)); });
     BlockList::persist(self.basis_, archive, (rows + block_rows - 1) / block_rows, true, [&](auto* block, std::size_t index) {
       archive.bytes(block, std::min(block_rows, rows - index * block_rows) * rank * sizeof(T));
     });
@@ -130,8 +136,11 @@ class Factor {
     for (std::size_t m = 0; m < members; ++m) {
       Factor& factor = member(m);
       factor.coefficients_.unshare();
-      if (m > 0 && factor.same_blocks(before)) { factor.basis_ = BlockList(member(0).basis_); }
-      else { factor.basis_.unshare(); }
+      if (m > 0 && factor.same_blocks(before)) {
+        factor.basis_ = BlockList(member(0).basis_);
+      } else {
+        factor.basis_.unshare();
+      }
     }
   }
   /// Adds the bytes of all lanes; a block that several of them hold counts once. shared(i): a fork holds all of lane i too.

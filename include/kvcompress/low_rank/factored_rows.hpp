@@ -12,7 +12,7 @@
 #include "kvcompress/low_rank/row_space.hpp"
 #include "kvcompress/quantization/exact.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Rows [0, settled()) as a Factor of F, newer ones exact in T: what stores of low rank have in common.
 template <class T, class F = T>
@@ -40,15 +40,16 @@ class FactoredRows {
   /// Decodes one row as it is held. Stores of keys that rotate them say so themselves.
   void read(std::size_t row, float* out) const noexcept { row < settled() ? factor_.read(row, out) : tail_.read(row - settled(), out); }
   /// out[q] += sum over r of weights[q][r - range.first] * row r; `scratch`: queries * padded(rank) floats.
-  void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
-                  float* scratch) const noexcept {
+  void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
+                  std::size_t out_stride, float* scratch) const noexcept {
     const std::size_t border = settled();
     if (range.first < border) {
       factor_.accumulate({range.first, std::min(range.last, border)}, weights, weight_stride, query_count, out, out_stride, scratch);
     }
     if (range.last > border) {
       const std::size_t first = std::max(range.first, border);
-      tail_.accumulate({first - border, range.last - border}, weights + (first - range.first), weight_stride, query_count, out, out_stride, scratch);
+      tail_.accumulate({first - border, range.last - border}, weights + (first - range.first), weight_stride, query_count, out, out_stride,
+                       scratch);
     }
   }
   /// Room for decoded rows; the exact rows of a prompt stay only until it ends.
@@ -58,15 +59,19 @@ class FactoredRows {
 
   /// What a lane that shares with nobody would hold.
   void account(MemoryReport& report) const noexcept {
-    account(1, [this](std::size_t) -> const FactoredRows& { return *this; }, [](std::size_t) { return false; }, report);
+    account(
+        1, [this](std::size_t) -> const FactoredRows& { return *this; }, [](std::size_t) { return false; }, report);
   }
   static void account(std::size_t members, auto&& member, auto&& shared, MemoryReport& report) noexcept {
-    Factor<F>::account(members, [&](std::size_t m) -> const Factor<F>& { return member(m).factor_; }, shared, report);
+    Factor<F>::account(
+        members, [&](std::size_t m) -> const Factor<F>& { return member(m).factor_; }, shared, report);
     for (std::size_t m = 0; m < members; ++m) {
       report.add_held(shared(m), [&](MemoryReport& all) { member(m).tail_.account(all); });
     }
   }
-  void unshare() { unshare(1, [this](std::size_t) -> FactoredRows& { return *this; }); }
+  void unshare() {
+    unshare(1, [this](std::size_t) -> FactoredRows& { return *this; });
+  }
   static void unshare(std::size_t members, auto&& member) {
     Factor<F>::unshare(members, [&](std::size_t m) -> Factor<F>& { return member(m).factor_; });
     for (std::size_t m = 0; m < members; ++m) { member(m).tail_.unshare(); }
@@ -85,7 +90,9 @@ class FactoredRows {
     Exact<T>::persist(self.tail_, archive, rows - encoded);
   }
   /// Whether another lane is encoded as far and with the same rank, as those that are encoded together are.
-  [[nodiscard]] bool alike(const FactoredRows& other) const noexcept { return settled() == other.settled() && factor_.rank() == other.factor_.rank(); }
+  [[nodiscard]] bool alike(const FactoredRows& other) const noexcept {
+    return settled() == other.settled() && factor_.rank() == other.factor_.rank();
+  }
 
   /// Bytes of `rows` factorised rows: a lane's share of the basis, and its coefficients.
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, std::size_t rank, std::size_t members) noexcept {
@@ -128,7 +135,8 @@ class FactoredRows {
     /// rows are projected on the space that these span. Cost: see find_row_space; then 2 * count * columns * rank operations.
     Encoded(std::span<FactoredRows* const> lanes, const Together& source, std::size_t count, std::size_t rank, low_rank::Factorisation mode,
             const Settling& settling)
-        : lanes_(lanes), count_(count), bases_(Allocator<BlockList>(settling.memory)), coefficients_(Allocator<BlockList>(settling.memory)) {
+        : lanes_(lanes), count_(count), bases_(Allocator<BlockList>(settling.memory)),
+          coefficients_(Allocator<BlockList>(settling.memory)) {
       const bool first = lanes.front()->settled() == 0;
       const low_rank::RowSpace space = first ? low_rank::find_row_space(source, rank, mode, settling.memory) : known_space(settling.memory);
       rank_ = space.rank;
@@ -146,8 +154,11 @@ class FactoredRows {
       for (std::size_t m = 0; m < lanes_.size(); ++m) {
         FactoredRows& lane = *lanes_[m];
         const std::size_t rows = lane.settled() + count_;
-        if (coefficients_.empty()) { lane.factor_.adopt_basis(rows, std::move(bases_[m])); }
-        else { lane.factor_.adopt(rows, rank_, std::move(bases_[m]), std::move(coefficients_[m])); }
+        if (coefficients_.empty()) {
+          lane.factor_.adopt_basis(rows, std::move(bases_[m]));
+        } else {
+          lane.factor_.adopt(rows, rank_, std::move(bases_[m]), std::move(coefficients_[m]));
+        }
         lane.tail_.pop_front(count_);
       }
     }
@@ -196,7 +207,9 @@ class FactoredRows {
       for (std::size_t m = 0; m < lanes_.size() && rank > 0; ++m) {
         const F* from = lanes_[m]->factor_.coefficient_rows();
         for (std::size_t k = 0; k < rank; ++k) {
-          for (std::size_t c = 0; c < dim; ++c) { space.vectors[(m * dim + c) * rank + k] = static_cast<float>(from[k * dim + c]) / scale(); }
+          for (std::size_t c = 0; c < dim; ++c) {
+            space.vectors[(m * dim + c) * rank + k] = static_cast<float>(from[k * dim + c]) / scale();
+          }
         }
       }
       return space;

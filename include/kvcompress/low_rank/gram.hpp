@@ -7,7 +7,7 @@
 
 #include "kvcompress/low_rank/row_source.hpp"
 
-namespace kvcompress::low_rank::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::low_rank::detail {
 
 /// gram += lower half of M^T M: (columns, columns).
 template <RowSource S>

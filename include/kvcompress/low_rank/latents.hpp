@@ -8,7 +8,7 @@
 
 #include "kvcompress/low_rank/shared_basis.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Options of LatentRows: those of a group (rank_keys is the rank; the ones for values say nothing) and the width of a latent.
 struct LatentOptions : SharedBasisOptions {
@@ -65,8 +65,8 @@ class LatentRows : public FactoredRows<T> {
     return SharedBasisKeys<T>::bytes_for(rows, latent, options, shape) + Exact<T>::bytes_for(rows, dim - latent, options);
   }
 
-  void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits, std::size_t logit_stride,
-              float* scratch) const noexcept {
+  void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
+              std::size_t logit_stride, float* scratch) const noexcept {
     float* folded = scratch + query_count * piece_rows;  // (queries, padded(rank)): q B^T
     const std::size_t rank = this->factor_.rank();
     const std::size_t stride = kernels::padded(rank);
@@ -79,7 +79,8 @@ class LatentRows : public FactoredRows<T> {
       const std::size_t count = std::min({end, range.last, first + piece_rows}) - first;
       float* out = logits + (first - range.first);
       if (first >= this->settled()) {
-        this->tail_.scores({first - this->settled(), first - this->settled() + count}, queries, query_stride, query_count, out, logit_stride, scratch);
+        this->tail_.scores({first - this->settled(), first - this->settled() + count}, queries, query_stride, query_count, out,
+                           logit_stride, scratch);
       } else if (rank > 0) {
         kernels::dot_rows(this->factor_.basis_row(first), count, rank, folded, stride, query_count, out, logit_stride);
       } else {
@@ -105,13 +106,16 @@ class LatentRows : public FactoredRows<T> {
     }
   }
   void account(MemoryReport& report) const noexcept {
-    account(1, [this](std::size_t) -> const LatentRows& { return *this; }, [](std::size_t) { return false; }, report);
+    account(
+        1, [this](std::size_t) -> const LatentRows& { return *this; }, [](std::size_t) { return false; }, report);
   }
   static void unshare(std::size_t members, auto&& member) {
     FactoredRows<T>::unshare(members, member);
     for (std::size_t m = 0; m < members; ++m) { member(m).rope_.unshare(); }
   }
-  void unshare() { unshare(1, [this](std::size_t) -> LatentRows& { return *this; }); }
+  void unshare() {
+    unshare(1, [this](std::size_t) -> LatentRows& { return *this; });
+  }
   static void describe(auto&& fact) {
     FactoredRows<T>::describe(fact);
     fact("rotary_keys", "exact");
@@ -124,8 +128,8 @@ class LatentRows : public FactoredRows<T> {
  private:
   static constexpr std::size_t piece_rows = 256;
 
-  void add_rope(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits, std::size_t logit_stride,
-                float* scratch) const noexcept {
+  void add_rope(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
+                std::size_t logit_stride, float* scratch) const noexcept {
     if (rope_dim_ == 0) { return; }
     rope_.scores(range, queries + this->dim_, query_stride, query_count, scratch, piece_rows, scratch);
     for (std::size_t q = 0; q < query_count; ++q) {

@@ -9,7 +9,7 @@
 
 #include "kvcompress/low_rank/row_source.hpp"
 
-namespace kvcompress::low_rank::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::low_rank::detail {
 
 /// Subspace iteration for the leading eigenvectors of G = M^T M, filtered: W <- orth(p(G) W), where the polynomial p is small
 /// on the eigenvalues that W is to leave out (Chebyshev's, with one zero at 0; cf. Zhou, Saad, Tiago and Chelikowsky, 2006), until

@@ -9,7 +9,7 @@
 #include "kvcompress/low_rank/factored_rows.hpp"
 #include "kvcompress/offload/row_cache.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Keys of all heads of a layer, before their rotary embedding, as one basis row per token times coefficients per head. The rows that
 /// the retrieval has indexed are encoded at the end of the prompt; later ones stay exact. Of the encoded rows those that every query reads
@@ -37,13 +37,16 @@ class RebuiltKeys : public FactoredRows<T, F> {
     lanes.assign(members.begin(), members.end());
     const std::span<FactoredRows<T, F>* const> all(lanes.data(), lanes.size());
     // The space is that of all rows of the prompt, those that stay exact included.
-    const typename FactoredRows<T, F>::Together rows(all, (settled == 0 ? settling.rows : indexed) - settled, settling.table, &settling.rotation);
-    typename FactoredRows<T, F>::Encoded encoded(all, rows, indexed - settled, rank_for(one.rank_, members.size() * one.dim_), one.mode_, settling);
+    const typename FactoredRows<T, F>::Together rows(all, (settled == 0 ? settling.rows : indexed) - settled, settling.table,
+                                                     &settling.rotation);
+    typename FactoredRows<T, F>::Encoded encoded(all, rows, indexed - settled, rank_for(one.rank_, members.size() * one.dim_), one.mode_,
+                                                 settling);
     Vector<Position> chunks{Allocator<Position>(settling.memory)};
     for (std::size_t m = 0; m < members.size(); ++m) { members[m]->keep_at_hand(settling.reads[m], chunks, settling.scratch); }
     encoded.take();
   }
-  [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options, const Shape& shape, std::size_t at_hand) noexcept {
+  [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options, const Shape& shape,
+                                             std::size_t at_hand) noexcept {
     return FactoredRows<T, F>::bytes_for(rows, dim, std::min(rows, rank_for(options.rank, shape.kv_heads * dim)), shape.kv_heads) +
            Exact<T>::bytes_for(at_hand, dim, options);
   }
@@ -68,25 +71,27 @@ class RebuiltKeys : public FactoredRows<T, F> {
     });
     return 0;
   }
-  void scores(RowRange range, const RowTable& table, Rotation& rotation, const float* queries, std::size_t query_stride, std::size_t query_count,
-              float* logits, std::size_t logit_stride, float* scratch) const noexcept {
+  void scores(RowRange range, const RowTable& table, Rotation& rotation, const float* queries, std::size_t query_stride,
+              std::size_t query_count, float* logits, std::size_t logit_stride, float* scratch) const noexcept {
     const std::size_t border = this->settled();
     if (range.first < border) {
       bool ready = false;
-      at_hand_.for_runs({range.first, std::min(range.last, border)},
-                        [&](const T* rows, const T* next, std::size_t offset, std::size_t count) {
-                          kernels::dot_rows(rows, count, this->dim_, queries, query_stride, query_count, logits + offset, logit_stride, next);
-                        },
-                        [&](std::size_t row, std::size_t offset, std::size_t count) {
-                          float* rows = rebuilt(scratch);
-                          const std::size_t stride = kernels::padded(this->dim_);
-                          rebuild(row, count, ready, table, rotation, scratch, rows, stride, {});
-                          kernels::dot_rows(rows, count, stride, queries, query_stride, query_count, logits + offset, logit_stride);
-                        });
+      at_hand_.for_runs(
+          {range.first, std::min(range.last, border)},
+          [&](const T* rows, const T* next, std::size_t offset, std::size_t count) {
+        kernels::dot_rows(rows, count, this->dim_, queries, query_stride, query_count, logits + offset, logit_stride, next);
+          },
+          [&](std::size_t row, std::size_t offset, std::size_t count) {
+        float* rows = rebuilt(scratch);
+        const std::size_t stride = kernels::padded(this->dim_);
+        rebuild(row, count, ready, table, rotation, scratch, rows, stride, {});
+        kernels::dot_rows(rows, count, stride, queries, query_stride, query_count, logits + offset, logit_stride);
+      });
     }
     if (range.last > border) {
       const std::size_t first = std::max(range.first, border);
-      this->tail_.scores({first - border, range.last - border}, queries, query_stride, query_count, logits + (first - range.first), logit_stride, scratch);
+      this->tail_.scores({first - border, range.last - border}, queries, query_stride, query_count, logits + (first - range.first),
+                         logit_stride, scratch);
     }
   }
   [[nodiscard]] std::size_t scratch_floats(std::size_t dim, std::size_t /*queries*/) const noexcept {
@@ -94,13 +99,14 @@ class RebuiltKeys : public FactoredRows<T, F> {
   }
   void read(std::size_t row, const RowTable& table, Rotation& rotation, float* out) const noexcept {
     if (row >= this->settled()) { return this->tail_.read(row - this->settled(), out); }
-    at_hand_.for_runs({row, row + 1}, [&](const T* held, const T*, std::size_t, std::size_t) { kernels::widen(held, out, this->dim_); },
-                      [&](std::size_t, std::size_t, std::size_t) {
-                        this->factor_.read(row, out);
-                        if (!table.alive(row)) { return; }
-                        rotation.turn_by(table.position(row));
-                        rotation.apply(out);
-                      });
+    at_hand_.for_runs(
+        {row, row + 1}, [&](const T* held, const T*, std::size_t, std::size_t) { kernels::widen(held, out, this->dim_); },
+        [&](std::size_t, std::size_t, std::size_t) {
+      this->factor_.read(row, out);
+      if (!table.alive(row)) { return; }
+      rotation.turn_by(table.position(row));
+      rotation.apply(out);
+        });
   }
 
   static void account(std::size_t members, auto&& member, auto&& shared, MemoryReport& report) noexcept {
@@ -110,7 +116,8 @@ class RebuiltKeys : public FactoredRows<T, F> {
     }
   }
   void account(MemoryReport& report) const noexcept {
-    account(1, [this](std::size_t) -> const RebuiltKeys& { return *this; }, [](std::size_t) { return false; }, report);
+    account(
+        1, [this](std::size_t) -> const RebuiltKeys& { return *this; }, [](std::size_t) { return false; }, report);
   }
   static void describe(auto&& fact) {
     FactoredRows<T, F>::describe(fact);

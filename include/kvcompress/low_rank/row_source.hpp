@@ -10,7 +10,7 @@
 
 #include "kvcompress/core/memory.hpp"
 
-namespace kvcompress::low_rank {
+namespace kvcompress::inline KVCOMPRESS_ABI::low_rank {
 
 /// A matrix of finite floats by its rows: load(first, count, out) writes rows [first, first + count), row-major, to `out`.
 template <class S>
@@ -43,7 +43,9 @@ class AnyRows {
   template <RowSource S>
   explicit AnyRows(const S& source) noexcept
       : source_(&source), rows_(source.rows()), columns_(source.columns()),
-        load_([](const void* from, std::size_t first, std::size_t count, float* out) { static_cast<const S*>(from)->load(first, count, out); }) {}
+        load_([](const void* from, std::size_t first, std::size_t count, float* out) {
+          static_cast<const S*>(from)->load(first, count, out);
+        }) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
   [[nodiscard]] std::size_t columns() const noexcept { return columns_; }

@@ -9,7 +9,7 @@
 #include "kvcompress/low_rank/range_finder.hpp"
 #include "kvcompress/low_rank/row_source.hpp"
 
-namespace kvcompress::low_rank {
+namespace kvcompress::inline KVCOMPRESS_ABI::low_rank {
 
 /// How find_row_space works. `automatic`: as `exact` while the smaller side of the matrix is at most 512, else subspace
 /// iteration. `exact`: eigenvectors of the smaller Gram matrix in double, whatever its side (0.3 s at 1024 and 4096 rows; twice

@@ -8,7 +8,7 @@
 
 #include "kvcompress/low_rank/factored_rows.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Options of both stores.
 struct SharedBasisOptions {
@@ -17,9 +17,9 @@ struct SharedBasisOptions {
   std::size_t rank_values = 0;       ///< per group; 0 means 3/16 of the group's value channels (768 there)
   std::size_t first_layer = 0;       ///< layers before it stay exact
   std::size_t last_layer = static_cast<std::size_t>(-1);  ///< the last one in a group; later ones stay exact
-  bool merge_keys = true;            ///< false: keys stay exact
-  bool merge_values = true;          ///< false: values stay exact
-  std::size_t fold_in = 0;           ///< project decoded rows on the prompt's space when this many are there; 0 leaves them exact
+  bool merge_keys = true;                                 ///< false: keys stay exact
+  bool merge_values = true;                               ///< false: values stay exact
+  std::size_t fold_in = 0;  ///< project decoded rows on the prompt's space when this many are there; 0 leaves them exact
   low_rank::Factorisation factorisation = low_rank::Factorisation::automatic;
   static void fields(auto& options, auto&& field) {
     field("layers_per_group", options.layers_per_group);
@@ -47,7 +47,8 @@ namespace detail {
 
 /// Encodes what is due in the lanes of a group: the whole prompt at its end, and decoded rows in steps of `fold_in`.
 template <class Base, class Store>
-void settle_group(std::span<Store* const> members, const SharedBasisOptions& options, std::size_t rank, Rotation* rotation, const Settling& settling) {
+void settle_group(std::span<Store* const> members, const SharedBasisOptions& options, std::size_t rank, Rotation* rotation,
+                  const Settling& settling) {
   const std::size_t settled = members.front()->settled();
   const std::size_t exact = settling.rows - std::min(settling.rows, settled);
   const bool first = settled == 0;
@@ -70,7 +71,8 @@ class SharedBasisKeys : public FactoredRows<T, F> {
  public:
   static constexpr Scope scope = Scope::group;
 
-  SharedBasisKeys(const SharedBasisOptions& options, std::size_t dim, const Memory& memory) : FactoredRows<T, F>(dim, memory), options_(options) {}
+  SharedBasisKeys(const SharedBasisOptions& options, std::size_t dim, const Memory& memory)
+      : FactoredRows<T, F>(dim, memory), options_(options) {}
 
   static std::size_t rank_for(const SharedBasisOptions& options, std::size_t columns) noexcept {
     return options.rank_keys != 0 ? options.rank_keys : std::max<std::size_t>(1, columns / 8);
@@ -78,16 +80,18 @@ class SharedBasisKeys : public FactoredRows<T, F> {
   static void settle(std::span<SharedBasisKeys* const> members, const Settling& settling) {
     const SharedBasisKeys& one = *members.front();
     if (!one.options_.merge_keys || !one.options_.merges(settling.layer)) { return; }
-    detail::settle_group<FactoredRows<T, F>>(members, one.options_, rank_for(one.options_, members.size() * one.dim_), &settling.rotation, settling);
+    detail::settle_group<FactoredRows<T, F>>(members, one.options_, rank_for(one.options_, members.size() * one.dim_), &settling.rotation,
+                                             settling);
   }
-  [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const SharedBasisOptions& options, const Shape& shape) noexcept {
+  [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const SharedBasisOptions& options,
+                                             const Shape& shape) noexcept {
     if (!options.merge_keys) { return Exact<T>::bytes_for(rows, dim, options); }
     const std::size_t members = std::min(options.layers_per_group, shape.layers) * shape.kv_heads;
     return FactoredRows<T, F>::bytes_for(rows, dim, std::min(rows, rank_for(options, members * dim)), members);
   }
 
-  void scores(RowRange range, const RowTable& table, Rotation& rotation, const float* queries, std::size_t query_stride, std::size_t query_count,
-              float* logits, std::size_t logit_stride, float* scratch) const noexcept {
+  void scores(RowRange range, const RowTable& table, Rotation& rotation, const float* queries, std::size_t query_stride,
+              std::size_t query_count, float* logits, std::size_t logit_stride, float* scratch) const noexcept {
     const std::size_t border = this->settled();
     const std::size_t stride = kernels::padded(this->dim_);
     float* rows = scratch + this->factor_.rebuild_floats(tile_rows);
@@ -104,7 +108,8 @@ class SharedBasisKeys : public FactoredRows<T, F> {
     }
     if (range.last > border) {
       const std::size_t first = std::max(range.first, border);
-      this->tail_.scores({first - border, range.last - border}, queries, query_stride, query_count, logits + (first - range.first), logit_stride, scratch);
+      this->tail_.scores({first - border, range.last - border}, queries, query_stride, query_count, logits + (first - range.first),
+                         logit_stride, scratch);
     }
   }
   [[nodiscard]] std::size_t scratch_floats(std::size_t dim, std::size_t /*queries*/) const noexcept {
@@ -132,7 +137,8 @@ class SharedBasisValues : public FactoredRows<T> {
  public:
   static constexpr Scope scope = Scope::group;
 
-  SharedBasisValues(const SharedBasisOptions& options, std::size_t dim, const Memory& memory) : FactoredRows<T>(dim, memory), options_(options) {}
+  SharedBasisValues(const SharedBasisOptions& options, std::size_t dim, const Memory& memory)
+      : FactoredRows<T>(dim, memory), options_(options) {}
 
   static std::size_t rank_for(const SharedBasisOptions& options, std::size_t columns) noexcept {
     return options.rank_values != 0 ? options.rank_values : std::max<std::size_t>(1, columns * 3 / 16);
@@ -142,7 +148,8 @@ class SharedBasisValues : public FactoredRows<T> {
     if (!one.options_.merge_values || !one.options_.merges(settling.layer)) { return; }
     detail::settle_group<FactoredRows<T>>(members, one.options_, rank_for(one.options_, members.size() * one.dim_), nullptr, settling);
   }
-  [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const SharedBasisOptions& options, const Shape& shape) noexcept {
+  [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const SharedBasisOptions& options,
+                                             const Shape& shape) noexcept {
     if (!options.merge_values) { return Exact<T>::bytes_for(rows, dim, options); }
     const std::size_t members = std::min(options.layers_per_group, shape.layers) * shape.kv_heads;
     return FactoredRows<T>::bytes_for(rows, dim, std::min(rows, rank_for(options, members * dim)), members);
@@ -151,6 +158,7 @@ class SharedBasisValues : public FactoredRows<T> {
   [[nodiscard]] std::size_t scratch_floats(std::size_t /*dim*/, std::size_t queries) const noexcept {
     return queries * kernels::padded(this->factor_.rank());
   }
+
  private:
   SharedBasisOptions options_;
 };

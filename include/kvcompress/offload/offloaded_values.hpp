@@ -11,7 +11,7 @@
 #include "kvcompress/offload/row_cache.hpp"
 #include "kvcompress/quantization/exact.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Exact values. The rows that the retrieval has indexed move to the slow tier at the end of the prompt, one region for all heads of a
 /// layer; of these, rows that every query reads stay at hand too, and so do those that the last query chose. Later rows stay in fast memory.
@@ -73,7 +73,8 @@ class OffloadedValues {
     one.next_.clear();
     for (std::size_t m = 0; m < members.size(); ++m) { members[m]->take(next.bytes, m * next.rows, next.rows); }
   }
-  [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options, const Shape&, std::size_t at_hand) noexcept {
+  [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options, const Shape&,
+                                             std::size_t at_hand) noexcept {
     return (options.slow.in_file() ? 0 : rows * dim * sizeof(T)) + Exact<T>::bytes_for(at_hand, dim, options);
   }
 
@@ -87,19 +88,21 @@ class OffloadedValues {
     });
   }
   /// Encoded rows must have been prepared.
-  void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
-                  float* scratch) const noexcept {
+  void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
+                  std::size_t out_stride, float* scratch) const noexcept {
     const std::size_t border = settled();
     if (range.first < border) {
-      at_hand_.for_runs({range.first, std::min(range.last, border)},
-                        [&](const T* rows, const T* next, std::size_t offset, std::size_t count) {
-                          kernels::mix_rows(rows, count, dim_, weights + offset, weight_stride, query_count, out, out_stride, next);
-                        },
-                        [](std::size_t, std::size_t, std::size_t) { __builtin_abort(); });
+      at_hand_.for_runs(
+          {range.first, std::min(range.last, border)},
+          [&](const T* rows, const T* next, std::size_t offset, std::size_t count) {
+        kernels::mix_rows(rows, count, dim_, weights + offset, weight_stride, query_count, out, out_stride, next);
+          },
+          [](std::size_t, std::size_t, std::size_t) { __builtin_abort(); });
     }
     if (range.last > border) {
       const std::size_t first = std::max(range.first, border);
-      tail_.accumulate({first - border, range.last - border}, weights + (first - range.first), weight_stride, query_count, out, out_stride, scratch);
+      tail_.accumulate({first - border, range.last - border}, weights + (first - range.first), weight_stride, query_count, out, out_stride,
+                       scratch);
     }
   }
   static constexpr std::size_t scratch_floats(std::size_t /*dim*/, std::size_t /*queries*/) noexcept { return 0; }
@@ -109,7 +112,8 @@ class OffloadedValues {
     Vector<T> held(dim_, T{}, Allocator<T>(chunks_.get_allocator()));
     const std::size_t chunk = row / at_hand_.chunk();
     const Region& region = region_of(chunks_[chunk]);
-    region.bytes.read((region.base + chunks_[chunk] - region.first + row % at_hand_.chunk()) * dim_ * sizeof(T), held.data(), dim_ * sizeof(T));
+    region.bytes.read((region.base + chunks_[chunk] - region.first + row % at_hand_.chunk()) * dim_ * sizeof(T), held.data(),
+                      dim_ * sizeof(T));
     kernels::widen(held.data(), out, dim_);
   }
   static void describe(auto&& fact) {
@@ -165,19 +169,25 @@ class OffloadedValues {
     }
   }
   void account(MemoryReport& report) const noexcept {
-    account(1, [this](std::size_t) -> const OffloadedValues& { return *this; }, [](std::size_t) { return false; }, report);
+    account(
+        1, [this](std::size_t) -> const OffloadedValues& { return *this; }, [](std::size_t) { return false; }, report);
   }
   static void unshare(std::size_t members, auto&& member) {
     for (std::size_t m = 0; m < members; ++m) {
       for (std::size_t r = 0; r < member(m).regions_.size(); ++r) {
         SlowRegion& bytes = member(m).regions_[r].bytes;
-        if (m == 0) { bytes.unshare(); }
-        else { bytes = member(0).regions_[r].bytes; }
+        if (m == 0) {
+          bytes.unshare();
+        } else {
+          bytes = member(0).regions_[r].bytes;
+        }
       }
       member(m).tail_.unshare();
     }
   }
-  void unshare() { unshare(1, [this](std::size_t) -> OffloadedValues& { return *this; }); }
+  void unshare() {
+    unshare(1, [this](std::size_t) -> OffloadedValues& { return *this; });
+  }
 
  private:
   /// What one commit moved: slow rows [first, first + rows) of this lane lie in `bytes` from row `base` on.
@@ -232,7 +242,8 @@ class OffloadedValues {
     tail_.pop_front(rows);
   }
   [[nodiscard]] const Region& region_of(std::size_t slow_row) const noexcept {
-    const auto after = std::upper_bound(regions_.begin(), regions_.end(), slow_row, [](std::size_t row, const Region& region) { return row < region.first; });
+    const auto after = std::upper_bound(regions_.begin(), regions_.end(), slow_row,
+                                        [](std::size_t row, const Region& region) { return row < region.first; });
     return *(after - 1);
   }
   void read_chunk(std::size_t chunk, T* to) const {

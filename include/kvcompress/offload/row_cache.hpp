@@ -11,7 +11,7 @@
 #include "kvcompress/core/views.hpp"
 #include "kvcompress/kernels/exact.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Rows in T by chunks of `chunk` rows: which chunks are here, and where. Memory: chunk * dim * sizeof(T) + 8 bytes per chunk.
 template <class T>
@@ -40,7 +40,8 @@ class RowCache {
     const T* next = nullptr;
   };
   [[nodiscard]] Found rows(std::size_t chunk) const noexcept {
-    const auto place = std::lower_bound(chunks_.begin(), chunks_.end(), chunk, [](const Chunk& one, std::size_t wanted) { return one.id < wanted; });
+    const auto place =
+        std::lower_bound(chunks_.begin(), chunks_.end(), chunk, [](const Chunk& one, std::size_t wanted) { return one.id < wanted; });
     if (place == chunks_.end() || place->id != chunk) { return {}; }
     return {at(place->slot), place + 1 == chunks_.end() ? nullptr : at((place + 1)->slot)};
   }
@@ -116,7 +117,8 @@ class RowCache {
       for (std::size_t slot = 0; slot < count; ++slot) {
         Chunk& chunk = self.chunks_[slot];
         archive.number(chunk.id);
-        archive.check((slot == 0 || chunk.id > self.chunks_[slot - 1].id) && chunk.id < rows / self.chunk_, "rows at hand are out of order");
+        archive.check((slot == 0 || chunk.id > self.chunks_[slot - 1].id) && chunk.id < rows / self.chunk_,
+                      "rows at hand are out of order");
         archive.bytes(self.rows_.data() + slot * numbers, numbers * sizeof(T));
         chunk.slot = static_cast<Position>(slot);
       }
@@ -168,9 +170,9 @@ class RowCache {
 
   std::size_t dim_;
   std::size_t chunk_ = 0;
-  Vector<Chunk> chunks_;  // ascending ids
+  Vector<Chunk> chunks_;   // ascending ids
   Vector<Position> free_;  // slots that hold nothing; room for all of them
-  Vector<T> rows_;  // (slots, chunk, dim)
+  Vector<T> rows_;         // (slots, chunk, dim)
 };
 
 /// What a store keeps at hand of encoded rows that it holds in a dearer form: chunks that every query reads, and those that the last query
@@ -202,8 +204,11 @@ class AtHand {
       const std::size_t count = std::min(range.last, (id + 1) * chunk()) - row;
       auto found = chosen_.rows(id);
       if (found.these == nullptr) { found = always_.rows(id); }
-      if (found.these != nullptr) { run(found.these + row % chunk() * dim(), found.next, row - range.first, count); }
-      else { elsewhere(row, row - range.first, count); }
+      if (found.these != nullptr) {
+        run(found.these + row % chunk() * dim(), found.next, row - range.first, count);
+      } else {
+        elsewhere(row, row - range.first, count);
+      }
       row += count;
     }
   }

@@ -8,7 +8,7 @@
 #include "kvcompress/quantization/exact.hpp"
 #include "kvcompress/retrieval/read_all.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Keys and values kept as they are, in T.
 template <class T>
@@ -24,16 +24,26 @@ struct ExactStorage {
 /// A part of a policy: a type that names an eviction (`using Eviction = ...`), a storage (`using Storage = ...`), a retrieval
 /// (`using Retrieval = ...`), or several of them.
 template <class P>
-concept PolicyPart = requires { typename P::Eviction; } || requires { typename P::Storage; } || requires { typename P::Retrieval; };
+concept PolicyPart = requires {
+  typename P::Eviction;
+}
+|| requires { typename P::Storage; }
+|| requires { typename P::Retrieval; };
 
 namespace detail {
 
 template <class P>
-concept NamesEviction = requires { typename P::Eviction; };
+concept NamesEviction = requires {
+  typename P::Eviction;
+};
 template <class P>
-concept NamesStorage = requires { typename P::Storage; };
+concept NamesStorage = requires {
+  typename P::Storage;
+};
 template <class P>
-concept NamesRetrieval = requires { typename P::Retrieval; };
+concept NamesRetrieval = requires {
+  typename P::Retrieval;
+};
 
 struct Nothing {};
 
@@ -69,18 +79,27 @@ template <class Policy>
 struct Axes {
   template <class P>
   static auto eviction() {
-    if constexpr (NamesEviction<P>) { return std::type_identity<typename P::Eviction>{}; }
-    else { return std::type_identity<KeepAll>{}; }
+    if constexpr (NamesEviction<P>) {
+      return std::type_identity<typename P::Eviction>{};
+    } else {
+      return std::type_identity<KeepAll>{};
+    }
   }
   template <class P>
   static auto storage() {
-    if constexpr (NamesStorage<P>) { return std::type_identity<typename P::Storage>{}; }
-    else { return std::type_identity<ExactStorage<half>>{}; }
+    if constexpr (NamesStorage<P>) {
+      return std::type_identity<typename P::Storage>{};
+    } else {
+      return std::type_identity<ExactStorage<half>>{};
+    }
   }
   template <class P>
   static auto retrieval() {
-    if constexpr (NamesRetrieval<P>) { return std::type_identity<typename P::Retrieval>{}; }
-    else { return std::type_identity<ReadAll>{}; }
+    if constexpr (NamesRetrieval<P>) {
+      return std::type_identity<typename P::Retrieval>{};
+    } else {
+      return std::type_identity<ReadAll>{};
+    }
   }
   using Eviction = typename decltype(eviction<Policy>())::type;
   using Storage = typename decltype(storage<Policy>())::type;
@@ -110,7 +129,7 @@ struct Combine : detail::EvictionOf<Parts...>, detail::StorageOf<Parts...>, deta
 /// A policy that KVCache executes: an eviction, a storage and a retrieval that model their concepts.
 template <class P>
 concept Policy = PolicyPart<P> && Eviction<typename detail::Axes<P>::Eviction> && Storage<typename detail::Axes<P>::Storage> &&
-                 Retrieval<typename detail::Axes<P>::Retrieval>;
+    Retrieval<typename detail::Axes<P>::Retrieval>;
 
 /// What a user sets: the options of each axis.
 template <class P>

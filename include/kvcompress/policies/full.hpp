@@ -4,7 +4,7 @@
 
 #include "kvcompress/policies/combine.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// All rows in T (float, half, bfloat16): the baseline. Beside an eviction it says how the rows that stay are held:
 /// `Combine<H2O, Full<float>>`.

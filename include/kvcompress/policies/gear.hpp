@@ -5,7 +5,7 @@
 #include "kvcompress/policies/combine.hpp"
 #include "kvcompress/quantization/gear/store.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// GEAR's storage; see Gear.
 template <int Bits, class Backbone, ValueVectors Vectors, class Scale>

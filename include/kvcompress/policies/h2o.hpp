@@ -5,7 +5,7 @@
 #include "kvcompress/eviction/heavy_hitters.hpp"
 #include "kvcompress/policies/combine.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// "H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language Models". Keeps: `recent` rows and the most attended
 /// others. Observes: the probabilities of every query. Loses: rows that were not attended to while they were there. Bytes per lane:

@@ -7,7 +7,7 @@
 #include "kvcompress/quantization/per_token.hpp"
 #include "kvcompress/quantization/recent.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// KIVI's storage; see Kivi.
 template <int Bits, std::size_t Group, std::size_t Residual, class Scale>
@@ -15,7 +15,7 @@ struct KiviStorage {
   using Keys = Recent<PerChannel<Bits, Group, Scale>, FlushAll>;
   using Values = Recent<PerToken<Bits, Group, Scale>, FlushOldest>;
   struct Options {
-    std::size_t residual = Residual;  ///< residual length: exact rows, a multiple of Group
+    std::size_t residual = Residual;                       ///< residual length: exact rows, a multiple of Group
     Accumulation accumulation = Accumulation::near_exact;  ///< how attention adds up products with codes
     static void fields(auto& options, auto&& field) {
       field("residual", options.residual);

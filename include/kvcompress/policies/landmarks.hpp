@@ -5,7 +5,7 @@
 #include "kvcompress/policies/combine.hpp"
 #include "kvcompress/retrieval/landmarks.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// The retrieval of "ShadowKV: KV Cache in Shadows for High-Throughput Long-Context LLM Inference" alone: chunk means choose what a query
 /// reads. Keeps: every row. Loses: rows of other chunks, for this query only. `Combine<Landmarks, Kivi<4>>` reads only the chosen chunks;

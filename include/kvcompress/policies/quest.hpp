@@ -5,7 +5,7 @@
 #include "kvcompress/policies/combine.hpp"
 #include "kvcompress/retrieval/page_bounds.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference". Keeps: every row. Reads: `budget` rows per query, in pages of 16,
 /// chosen by bounds on q . k. Observes: the current query. Loses: rows of other pages, for this query only. Bytes per lane: those of the

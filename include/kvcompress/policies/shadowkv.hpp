@@ -9,7 +9,7 @@
 #include "kvcompress/policies/combine.hpp"
 #include "kvcompress/retrieval/landmarks.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// ShadowKV's storage; see ShadowKV.
 template <class T, class F = T>

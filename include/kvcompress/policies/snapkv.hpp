@@ -5,7 +5,7 @@
 #include "kvcompress/eviction/observation_window.hpp"
 #include "kvcompress/policies/combine.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// "SnapKV: LLM Knows What You are Looking for Before Generation". Keeps: `budget` rows of the prompt, all decoded rows (unless
 /// bounded). Observes: the last `window` prompt queries. Loses: what later questions would have needed. Bytes per lane:

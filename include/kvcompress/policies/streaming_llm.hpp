@@ -5,7 +5,7 @@
 #include "kvcompress/eviction/sink_window.hpp"
 #include "kvcompress/policies/combine.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// "Efficient Streaming Language Models with Attention Sinks". Keeps: the first `sinks` and the newest `window` rows of every lane, at
 /// in-cache positions. Observes: nothing. Loses: the middle of the text. Bytes per lane: min(tokens, sinks + window) rows.

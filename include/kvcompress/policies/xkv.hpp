@@ -8,7 +8,7 @@
 #include "kvcompress/low_rank/shared_basis.hpp"
 #include "kvcompress/policies/combine.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// xKV's storage; see XKV.
 template <class T, class F = T>

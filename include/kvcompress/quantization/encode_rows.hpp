@@ -13,7 +13,7 @@
 
 /// The same scales, minima and codes as GroupQuantizer, bit for bit: its order of operations, with a true division. Tried: multiplying by the
 /// reciprocal of the scale moves codes that lie near a half.
-namespace kvcompress::quantization {
+namespace kvcompress::inline KVCOMPRESS_ABI::quantization {
 
 namespace detail {
 
@@ -67,8 +67,8 @@ inline void fit_channels(const float* x, std::size_t rows, std::size_t dim, Scal
 /// codes[t * stride + c] of `rows` rows of `dim` channels, x_stride apart, by the channels' scales and minima; written up to a multiple of
 /// four vectors.
 template <int Bits, class Scale>
-inline void encode_channels(const float* x, std::size_t rows, std::size_t dim, std::size_t x_stride, const Scale* scales, const Scale* minima,
-                            std::uint8_t* codes, std::size_t stride) noexcept {
+inline void encode_channels(const float* x, std::size_t rows, std::size_t dim, std::size_t x_stride, const Scale* scales,
+                            const Scale* minima, std::uint8_t* codes, std::size_t stride) noexcept {
   namespace vec = simd::native;
   for (std::size_t first = 0; first < dim; first += 4 * vec::lanes) {
     vec::f32 minimum[4];
@@ -147,8 +147,8 @@ inline void fit_runs(const float* x, std::size_t rows, std::size_t count, std::s
 /// Puts codes of 16 numbers side by side into a strip, for a line's rows at a time: `rows` rows, x_stride apart, each with its own scale and
 /// minimum, at the steps from `step` on. Both are multiples of Strip::step_multiple. One row at a time took three times as long.
 template <int Bits, class Scale>
-inline void encode_steps(const float* x, std::size_t rows, std::size_t x_stride, const Scale* scales, const Scale* minima, std::uint8_t* strip,
-                         std::size_t steps, std::size_t step) noexcept {
+inline void encode_steps(const float* x, std::size_t rows, std::size_t x_stride, const Scale* scales, const Scale* minima,
+                         std::uint8_t* strip, std::size_t steps, std::size_t step) noexcept {
   namespace vec = simd::native;
   using Strip = kernels::Strip<Bits>;
   constexpr std::size_t at_once = Strip::step_multiple;
@@ -189,7 +189,8 @@ class TokenScales {
   }
   /// Puts the codes of x[0, count), the channels from `first` on, into their lanes at one step of a strip; of more than 16 the first 16.
   template <int Bits>
-  void encode(const float* x, std::size_t count, std::size_t first, std::uint8_t* strip, std::size_t steps, std::size_t step) const noexcept {
+  void encode(const float* x, std::size_t count, std::size_t first, std::uint8_t* strip, std::size_t steps,
+              std::size_t step) const noexcept {
     namespace vec = simd::native;
     for (std::size_t lane = 0; lane < std::min(count, kernels::Strip<Bits>::lanes); lane += vec::lanes) {
       const vec::f32 number = count - lane < vec::lanes ? vec::load_first(x + lane, count - lane) : vec::load(x + lane);

@@ -12,7 +12,7 @@
 #include "kvcompress/core/views.hpp"
 #include "kvcompress/kernels/exact.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Rows of `dim` numbers of type T (float, half, bfloat16), row-major, in blocks of `BlockRows`. Rows can leave at both ends and move
 /// freely.
@@ -124,7 +124,8 @@ class Exact {
       self.rows_ = rows;
     }
     const std::size_t end = self.front_ + rows;
-    BlockList::persist(self.blocks_, archive, rows == 0 ? 0 : (end + block_rows - 1) / block_rows, false, [&](auto* block, std::size_t index) {
+    BlockList::persist(self.blocks_, archive, rows == 0 ? 0 : (end + block_rows - 1) / block_rows, false,
+                       [&](auto* block, std::size_t index) {
       const std::size_t first = index == 0 ? self.front_ : 0;
       const std::size_t last = std::min(block_rows, end - index * block_rows);
       archive.bytes(block + first * self.dim_ * sizeof(T), (last - first) * self.dim_ * sizeof(T));
@@ -159,7 +160,8 @@ class Exact {
   void for_runs(RowRange range, Run&& run) const noexcept {
     for (std::size_t row = range.first; row < range.last;) {
       const std::size_t count = std::min(range.last - row, block_rows - (front_ + row) % block_rows);
-      const bool more = range.size() >= 4 * block_rows && count == block_rows && front_ + row + 2 * block_rows <= blocks_.used() * block_rows;
+      const bool more =
+          range.size() >= 4 * block_rows && count == block_rows && front_ + row + 2 * block_rows <= blocks_.used() * block_rows;
       run(at(row), more ? at(row + block_rows) : nullptr, row - range.first, count);
       row += count;
     }

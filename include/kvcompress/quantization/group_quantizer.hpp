@@ -9,7 +9,7 @@
 #include "kvcompress/core/half.hpp"
 #include "kvcompress/core/math.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// A number x of the group becomes code c = round_half_even(clamp((x - minimum) / scale, 0, 2^Bits - 1)), and stands for
 /// c * scale + minimum. Scale and minimum are rounded to `Scale` first, so that codes match what is stored; a group of equal

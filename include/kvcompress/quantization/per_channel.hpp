@@ -12,7 +12,7 @@
 #include "kvcompress/quantization/encode_rows.hpp"
 #include "kvcompress/quantization/group_quantizer.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Key rows as codes of `Bits` bits, quantised per channel over `Group` consecutive rows, in blocks of 128 rows. Rows arrive in whole
 /// groups and never move. Logits come from the codes: q . k = sum_c (q_c * scale_c) * code_c + q . minimum, the fold done once a group.
@@ -60,9 +60,8 @@ class PerChannel {
     kernels::with_accumulation<Bits>(accumulation_, [&]<Accumulation Mode>() {
       kernels::CodeProducts<Bits, Mode> products(scratch, query_count, dim_);
       const std::size_t first = range.first / Group * Group;
-      products.take_keys(queries, query_stride, dim_, (range.last - first + Group - 1) / Group, [&](std::size_t g) {
-        return scales(block_of(first + g * Group)) + group_of(first + g * Group) * dim_;
-      });
+      products.take_keys(queries, query_stride, dim_, (range.last - first + Group - 1) / Group,
+                         [&](std::size_t g) { return scales(block_of(first + g * Group)) + group_of(first + g * Group) * dim_; });
       for (std::size_t group = first; group < range.last; group += Group) {
         const std::byte* block = block_of(group);
         const std::byte* ahead = block_ahead(group, range);
@@ -131,7 +130,9 @@ class PerChannel {
 
  private:
   static constexpr std::size_t code_bytes(std::size_t dim) noexcept { return block_rows / Strip::lanes * Strip::bytes(dim); }
-  static constexpr std::size_t block_bytes(std::size_t dim) noexcept { return code_bytes(dim) + block_rows / Group * 2 * dim * sizeof(Scale); }
+  static constexpr std::size_t block_bytes(std::size_t dim) noexcept {
+    return code_bytes(dim) + block_rows / Group * 2 * dim * sizeof(Scale);
+  }
   static constexpr std::size_t group_of(std::size_t row) noexcept { return row % block_rows / Group; }
 
   [[nodiscard]] const std::byte* block_of(std::size_t row) const noexcept { return blocks_.read(row / block_rows); }
@@ -143,7 +144,9 @@ class PerChannel {
   [[nodiscard]] const std::uint8_t* strip(const std::byte* block, std::size_t place) const noexcept {
     return reinterpret_cast<const std::uint8_t*>(block) + place / Strip::lanes * Strip::bytes(dim_);
   }
-  [[nodiscard]] const Scale* scales(const std::byte* block) const noexcept { return reinterpret_cast<const Scale*>(block + code_bytes(dim_)); }
+  [[nodiscard]] const Scale* scales(const std::byte* block) const noexcept {
+    return reinterpret_cast<const Scale*>(block + code_bytes(dim_));
+  }
   [[nodiscard]] const Scale* minima(const std::byte* block) const noexcept { return scales(block) + block_rows / Group * dim_; }
 
   void encode(const float* rows, std::byte* block, std::size_t place) noexcept {

@@ -13,7 +13,7 @@
 #include "kvcompress/quantization/encode_rows.hpp"
 #include "kvcompress/quantization/group_quantizer.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Value rows as codes of `Bits` bits, quantised per token over `Group` consecutive channels (a shorter last group where Group does
 /// not divide the head size), in blocks of 128 rows. Weighted sums come from the codes: sum_t p_t v_t = sum_t (p_t * scale_t) *
@@ -43,7 +43,8 @@ class PerToken {
       if (rows_ % block_rows == 0) { blocks_.grow_zeroed(); }
       const std::size_t place = rows_ % block_rows;
       const std::size_t room = std::min(count, block_rows - place);
-      const bool lines = Group % Strip::lanes == 0 && dim_ % Strip::lanes == 0 && place % Strip::step_multiple == 0 && room >= Strip::step_multiple;
+      const bool lines =
+          Group % Strip::lanes == 0 && dim_ % Strip::lanes == 0 && place % Strip::step_multiple == 0 && room >= Strip::step_multiple;
       const std::size_t now = lines ? room / Strip::step_multiple * Strip::step_multiple : 1;
       std::byte* block = blocks_.write(rows_ / block_rows);
       lines ? encode_lines(rows, now, block, place) : encode(rows, block, place);
@@ -100,8 +101,9 @@ class PerToken {
         const std::size_t count = std::min(range.last - row, block_rows - place);
         const std::size_t first = place / Strip::step_multiple * Strip::step_multiple;  // steps start with a line
         const std::size_t before = place - first;
-        products.take_values(weights + (row - range.first), weight_stride, before, count, groups(dim_),
-                             [&](std::size_t g) { return scales(block) + g * block_rows + place; }, factors);
+        products.take_values(
+            weights + (row - range.first), weight_stride, before, count, groups(dim_),
+            [&](std::size_t g) { return scales(block) + g * block_rows + place; }, factors);
         for (std::size_t g = 0; g < groups(dim_); ++g) {
           const std::size_t numbers = g * block_rows + place;
           if (ahead != nullptr) { kernels::prefetch(scales(ahead) + numbers, minima(ahead) + numbers, count); }
@@ -142,9 +144,8 @@ class PerToken {
     BlockList::persist(self.blocks_, archive, (rows + block_rows - 1) / block_rows, false, [&](auto* block, std::size_t index) {
       const std::size_t here = std::min(block_rows, rows - index * block_rows);
       for (std::size_t c = 0; c < self.dim_; c += Strip::lanes) {
-        Strip::for_planes(block + strip_offset(c), block_rows, [&]<int Width, int Shift>(auto* lines) {
-          archive.bytes(lines, (here + 32 / Width - 1) / (32 / Width) * 64);
-        });
+        Strip::for_planes(block + strip_offset(c), block_rows,
+                          [&]<int Width, int Shift>(auto* lines) { archive.bytes(lines, (here + 32 / Width - 1) / (32 / Width) * 64); });
       }
       for (std::size_t g = 0; g < 2 * groups(self.dim_); ++g) {
         archive.bytes(block + code_bytes(self.dim_) + g * block_rows * sizeof(Scale), here * sizeof(Scale));
@@ -177,7 +178,9 @@ class PerToken {
   static const std::uint8_t* strip(const std::byte* block, std::size_t channel) noexcept {
     return reinterpret_cast<const std::uint8_t*>(block) + strip_offset(channel);
   }
-  [[nodiscard]] const Scale* scales(const std::byte* block) const noexcept { return reinterpret_cast<const Scale*>(block + code_bytes(dim_)); }
+  [[nodiscard]] const Scale* scales(const std::byte* block) const noexcept {
+    return reinterpret_cast<const Scale*>(block + code_bytes(dim_));
+  }
   [[nodiscard]] const Scale* minima(const std::byte* block) const noexcept { return scales(block) + groups(dim_) * block_rows; }
 
   /// Rows that fill whole lines of the strips.
@@ -188,8 +191,8 @@ class PerToken {
       const std::size_t number = g * block_rows;
       quantization::fit_runs<Bits>(rows + g * Group, count, std::min(Group, dim_ - g * Group), dim_, scale + number, minimum + number);
       for (std::size_t c = g * Group; c < std::min((g + 1) * Group, dim_); c += Strip::lanes) {
-        quantization::encode_steps<Bits>(rows + c, count, dim_, scale + number, minimum + number, reinterpret_cast<std::uint8_t*>(block) + strip_offset(c),
-                                         block_rows, place);
+        quantization::encode_steps<Bits>(rows + c, count, dim_, scale + number, minimum + number,
+                                         reinterpret_cast<std::uint8_t*>(block) + strip_offset(c), block_rows, place);
       }
     }
   }
@@ -208,7 +211,8 @@ class PerToken {
         known.set(c - first, count, quantizer);
       }
       for (std::size_t c = first; c < last; c += Strip::lanes) {
-        known.template encode<Bits>(row + c, last - c, c - first, reinterpret_cast<std::uint8_t*>(block) + strip_offset(c), block_rows, place);
+        known.template encode<Bits>(row + c, last - c, c - first, reinterpret_cast<std::uint8_t*>(block) + strip_offset(c), block_rows,
+                                    place);
       }
     }
   }

@@ -8,7 +8,7 @@
 
 #include "kvcompress/quantization/exact.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// KIVI's rule for keys: when `residual` rows are there, all of them are encoded (so 0 to residual - 1 exact rows remain).
 struct FlushAll {
@@ -18,9 +18,7 @@ struct FlushAll {
 /// KIVI's rule for values: the newest `residual` rows stay exact, older ones are encoded one by one.
 struct FlushOldest {
   static constexpr std::string_view name = "one by one";
-  static constexpr std::size_t due(std::size_t exact, std::size_t residual) noexcept {
-    return exact > residual ? exact - residual : 0;
-  }
+  static constexpr std::size_t due(std::size_t exact, std::size_t residual) noexcept { return exact > residual ? exact - residual : 0; }
 };
 
 /// Rows [0, settled()) as `Body` encodes them, the newer ones exact in Body::exact_type. New rows are exact until `settle()` finds
@@ -99,9 +97,7 @@ class Recent {
     }
   }
 
-  void read(std::size_t row, float* out) const noexcept {
-    row < settled() ? body_.read(row, out) : tail_.read(row - settled(), out);
-  }
+  void read(std::size_t row, float* out) const noexcept { row < settled() ? body_.read(row, out) : tail_.read(row - settled(), out); }
   void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
               std::size_t logit_stride, float* scratch) const noexcept {
     split(range, [&](const auto& part, RowRange rows, std::size_t offset) {
@@ -114,9 +110,7 @@ class Recent {
       part.accumulate(rows, weights + offset, weight_stride, query_count, out, out_stride, scratch);
     });
   }
-  static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {
-    return Body::scratch_floats(dim, queries);
-  }
+  static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept { return Body::scratch_floats(dim, queries); }
 
   /// Bytes of the blocks that hold `rows` rows, as many of them exact as may be.
   [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options) noexcept {

@@ -14,9 +14,11 @@
 #include <span>
 #include <vector>
 
+#include "kvcompress/core/abi.hpp"
+
 /// The slow definitions that every kernel and policy of the library answers to: double precision, loop by
 /// loop, in the order of the papers. Shapes are preconditions, checked with `assert`.
-namespace kvcompress::reference {
+namespace kvcompress::inline KVCOMPRESS_ABI::reference {
 
 using Index = Eigen::Index;
 using Matrix = Eigen::MatrixXd;                                    // (tokens, channels) unless said otherwise
@@ -56,9 +58,7 @@ struct HeadsView {
     assert(h >= 0 && h < heads && "head must be below the number of heads");
     Matrix out(tokens, dim);
     for (Index t = 0; t < tokens; ++t) {
-      for (Index c = 0; c < dim; ++c) {
-        out(t, c) = static_cast<double>(data[h * head_stride + t * token_stride + c]);
-      }
+      for (Index c = 0; c < dim; ++c) { out(t, c) = static_cast<double>(data[h * head_stride + t * token_stride + c]); }
     }
     return out;
   }
@@ -92,21 +92,18 @@ inline bool sees(std::int64_t query, std::int64_t key, const AttentionOptions& o
 
 /// Softmax attention of one head, causal by position; rows may lie in any order.
 /// `log_weight`, when not empty, is added to the logits of each key: (keys).
-inline AttentionResult attention(const Matrix& queries, const Matrix& keys, const Matrix& values,
-                                 const Positions& query_positions, const Positions& key_positions,
-                                 const AttentionOptions& options = {}, const Vector& log_weight = {}) {
+inline AttentionResult attention(const Matrix& queries, const Matrix& keys, const Matrix& values, const Positions& query_positions,
+                                 const Positions& key_positions, const AttentionOptions& options = {}, const Vector& log_weight = {}) {
   assert(queries.cols() == keys.cols() && "queries and keys must have the same head size");
   assert(keys.rows() == values.rows() && "there must be one value for every key");
   assert(queries.rows() == query_positions.size() && "there must be one position for every query");
   assert(keys.rows() == key_positions.size() && "there must be one position for every key");
-  assert((log_weight.size() == 0 || log_weight.size() == keys.rows()) &&
-         "there must be one log weight for every key");
+  assert((log_weight.size() == 0 || log_weight.size() == keys.rows()) && "there must be one log weight for every key");
   constexpr double unseen = -std::numeric_limits<double>::infinity();
-  const double scale =
-      options.scale != 0.0 ? options.scale : 1.0 / std::sqrt(static_cast<double>(keys.cols()));
+  const double scale = options.scale != 0.0 ? options.scale : 1.0 / std::sqrt(static_cast<double>(keys.cols()));
 
-  AttentionResult result{Matrix::Zero(queries.rows(), values.cols()),
-                         Matrix::Zero(queries.rows(), keys.rows()), Vector::Constant(queries.rows(), unseen)};
+  AttentionResult result{Matrix::Zero(queries.rows(), values.cols()), Matrix::Zero(queries.rows(), keys.rows()),
+                         Vector::Constant(queries.rows(), unseen)};
   for (Index i = 0; i < queries.rows(); ++i) {
     Vector logits = Vector::Constant(keys.rows(), unseen);
     double largest = unseen;
@@ -135,18 +132,16 @@ inline AttentionResult attention(const Matrix& queries, const Matrix& keys, cons
 
 /// Grouped-query attention: query head h reads KV head h / (query heads / KV heads). One result per query
 /// head.
-inline std::vector<AttentionResult> grouped_attention(
-    std::span<const Matrix> queries, std::span<const Matrix> keys, std::span<const Matrix> values,
-    const Positions& query_positions, const Positions& key_positions, const AttentionOptions& options = {},
-    const Vector& log_weight = {}) {
+inline std::vector<AttentionResult> grouped_attention(std::span<const Matrix> queries, std::span<const Matrix> keys,
+                                                      std::span<const Matrix> values, const Positions& query_positions,
+                                                      const Positions& key_positions, const AttentionOptions& options = {},
+                                                      const Vector& log_weight = {}) {
   assert(keys.size() == values.size() && "keys and values must have the same number of heads");
-  assert(!keys.empty() && queries.size() % keys.size() == 0 &&
-         "query heads must be a multiple of the KV heads");
+  assert(!keys.empty() && queries.size() % keys.size() == 0 && "query heads must be a multiple of the KV heads");
   const std::size_t group = queries.size() / keys.size();
   std::vector<AttentionResult> results;
   for (std::size_t h = 0; h < queries.size(); ++h) {
-    results.push_back(attention(queries[h], keys[h / group], values[h / group], query_positions,
-                                key_positions, options, log_weight));
+    results.push_back(attention(queries[h], keys[h / group], values[h / group], query_positions, key_positions, options, log_weight));
   }
   return results;
 }
@@ -168,9 +163,7 @@ inline Vector reduce_heads(std::span<const Vector> scores, HeadReduction reducti
   assert(!scores.empty() && "there must be at least one query head");
   Vector out = scores.front();
   for (const Vector& head : scores.subspan(1)) {
-    for (Index j = 0; j < out.size(); ++j) {
-      out(j) = reduction == HeadReduction::max ? std::max(out(j), head(j)) : out(j) + head(j);
-    }
+    for (Index j = 0; j < out.size(); ++j) { out(j) = reduction == HeadReduction::max ? std::max(out(j), head(j)) : out(j) + head(j); }
   }
   if (reduction == HeadReduction::mean) { out /= static_cast<double>(scores.size()); }
   return out;

@@ -17,7 +17,7 @@
 
 /// "GEAR: An Efficient KV Cache Compression Recipe for Near-Lossless Generative Inference of LLM" (arXiv:2403.05527), as in
 /// opengear-project/GEAR@efe0bfe2b5a3 (GenerationBench/GenerationTest/GEARLM/Simulated/compress_function.py).
-namespace kvcompress::reference {
+namespace kvcompress::inline KVCOMPRESS_ABI::reference {
 
 /// Kcvt: a key group is a channel over the whole segment, a value group a token over all heads. Kivi: groups of `group`
 /// tokens of a channel, or of `group` channels of a token and head.
@@ -30,11 +30,11 @@ struct GearOptions {
   GearBackbone backbone = GearBackbone::kcvt;
   int bits = 4;
   Index group = 64;
-  double sparsity = 0.0;            // share of entries kept exact; 0 is GEAR-L
-  GearFill fill = GearFill::mean;   // what outliers are while the rest is quantised
+  double sparsity = 0.0;           // share of entries kept exact; 0 is GEAR-L
+  GearFill fill = GearFill::mean;  // what outliers are while the rest is quantised
   Index rank = 4;
   int sweeps = 3;
-  bool official_simulation = false; // the official counts of key outliers, and D + S in fp16
+  bool official_simulation = false;  // the official counts of key outliers, and D + S in fp16
 };
 
 /// One segment, by head: hat = restored + low_rank.
@@ -50,9 +50,7 @@ struct GearSegment {
 /// The heads side by side: (tokens, heads * channels).
 inline Matrix concatenate(const std::vector<Matrix>& heads) {
   Matrix all(heads.front().rows(), heads.front().cols() * static_cast<Index>(heads.size()));
-  for (std::size_t h = 0; h < heads.size(); ++h) {
-    all.middleCols(static_cast<Index>(h) * heads[h].cols(), heads[h].cols()) = heads[h];
-  }
+  for (std::size_t h = 0; h < heads.size(); ++h) { all.middleCols(static_cast<Index>(h) * heads[h].cols(), heads[h].cols()) = heads[h]; }
   return all;
 }
 template <class M>
@@ -107,9 +105,7 @@ inline Matrix gear_backbone(const Matrix& x, std::size_t heads, const GearOption
 }
 
 /// Orthonormal columns that span those of x.
-inline Matrix orthonormal(const Matrix& x) {
-  return Eigen::HouseholderQR<Matrix>(x).householderQ() * Matrix::Identity(x.rows(), x.cols());
-}
+inline Matrix orthonormal(const Matrix& x) { return Eigen::HouseholderQR<Matrix>(x).householderQ() * Matrix::Identity(x.rows(), x.cols()); }
 
 /// A rank-r approximation of e (tokens, channels) by power iteration from `start` (channels, r): Q Q^T e, where Q spans about the r leading
 /// left singular vectors.
@@ -149,7 +145,8 @@ inline GearSegment gear_compress(const std::vector<Matrix>& heads, const std::ve
   GearSegment out{by_head(backbone, heads.size()), by_head(restored, heads.size()), {}, by_head(outlier, heads.size())};
   for (std::size_t h = 0; h < heads.size(); ++h) {
     const Matrix error = heads[h] - out.restored[h];
-    out.low_rank.push_back(options.rank == 0 ? Matrix::Zero(x.rows(), heads[h].cols()) : power_iteration(error, starts.at(h), options.sweeps));
+    out.low_rank.push_back(options.rank == 0 ? Matrix::Zero(x.rows(), heads[h].cols())
+                                             : power_iteration(error, starts.at(h), options.sweeps));
   }
   return out;
 }

@@ -16,7 +16,7 @@
 /// "H2O: Heavy-Hitter Oracle for Efficient Generative Inference of Large Language Models" (arXiv:2306.14048),
 /// as in FMInference/H2O@ac75c2a8a9e7 (utils_real_drop); GQA reductions as in
 /// Zefan-Cai/KVCache-Factory@c97f9d706d63.
-namespace kvcompress::reference {
+namespace kvcompress::inline KVCOMPRESS_ABI::reference {
 
 struct H2OOptions {
   Index heavy = 4;                                // rows kept for their score
@@ -68,23 +68,18 @@ struct H2OState {
 
   /// Attention of all query heads of this KV head, whose queries belong to the newest rows; adds the column
   /// sums, reduced over the heads, to the scores.
-  std::vector<AttentionResult> attend(std::span<const Matrix> queries,
-                                      const AttentionOptions& attend_options = {}) {
+  std::vector<AttentionResult> attend(std::span<const Matrix> queries, const AttentionOptions& attend_options = {}) {
     assert(!queries.empty() && "there must be at least one query head");
     const Index count = queries.front().rows();
     const Index rows = keys.rows();
     const Positions key_positions = options.in_cache_positions ? consecutive(0, rows) : positions;
-    const Positions query_positions =
-        options.in_cache_positions ? consecutive(rows - count, count) : consecutive(seen - count, count);
-    const auto turned = [&](const Matrix& x, const Positions& at) {
-      return options.rope ? rotate(x, at, *options.rope) : x;
-    };
+    const Positions query_positions = options.in_cache_positions ? consecutive(rows - count, count) : consecutive(seen - count, count);
+    const auto turned = [&](const Matrix& x, const Positions& at) { return options.rope ? rotate(x, at, *options.rope) : x; };
     const Matrix turned_keys = turned(keys, key_positions);
     std::vector<AttentionResult> results;
     std::vector<Vector> received;
     for (const Matrix& head : queries) {
-      results.push_back(attention(turned(head, query_positions), turned_keys, values, query_positions,
-                                  key_positions, attend_options));
+      results.push_back(attention(turned(head, query_positions), turned_keys, values, query_positions, key_positions, attend_options));
       received.push_back(column_sums(results.back().probabilities));
     }
     scores = h2o_update(scores, reduce_heads(received, options.reduction));

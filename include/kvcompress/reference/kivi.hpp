@@ -17,7 +17,7 @@
 
 /// "KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache" (arXiv:2402.02750), as in
 /// jy-yuan/KIVI@876b4d2d08e3 (quant/new_pack.py, models/llama_kivi.py).
-namespace kvcompress::reference {
+namespace kvcompress::inline KVCOMPRESS_ABI::reference {
 
 /// The nearest integer; halves go to the even one, whatever the rounding mode.
 inline double round_half_even(double x) {
@@ -134,8 +134,7 @@ inline std::vector<std::uint32_t> pack(std::span<const int> codes, int bits) {
   const std::size_t per_word = 32 / static_cast<std::size_t>(bits);
   std::vector<std::uint32_t> words((codes.size() + per_word - 1) / per_word, 0U);
   for (std::size_t i = 0; i < codes.size(); ++i) {
-    words[i / per_word] |= static_cast<std::uint32_t>(codes[i])
-                           << (i % per_word * static_cast<std::size_t>(bits));
+    words[i / per_word] |= static_cast<std::uint32_t>(codes[i]) << (i % per_word * static_cast<std::size_t>(bits));
   }
   return words;
 }
@@ -158,12 +157,8 @@ struct KiviState {
   Matrix value_residual{};  // (min(rows, residual) rows after a commit, value_dim)
 
   [[nodiscard]] Index rows() const { return keys.codes.rows() + key_residual.rows(); }
-  [[nodiscard]] Matrix decoded_keys() const {
-    return append_rows(dequantize<Arithmetic>(keys), key_residual);
-  }
-  [[nodiscard]] Matrix decoded_values() const {
-    return append_rows(dequantize<Arithmetic>(values), value_residual);
-  }
+  [[nodiscard]] Matrix decoded_keys() const { return append_rows(dequantize<Arithmetic>(keys), key_residual); }
+  [[nodiscard]] Matrix decoded_values() const { return append_rows(dequantize<Arithmetic>(values), value_residual); }
 
   void append(const Matrix& new_keys, const Matrix& new_values) {
     assert(new_keys.rows() == new_values.rows() && "there must be one value for every key");
@@ -172,11 +167,9 @@ struct KiviState {
   }
 
   /// Attention of one query head; `queries` (rotated) belong to the newest rows.
-  [[nodiscard]] AttentionResult attend(const Matrix& queries,
-                                       const AttentionOptions& attend_options = {}) const {
-    return attention(queries, decoded_keys(), decoded_values(),
-                     consecutive(rows() - queries.rows(), queries.rows()), consecutive(0, rows()),
-                     attend_options);
+  [[nodiscard]] AttentionResult attend(const Matrix& queries, const AttentionOptions& attend_options = {}) const {
+    return attention(queries, decoded_keys(), decoded_values(), consecutive(rows() - queries.rows(), queries.rows()),
+                     consecutive(0, rows()), attend_options);
   }
 
   /// Quantises every full block of `residual` keys, and the values that are older than the newest `residual`.
@@ -189,8 +182,7 @@ struct KiviState {
  private:
   void flush(QuantizedMatrix& store, Matrix& residual, Index count) {
     if (count == 0) { return; }
-    const QuantizedMatrix added =
-        quantize<Scale, Arithmetic>(residual.topRows(count), store.axis, options.bits, options.group);
+    const QuantizedMatrix added = quantize<Scale, Arithmetic>(residual.topRows(count), store.axis, options.bits, options.group);
     store.group = options.group;
     store.codes = append_rows(store.codes, added.codes);
     store.scale = append_rows(store.scale, added.scale);

@@ -16,7 +16,7 @@
 /// "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference" (arXiv:2406.10774), as in
 /// mit-han-lab/Quest@01c1623bf939 (evaluation/quest_attention.py, quest/utils/controller.py). A prompt and
 /// the first two layers read everything there; whoever calls this decides that.
-namespace kvcompress::reference {
+namespace kvcompress::inline KVCOMPRESS_ABI::reference {
 
 /// How many pages, and which always. `evaluation`: floor(min(budget, tokens) / page) pages, but at least 3;
 /// every page competes, the newest too, so one may be left out even below the budget. `kernels`: floor(budget
@@ -78,9 +78,8 @@ inline Vector quest_bounds(std::span<const Matrix> queries, const QuestPages& pa
 /// Pages that are read when the cache holds `tokens`.
 inline Index quest_page_count(Index tokens, const QuestOptions& options) {
   const Index pages = (tokens + options.page - 1) / options.page;
-  const Index wanted = options.rule == QuestRule::kernels
-                           ? std::max(Index{1}, options.budget / options.page)
-                           : std::max(Index{3}, std::min(options.budget, tokens) / options.page);
+  const Index wanted = options.rule == QuestRule::kernels ? std::max(Index{1}, options.budget / options.page)
+                                                          : std::max(Index{3}, std::min(options.budget, tokens) / options.page);
   return std::min(wanted, pages);
 }
 
@@ -105,15 +104,12 @@ inline Rows quest_rows(const Rows& pages, Index tokens, Index page) {
 
 /// Attention of one query, the newest token's, over the rows of some pages. `options.window` and `start`
 /// count places in the text.
-inline AttentionResult quest_attend(const Matrix& query, const Matrix& keys, const Matrix& values,
-                                    const Rows& pages, Index page, const AttentionOptions& options = {}) {
+inline AttentionResult quest_attend(const Matrix& query, const Matrix& keys, const Matrix& values, const Rows& pages, Index page,
+                                    const AttentionOptions& options = {}) {
   const Rows rows = quest_rows(pages, keys.rows(), page);
   Positions positions(static_cast<Index>(rows.size()));
-  for (Index i = 0; i < positions.size(); ++i) {
-    positions(i) = static_cast<std::int64_t>(rows[static_cast<std::size_t>(i)]);
-  }
-  return attention(query, keys(rows, Eigen::all), values(rows, Eigen::all), consecutive(keys.rows() - 1, 1),
-                   positions, options);
+  for (Index i = 0; i < positions.size(); ++i) { positions(i) = static_cast<std::int64_t>(rows[static_cast<std::size_t>(i)]); }
+  return attention(query, keys(rows, Eigen::all), values(rows, Eigen::all), consecutive(keys.rows() - 1, 1), positions, options);
 }
 
 }  // namespace kvcompress::reference

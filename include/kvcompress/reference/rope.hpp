@@ -10,7 +10,7 @@
 
 #include "kvcompress/reference/attention.hpp"
 
-namespace kvcompress::reference {
+namespace kvcompress::inline KVCOMPRESS_ABI::reference {
 
 /// Which two channels turn together: (i, i + rotary_dim / 2), or (2i, 2i + 1).
 enum class Pairing { half, interleaved };
@@ -50,8 +50,7 @@ inline Matrix rotate(const Matrix& rows, const Positions& positions, const Rope&
 }
 
 /// Moves rows that were rotated at `from` to the positions `to`.
-inline Matrix rerotate(const Matrix& rotated, const Positions& from, const Positions& to,
-                       const Rope& rope = {}) {
+inline Matrix rerotate(const Matrix& rotated, const Positions& from, const Positions& to, const Rope& rope = {}) {
   return rotate(rotated, to - from, rope);
 }
 

@@ -18,7 +18,7 @@
 
 /// "ShadowKV: KV Cache in Shadows for High-Throughput Long-Context LLM Inference" (arXiv:2410.21465), as in
 /// ByteDance-Seed/ShadowKV@e51904cdeab7 (models/kv_cache.py, class ShadowKVCache unless said otherwise).
-namespace kvcompress::reference {
+namespace kvcompress::inline KVCOMPRESS_ABI::reference {
 
 struct ShadowKVOptions {
   Index rank = 160;            // of the keys of all heads together
@@ -92,13 +92,12 @@ inline Vector chunk_cosines(const Matrix& keys, Index chunk, Index chunks) {
 
 /// Scores of the landmarks for one KV head: softmax over the landmarks for each query, summed over the
 /// queries of a query head, largest of the group's query heads. Rotated queries, (queries, dim) each.
-inline Vector shadowkv_scores(std::span<const Matrix> queries, const Matrix& landmarks,
-                              const AttentionOptions& options = {}) {
+inline Vector shadowkv_scores(std::span<const Matrix> queries, const Matrix& landmarks, const AttentionOptions& options = {}) {
   std::vector<Vector> scores;
   for (const Matrix& head : queries) {
-    const AttentionResult seen = attention(head, landmarks, Matrix::Zero(landmarks.rows(), 0),
-                                           Positions::Constant(head.rows(), landmarks.rows()),
-                                           consecutive(0, landmarks.rows()), {.scale = options.scale});
+    const AttentionResult seen =
+        attention(head, landmarks, Matrix::Zero(landmarks.rows(), 0), Positions::Constant(head.rows(), landmarks.rows()),
+                  consecutive(0, landmarks.rows()), {.scale = options.scale});
     scores.push_back(column_sums(seen.probabilities));
   }
   return reduce_heads(scores, HeadReduction::max);
@@ -159,19 +158,15 @@ struct ShadowKVState {
       lane.cosines = chunk_cosines(lane.keys, options.chunk, layout.context_chunks);
       lane.outliers = top_rows(-lane.cosines, layout.outlier_chunks);
       for (Index j = 0; j < layout.context_chunks; ++j) {
-        if (!std::binary_search(lane.outliers.begin(), lane.outliers.end(), j)) {
-          lane.candidates.push_back(j);
-        }
+        if (!std::binary_search(lane.outliers.begin(), lane.outliers.end(), j)) { lane.candidates.push_back(j); }
       }
-      lane.landmarks =
-          chunk_means(lane.keys, options.chunk, layout.context_chunks)(lane.candidates, Eigen::all);
+      lane.landmarks = chunk_means(lane.keys, options.chunk, layout.context_chunks)(lane.candidates, Eigen::all);
     }
   }
 
   /// Generated tokens: always read, exact.
   void append(const Heads& keys, const Heads& values) {
-    assert(keys.size() == lanes.size() && values.size() == lanes.size() &&
-           "there must be rows for every head");
+    assert(keys.size() == lanes.size() && values.size() == lanes.size() && "there must be rows for every head");
     for (std::size_t h = 0; h < lanes.size(); ++h) {
       const Positions at = consecutive(lanes[h].keys.rows(), keys[h].rows());
       lanes[h].keys = append_rows(lanes[h].keys, rotation(keys[h], at));
@@ -180,8 +175,7 @@ struct ShadowKVState {
   }
 
   /// The chunks that the query heads of one KV head read, ascending; among equal scores the lower chunk wins.
-  [[nodiscard]] Rows select(Index head, std::span<const Matrix> queries,
-                            const AttentionOptions& attend_options = {}) const {
+  [[nodiscard]] Rows select(Index head, std::span<const Matrix> queries, const AttentionOptions& attend_options = {}) const {
     const Lane& lane = lanes[static_cast<std::size_t>(head)];
     const Vector scores = shadowkv_scores(queries, lane.landmarks, attend_options);
     Rows chunks = top_rows(scores, layout.selected_chunks);
@@ -208,13 +202,10 @@ struct ShadowKVState {
     const std::size_t generated = tokens.size();
     add(layout.prompt, lane.keys.rows());
 
-    Attended out{Positions(static_cast<Index>(tokens.size())), lane.keys(tokens, Eigen::all),
-                 lane.values(tokens, Eigen::all)};
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      out.positions(static_cast<Index>(i)) = static_cast<std::int64_t>(tokens[i]);
-    }
-    const Matrix rotated = low_rank_keys(head, Rows(tokens.begin() + static_cast<std::ptrdiff_t>(low_rank),
-                                                    tokens.begin() + static_cast<std::ptrdiff_t>(generated)));
+    Attended out{Positions(static_cast<Index>(tokens.size())), lane.keys(tokens, Eigen::all), lane.values(tokens, Eigen::all)};
+    for (std::size_t i = 0; i < tokens.size(); ++i) { out.positions(static_cast<Index>(i)) = static_cast<std::int64_t>(tokens[i]); }
+    const Matrix rotated = low_rank_keys(
+        head, Rows(tokens.begin() + static_cast<std::ptrdiff_t>(low_rank), tokens.begin() + static_cast<std::ptrdiff_t>(generated)));
     out.keys.middleRows(static_cast<Index>(low_rank), rotated.rows()) = rotated;
     return out;
   }
@@ -233,8 +224,7 @@ struct ShadowKVState {
                                        const AttentionOptions& attend_options = {}) const {
     const Attended read = attended(head, selected);
     const Index tokens = lanes[static_cast<std::size_t>(head)].keys.rows();
-    return attention(queries, read.keys, read.values, consecutive(tokens - queries.rows(), queries.rows()),
-                     read.positions, attend_options);
+    return attention(queries, read.keys, read.values, consecutive(tokens - queries.rows(), queries.rows()), read.positions, attend_options);
   }
 };
 

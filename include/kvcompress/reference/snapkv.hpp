@@ -14,7 +14,7 @@
 
 /// "SnapKV: LLM Knows What You are Looking for Before Generation" (arXiv:2404.14469), as in
 /// FasterDecoding/SnapKV@e216ddc84c5b; per KV head as in Zefan-Cai/KVCache-Factory@c97f9d706d63.
-namespace kvcompress::reference {
+namespace kvcompress::inline KVCOMPRESS_ABI::reference {
 
 /// `average` always divides by the kernel, also where it hangs over an end; `max` ignores what hangs over.
 enum class Pooling { average, max };
@@ -30,14 +30,12 @@ struct SnapKVOptions {
 /// Attention that the last `window` queries give to each key before the window: (tokens - window). Rotated
 /// inputs of one head; row i is token i; `queries` may hold the window only. The softmax runs over all keys,
 /// window included.
-inline Vector snapkv_scores(const Matrix& queries, const Matrix& keys, Index window,
-                            const AttentionOptions& options = {}) {
+inline Vector snapkv_scores(const Matrix& queries, const Matrix& keys, Index window, const AttentionOptions& options = {}) {
   const Index tokens = keys.rows();
   assert(window >= 1 && window <= queries.rows() && window <= tokens && "window must not exceed the prompt");
   const Matrix last = queries.bottomRows(window);
   const AttentionResult seen =
-      attention(last, keys, Matrix::Zero(tokens, 0), consecutive(tokens - window, window),
-                consecutive(0, tokens), options);
+      attention(last, keys, Matrix::Zero(tokens, 0), consecutive(tokens - window, window), consecutive(0, tokens), options);
   return column_sums(seen.probabilities).head(tokens - window);
 }
 
@@ -48,8 +46,7 @@ inline Vector snapkv_pool(const Vector& scores, Index kernel, Pooling pooling) {
   for (Index j = 0; j < scores.size(); ++j) {
     double sum = 0.0;
     double largest = -std::numeric_limits<double>::infinity();
-    for (Index i = std::max(Index{0}, j - kernel / 2); i <= std::min(scores.size() - 1, j + kernel / 2);
-         ++i) {
+    for (Index i = std::max(Index{0}, j - kernel / 2); i <= std::min(scores.size() - 1, j + kernel / 2); ++i) {
       sum += scores(i);
       largest = std::max(largest, scores(i));
     }
@@ -63,8 +60,7 @@ inline Vector snapkv_pool(const Vector& scores, Index kernel, Pooling pooling) {
 inline Rows snapkv_keep(const Vector& pooled, Index tokens, const SnapKVOptions& options) {
   assert(options.capacity >= options.window && "capacity must include the window");
   if (tokens < options.capacity) { return top_rows(Vector::Zero(tokens), tokens); }
-  assert(pooled.size() == tokens - options.window &&
-         "there must be one pooled score for every row before the window");
+  assert(pooled.size() == tokens - options.window && "there must be one pooled score for every row before the window");
   Rows kept = top_rows(pooled, options.capacity - options.window);
   for (Index row = tokens - options.window; row < tokens; ++row) { kept.push_back(row); }
   return kept;

@@ -12,7 +12,7 @@
 
 /// "Efficient Streaming Language Models with Attention Sinks" (arXiv:2309.17453), as in
 /// mit-han-lab/streaming-llm@2e5042606d69 (kv_cache.py, pos_shift/modify_llama.py).
-namespace kvcompress::reference {
+namespace kvcompress::inline KVCOMPRESS_ABI::reference {
 
 struct StreamingLLMOptions {
   Index sinks = 4;     // leading rows that always stay
@@ -38,9 +38,7 @@ inline Rows make_room(Index rows, Index incoming, const StreamingLLMOptions& opt
 }
 
 /// The rows that stay after a step: all of them, or the sinks and the newest `recent`.
-inline Rows trim(Index rows, const StreamingLLMOptions& options) {
-  return make_room(rows, 0, options);
-}
+inline Rows trim(Index rows, const StreamingLLMOptions& options) { return make_room(rows, 0, options); }
 
 /// One KV head of the cache. A step is append, attend (every query head), commit: a row is dropped only after
 /// the step's queries have read it, so a full cache attends to budget + 1 rows while decoding.
@@ -61,12 +59,10 @@ struct StreamingLLMState {
   }
 
   /// Attention of one query head; `queries` (not rotated) belong to the newest rows. Row r has position r.
-  [[nodiscard]] AttentionResult attend(const Matrix& queries,
-                                       const AttentionOptions& attend_options = {}) const {
+  [[nodiscard]] AttentionResult attend(const Matrix& queries, const AttentionOptions& attend_options = {}) const {
     const Positions slots = consecutive(0, keys.rows());
     const Positions query_slots = consecutive(keys.rows() - queries.rows(), queries.rows());
-    return attention(rotate(queries, query_slots, rope), rotate(keys, slots, rope), values, query_slots,
-                     slots, attend_options);
+    return attention(rotate(queries, query_slots, rope), rotate(keys, slots, rope), values, query_slots, slots, attend_options);
   }
 
   /// Keeps the named rows only.

@@ -27,7 +27,7 @@
 
 /// "xKV: Cross-Layer SVD for KV-Cache Compression" (arXiv:2503.18893), as in
 /// abdelfattah-lab/xKV@bfe5d7201a09 (fake_layer_merge_dynamic_cache.py).
-namespace kvcompress::reference {
+namespace kvcompress::inline KVCOMPRESS_ABI::reference {
 
 using Heads = std::vector<Matrix>;  // (tokens, dim) for every KV head of one layer
 
@@ -44,17 +44,15 @@ inline LowRank truncated_svd(const Matrix& x, Index rank) {
   assert(rank >= 1 && x.size() > 0 && x.allFinite() && "the matrix must be finite and the rank at least 1");
   const Eigen::BDCSVD<Matrix> svd(x, Eigen::ComputeThinU | Eigen::ComputeThinV);
   const Index kept = std::min(rank, svd.singularValues().size());
-  return {svd.matrixU().leftCols(kept) * svd.singularValues().head(kept).asDiagonal(),
-          svd.matrixV().leftCols(kept).transpose(), svd.singularValues()};
+  return {svd.matrixU().leftCols(kept) * svd.singularValues().head(kept).asDiagonal(), svd.matrixV().leftCols(kept).transpose(),
+          svd.singularValues()};
 }
 
 /// Heads side by side: (tokens, heads * dim).
 inline Matrix join_heads(std::span<const Matrix> heads) {
   assert(!heads.empty() && "there must be at least one head");
   Matrix out(heads.front().rows(), static_cast<Index>(heads.size()) * heads.front().cols());
-  for (std::size_t h = 0; h < heads.size(); ++h) {
-    out.middleCols(static_cast<Index>(h) * heads[h].cols(), heads[h].cols()) = heads[h];
-  }
+  for (std::size_t h = 0; h < heads.size(); ++h) { out.middleCols(static_cast<Index>(h) * heads[h].cols(), heads[h].cols()) = heads[h]; }
   return out;
 }
 
@@ -76,9 +74,7 @@ struct SharedBasis {
 
   /// Appends tokens, given by the exact rows of every layer, by least squares for the coefficients as they
   /// are.
-  void fold_in(std::span<const Heads> layers) {
-    basis = append_rows(basis, Matrix(join_layers(layers) * coefficients.transpose()));
-  }
+  void fold_in(std::span<const Heads> layers) { basis = append_rows(basis, Matrix(join_layers(layers) * coefficients.transpose())); }
 
   /// Layers side by side, each with its heads side by side: (tokens, layers * heads * dim).
   static Matrix join_layers(std::span<const Heads> layers) {
@@ -92,8 +88,8 @@ struct SharedBasis {
 inline SharedBasis shared_basis(std::span<const Heads> layers, Index rank) {
   assert(!layers.empty() && !layers.front().empty() && "there must be at least one layer with one head");
   LowRank low_rank = truncated_svd(SharedBasis::join_layers(layers), rank);
-  return {static_cast<Index>(layers.front().size()), layers.front().front().cols(), std::move(low_rank.left),
-          std::move(low_rank.right), std::move(low_rank.singular_values)};
+  return {static_cast<Index>(layers.front().size()), layers.front().front().cols(), std::move(low_rank.left), std::move(low_rank.right),
+          std::move(low_rank.singular_values)};
 }
 
 struct XkvOptions {
@@ -119,8 +115,7 @@ inline std::vector<XkvGroup> xkv_groups(Index layers, const XkvOptions& options)
   assert(options.first_layer >= 0 && end <= layers && "the compressed layers must be layers of the model");
   std::vector<XkvGroup> groups;
   for (Index first = options.first_layer; first < end; first += options.layers_per_group) {
-    groups.push_back(
-        {first, std::min(options.layers_per_group, end - first), options.rank_keys, options.rank_values});
+    groups.push_back({first, std::min(options.layers_per_group, end - first), options.rank_keys, options.rank_values});
   }
   return groups;
 }
@@ -156,12 +151,8 @@ struct XkvState {
   /// Factorises every group; it is the last layer of a group that completes its matrix.
   void end_prompt() {
     for (Group& group : groups) {
-      if (group.layers.rank_keys > 0) {
-        group.keys = shared_basis(take(group, &Layer::keys), group.layers.rank_keys);
-      }
-      if (group.layers.rank_values > 0) {
-        group.values = shared_basis(take(group, &Layer::values), group.layers.rank_values);
-      }
+      if (group.layers.rank_keys > 0) { group.keys = shared_basis(take(group, &Layer::keys), group.layers.rank_keys); }
+      if (group.layers.rank_values > 0) { group.values = shared_basis(take(group, &Layer::values), group.layers.rank_values); }
     }
   }
 
@@ -178,17 +169,13 @@ struct XkvState {
     const Matrix keys = decoded(layer, head, &Group::keys, &Layer::keys);
     return rope ? rotate(keys, consecutive(0, keys.rows()), *rope) : keys;
   }
-  [[nodiscard]] Matrix decoded_values(Index layer, Index head) const {
-    return decoded(layer, head, &Group::values, &Layer::values);
-  }
+  [[nodiscard]] Matrix decoded_values(Index layer, Index head) const { return decoded(layer, head, &Group::values, &Layer::values); }
 
   /// Attention of one query head that reads `head`; `queries` belong to the newest rows.
-  [[nodiscard]] AttentionResult attend(Index layer, Index head, const Matrix& queries,
-                                       const AttentionOptions& options = {}) const {
+  [[nodiscard]] AttentionResult attend(Index layer, Index head, const Matrix& queries, const AttentionOptions& options = {}) const {
     const Matrix keys = decoded_keys(layer, head);
-    return attention(queries, keys, decoded_values(layer, head),
-                     consecutive(keys.rows() - queries.rows(), queries.rows()), consecutive(0, keys.rows()),
-                     options);
+    return attention(queries, keys, decoded_values(layer, head), consecutive(keys.rows() - queries.rows(), queries.rows()),
+                     consecutive(0, keys.rows()), options);
   }
 
  private:
@@ -208,8 +195,7 @@ struct XkvState {
     return rows;
   }
 
-  [[nodiscard]] Matrix decoded(Index layer, Index head, std::optional<SharedBasis> Group::*factors,
-                               Heads Layer::*tensor) const {
+  [[nodiscard]] Matrix decoded(Index layer, Index head, std::optional<SharedBasis> Group::*factors, Heads Layer::*tensor) const {
     const Matrix& exact = (layers[static_cast<std::size_t>(layer)].*tensor)[static_cast<std::size_t>(head)];
     for (const Group& group : groups) {
       const Index within = layer - group.layers.first;

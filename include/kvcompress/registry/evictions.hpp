@@ -9,7 +9,7 @@
 #include "kvcompress/policies/streaming_llm.hpp"
 #include "kvcompress/registry.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Adds Part alone and with the evictions that go with every part: streaming, snapkv. `retrieval` is the name of its retrieval, if it has one.
 template <class Part>

@@ -5,7 +5,7 @@
 #include "kvcompress/policies/full.hpp"
 #include "kvcompress/registry/evictions.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// f16, f32, bf16, alone and with streaming, h2o, snapkv.
 inline void add_exact(Registry& registry) {

@@ -7,7 +7,7 @@
 #include "kvcompress/policies/gear.hpp"
 #include "kvcompress/registry/evictions.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// GEAR with `Bits`, alone and with streaming; with h2o and snapkv, where heads hold different rows, in its form for that.
 template <int Bits>

@@ -5,7 +5,7 @@
 #include "kvcompress/policies/kivi.hpp"
 #include "kvcompress/registry/evictions.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// kivi2, kivi3, kivi4, kivi8, alone and with streaming, h2o, snapkv.
 inline void add_kivi(Registry& registry) {

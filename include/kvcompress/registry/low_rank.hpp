@@ -8,7 +8,7 @@
 #include "kvcompress/policies/xkv.hpp"
 #include "kvcompress/registry/evictions.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// xkv, quest over xkv, and shadowkv, alone and with streaming, snapkv; landmarks over xkv. With shadowkv (or landmarks) streaming needs in_cache_positions=false,
 /// which must be said: an option means the same in every combination.

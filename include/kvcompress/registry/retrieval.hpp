@@ -9,7 +9,7 @@
 #include "kvcompress/policies/quest.hpp"
 #include "kvcompress/registry/evictions.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// quest over f16, kivi4, gear4, alone and with streaming, snapkv; landmarks over f16, kivi4.
 inline void add_retrieval(Registry& registry) {

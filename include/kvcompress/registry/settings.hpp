@@ -17,7 +17,7 @@
 #include "kvcompress/eviction/observation_window.hpp"
 #include "kvcompress/retrieval/landmarks.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// One part of a policy's name with its settings: "h2o:budget=256,recent=128".
 struct PartSpec {
@@ -46,8 +46,7 @@ struct PartSpec {
     while (!part.empty()) {
       std::string_view setting = cut(part, ',');
       const std::string key(cut(setting, '='));
-      require(!key.empty() && !setting.empty(), ErrorCode::option, "policy \"", text, "\": \"", key,
-              "\" is no setting, must be key=value");
+      require(!key.empty() && !setting.empty(), ErrorCode::option, "policy \"", text, "\": \"", key, "\" is no setting, must be key=value");
       spec.settings.push_back({key, std::string(setting)});
     }
     parts.push_back(std::move(spec));
@@ -67,8 +66,11 @@ bool parse_number(std::string_view text, Number& value) {
 }
 
 inline void read_setting(const std::string& key, const std::string& text, std::size_t& value) {
-  if (text == "max") { value = static_cast<std::size_t>(-1); }
-  else if (!parse_number(text, value)) { bad_setting(key, text, "a whole number"); }
+  if (text == "max") {
+    value = static_cast<std::size_t>(-1);
+  } else if (!parse_number(text, value)) {
+    bad_setting(key, text, "a whole number");
+  }
 }
 inline void read_setting(const std::string& key, const std::string& text, bool& value) {
   if (text != "true" && text != "false" && text != "1" && text != "0") { bad_setting(key, text, "true or false"); }
@@ -79,7 +81,9 @@ inline void read_setting(const std::string& key, const std::string& text, Budget
   std::size_t count = 0;
   double percent = 0.0;
   if (rest.ends_with('%')) {
-    if (!parse_number(rest.substr(0, rest.size() - 1), percent)) { bad_setting(key, text, "rows, a percentage like 20% or bytes like 1000000B"); }
+    if (!parse_number(rest.substr(0, rest.size() - 1), percent)) {
+      bad_setting(key, text, "rows, a percentage like 20% or bytes like 1000000B");
+    }
     value = Budget::fraction(percent / 100.0);
     return;
   }
@@ -96,7 +100,7 @@ inline void read_setting(const std::string&, const std::string& text, std::strin
 
 /// Beside an enumeration stands names_of, which says what its values are called, in their order.
 template <class Enum>
-  requires std::is_enum_v<Enum>
+requires std::is_enum_v<Enum>
 void read_setting(const std::string& key, const std::string& text, Enum& value) {
   constexpr auto names = names_of(Enum{});
   std::string known;
@@ -122,10 +126,7 @@ inline std::string show_setting(const Budget& value) {
   return value.bytes_of > 0 ? std::to_string(value.bytes_of) + "B" : std::to_string(value.rows_of);
 }
 template <class Enum>
-  requires std::is_enum_v<Enum>
-std::string show_setting(Enum value) {
-  return names_of(Enum{})[static_cast<std::size_t>(value)];
-}
+requires std::is_enum_v<Enum> std::string show_setting(Enum value) { return names_of(Enum{})[static_cast<std::size_t>(value)]; }
 
 }  // namespace detail
 }  // namespace kvcompress

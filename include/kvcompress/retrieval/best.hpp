@@ -12,7 +12,7 @@
 #include "kvcompress/core/shape.hpp"
 #include "kvcompress/core/views.hpp"
 
-namespace kvcompress::detail {
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// Removes units that are certainly not among the `count` with the largest scores[unit]: those below a border that a sample of the scores
 /// suggests, if enough of them reach it. Cost: two passes. Best 127 of 8192 on Zen 4: about 20 us, without
@@ -60,8 +60,11 @@ inline void live_units(const RowTable& table, std::size_t count, std::size_t siz
 inline void append_units(std::span<const Position> units, std::size_t size, Vector<RowRange>& ranges) {
   for (const Position unit : units) {
     const std::size_t first = unit * size;
-    if (!ranges.empty() && ranges.back().last == first) { ranges.back().last += size; }
-    else { ranges.push_back({first, first + size}); }
+    if (!ranges.empty() && ranges.back().last == first) {
+      ranges.back().last += size;
+    } else {
+      ranges.push_back({first, first + size});
+    }
   }
 }
 

@@ -13,7 +13,7 @@
 #include "kvcompress/kernels/softmax.hpp"
 #include "kvcompress/retrieval/best.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// The two classes of the official code: `accuracy` (ShadowKVCache), and `offload` (ShadowKVCache_CPU), which rounds the number of context
 /// chunks down to a multiple of 8, takes 24 outlier chunks per 1024 rows of the budget, and starts from what the prompt's last query chose.
@@ -140,9 +140,13 @@ class LandmarkState {
     std::size_t id = 0;
     std::size_t outlier = 0;
     for (std::size_t c = 0; c < chunks_; ++c) {
-      if (id < ids_.size() && ids_[id] == c) { ++id; }
-      else if (outlier < outliers_.size() && outliers_[outlier].first == c * chunk_ && outliers_[outlier].size() == chunk_) { ++outlier; }
-      else { return false; }
+      if (id < ids_.size() && ids_[id] == c) {
+        ++id;
+      } else if (outlier < outliers_.size() && outliers_[outlier].first == c * chunk_ && outliers_[outlier].size() == chunk_) {
+        ++outlier;
+      } else {
+        return false;
+      }
     }
     return id == ids_.size() && outlier == outliers_.size();
   }
@@ -204,8 +208,8 @@ struct LandmarkIndex {
 
   static void validate(const Options& options, const Shape&) {
     require(options.chunk > 0 && 128 % options.chunk == 0, ErrorCode::option, "landmarks: chunk is ", options.chunk, ", must divide 128");
-    require(options.budget >= options.chunk, ErrorCode::option, "landmarks: budget is ", options.budget, ", must be at least chunk = ",
-            options.chunk);
+    require(options.budget >= options.chunk, ErrorCode::option, "landmarks: budget is ", options.budget,
+            ", must be at least chunk = ", options.chunk);
     require(options.fold_in % options.chunk == 0, ErrorCode::option, "landmarks: fold_in is ", options.fold_in,
             ", must be a multiple of chunk = ", options.chunk);
   }
@@ -213,7 +217,9 @@ struct LandmarkIndex {
   static bool wants_last_query(const Options& options) noexcept { return options.behaviour == ShadowKVClass::offload; }
   static constexpr bool renumbers(const Options&) noexcept { return false; }
   static void describe(auto&& fact) { fact("numbers", number_name<T>); }
-  static State state(const Options& options, const Shape& shape, const Memory& memory) { return State(options.chunk, shape.key_width(), memory); }
+  static State state(const Options& options, const Shape& shape, const Memory& memory) {
+    return State(options.chunk, shape.key_width(), memory);
+  }
   static std::size_t bytes_for(const Options& options, const Shape& shape, std::size_t rows) noexcept {
     return rows / options.chunk * (shape.key_width() * sizeof(T) + sizeof(Position));
   }
@@ -231,12 +237,16 @@ struct LandmarkIndex {
     return options.behaviour == ShadowKVClass::offload ? 24 * (options.budget / 1024) : options.outlier_chunks;
   }
 
-  static void refresh(const Options& options, State& state, const RowTable& table, bool end_of_prompt, auto&& read, Vector<float>& scratch) {
+  static void refresh(const Options& options, State& state, const RowTable& table, bool end_of_prompt, auto&& read,
+                      Vector<float>& scratch) {
     const std::size_t local = options.local_chunks * options.chunk;
     const bool first = end_of_prompt && state.indexed() == 0;
     const bool fold = !first && options.fold_in > 0 && table.rows() >= state.indexed() + local + options.fold_in;
-    if (first) { state.grow(context_chunks(options, table.rows()), outlier_chunks(options), read, scratch); }
-    else if (fold) { state.grow((table.rows() - local) / options.chunk, 0, read, scratch); }
+    if (first) {
+      state.grow(context_chunks(options, table.rows()), outlier_chunks(options), read, scratch);
+    } else if (fold) {
+      state.grow((table.rows() - local) / options.chunk, 0, read, scratch);
+    }
   }
 
   static void select(const Options& options, const State& state, const Retrieving& in, Vector<RowRange>& ranges) {
@@ -246,7 +256,8 @@ struct LandmarkIndex {
       in.order.assign(ids.begin(), ids.end());
     } else {
       const float* scores = log_probabilities(state, in);
-      detail::live_units(in.table, ids.size(), options.chunk, [&](Position i) { return ids[i] * options.chunk; }, in.order);
+      detail::live_units(
+          in.table, ids.size(), options.chunk, [&](Position i) { return ids[i] * options.chunk; }, in.order);
       detail::keep_best_units(in.order, wanted, scores);
       for (Position& unit : in.order) { unit = ids[unit]; }
     }
@@ -276,8 +287,11 @@ struct LandmarkIndex {
     for (std::size_t i = 0; i < count; i += at_once) {
       const std::size_t now = std::min(at_once, count - i);
       const T* ahead = i + 2 * at_once <= count ? state.landmark(i + at_once) : nullptr;
-      if constexpr (by_pairs) { kernels::dot_pairs(state.landmark(i), now, in.key_width, rounded, in.key_width, in.group, logits + i, count, ahead); }
-      else { kernels::dot_rows(state.landmark(i), now, in.key_width, in.queries, in.stride, in.group, logits + i, count, ahead); }
+      if constexpr (by_pairs) {
+        kernels::dot_pairs(state.landmark(i), now, in.key_width, rounded, in.key_width, in.group, logits + i, count, ahead);
+      } else {
+        kernels::dot_rows(state.landmark(i), now, in.key_width, in.queries, in.stride, in.group, logits + i, count, ahead);
+      }
     }
     for (std::size_t q = 0; q < in.group; ++q) { sums[q] = kernels::log_sum_exp(logits + q * count, count); }
     kernels::largest_less_shift(logits, count, in.group, count, sums, largest);

@@ -11,7 +11,7 @@
 #include "kvcompress/kernels/softmax.hpp"
 #include "kvcompress/retrieval/best.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// The largest T at most x (down) or the smallest at least x (up), so that rounding never breaks a bound.
 template <class T>
@@ -20,7 +20,7 @@ T rounded(float x, bool up) noexcept {
   const auto value = static_cast<float>(near);
   if (up ? value >= x : value <= x) { return near; }
   const float apart = math::abs(value - x);
-  for (float push = apart; ; push *= 2.0F) {  // one or two steps
+  for (float push = apart;; push *= 2.0F) {  // one or two steps
     const T next(up ? x + push : x - push);
     if (up ? static_cast<float>(next) >= x : static_cast<float>(next) <= x) { return next; }
   }
@@ -137,9 +137,9 @@ struct PageBounds {
   using State = PageState<T>;
 
   struct Options {
-    std::size_t budget = 2048;      ///< rows that a query reads, at least 2 pages
-    std::size_t page = 16;          ///< rows of a page, a multiple of 8
-    std::size_t dense_layers = 2;   ///< first layers that are read in full
+    std::size_t budget = 2048;     ///< rows that a query reads, at least 2 pages
+    std::size_t page = 16;         ///< rows of a page, a multiple of 8
+    std::size_t dense_layers = 2;  ///< first layers that are read in full
     static void fields(auto& options, auto&& field) {
       field("budget", options.budget);
       field("page", options.page);
@@ -149,14 +149,16 @@ struct PageBounds {
 
   static void validate(const Options& options, const Shape&) {
     require(options.page >= 8 && options.page % 8 == 0, ErrorCode::option, "quest: page is ", options.page, ", must be a multiple of 8");
-    require(options.budget >= 2 * options.page, ErrorCode::option, "quest: budget is ", options.budget, ", must be at least 2 * page = ",
-            2 * options.page);
+    require(options.budget >= 2 * options.page, ErrorCode::option, "quest: budget is ", options.budget,
+            ", must be at least 2 * page = ", 2 * options.page);
   }
   static bool reads_all(const Options& options, std::size_t layer) noexcept { return layer < options.dense_layers; }
   static constexpr bool wants_last_query(const Options&) noexcept { return false; }
   static constexpr bool renumbers(const Options&) noexcept { return true; }
   static void describe(auto&& fact) { fact("numbers", number_name<T>); }
-  static State state(const Options& options, const Shape& shape, const Memory& memory) { return State(options.page, shape.key_width(), memory); }
+  static State state(const Options& options, const Shape& shape, const Memory& memory) {
+    return State(options.page, shape.key_width(), memory);
+  }
   static std::size_t bytes_for(const Options& options, const Shape& shape, std::size_t rows) noexcept {
     return rows / options.page * (2 * shape.key_width() * sizeof(T) + 1);
   }
@@ -167,14 +169,18 @@ struct PageBounds {
   static void select(const Options& options, const State& state, const Retrieving& in, Vector<RowRange>& ranges) {
     const std::size_t pages = state.pages();
     const std::size_t wanted = options.budget / options.page - 1;
-    detail::live_units(in.table, pages, state.page(), [&](Position p) { return p * state.page(); }, in.order);
+    detail::live_units(
+        in.table, pages, state.page(), [&](Position p) { return p * state.page(); }, in.order);
     if (in.order.size() > wanted) {
       in.scratch.resize(std::max(in.scratch.size(), pages + in.group * in.stride + scratch_floats(in)));
       float* scores = in.scratch.data();
       float* turned = scores + pages;
       float* scratch = turned + in.group * in.stride;
-      if (!in.table.renumbers()) { bounds(in, in.queries, state, 0, pages, scores, scratch); }
-      else { turned_bounds(in, state, scores, turned, scratch); }
+      if (!in.table.renumbers()) {
+        bounds(in, in.queries, state, 0, pages, scores, scratch);
+      } else {
+        turned_bounds(in, state, scores, turned, scratch);
+      }
       detail::keep_best_units(in.order, wanted, scores);
     }
     detail::append_units({in.order.data(), in.order.size()}, state.page(), ranges);

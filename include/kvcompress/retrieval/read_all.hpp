@@ -5,7 +5,7 @@
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/core/no_state.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Every query reads every row. Cost: none. Loses: nothing.
 struct ReadAll {

@@ -16,7 +16,7 @@
 #include "kvcompress/simd/rounded_products.hpp"
 #include "kvcompress/simd/x86_quads.hpp"
 
-namespace kvcompress::simd::avx2 {
+namespace kvcompress::inline KVCOMPRESS_ABI::simd::avx2 {
 
 inline constexpr std::size_t lanes = 8;
 
@@ -26,9 +26,7 @@ struct f32 {
 
 inline f32 set(float x) noexcept { return {_mm256_set1_ps(x)}; }
 inline f32 load(const float* from) noexcept { return {_mm256_loadu_ps(from)}; }
-inline f32 load(const half* from) noexcept {
-  return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))};
-}
+inline f32 load(const half* from) noexcept { return {_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)))}; }
 inline f32 load(const bfloat16* from) noexcept {
   const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   return {_mm256_castsi256_ps(_mm256_slli_epi32(wide, 16))};

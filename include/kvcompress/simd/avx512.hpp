@@ -16,7 +16,7 @@
 #include "kvcompress/core/half.hpp"
 #include "kvcompress/simd/x86_quads.hpp"
 
-namespace kvcompress::simd::avx512 {
+namespace kvcompress::inline KVCOMPRESS_ABI::simd::avx512 {
 
 inline constexpr std::size_t lanes = 16;
 
@@ -26,9 +26,7 @@ struct f32 {
 
 inline f32 set(float x) noexcept { return {_mm512_set1_ps(x)}; }
 inline f32 load(const float* from) noexcept { return {_mm512_loadu_ps(from)}; }
-inline f32 load(const half* from) noexcept {
-  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))};
-}
+inline f32 load(const half* from) noexcept { return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)))}; }
 inline f32 load(const bfloat16* from) noexcept {
   const __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
@@ -179,8 +177,8 @@ template <int Width, std::size_t Weights, class Weight>
 [[gnu::noinline]] inline void lane_dots_at_once(const std::uint8_t* lines, std::size_t count, const Weight* weights, std::size_t stride,
                                                 const std::uint8_t* ahead, std::int32_t (*sums)[line_lanes]) noexcept {
   constexpr std::size_t fields = 8 / Width;
-  constexpr std::size_t bytes = sizeof(Weight);                    // bytes of a number that codes are met as
-  constexpr std::size_t sets = fields * Weights < 4 ? bytes : 1;   // enough sums to hide the latency of adding
+  constexpr std::size_t bytes = sizeof(Weight);                   // bytes of a number that codes are met as
+  constexpr std::size_t sets = fields * Weights < 4 ? bytes : 1;  // enough sums to hide the latency of adding
   __m512i totals[sets][fields][Weights];
 #pragma GCC unroll 2
   for (std::size_t s = 0; s < sets; ++s) {

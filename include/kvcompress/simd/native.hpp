@@ -6,25 +6,25 @@
 
 #if defined(KVCOMPRESS_AVX512)
 #include "kvcompress/simd/avx512.hpp"
-namespace kvcompress::simd {
+namespace kvcompress::inline KVCOMPRESS_ABI::simd {
 namespace native = avx512;
 inline constexpr const char* backend = "AVX-512 VNNI";
 }  // namespace kvcompress::simd
 #elif defined(KVCOMPRESS_AVX2)
 #include "kvcompress/simd/avx2.hpp"
-namespace kvcompress::simd {
+namespace kvcompress::inline KVCOMPRESS_ABI::simd {
 namespace native = avx2;
 inline constexpr const char* backend = avx2::has_vnni ? "AVX2 VNNI" : "AVX2";
 }  // namespace kvcompress::simd
 #elif defined(KVCOMPRESS_NEON)
 #include "kvcompress/simd/neon.hpp"
-namespace kvcompress::simd {
+namespace kvcompress::inline KVCOMPRESS_ABI::simd {
 namespace native = neon;
 inline constexpr const char* backend = "NEON";
 }  // namespace kvcompress::simd
 #else
 #include "kvcompress/simd/scalar.hpp"
-namespace kvcompress::simd {
+namespace kvcompress::inline KVCOMPRESS_ABI::simd {
 namespace native = scalar;
 inline constexpr const char* backend = "scalar";
 }  // namespace kvcompress::simd

@@ -15,7 +15,7 @@
 #include "kvcompress/core/half.hpp"
 #include "kvcompress/simd/rounded_products.hpp"
 
-namespace kvcompress::simd::neon {
+namespace kvcompress::inline KVCOMPRESS_ABI::simd::neon {
 
 inline constexpr std::size_t lanes = 8;
 
@@ -125,7 +125,9 @@ inline i32 load(const std::uint8_t* from) noexcept {
   const uint16x8_t words = vmovl_u8(vld1_u8(from));
   return {vreinterpretq_s32_u32(vmovl_u16(vget_low_u16(words))), vreinterpretq_s32_u32(vmovl_high_u16(words))};
 }
-inline i32 load_words(const std::uint8_t* from) noexcept { return {vreinterpretq_s32_u8(vld1q_u8(from)), vreinterpretq_s32_u8(vld1q_u8(from + 16))}; }
+inline i32 load_words(const std::uint8_t* from) noexcept {
+  return {vreinterpretq_s32_u8(vld1q_u8(from)), vreinterpretq_s32_u8(vld1q_u8(from + 16))};
+}
 inline void store(std::int32_t* to, i32 x) noexcept {
   vst1q_s32(to, x.a);
   vst1q_s32(to + 4, x.b);
@@ -157,7 +159,9 @@ inline void store_weights(std::int8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept 
   vst1q_s8(to, vmovn_high_s16(vmovn_s16(words_of(a)), words_of(b)));
   vst1q_s8(to + 16, vmovn_high_s16(vmovn_s16(words_of(c)), words_of(d)));
 }
-inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept { store_weights(reinterpret_cast<std::int8_t*>(to), a, b, c, d); }
+inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
+  store_weights(reinterpret_cast<std::int8_t*>(to), a, b, c, d);
+}
 inline void store_pairs(std::int16_t* to, i32 a, i32 b) noexcept {
   const uint8x16_t order = {0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15};
   vst1q_u8(reinterpret_cast<std::uint8_t*>(to), vqtbl1q_u8(vreinterpretq_u8_s16(words_of(a)), order));
@@ -212,7 +216,9 @@ template <int Width, std::size_t Weights, class Weight>
     const uint8x16_t codes = vld1q_u8(lines + 64 * line);
     for (int j = 0; j < fields; ++j) {
       uint8x16_t field[nibbles];
-      for (int n = 0; n < nibbles; ++n) { field[n] = vandq_u8(vshlq_u8(codes, vdupq_n_s8(static_cast<std::int8_t>(-(Width * j + 4 * n)))), mask); }
+      for (int n = 0; n < nibbles; ++n) {
+        field[n] = vandq_u8(vshlq_u8(codes, vdupq_n_s8(static_cast<std::int8_t>(-(Width * j + 4 * n)))), mask);
+      }
       for (std::size_t w = 0; w < Weights; ++w) {
         const Four four = weights_at(weights + w * stride + 4 * j);
         for (int n = 0; n < nibbles; ++n) {

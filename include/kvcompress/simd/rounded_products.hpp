@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-namespace kvcompress::simd::in_steps {
+#include "kvcompress/core/abi.hpp"
+
+namespace kvcompress::inline KVCOMPRESS_ABI::simd::in_steps {
 
 /// mul, round, add and store_weights are the backend's, found by its types.
 template <class Weight, class Floats, class Integers>

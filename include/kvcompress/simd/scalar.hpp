@@ -10,7 +10,7 @@
 #include "kvcompress/core/half.hpp"
 #include "kvcompress/core/math.hpp"
 
-namespace kvcompress::simd::scalar {
+namespace kvcompress::inline KVCOMPRESS_ABI::simd::scalar {
 
 /// Numbers in a vector.
 inline constexpr std::size_t lanes = 8;
@@ -40,9 +40,7 @@ inline f32 load_first(const T* from, std::size_t count) noexcept {
   return each([&](std::size_t i) { return i < count ? static_cast<float>(from[i]) : 0.0F; });
 }
 /// Loaded once, into a register: compilers repeat a load for every use that can read memory.
-inline f32 keep(f32 x) noexcept {
-  return x;
-}
+inline f32 keep(f32 x) noexcept { return x; }
 template <class T>
 inline void store(T* to, f32 x) noexcept {
   for (std::size_t i = 0; i < lanes; ++i) { to[i] = T(x.v[i]); }
@@ -76,9 +74,7 @@ inline f32 abs(f32 x) noexcept {
 inline f32 exp(f32 x) noexcept {
   return each([&](std::size_t i) { return x.v[i] < -87.0F ? 0.0F : math::exp(x.v[i]); });
 }
-inline float reduce_add(f32 x) noexcept {
-  return ((x.v[0] + x.v[4]) + (x.v[2] + x.v[6])) + ((x.v[1] + x.v[5]) + (x.v[3] + x.v[7]));
-}
+inline float reduce_add(f32 x) noexcept { return ((x.v[0] + x.v[4]) + (x.v[2] + x.v[6])) + ((x.v[1] + x.v[5]) + (x.v[3] + x.v[7])); }
 /// The sums of four vectors to to[0, 4).
 inline void reduce_add(f32 a, f32 b, f32 c, f32 d, float* to) noexcept {
   to[0] = reduce_add(a);

@@ -8,7 +8,7 @@
 
 #include <immintrin.h>
 
-namespace kvcompress::simd::x86 {
+namespace kvcompress::inline KVCOMPRESS_ABI::simd::x86 {
 
 struct quad {
   __m128 v;

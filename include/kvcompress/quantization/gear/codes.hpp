@@ -12,13 +12,13 @@
 #include "kvcompress/quantization/encode_rows.hpp"
 #include "kvcompress/quantization/group_quantizer.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// KCVT: a key group is one channel over the whole segment, a value group one token.
 struct Kcvt {
-  static constexpr std::size_t group = 0;          ///< no fixed length
-  static constexpr std::size_t row_multiple = 1;   ///< rows are encoded in multiples of it
-  static constexpr std::size_t buffer = 20;        ///< exact rows that become a segment, where options do not say
+  static constexpr std::size_t group = 0;         ///< no fixed length
+  static constexpr std::size_t row_multiple = 1;  ///< rows are encoded in multiples of it
+  static constexpr std::size_t buffer = 20;       ///< exact rows that become a segment, where options do not say
 };
 /// KIVI's groups: `Group` tokens of a key channel, `Group` channels of a value token (a shorter last one where Group does not divide them).
 template <std::size_t Group = 64>
@@ -84,7 +84,8 @@ struct KeyCodes {
         const std::size_t scale = row / length(rows) * dim;
         for (std::size_t c = 0; c < dim; c += at_once) {
           const std::size_t channels = std::min(dim - c, at_once);
-          quantization::encode_channels<Bits>(x + row * dim + c, end - row, channels, dim, parts.scales + scale + c, parts.minima + scale + c, codes, at_once);
+          quantization::encode_channels<Bits>(x + row * dim + c, end - row, channels, dim, parts.scales + scale + c,
+                                              parts.minima + scale + c, codes, at_once);
           Strip::put_lanes(strip, dim, row - first, end - first, c, Strip::padded(channels), codes, at_once);
         }
         row = end;
@@ -188,8 +189,9 @@ struct ValueCodes {
   static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {
     return kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, block) + groups(1, dim);
   }
-  static void accumulate(Accumulation accumulation, RowRange range, std::size_t rows, std::size_t dim, const Parts& parts, const float* weights,
-                         std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride, float* scratch) noexcept {
+  static void accumulate(Accumulation accumulation, RowRange range, std::size_t rows, std::size_t dim, const Parts& parts,
+                         const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
+                         float* scratch) noexcept {
     kernels::with_accumulation<Bits>(accumulation, [&]<Accumulation Mode>() {
       kernels::CodeProducts<Bits, Mode> products(scratch, query_count, block);
       float* factors = scratch + products.floats(query_count, block);  // (groups)
@@ -198,8 +200,9 @@ struct ValueCodes {
         const std::size_t count = std::min(range.last - row, block - place);
         const std::size_t first = place / Strip::step_multiple * Strip::step_multiple;  // steps start with a line
         const std::size_t before = place - first;
-        products.take_values(weights + (row - range.first), weight_stride, before, count, groups(1, dim),
-                             [&](std::size_t g) { return parts.scales + g * rows + row; }, factors);
+        products.take_values(
+            weights + (row - range.first), weight_stride, before, count, groups(1, dim),
+            [&](std::size_t g) { return parts.scales + g * rows + row; }, factors);
         const bool more = range.size() >= block && row - place + 2 * block <= rows;
         for (std::size_t c = 0; c < dim;) {
           const std::size_t group = c / length(dim);
@@ -211,7 +214,8 @@ struct ValueCodes {
             const std::size_t lanes = std::min(end - c, Strip::lanes - lane);
             const std::uint8_t* strip = strip_of(parts, row, c, rows, dim);
             products.template strip<true>(strip, steps_of(row, rows), first, Strip::padded(before + count),
-                                          more ? strip + strips(dim) * Strip::bytes(block) : nullptr, lane, lane + lanes, out + c, out_stride);
+                                          more ? strip + strips(dim) * Strip::bytes(block) : nullptr, lane, lane + lanes, out + c,
+                                          out_stride);
             c += lanes;
           }
         }

@@ -13,20 +13,20 @@
 #include "kvcompress/quantization/gear/power_iteration.hpp"
 #include "kvcompress/quantization/gear/segment.hpp"
 
-namespace kvcompress::gear {
+namespace kvcompress::inline KVCOMPRESS_ABI::gear {
 
 /// What becomes one segment in each of `lanes` lanes: one lane, or all of a layer, whose tokens are then one vector each.
 struct Job {
   std::size_t lanes;
   std::size_t rows;
   std::size_t dim;
-  std::size_t rank;                ///< no larger than rows and dim
-  std::size_t outliers_per_side;   ///< of a vector: a key channel over the rows, a value token over the lanes
+  std::size_t rank;               ///< no larger than rows and dim
+  std::size_t outliers_per_side;  ///< of a vector: a key channel over the rows, a value token over the lanes
   std::size_t sweeps;
-  std::uint64_t seed;              ///< of the power iteration's start, the same for all segments
-  const float* start;              ///< or the start itself, (lanes, dim, start_rank)
+  std::uint64_t seed;  ///< of the power iteration's start, the same for all segments
+  const float* start;  ///< or the start itself, (lanes, dim, start_rank)
   std::size_t start_rank;
-  bool round_to_half;              ///< codes and outliers pass through fp16 before the rest is factorised
+  bool round_to_half;  ///< codes and outliers pass through fp16 before the rest is factorised
   Origin origin;
 };
 
@@ -83,8 +83,8 @@ class Encoder {
       }
       std::size_t own = 0;
       for_places(lane, [&](std::size_t, std::size_t) { ++own; });
-      auto* segment = Segment<Codes>::create({job_.rows, job_.dim, job_.rank, own, common.scales != nullptr}, job_.origin, memory, common.scales,
-                                             common.scales != nullptr && lane == 0);
+      auto* segment = Segment<Codes>::create({job_.rows, job_.dim, job_.rank, own, common.scales != nullptr}, job_.origin, memory,
+                                             common.scales, common.scales != nullptr && lane == 0);
       take(lane, segment);
       encode(lane, *segment, read);
       split_rest(lane, *segment, read);
@@ -200,8 +200,11 @@ class Encoder {
       const float delta = x - Codes::decode(row, c, job_.rows, job_.dim, parts);
       segment.deltas()[i] = Scale(std::clamp(delta, -largest<Scale>, largest<Scale>));
       segment.outlier_rows()[i] = static_cast<std::uint8_t>(row % List::tile_rows);
-      if (List::channel_bytes(job_.dim) == 1) { segment.outlier_channels()[i] = static_cast<std::uint8_t>(c); }
-      else { reinterpret_cast<std::uint16_t*>(segment.outlier_channels())[i] = static_cast<std::uint16_t>(c); }
+      if (List::channel_bytes(job_.dim) == 1) {
+        segment.outlier_channels()[i] = static_cast<std::uint8_t>(c);
+      } else {
+        reinterpret_cast<std::uint16_t*>(segment.outlier_channels())[i] = static_cast<std::uint16_t>(c);
+      }
       segment.tile_ends()[row / List::tile_rows] = static_cast<std::uint32_t>(++i);
       matrix_[row * job_.dim + c] = x - seen(x);
     });
@@ -227,16 +230,16 @@ class Encoder {
   std::size_t vectors_;
   std::size_t length_;
   std::size_t place_count_ = 0;
-  double* p_ = nullptr;               // (rank, dim)
-  double* q_ = nullptr;               // (rank, rows)
-  Place* places_ = nullptr;           // by row, then channel, of all lanes
-  float* matrix_ = nullptr;           // (rows, dim) of one lane: filled rows, then what is left of them
-  float* vector_ = nullptr;           // one vector, or one row
-  float* fills_ = nullptr;            // (vectors)
-  float* strip_ = nullptr;            // what encoding codes needs
-  float* sorted_ = nullptr;           // (length), scratch of choose_outliers
-  std::uint32_t* chosen_ = nullptr;   // (length)
-  Scale* scales_ = nullptr;           // (rows), of whole tokens
+  double* p_ = nullptr;              // (rank, dim)
+  double* q_ = nullptr;              // (rank, rows)
+  Place* places_ = nullptr;          // by row, then channel, of all lanes
+  float* matrix_ = nullptr;          // (rows, dim) of one lane: filled rows, then what is left of them
+  float* vector_ = nullptr;          // one vector, or one row
+  float* fills_ = nullptr;           // (vectors)
+  float* strip_ = nullptr;           // what encoding codes needs
+  float* sorted_ = nullptr;          // (length), scratch of choose_outliers
+  std::uint32_t* chosen_ = nullptr;  // (length)
+  Scale* scales_ = nullptr;          // (rows), of whole tokens
   Scale* minima_ = nullptr;
 };
 

@@ -6,18 +6,18 @@
 
 #include "kvcompress/core/accumulation.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Settings of GEAR's stores; `Buffer` is the default of `buffer`.
 template <std::size_t Buffer>
 struct GearOptions {
-  std::size_t prompt_rank = 4;       ///< rank of the low-rank part of a prompt; 0 leaves it out
-  std::size_t decode_rank = 2;       ///< rank in later segments
-  std::size_t sweeps = 3;            ///< of the power iteration; its residual falls with each
-  double sparsity = 0.02;            ///< share of entries kept exact; 0 is GEAR-L, 1 keeps all
-  std::size_t buffer = Buffer;       ///< exact rows that become a segment
-  std::size_t merge = 0;             ///< so many segments of decoded tokens become one, once; 0: never
-  std::size_t seed = 1;              ///< of the start of the power iteration
+  std::size_t prompt_rank = 4;                           ///< rank of the low-rank part of a prompt; 0 leaves it out
+  std::size_t decode_rank = 2;                           ///< rank in later segments
+  std::size_t sweeps = 3;                                ///< of the power iteration; its residual falls with each
+  double sparsity = 0.02;                                ///< share of entries kept exact; 0 is GEAR-L, 1 keeps all
+  std::size_t buffer = Buffer;                           ///< exact rows that become a segment
+  std::size_t merge = 0;                                 ///< so many segments of decoded tokens become one, once; 0: never
+  std::size_t seed = 1;                                  ///< of the start of the power iteration
   Accumulation accumulation = Accumulation::near_exact;  ///< how attention adds up products with codes
   bool official_simulation = false;  ///< the official code's outlier counts of keys and its rounding before the low-rank part
   /// Start of the power iteration of prompts instead of the seed's, kept by the caller: (dim, prompt_rank), and for values whose

@@ -9,18 +9,21 @@
 
 #include "kvcompress/core/half.hpp"
 
-namespace kvcompress::gear {
+namespace kvcompress::inline KVCOMPRESS_ABI::gear {
 
 /// Outliers on each side of a vector: floor(sparsity * length / 2), and all of it from sparsity 1 on.
 inline std::size_t outliers_per_side(double sparsity, std::size_t length) noexcept {
   return sparsity >= 1.0 ? length : static_cast<std::size_t>(sparsity * static_cast<double>(length) / 2.0);
 }
 /// How many those are on both sides, at most.
-inline std::size_t most_outliers(std::size_t per_side, std::size_t length) noexcept { return 2 * per_side > length ? length : 2 * per_side; }
+inline std::size_t most_outliers(std::size_t per_side, std::size_t length) noexcept {
+  return 2 * per_side > length ? length : 2 * per_side;
+}
 
 /// Writes to `indices`, ascending, those of `count` numbers among which the `per_side` smallest and largest certainly are, ties included: the
 /// numbers outside of borders that a sample suggests, or all. Returns how many those are. `sample` has room for `count` numbers.
-inline std::size_t likely_outliers(const float* x, std::size_t count, std::size_t per_side, float* sample, std::uint32_t* indices) noexcept {
+inline std::size_t likely_outliers(const float* x, std::size_t count, std::size_t per_side, float* sample,
+                                   std::uint32_t* indices) noexcept {
   const std::size_t samples = std::min<std::size_t>(count / 8, 256);
   const std::size_t rank = samples * per_side / count * 3 / 2 + 4;  // the borders had better lie too far inside
   if (2 * rank < samples) {
@@ -118,8 +121,11 @@ struct Outliers {
       if (last < row + tile_rows) { end = std::lower_bound(begin, end, last - row); }
       const auto at = static_cast<std::size_t>(begin - rows);
       const auto count = static_cast<std::size_t>(end - begin);
-      if (channels8 != nullptr) { piece(row, deltas + at, begin, channels8 + at, count); }
-      else { piece(row, deltas + at, begin, channels16 + at, count); }
+      if (channels8 != nullptr) {
+        piece(row, deltas + at, begin, channels8 + at, count);
+      } else {
+        piece(row, deltas + at, begin, channels16 + at, count);
+      }
     }
   }
 };

@@ -6,7 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 
-namespace kvcompress::gear {
+#include "kvcompress/core/abi.hpp"
+
+namespace kvcompress::inline KVCOMPRESS_ABI::gear {
 
 /// A small generator of uniform numbers (splitmix64): the same on every machine.
 class Uniform {
@@ -61,8 +63,8 @@ inline void orthonormalise(double* vectors, std::size_t rank, std::size_t length
 /// between (the span is the same), since powers of e lose the small directions.
 ///
 /// Cost: 4 * sweeps * rows * dim * rank FLOP.
-inline void power_iteration(const float* e, std::size_t rows, std::size_t dim, std::size_t rank, std::size_t sweeps,
-                            double* p, double* q) noexcept {
+inline void power_iteration(const float* e, std::size_t rows, std::size_t dim, std::size_t rank, std::size_t sweeps, double* p,
+                            double* q) noexcept {
   for (std::size_t sweep = 1; sweep <= sweeps; ++sweep) {
     const bool last = sweep == sweeps;
     if (last || sweeps > 3) { orthonormalise(p, rank, dim); }

@@ -17,7 +17,7 @@
 #include "kvcompress/quantization/gear/outliers.hpp"
 #include "kvcompress/quantization/gear/token_scales.hpp"
 
-namespace kvcompress::gear {
+namespace kvcompress::inline KVCOMPRESS_ABI::gear {
 
 /// How a segment came to be: from the rows of a prompt, from a full buffer, or from segments of full buffers.
 enum class Origin : std::uint8_t { prompt, buffer, merged };
@@ -93,7 +93,8 @@ class alignas(64) Segment {
   [[nodiscard]] List outliers() const noexcept {
     std::uint8_t* channels = outlier_channels();
     const bool bytes = List::channel_bytes(dim_) == 1;
-    return {tile_ends(), deltas(), outlier_rows(), bytes ? channels : nullptr, bytes ? nullptr : reinterpret_cast<std::uint16_t*>(channels)};
+    return {tile_ends(), deltas(), outlier_rows(), bytes ? channels : nullptr,
+            bytes ? nullptr : reinterpret_cast<std::uint16_t*>(channels)};
   }
 
   /// Row `row` without the low-rank part, and that part added.
@@ -101,7 +102,8 @@ class alignas(64) Segment {
     const Parts parts = codes();
     for (std::size_t c = 0; c < dim_; ++c) { out[c] = Codes::decode(row, c, rows_, dim_, parts); }
     if (outliers_ > 0) {
-      outliers().for_tiles(row, row + 1, [&](std::size_t, const Scale* deltas, const std::uint8_t*, const auto* channels, std::size_t count) {
+      outliers().for_tiles(row, row + 1,
+                           [&](std::size_t, const Scale* deltas, const std::uint8_t*, const auto* channels, std::size_t count) {
         for (std::size_t i = 0; i < count; ++i) { out[channels[i]] += static_cast<float>(deltas[i]); }
       });
     }
@@ -114,8 +116,8 @@ class alignas(64) Segment {
   }
 
   /// logits[q][r - range.first] = queries[q] . row r.
-  void scores(Accumulation accumulation, RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
-              std::size_t logit_stride, float* scratch) const noexcept {
+  void scores(Accumulation accumulation, RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count,
+              float* logits, std::size_t logit_stride, float* scratch) const noexcept {
     Codes::scores(accumulation, range, rows_, dim_, codes(), queries, query_stride, query_count, logits, logit_stride, scratch);
     if (rank_ > 0) {
       float* parts = scratch;  // (queries, rank), u = b^T q
@@ -125,8 +127,8 @@ class alignas(64) Segment {
     if (outliers_ > 0) { score_outliers(range, queries, query_stride, query_count, logits, logit_stride, scratch); }
   }
   /// out[q] += sum over r of weights[q][r - range.first] * row r.
-  void accumulate(Accumulation accumulation, RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
-                  std::size_t out_stride, float* scratch) const noexcept {
+  void accumulate(Accumulation accumulation, RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count,
+                  float* out, std::size_t out_stride, float* scratch) const noexcept {
     Codes::accumulate(accumulation, range, rows_, dim_, codes(), weights, weight_stride, query_count, out, out_stride, scratch);
     if (rank_ > 0) {
       float* parts = scratch;  // (queries, rank), p^T a
@@ -239,8 +241,7 @@ class alignas(64) Segment {
 
   Segment(const SegmentSizes& s, Origin origin, Common* common, bool first) noexcept
       : common_(common), rows_(static_cast<std::uint32_t>(s.rows)), dim_(static_cast<std::uint32_t>(s.dim)),
-        outliers_(static_cast<std::uint32_t>(s.outliers)),
-        rank_(static_cast<std::uint16_t>(s.rank)), origin_(origin), first_(first) {
+        outliers_(static_cast<std::uint32_t>(s.outliers)), rank_(static_cast<std::uint16_t>(s.rank)), origin_(origin), first_(first) {
     if (common_ != nullptr) { common_->share(); }
   }
 
@@ -278,7 +279,9 @@ class alignas(64) Segment {
       }
       for (; t < range.last; ++t) {
         for (std::size_t q = 0; q < query_count; ++q) {
-          for (std::size_t j = 0; j < columns; ++j) { out[q * out_stride + t - range.first] += parts[q * rank_ + first + j] * static_cast<float>(column(j)[t]); }
+          for (std::size_t j = 0; j < columns; ++j) {
+            out[q * out_stride + t - range.first] += parts[q * rank_ + first + j] * static_cast<float>(column(j)[t]);
+          }
         }
       }
     }
@@ -289,7 +292,8 @@ class alignas(64) Segment {
     for (std::size_t q = 0; q < query_count; q += 4) {
       const std::size_t count = std::min<std::size_t>(query_count - q, 4);
       kernels::to_quads(queries + q * query_stride, query_stride, count, dim_, scratch);
-      outliers().for_tiles(range.first, range.last, [&](std::size_t tile, const Scale* deltas, const std::uint8_t* rows, const auto* channels, std::size_t entries) {
+      outliers().for_tiles(range.first, range.last,
+                           [&](std::size_t tile, const Scale* deltas, const std::uint8_t* rows, const auto* channels, std::size_t entries) {
         const std::size_t first = std::max(tile, range.first);
         const std::size_t last = std::min(tile + List::tile_rows, range.last);
         std::fill(sums + 4 * (first - tile), sums + 4 * (last - tile), 0.0F);
@@ -298,16 +302,18 @@ class alignas(64) Segment {
       });
     }
   }
-  void mix_outliers(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
-                    float* scratch) const noexcept {
+  void mix_outliers(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
+                    std::size_t out_stride, float* scratch) const noexcept {
     float* turned = scratch + 4 * dim_;  // (rows of a tile, 4)
     for (std::size_t q = 0; q < query_count; q += 4) {
       const std::size_t count = std::min<std::size_t>(query_count - q, 4);
       std::fill_n(scratch, 4 * dim_, 0.0F);
-      outliers().for_tiles(range.first, range.last, [&](std::size_t tile, const Scale* deltas, const std::uint8_t* rows, const auto* channels, std::size_t entries) {
+      outliers().for_tiles(range.first, range.last,
+                           [&](std::size_t tile, const Scale* deltas, const std::uint8_t* rows, const auto* channels, std::size_t entries) {
         const std::size_t first = std::max(tile, range.first);
         const std::size_t last = std::min(tile + List::tile_rows, range.last);
-        kernels::to_quads(weights + q * weight_stride + (first - range.first), weight_stride, count, last - first, turned + 4 * (first - tile));
+        kernels::to_quads(weights + q * weight_stride + (first - range.first), weight_stride, count, last - first,
+                          turned + 4 * (first - tile));
         kernels::add_entries(deltas, rows, channels, entries, turned, scratch);
       });
       kernels::add_quads(scratch, count, dim_, out + q * out_stride, out_stride);

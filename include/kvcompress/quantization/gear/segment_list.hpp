@@ -9,7 +9,7 @@
 #include "kvcompress/core/memory.hpp"
 #include "kvcompress/core/views.hpp"
 
-namespace kvcompress::gear {
+namespace kvcompress::inline KVCOMPRESS_ABI::gear {
 
 /// Segments and the rows they end at. Segments never change, so sharing them is all that copying takes.
 template <class Segment>
@@ -39,7 +39,8 @@ class SegmentList {
   [[nodiscard]] RowRange range(std::size_t index) const noexcept { return {rows_before(index), entries_[index].end}; }
   /// The segment that holds row `row`.
   [[nodiscard]] std::size_t index_of(std::size_t row) const noexcept {
-    const auto holds = std::upper_bound(entries_.begin(), entries_.end(), row, [](std::size_t r, const Entry& entry) { return r < entry.end; });
+    const auto holds =
+        std::upper_bound(entries_.begin(), entries_.end(), row, [](std::size_t r, const Entry& entry) { return r < entry.end; });
     return static_cast<std::size_t>(holds - entries_.begin());
   }
   [[nodiscard]] Memory memory() const noexcept { return entries_.get_allocator().memory; }

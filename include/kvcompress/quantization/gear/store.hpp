@@ -14,7 +14,7 @@
 #include "kvcompress/quantization/gear/options.hpp"
 #include "kvcompress/quantization/gear/segment_list.hpp"
 
-namespace kvcompress {
+namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Rows [0, settled()) in segments, the newer ones exact in Codes::Scale, at most buffer - 1 of them after a commit. A segment never changes:
 /// appending leaves it alone, copies share it. With `Vectors` = layer all lanes of a layer are encoded at once.
@@ -53,17 +53,11 @@ class GearStore {
   }
 
   /// Encodes what is due: at the end of a prompt all rows but the last (rows mod buffer) as one segment, later every full buffer.
-  void settle(const Settling& settling)
-    requires(Vectors == Scope::lane)
-  {
+  void settle(const Settling& settling) requires(Vectors == Scope::lane) {
     GearStore* const self = this;
     settle_all(Members(&self, 1), settling);
   }
-  static void settle(Members members, const Settling& settling)
-    requires(Vectors != Scope::lane)
-  {
-    settle_all(members, settling);
-  }
+  static void settle(Members members, const Settling& settling) requires(Vectors != Scope::lane) { settle_all(members, settling); }
 
   /// The rows that can only leave together with an encoded row: those of its segment.
   [[nodiscard]] RowRange block_at(std::size_t row) const noexcept { return list_.range(list_.index_of(row)); }
@@ -72,25 +66,15 @@ class GearStore {
 
   /// Removing the dead rows of `table`, in two steps: encodes the live rows of segments with dead rows anew, aside, from what they decode to;
   /// then, which cannot fail, takes these segments. Rows too few for a segment join the next one, and at the end the exact rows.
-  void prepare_to_compact(const RowTable& table, Vector<float>& scratch)
-    requires(Vectors == Scope::lane)
-  {
+  void prepare_to_compact(const RowTable& table, Vector<float>& scratch) requires(Vectors == Scope::lane) {
     GearStore* const self = this;
     prepare_all(Members(&self, 1), table, scratch);
   }
-  void compact(const RowTable& table, Vector<float>& scratch)
-    requires(Vectors == Scope::lane)
-  {
-    compact_this(table, scratch);
-  }
-  static void prepare_to_compact(Members members, const RowTable& table, Vector<float>& scratch)
-    requires(Vectors != Scope::lane)
-  {
+  void compact(const RowTable& table, Vector<float>& scratch) requires(Vectors == Scope::lane) { compact_this(table, scratch); }
+  static void prepare_to_compact(Members members, const RowTable& table, Vector<float>& scratch) requires(Vectors != Scope::lane) {
     prepare_all(members, table, scratch);
   }
-  static void compact(Members members, const RowTable& table, Vector<float>& scratch)
-    requires(Vectors != Scope::lane)
-  {
+  static void compact(Members members, const RowTable& table, Vector<float>& scratch) requires(Vectors != Scope::lane) {
     for (GearStore* member : members) { member->compact_this(table, scratch); }
   }
 
@@ -100,25 +84,29 @@ class GearStore {
     list_[index].read_sparse(row - list_.rows_before(index), out);
     list_[index].add_low_rank(row - list_.rows_before(index), out);
   }
-  void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits, std::size_t logit_stride,
-              float* scratch) const noexcept
-    requires(Codes::keys)
-  {
+  void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
+              std::size_t logit_stride, float* scratch) const noexcept requires(Codes::keys) {
     split(range, [&](const auto& part, RowRange rows, std::size_t offset) {
-      if constexpr (is_exact<decltype(part)>) { part.scores(rows, queries, query_stride, query_count, logits + offset, logit_stride, scratch); }
-      else { part.scores(options_.accumulation, rows, queries, query_stride, query_count, logits + offset, logit_stride, scratch); }
+      if constexpr (is_exact<decltype(part)>) {
+        part.scores(rows, queries, query_stride, query_count, logits + offset, logit_stride, scratch);
+      } else {
+        part.scores(options_.accumulation, rows, queries, query_stride, query_count, logits + offset, logit_stride, scratch);
+      }
     });
   }
-  void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out, std::size_t out_stride,
-                  float* scratch) const noexcept
-    requires(!Codes::keys)
-  {
+  void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
+                  std::size_t out_stride, float* scratch) const noexcept requires(!Codes::keys) {
     split(range, [&](const auto& part, RowRange rows, std::size_t offset) {
-      if constexpr (is_exact<decltype(part)>) { part.accumulate(rows, weights + offset, weight_stride, query_count, out, out_stride, scratch); }
-      else { part.accumulate(options_.accumulation, rows, weights + offset, weight_stride, query_count, out, out_stride, scratch); }
+      if constexpr (is_exact<decltype(part)>) {
+        part.accumulate(rows, weights + offset, weight_stride, query_count, out, out_stride, scratch);
+      } else {
+        part.accumulate(options_.accumulation, rows, weights + offset, weight_stride, query_count, out, out_stride, scratch);
+      }
     });
   }
-  static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept { return Segment::scratch_floats(dim, queries); }
+  static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {
+    return Segment::scratch_floats(dim, queries);
+  }
 
   /// Bytes of `rows` rows: as many exact as may be, the others in segments of one buffer, which is the dearest way to hold them.
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const Options& options) noexcept {
@@ -187,7 +175,8 @@ class GearStore {
       const auto read = [&](std::size_t lane, std::size_t row, float* out) { members[lane]->tail_.read(done + row, out); };
       encode(members, each, settling.end_of_prompt ? gear::Origin::prompt : gear::Origin::buffer, heads, settling.scratch, read);
     }
-    const std::size_t kept = options.merge > 1 && !settling.end_of_prompt ? merge_all(members, heads, settling.scratch) : first.list_.size();
+    const std::size_t kept =
+        options.merge > 1 && !settling.end_of_prompt ? merge_all(members, heads, settling.scratch) : first.list_.size();
     for (GearStore* member : members) { member->list_.make_room(member->fresh_.size()); }
     for (GearStore* member : members) {
       member->list_.replace_from(kept, member->fresh_);
@@ -209,11 +198,17 @@ class GearStore {
       per_side = static_cast<std::size_t>(static_cast<double>(numbers) / static_cast<double>(rows) / 2.0);
     }
     const bool prompt = origin == gear::Origin::prompt;
-    const gear::Job job{.lanes = members.size(), .rows = rows, .dim = dim,
+    const gear::Job job{.lanes = members.size(),
+                        .rows = rows,
+                        .dim = dim,
                         .rank = std::min({prompt ? options.prompt_rank : options.decode_rank, rows, dim}),
-                        .outliers_per_side = per_side, .sweeps = options.sweeps, .seed = options.seed,
-                        .start = prompt ? options.start : nullptr, .start_rank = options.prompt_rank,
-                        .round_to_half = options.official_simulation && options.sparsity > 0.0, .origin = origin};
+                        .outliers_per_side = per_side,
+                        .sweeps = options.sweeps,
+                        .seed = options.seed,
+                        .start = prompt ? options.start : nullptr,
+                        .start_rank = options.prompt_rank,
+                        .round_to_half = options.official_simulation && options.sparsity > 0.0,
+                        .origin = origin};
     const Memory memory = first.list_.memory();
     for (GearStore* member : members) { member->fresh_.make_room(1); }
     const auto take = [&](std::size_t lane, Segment* segment) { members[lane]->fresh_.add(segment); };
@@ -296,8 +291,11 @@ class GearStore {
     std::size_t rest = 0;
     for (std::size_t row = 0; row < settled(); ++row) {
       if (!table.alive(row)) { continue; }
-      if (skip > 0) { --skip; }
-      else { read_from(list_, row, scratch.data() + rest++ * dim_); }
+      if (skip > 0) {
+        --skip;
+      } else {
+        read_from(list_, row, scratch.data() + rest++ * dim_);
+      }
     }
     list_.clear();
     std::swap(list_, fresh_);
@@ -340,6 +338,7 @@ enum class ValueVectors { layer, head };
 template <int Bits, class Backbone = Kcvt, class Scale = half>
 using GearKeys = GearStore<gear::KeyCodes<Bits, Backbone, Scale>, Backbone, Scope::lane>;
 template <int Bits, class Backbone = Kcvt, ValueVectors Vectors = ValueVectors::layer, class Scale = half>
-using GearValues = GearStore<gear::ValueCodes<Bits, Backbone, Scale>, Backbone, Vectors == ValueVectors::layer ? Scope::layer : Scope::lane>;
+using GearValues =
+    GearStore<gear::ValueCodes<Bits, Backbone, Scale>, Backbone, Vectors == ValueVectors::layer ? Scope::layer : Scope::lane>;
 
 }  // namespace kvcompress

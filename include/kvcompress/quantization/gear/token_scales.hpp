@@ -9,7 +9,7 @@
 #include "kvcompress/core/memory.hpp"
 #include "kvcompress/core/reference_count.hpp"
 
-namespace kvcompress::gear {
+namespace kvcompress::inline KVCOMPRESS_ABI::gear {
 
 /// Under Kcvt a value token has one scale and one minimum for all heads of the layer: 32/(heads dim) bits per number instead of 32/dim. This
 /// begins an allocation [scales: (rows)][minima: (rows)] that lives as long as one of the segments that read it.
