@@ -11,7 +11,7 @@ int main() {
   std::vector<float> q(900 * 8 * 64, 0.1F), k(900 * 2 * 64, 0.2F), v(900 * 2 * 64, 0.3F), out(900 * 8 * 64);  // your engine's numbers
   const auto step = [&](std::size_t layer, std::size_t tokens) {
     cache.append(layer, Rows::tokens_first(k.data(), tokens, 2, 64), Rows::tokens_first(v.data(), tokens, 2, 64));
-    cache.attend(layer, Rows::tokens_first(q.data(), tokens, 8, 64), Output::tokens_first(out.data(), 8, 64));
+    cache.attend(layer, Rows::tokens_first(q.data(), tokens, 8, 64), Output::tokens_first(out.data(), tokens, 8, 64));
   };
   for (std::size_t layer = 0; layer < 2; ++layer) {
     step(layer, 900);         // the prompt, exact

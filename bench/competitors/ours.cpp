@@ -43,7 +43,7 @@ class Ours final : public Competitor {
     AnyCache& cache = *caches_[latest_ / policy_.layers];
     const std::size_t layer = latest_ % policy_.layers;
     const Rows queries = Rows::tokens_first(queries_.data(), 1, case_.query_heads, case_.head_dim);
-    const Output out = Output::tokens_first(output_.data(), case_.query_heads, case_.head_dim);
+    const Output out = Output::tokens_first(output_.data(), 1, case_.query_heads, case_.head_dim);
     const std::size_t fetched = cache.fetched();
     if (case_.threads == 1) {
       cache.attend(layer, queries, out, workspaces_.front(), {}, {});

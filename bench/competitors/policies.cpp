@@ -62,7 +62,7 @@ void append(AnyCache& cache, const Data& data, std::size_t layer, std::size_t fi
   std::vector<float> out(queries.size());
   Workspace workspace(cache.shape());
   cache.attend(layer, Rows::tokens_first(queries.data(), seen, c.query_heads, c.head_dim),
-               Output::tokens_first(out.data(), c.query_heads, c.head_dim), workspace, {}, {});
+               Output::tokens_first(out.data(), seen, c.query_heads, c.head_dim), workspace, {}, {});
 }
 
 void append_prompt(AnyCache& cache, const Policy& policy, const Data& data) {
@@ -91,7 +91,7 @@ double error_of_attend(AnyCache& cache, const Data& data) {
   std::vector<float> out(queries.size());
   Workspace workspace(cache.shape());
   cache.attend(0, Rows::tokens_first(queries.data(), 1, c.query_heads, c.head_dim),
-               Output::tokens_first(out.data(), c.query_heads, c.head_dim), workspace, {}, {});
+               Output::tokens_first(out.data(), 1, c.query_heads, c.head_dim), workspace, {}, {});
   const std::size_t head = c.query_heads - 1;
   return relative_error({out.data() + head * c.head_dim, c.head_dim},
                         attention(queries.data() + head * c.head_dim, c.head_dim, [&](auto&& visit) {

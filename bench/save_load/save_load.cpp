@@ -26,7 +26,7 @@ std::vector<float> output(AnyCache& cache, const Data& data) {
   std::vector<float> out(queries.size());
   Workspace workspace(cache.shape());
   cache.attend(0, Rows::tokens_first(queries.data(), 1, c.query_heads, c.head_dim),
-               Output::tokens_first(out.data(), c.query_heads, c.head_dim), workspace, {}, {});
+               Output::tokens_first(out.data(), 1, c.query_heads, c.head_dim), workspace, {}, {});
   return out;
 }
 

@@ -28,7 +28,7 @@ constexpr AttentionVariant variant{
     .attend =
         [](void* cache, const float* queries, float* out) {
   const Shape& shape = of(cache).shape();
-  of(cache).attend(0, rows(of(cache), queries, 1, shape.query_heads), Output::tokens_first(out, shape.query_heads, shape.head_dim));
+  of(cache).attend(0, rows(of(cache), queries, 1, shape.query_heads), Output::tokens_first(out, 1, shape.query_heads, shape.head_dim));
     },
     .destroy = [](void* cache) { delete static_cast<Cache*>(cache); },
     };

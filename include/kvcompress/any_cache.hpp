@@ -19,7 +19,7 @@ class AnyCache {
   virtual ~AnyCache() = default;
 
   [[nodiscard]] virtual const Shape& shape() const noexcept = 0;
-  [[nodiscard]] virtual std::size_t tokens(std::size_t layer) const noexcept = 0;
+  [[nodiscard]] virtual std::size_t tokens(std::size_t layer) const = 0;
   virtual void append(std::size_t layer, const Rows& keys, const Rows& values) = 0;
   virtual void append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) = 0;
   virtual void attend(std::size_t layer, const Rows& queries, const Output& out, Workspace& workspace, const AttendOptions& options,
@@ -45,7 +45,7 @@ class AnyCache {
   [[nodiscard]] virtual double bits_per_value() const noexcept = 0;
   [[nodiscard]] virtual std::size_t fetched() const noexcept = 0;
   [[nodiscard]] virtual std::vector<Position> kept(std::size_t layer, std::size_t kv_head) const = 0;
-  [[nodiscard]] virtual const RowTable& table(std::size_t layer, std::size_t kv_head) const noexcept = 0;
+  [[nodiscard]] virtual const RowTable& table(std::size_t layer, std::size_t kv_head) const = 0;
   virtual void read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) = 0;
 
   template <class P>
@@ -60,7 +60,7 @@ class CacheOf final : public AnyCache {
   explicit CacheOf(KVCache<P>&& cache) : cache_(std::move(cache)) {}
 
   [[nodiscard]] const Shape& shape() const noexcept override { return cache_.shape(); }
-  [[nodiscard]] std::size_t tokens(std::size_t layer) const noexcept override { return cache_.tokens(layer); }
+  [[nodiscard]] std::size_t tokens(std::size_t layer) const override { return cache_.tokens(layer); }
   void append(std::size_t layer, const Rows& keys, const Rows& values) override { cache_.append(layer, keys, values); }
   void append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) override {
     cache_.append(layer, keys, values, first_position);
@@ -71,6 +71,7 @@ class CacheOf final : public AnyCache {
   }
   void attend(std::size_t layer, const Rows& queries, const Output& out, std::span<Workspace> workspaces, const Executor& executor,
               const AttendOptions& options) override {
+    require(static_cast<bool>(executor), ErrorCode::input, "attend: executor is empty, must be a function");
     cache_.attend(layer, queries, out, workspaces, executor, options);
   }
   void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options,
@@ -103,7 +104,7 @@ class CacheOf final : public AnyCache {
   [[nodiscard]] double bits_per_value() const noexcept override { return cache_.bits_per_value(); }
   [[nodiscard]] std::size_t fetched() const noexcept override { return cache_.fetched(); }
   [[nodiscard]] std::vector<Position> kept(std::size_t layer, std::size_t kv_head) const override { return cache_.kept(layer, kv_head); }
-  [[nodiscard]] const RowTable& table(std::size_t layer, std::size_t kv_head) const noexcept override {
+  [[nodiscard]] const RowTable& table(std::size_t layer, std::size_t kv_head) const override {
     return cache_.table(layer, kv_head);
   }
   void read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) override {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -28,7 +29,7 @@ template <class P>
 struct Persistence;
 }
 
-/// A range of KV heads; by default all of them.
+/// A range of KV heads; by default all of them. first < last <= KV heads.
 struct HeadRange {
   std::size_t first = 0;
   std::size_t last = static_cast<std::size_t>(-1);
@@ -42,7 +43,8 @@ struct HeadRange {
 /// loaded in any phase: see kvcompress/persistence.hpp.
 ///
 /// Errors: every function checks its arguments first and raises an Error that names argument, value and bound; the cache is then
-/// unchanged. Threads: different caches are independent. On one cache, attend may run at the same time for disjoint ranges of KV heads,
+/// unchanged. Keys, values, queries and queries times the scale are finite and at most 2^50 (1.1e15) in magnitude, and at most what a row is
+/// held in (half: 65504; keys before their rotary embedding two thirds of it): then every output is finite. Threads: different caches are independent. On one cache, attend may run at the same time for disjoint ranges of KV heads,
 /// each call with a Workspace of its own; everything else needs the cache to itself.
 template <class P>
 class KVCache {
@@ -58,7 +60,7 @@ class KVCache {
   using Options = PolicyOptions<P>;
 
   explicit KVCache(const Shape& shape, const Options& options = {}, const Memory& memory = {})
-      : shape_(checked(shape, options)), options_(options), memory_(memory), layers_(Allocator<Shared<Layer>>(memory)),
+      : shape_(checked(shape, options)), options_(options), memory_((memory.validate(), memory)), layers_(Allocator<Shared<Layer>>(memory)),
         workspace_(shape, memory), scratch_(memory), row_(Allocator<float>(memory)) {
     layers_.reserve(shape.layers);
     for (std::size_t l = 0; l < shape.layers; ++l) { layers_.emplace_back(memory, shape_, options_, memory_); }
@@ -77,7 +79,10 @@ class KVCache {
   [[nodiscard]] const Shape& shape() const noexcept { return shape_; }
   [[nodiscard]] const Options& options() const noexcept { return options_; }
   /// Tokens that a layer has seen: one more than the newest position.
-  [[nodiscard]] std::size_t tokens(std::size_t layer = 0) const noexcept { return layers_[layer].read().next; }
+  [[nodiscard]] std::size_t tokens(std::size_t layer = 0) const {
+    detail::check_layer(shape_, "tokens", layer);
+    return at(layer).next;
+  }
 
   /// Adds rows to a layer: keys (tokens, kv_heads, key width) and values (tokens, kv_heads, value width) for consecutive positions from
   /// `first_position`, by default the next one. Commits what was left open, unless the layer's prompt is.
@@ -87,8 +92,7 @@ class KVCache {
   }
   void append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) {
     detail::check_layer(shape_, "append", layer);
-    detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest<typename Keys::exact_type>,
-                       largest<typename Values::exact_type>, row_.data());
+    detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key, largest_value, row_.data());
     require(!at(layer).waiting, ErrorCode::phase, "append(layer = ", layer,
             ") before end_prompt of all the layers that are encoded together with it: ",
             detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
@@ -111,78 +115,70 @@ class KVCache {
 
   /// Attention of the newest tokens: queries (tokens, query_heads, key width) belong to the last `queries.tokens()` rows since the last
   /// commit; out (tokens, query_heads, value width) receives the result. With `heads`, only the query heads of those KV heads are read
-  /// and written. Records what the policy observes, so a query must be attended once.
+  /// and written. `ws` must have been made for this shape. Records what the policy observes, so a query must be attended once.
   void attend(std::size_t layer, const Rows& queries, const Output& out, const AttendOptions& options = {}, HeadRange heads = {}) {
     attend(layer, queries, out, workspace_, options, heads);
   }
   void attend(std::size_t layer, const Rows& queries, const Output& out, Workspace& ws, const AttendOptions& options = {},
               HeadRange heads = {}) {
-    heads.last = std::min(heads.last, shape_.kv_heads);
-    check_attend(layer, queries, out, heads, ws);
-    const Layer& l = at(layer);
-    for (std::size_t head = heads.first; head < heads.last; ++head) {
-      place_queries(layer, head, queries, options, ws);
-      const Lane& lane = l.lanes[head];
-      const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options);
-      const auto load = detail::query_loader(shape_, queries, head, ws);
-      const auto store = detail::output_storer(shape_, head, out, options);
-      if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
-        if (!l.in_prompt && (Prepares<Values> || !Retrieval::reads_all(options_.retrieval, layer))) {
-          const auto choose = [&](const float* group, std::size_t stride, Position shift, std::size_t rows) {
-            return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, rows, ws);
-          };
-          attention.run(
-              ws.positions, ws.limits, false, ws, false, load, store, [](auto&&...) {}, choose);
-          continue;
-        }
-      }
-      attention.run(ws.positions, ws.limits, false, ws, Eviction::observes == Observes::every_query, load, store,
-                    [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
-        if constexpr (Eviction::observes == Observes::every_query) {
-          detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], h, probabilities);
-        }
-      });
-    }
+    if (heads.last == HeadRange{}.last) { heads.last = shape_.kv_heads; }
+    const AttendOptions how = check_attend(layer, queries, out, options, heads, ws);
+    attend_heads(layer, queries, out, ws, how, heads);
   }
 
   /// The same with the caller's threads: executor(tasks, run) calls run(task, worker) once for every task < tasks, with a worker number
   /// below workspaces.size() that no other call uses at that time (see SerialExecutor). A task is a KV head or, for one token, 4096 rows of it.
-  /// The result is the same for any executor.
+  /// The result is the same for any executor. One that leaves tasks out or numbers workers otherwise is an Error, raised when it returns:
+  /// then some outputs are missing, and what the policy observes is not all there.
   template <class Executor>
   void attend(std::size_t layer, const Rows& queries, const Output& out, std::span<Workspace> workspaces, Executor&& executor,
               const AttendOptions& options = {}) {
     require(!workspaces.empty(), ErrorCode::input, "attend: workspaces is empty, must have one per worker");
+    const AttendOptions how = check_attend(layer, queries, out, options, {0, shape_.kv_heads}, workspaces.front());
+    for (const Workspace& ws : workspaces) { ws.check("attend", shape_, workspace_); }
     if constexpr (std::is_same_v<Retrieval, ReadAll> && Eviction::observes != Observes::every_query && !Prepares<Values>) {
       if (queries.tokens() == 1) {
-        check_attend(layer, queries, out, {0, shape_.kv_heads}, workspaces.front());
-        for (std::size_t head = 0; head < shape_.kv_heads; ++head) { place_queries(layer, head, queries, options, workspaces.front()); }
-        return detail::share_rows<P>(shape_, at(layer), queries, out, workspaces, executor, options);
+        for (std::size_t head = 0; head < shape_.kv_heads; ++head) { place_queries(layer, head, queries, how, workspaces.front()); }
+        return detail::share_rows<P>(shape_, at(layer), queries, out, workspaces, executor, how);
       }
     }
-    executor(shape_.kv_heads, [&](std::size_t head, std::size_t worker) {
-      attend(layer, queries, out, workspaces[worker], options, {head, head + 1});
+    detail::run_tasks(executor, shape_.kv_heads, workspaces.size(), [&](std::size_t head, std::size_t worker) {
+      attend_heads(layer, queries, out, workspaces[worker], how, {head, head + 1});
     });
   }
 
   /// For an engine with its own attention: shows the policy queries (tokens, query_heads, key width) at `positions`, as attend would.
-  /// `log_sum_exp`, if the engine has it: that of every query's logits over the rows it may see, (tokens, query_heads); it saves a pass over
-  /// the logits. Does nothing for a policy that observes nothing.
+  /// `log_sum_exp`, if the engine has it: that of every query's logits over the rows it may see, (tokens, query_heads), -infinity where it
+  /// sees none; it saves a pass over the logits, and policies that observe the last queries of a prompt do without it. One that makes a
+  /// probability larger than 1 is an Error, beyond rounding: 5 %, 1 % of the logit, and for a row that is encoded what its code may add to it.
+  /// Does nothing for a policy that observes nothing.
   void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options = {},
                const float* log_sum_exp = nullptr) {
     detail::check_layer(shape_, "observe", layer);
-    detail::check_queries(shape_, queries, 0, shape_.kv_heads, row_.data());
+    const AttendOptions how = detail::checked("observe", options);
+    detail::check_queries(shape_, queries, 0, shape_.kv_heads, how.scale, row_.data());
     const Layer& l = at(layer);
     require(l.open > 0, ErrorCode::phase, "observe(layer = ", layer, ") before append: no rows since the last commit");
     detail::check_positions(positions, queries.tokens(), l.next);
+    detail::check_log_sum_exp(shape_, queries.tokens(), log_sum_exp);
+    std::optional<detail::Seen<P>> before;
+    if (Eviction::observes == Observes::every_query && log_sum_exp != nullptr) { before.emplace(writable(layer), scratch_); }
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
       workspace_.positions.assign(positions.begin(), positions.end());
       if constexpr (Eviction::observes == Observes::every_query) {
-        detail::see<P>(shape_, options_, writable(layer), head, detail::query_loader(shape_, queries, head, workspace_), options,
-                       log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
+        const TooLikely wrong =
+            detail::see<P>(shape_, options_, writable(layer), head, detail::query_loader(shape_, queries, head, workspace_), how,
+                           log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
+        if (wrong.found) {
+          before->put_back();
+          fail(ErrorCode::input, "observe: log_sum_exp is ", wrong.log_sum_exp, " at token ", wrong.token, ", head ",
+               head * shape_.group() + wrong.head, ", must be at least the query's largest logit, ", wrong.logit);
+        }
       } else if (const std::size_t window = detail::query_window<P>(options_); window > 0) {
-        detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, options, workspace_);
+        detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, how, workspace_);
       }
     }
+    if (before) { before->keep(); }
   }
 
   /// Ends the layer's open step: the policy evicts, then rows that are due are encoded.
@@ -246,6 +242,7 @@ class KVCache {
   /// too, if the policy observes every query). Before the first row
   /// it also lays a lane's blocks side by side, with allocators that serve requests in order: these are read faster.
   void reserve(std::size_t tokens) {
+    detail::check_row_count("reserve", tokens);
     reserved_ = std::max(reserved_, tokens);
     for (Shared<Layer>& shared : layers_) {
       Layer& l = shared.write();
@@ -265,7 +262,12 @@ class KVCache {
 
   /// What `tokens` rows in every lane take: blocks, positions and policy state; rows that an eviction drops do not count.
   [[nodiscard]] static std::size_t bytes_for(const Shape& shape, std::size_t tokens, const Options& options = {}) {
-    return shape.layers * shape.kv_heads * detail::lane_bytes<P>(checked(shape, options), options, tokens);
+    detail::check_row_count("bytes_for", tokens);
+    const std::size_t lane = detail::lane_bytes<P>(checked(shape, options), options, tokens);
+    std::size_t bytes = 0;
+    require(!__builtin_mul_overflow(lane, shape.layers * shape.kv_heads, &bytes), ErrorCode::shape, "bytes_for: tokens is ", tokens,
+            ", must need less than 2^64 bytes: a lane needs ", lane, " and there are ", shape.layers * shape.kv_heads);
+    return bytes;
   }
   /// Bytes taken from the memory handle, by purpose; the total is what the handle gave (blocks shared with forks count in each).
   [[nodiscard]] MemoryReport memory() const noexcept {
@@ -298,6 +300,7 @@ class KVCache {
 
   /// Positions that a lane still holds, ascending.
   [[nodiscard]] std::vector<Position> kept(std::size_t layer, std::size_t kv_head) const {
+    detail::check_lane(shape_, "kept", layer, kv_head);
     const RowTable& table = at(layer).table(kv_head);
     std::vector<Position> positions;
     for (std::size_t row = 0; row < table.rows(); ++row) {
@@ -306,28 +309,31 @@ class KVCache {
     std::sort(positions.begin(), positions.end());
     return positions;
   }
-  /// Inspection of one lane: which row holds which position, the stores, the policy's state.
-  [[nodiscard]] const RowTable& table(std::size_t layer, std::size_t kv_head) const noexcept { return at(layer).table(kv_head); }
-  [[nodiscard]] const Keys& keys(std::size_t layer, std::size_t kv_head) const noexcept { return at(layer).lanes[kv_head].keys; }
-  [[nodiscard]] const Values& values(std::size_t layer, std::size_t kv_head) const noexcept { return at(layer).lanes[kv_head].values; }
-  [[nodiscard]] const typename Eviction::State& state(std::size_t layer, std::size_t kv_head) const noexcept {
-    return at(layer).lanes[kv_head].state;
+  /// Inspection of one lane: which row holds which position, the stores, the policy's state. What they return checks no row number.
+  [[nodiscard]] const RowTable& table(std::size_t layer, std::size_t kv_head) const {
+    detail::check_lane(shape_, "table", layer, kv_head);
+    return at(layer).table(kv_head);
   }
-  [[nodiscard]] const typename Retrieval::State& index(std::size_t layer, std::size_t kv_head) const noexcept {
-    return at(layer).lanes[kv_head].index;
+  [[nodiscard]] const Keys& keys(std::size_t layer, std::size_t kv_head) const { return lane("keys", layer, kv_head).keys; }
+  [[nodiscard]] const Values& values(std::size_t layer, std::size_t kv_head) const { return lane("values", layer, kv_head).values; }
+  [[nodiscard]] const typename Eviction::State& state(std::size_t layer, std::size_t kv_head) const {
+    return lane("state", layer, kv_head).state;
+  }
+  [[nodiscard]] const typename Retrieval::State& index(std::size_t layer, std::size_t kv_head) const {
+    return lane("index", layer, kv_head).index;
   }
   /// Decodes one row of a lane: its key, rotated to its position, and its value. Rows in a slow tier are fetched, which may fail.
   void read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) {
-    detail::check_layer(shape_, "read", layer);
-    require(kv_head < shape_.kv_heads, ErrorCode::shape, "read: kv_head is ", kv_head, ", must be less than ", shape_.kv_heads);
-    const RowTable& rows = table(layer, kv_head);
+    const Lane& from = lane("read", layer, kv_head);
+    const RowTable& rows = at(layer).table(kv_head);
     require(row < rows.rows(), ErrorCode::shape, "read: row is ", row, ", must be less than ", rows.rows());
-    const Lane& lane = at(layer).lanes[kv_head];
-    lane.read_key(row, rows, workspace_.rotation, key);
+    require(key != nullptr, ErrorCode::input, "read: key is null, must have room for ", shape_.key_width(), " numbers");
+    require(value != nullptr, ErrorCode::input, "read: value is null, must have room for ", shape_.value_width(), " numbers");
+    from.read_key(row, rows, workspace_.rotation, key);
     if constexpr (ValuesInKeys<Values>) {
       std::copy_n(key, shape_.value_width(), value);
     } else {
-      lane.values.read(row, value);
+      from.values.read(row, value);
     }
   }
 
@@ -346,11 +352,25 @@ class KVCache {
     }
   }
 
+  /// What a row is held in, or an index of the keys, has a largest number.
+  static constexpr float largest_key = [] {
+    float most = std::min(detail::largest_number, largest<typename Keys::exact_type>);
+    if constexpr (requires { Retrieval::largest_key; }) { most = std::min(most, Retrieval::largest_key); }
+    return most;
+  }();
+  static constexpr float largest_value = std::min(detail::largest_number, largest<typename Values::exact_type>);
+
   static const Shape& checked(const Shape& shape, const Options& options) {
     shape.validate();
     Eviction::validate(options.eviction, shape);
     Storage::validate(options.storage);
+    if constexpr (requires { Storage::validate_shape(options.storage, shape); }) { Storage::validate_shape(options.storage, shape); }
     Retrieval::validate(options.retrieval, shape);
+    check_bounds("speculation", options.speculation);
+    if constexpr (ValuesInKeys<Values>) {
+      require(!Eviction::renumbers(options.eviction) || shape.rope.theta == 0.0, ErrorCode::option, Eviction::name,
+              ": in_cache_positions is true, must be false where rows hold keys and values at once: they cannot be turned");
+    }
     require(!Eviction::renumbers(options.eviction) || Retrieval::renumbers(options.retrieval), ErrorCode::option, Eviction::name,
             ": in_cache_positions is true, must be false with ", Retrieval::name, ", whose index is made at the original positions");
     return shape;
@@ -358,6 +378,10 @@ class KVCache {
   /// Floats of one token's queries that share a KV head.
   [[nodiscard]] std::size_t query_width() const noexcept { return shape_.group() * shape_.key_width(); }
   [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[layer].read(); }
+  [[nodiscard]] const Lane& lane(const char* verb, std::size_t layer, std::size_t kv_head) const {
+    detail::check_lane(shape_, verb, layer, kv_head);
+    return at(layer).lanes[kv_head];
+  }
   /// For observations of open rows: no fork shares a layer that has them (see the constructor above).
   [[nodiscard]] Layer& writable(std::size_t layer) noexcept { return layers_[layer].write_in_place(); }
 
@@ -383,14 +407,46 @@ class KVCache {
 
   // ------------------------------------------------------------------ queries
 
-  void check_attend(std::size_t layer, const Rows& queries, const Output& out, HeadRange heads, Workspace& ws) const {
+  AttendOptions check_attend(std::size_t layer, const Rows& queries, const Output& out, const AttendOptions& options, HeadRange heads,
+                             Workspace& ws) const {
     detail::check_layer(shape_, "attend", layer);
-    detail::check_queries(shape_, queries, heads.first, heads.last, Workspace::ensure(ws.queries, shape_.key_width()));
+    const AttendOptions how = detail::checked("attend", options);
+    ws.check("attend", shape_, workspace_);
+    detail::check_queries(shape_, queries, heads.first, heads.last, how.scale, Workspace::ensure(ws.queries, shape_.key_width()));
     const std::size_t open = at(layer).open;
     require(open > 0, ErrorCode::phase, "attend(layer = ", layer, ") before append: no rows since the last commit");
     require(queries.tokens() <= open, ErrorCode::phase, "attend: queries.tokens() is ", queries.tokens(), ", must be at most the ", open,
             " rows since the last commit");
-    require(out.data != nullptr, ErrorCode::input, "attend: out.data is null");
+    detail::check_output(shape_, out, queries.tokens());
+    return how;
+  }
+  /// attend for arguments that have been checked.
+  void attend_heads(std::size_t layer, const Rows& queries, const Output& out, Workspace& ws, const AttendOptions& options,
+                    HeadRange heads) {
+    const Layer& l = at(layer);
+    for (std::size_t head = heads.first; head < heads.last; ++head) {
+      place_queries(layer, head, queries, options, ws);
+      const Lane& lane = l.lanes[head];
+      const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options);
+      const auto load = detail::query_loader(shape_, queries, head, ws);
+      const auto store = detail::output_storer(shape_, head, out, options);
+      if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
+        if (!l.in_prompt && (Prepares<Values> || !Retrieval::reads_all(options_.retrieval, layer))) {
+          const auto choose = [&](const float* group, std::size_t stride, Position shift, std::size_t rows) {
+            return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, rows, ws);
+          };
+          attention.run(
+              ws.positions, ws.limits, false, ws, false, load, store, [](auto&&...) {}, choose);
+          continue;
+        }
+      }
+      attention.run(ws.positions, ws.limits, false, ws, Eviction::observes == Observes::every_query, load, store,
+                    [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
+        if constexpr (Eviction::observes == Observes::every_query) {
+          detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], h, probabilities);
+        }
+      });
+    }
   }
   /// Places a head's queries in the workspace and keeps those that the policy will want at the end of the prompt.
   void place_queries(std::size_t layer, std::size_t head, const Rows& queries, const AttendOptions& options, Workspace& ws) {

@@ -179,7 +179,8 @@ concept SaysBytes = requires(std::size_t n, const Options& options) {
 };
 
 /// How rows are held: a store for keys, one for values, and the options that both are built from. One whose stores encode the lanes of a
-/// group of layers together also says which: layers_with(options, shape, layer). One whose rows must be fetched before they are read says
+/// group of layers together also says which: layers_with(options, shape, layer). One that does not fit every shape also has
+/// validate_shape(options, shape), which raises an Error. One whose rows must be fetched before they are read says
 /// `static constexpr bool needs_retrieval = true`.
 template <class S>
 concept Storage = std::semiregular<typename S::Options> && KeyStore<typename S::Keys> && ValueStore<typename S::Values> &&
@@ -368,6 +369,7 @@ struct Retrieving {
 /// select(options, state, retrieving, ranges): appends ascending, disjoint ranges of indexed rows.
 /// state.reads(): what stores may want to know.                 wants_last_query(options): calls remember_first(state, ranges) with what
 ///   the prompt's last query chooses.                           renumbers(options): can follow in-cache positions.
+/// largest_key, if there is one: the largest magnitude of a key that the index can hold.
 template <class R>
 concept Retrieval = std::semiregular<typename R::Options> && RowState<typename R::State> &&
     requires(const typename R::Options options, const Shape& shape, const Memory& memory, typename R::State state, const RowTable& table,

@@ -74,6 +74,7 @@ class Registry {
   void add(std::string_view eviction, std::string_view storage, std::string_view retrieval = "") {
     using Axes = detail::Axes<P>;
     const detail::PartNames names{std::string(eviction), std::string(storage), std::string(retrieval)};
+    check_names(names);
     note<P>(names, names.eviction, 0);
     note<P>(names, names.storage, 1);
     note<P>(names, names.retrieval, 2);
@@ -123,7 +124,19 @@ class Registry {
     std::unique_ptr<AnyCache> (*make)(const detail::PartNames&, std::span<const PartSpec>, const Shape&, const Memory&);
   };
 
-  /// Remembers a part: evictions first, then what has a storage, then retrievals.
+  /// A name that make could not find, or would find elsewhere.
+void check_names(const detail::PartNames& names) const {
+  require(!names.storage.empty(), ErrorCode::option, "registry: the storage's name is empty, must be the name of a part");
+  for (const std::string* name : {&names.eviction, &names.storage, &names.retrieval}) {
+    require(name->find_first_of("+:,=") == std::string::npos, ErrorCode::option, "registry: the name \"", *name,
+            "\" is given, must be without any of + : , =");
+    require(*name != "full", ErrorCode::option, "registry: the name \"full\" is given, must be another one: it means f16");
+  }
+  for (const Entry& entry : entries_) {
+    require(entry.names != names, ErrorCode::option, "registry: ", name_of(names), " is given a second time, must be added once");
+  }
+}
+/// Remembers a part: evictions first, then what has a storage, then retrievals.
   template <class P>
   void note(const detail::PartNames& names, const std::string& name, int axis) {
     const auto known = [&](const PartInfo& part) { return part.name == name; };

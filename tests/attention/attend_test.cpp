@@ -26,7 +26,7 @@ Outputs outputs(const Text& text, const AttendOptions& options = {}, std::vector
     cache.append(0, text.key_rows(t, count), text.value_rows(t, count));
     AttendOptions here = options;
     here.log_sum_exp = log_sum_exp != nullptr ? log_sum_exp->data() + t * heads : nullptr;
-    cache.attend(0, text.query_rows(t, count), Output::tokens_first(out.data() + t * text.output_width(), heads, text.shape.value_width()),
+    cache.attend(0, text.query_rows(t, count), Output::tokens_first(out.data() + t * text.output_width(), count, heads, text.shape.value_width()),
                  here);
     if (t + count == prompt) { cache.end_prompt(0); }
   }
@@ -87,7 +87,7 @@ void check_parts(double tolerance) {
       outs[shared].resize(text.output_width());
       AttendOptions here = options;
       here.log_sum_exp = logs[shared].data();
-      const Output out = Output::tokens_first(outs[shared].data(), 4, 16);
+      const Output out = Output::tokens_first(outs[shared].data(), 1, 4, 16);
       if (shared) {
         cache.attend(0, queries, out, workspaces, Backwards{2}, here);
       } else {
@@ -164,7 +164,7 @@ TEST(Attend, OnlyTheAskedForHeadsAreWritten) {
   Cache cache(text.shape);
   const Outputs all = step(cache, text, 0, 10);
   Outputs some(all.size(), -5.0F);
-  cache.attend(0, text.query_rows(0, 10), Output::tokens_first(some.data(), 6, 16), {}, HeadRange{1, 2});
+  cache.attend(0, text.query_rows(0, 10), Output::tokens_first(some.data(), 10, 6, 16), {}, HeadRange{1, 2});
   for (std::size_t i = 0; i < some.size(); ++i) {
     const std::size_t head = i / 16 % 6;
     ASSERT_EQ(some[i], head == 2 || head == 3 ? all[i] : -5.0F);
@@ -199,7 +199,7 @@ void check_elements() {
   Cache cache(shape);
   cache.append(0, Rows::tokens_first(keys.data(), 25, 2, 20), Rows::tokens_first(values.data(), 25, 2, 20));
   Outputs out(25 * text.output_width());
-  cache.attend(0, Rows::tokens_first(queries.data(), 25, 4, 20), Output::tokens_first(out.data(), 4, 20));
+  cache.attend(0, Rows::tokens_first(queries.data(), 25, 4, 20), Output::tokens_first(out.data(), 25, 4, 20));
   EXPECT_TRUE(out == step(wide, text, 0, 25));
 }
 
@@ -235,7 +235,7 @@ TEST(Attend, LayoutsAndStridesOfInputAndOutput) {
     Cache cache(shape);
     cache.append(0, rows(keys, 2), rows(values, 2));
     Outputs out(4 * 30 * pitch, -1.0F);
-    cache.attend(0, rows(queries, 4), pitch == 24 ? Output::heads_first(out.data(), 30, 24) : Output{out.data(), pitch, 30 * pitch});
+    cache.attend(0, rows(queries, 4), pitch == 24 ? Output::heads_first(out.data(), 30, 4, 24) : Output(out.data(), 30, 4, 24, pitch, 30 * pitch));
     const auto wanted = turned(expected, 4, pitch);
     for (std::size_t i = 0; i < out.size(); ++i) { ASSERT_EQ(out[i], std::isnan(wanted[i]) ? -1.0F : wanted[i]); }
   }
@@ -250,9 +250,9 @@ TEST(Attend, AnExecutorMayRunTheHeadsInAnyOrder) {
   const auto backwards = [](std::size_t tasks, auto&& run) {
     for (std::size_t task = tasks; task-- > 0;) { run(task, task % 2); }
   };
-  cache.attend(0, text.query_rows(0, 40), Output::tokens_first(out.data(), 6, 16), workspaces, backwards);
+  cache.attend(0, text.query_rows(0, 40), Output::tokens_first(out.data(), 40, 6, 16), workspaces, backwards);
   EXPECT_TRUE(out == expected);
-  EXPECT_THROW(cache.attend(0, text.query_rows(0, 40), Output::tokens_first(out.data(), 6, 16), std::span<Workspace>{}, backwards), Error);
+  EXPECT_THROW(cache.attend(0, text.query_rows(0, 40), Output::tokens_first(out.data(), 40, 6, 16), std::span<Workspace>{}, backwards), Error);
 }
 
 TEST(Rotation, TurnsAsTheReferenceDoes) {

@@ -283,7 +283,7 @@ void decode(const conformance::Case& one) {
     const std::size_t token = prompt + step;
     const auto attend = [&](auto& any, HeadArray& to) {
       any.append(0, k.rows(token, 1), v.rows(token, 1));
-      any.attend(0, q.rows(token, 1), {to.data.data() + token * to.dim, to.dim, to.tokens * to.dim}, {.scale = official_scale});
+      any.attend(0, q.rows(token, 1), {to.data.data() + token * to.dim, 1, to.heads, to.dim, to.dim, to.tokens * to.dim}, {.scale = official_scale});
     };
     attend(cache, out);
     attend(full, full_out);
@@ -327,7 +327,7 @@ void prefill(const conformance::Case& one) {
   Cache cache(shape, options_of(given.of, kvcompress::ShadowKVClass::offload));
   HeadArray out(q.heads, 1, v.dim);
   cache.append(0, k.rows(0, k.tokens), v.rows(0, k.tokens));
-  cache.attend(0, q.rows(0, 1), {out.data.data(), out.dim, out.dim}, {.scale = official_scale});
+  cache.attend(0, q.rows(0, 1), {out.data.data(), 1, out.heads, out.dim, out.dim, out.dim}, {.scale = official_scale});
   cache.end_prompt(0);
   expect_layout(cache, given.of.layout);
 

@@ -199,7 +199,7 @@ TEST(HeavyHitters, ObserveCountsWhatAttendCounts) {
       for (Cache* cache : {&attended, &observed, &told}) { cache->append(0, text.key_rows(t, count), text.value_rows(t, count), at); }
       std::vector<float> log_sum_exp(count * shape.query_heads);
       Outputs out(count * text.output_width());
-      attended.attend(0, text.query_rows(t, count), Output::tokens_first(out.data(), 4, 16), {.log_sum_exp = log_sum_exp.data()});
+      attended.attend(0, text.query_rows(t, count), Output::tokens_first(out.data(), count, 4, 16), {.log_sum_exp = log_sum_exp.data()});
       observed.observe(0, text.query_rows(t, count), positions);
       told.observe(0, text.query_rows(t, count), positions, {}, log_sum_exp.data());
       at += static_cast<Position>(count);

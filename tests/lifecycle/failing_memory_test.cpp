@@ -53,7 +53,7 @@ Outputs workload(CountingMemory& memory, std::size_t refuse_after, bool& refused
   const auto look = [&](std::size_t end, std::size_t count) {
     Outputs out(count * text.output_width());
     refused |= again_if_refused(
-        memory, [&] { cache->attend(0, text.query_rows(end - count, count), Output::tokens_first(out.data(), 2, 16), workspace); });
+        memory, [&] { cache->attend(0, text.query_rows(end - count, count), Output::tokens_first(out.data(), count, 2, 16), workspace); });
     all.insert(all.end(), out.begin(), out.end());
   };
   look(prompt, prompt);

@@ -259,7 +259,7 @@ TYPED_TEST(PolicyLifecycle, ReportedBytesAreAllocatedBytesAfterEveryVerb) {
       cache.append(0, text.key_rows(next, count), text.value_rows(next, count));
       check("append");
       Outputs out(count * text.output_width());
-      cache.attend(0, text.query_rows(next, count), Output::tokens_first(out.data(), 4, 32));  // the cache's own workspace
+      cache.attend(0, text.query_rows(next, count), Output::tokens_first(out.data(), count, 4, 32));  // the cache's own workspace
       check("attend");
       next += count;
       if (round > 0 && rng() % 5 == 0 && count == 1) {

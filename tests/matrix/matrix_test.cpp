@@ -233,7 +233,7 @@ Outputs insist(const Cell& cell, CountingMemory& memory, std::size_t refuse_afte
       again([&] { cache->append(layer, text.key_rows(t, count), text.value_rows(t, count)); });
       Outputs out(count * text.output_width());
       again([&] {
-        cache->attend(layer, text.query_rows(t, count), Output::tokens_first(out.data(), shape.query_heads, shape.head_dim),
+        cache->attend(layer, text.query_rows(t, count), Output::tokens_first(out.data(), count, shape.query_heads, shape.head_dim),
                       workspaces.front(), {}, HeadRange{});
       });
       all.insert(all.end(), out.begin(), out.end());

@@ -24,7 +24,7 @@ TEST(WithoutExceptions, ACompressedCacheWorks) {
   std::vector<float> queries(200 * 4 * 64, 0.5F);
   std::vector<float> out(200 * 4 * 64);
   cache.append(0, Rows::tokens_first(rows.data(), 200, 2, 64), Rows::tokens_first(rows.data(), 200, 2, 64));
-  cache.attend(0, Rows::tokens_first(queries.data(), 200, 4, 64), Output::tokens_first(out.data(), 4, 64));
+  cache.attend(0, Rows::tokens_first(queries.data(), 200, 4, 64), Output::tokens_first(out.data(), 200, 4, 64));
   cache.end_prompt(0);
   EXPECT_EQ(cache.kept(0, 0).size(), 96U);
   EXPECT_NEAR(out.back(), 0.25F, 1e-3F);

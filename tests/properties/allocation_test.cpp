@@ -18,7 +18,7 @@ void decode(KVCache<P>& cache, const Text& text, std::size_t first, std::size_t 
   Outputs out(text.output_width());
   for (std::size_t t = first; t < last; ++t) {
     cache.append(0, text.key_rows(t, 1), text.value_rows(t, 1));
-    cache.attend(0, text.query_rows(t, 1), Output::tokens_first(out.data(), small.query_heads, small.head_dim));
+    cache.attend(0, text.query_rows(t, 1), Output::tokens_first(out.data(), 1, small.query_heads, small.head_dim));
     cache.commit(0);
   }
 }
@@ -26,7 +26,7 @@ template <class P>
 void prefill(KVCache<P>& cache, const Text& text, std::size_t prompt) {
   Outputs out(prompt * text.output_width());
   cache.append(0, text.key_rows(0, prompt), text.value_rows(0, prompt));
-  cache.attend(0, text.query_rows(0, prompt), Output::tokens_first(out.data(), small.query_heads, small.head_dim));
+  cache.attend(0, text.query_rows(0, prompt), Output::tokens_first(out.data(), prompt, small.query_heads, small.head_dim));
   cache.end_prompt(0);
 }
 

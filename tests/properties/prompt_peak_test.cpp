@@ -30,7 +30,7 @@ Peak feed(const Text& text, const PolicyOptions<P>& options, std::size_t chunk_t
   KVCache<P> cache(lane, options, memory.handle());
   for (std::size_t first = 0; first < text.tokens; first += chunk_tokens) {
     cache.append(0, text.key_rows(first, chunk_tokens), text.value_rows(first, chunk_tokens));
-    cache.attend(0, text.query_rows(first, chunk_tokens), Output::tokens_first(peak.out.data() + first * 64, 1, 64));
+    cache.attend(0, text.query_rows(first, chunk_tokens), Output::tokens_first(peak.out.data() + first * 64, chunk_tokens, 1, 64));
     if (end_each_chunk) { cache.end_prompt(0); }
     peak.scratch = std::max(peak.scratch, cache.memory().scratch);
   }

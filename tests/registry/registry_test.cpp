@@ -178,7 +178,7 @@ TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
   expect_error("streaming:in_cache_positions=maybe", "option streaming:in_cache_positions is \"maybe\", must be true or false");
   expect_error("kivi2:residual=33", "kivi: residual is 33, must be a positive multiple of the group size 32");
   expect_error("snapkv:kernel=2", "snapkv: kernel is 2, must be odd");
-  expect_error("h2o:budget=0%", "h2o: budget is empty or given in two ways, must be rows, a fraction or bytes");
+  expect_error("h2o:budget=0%", "h2o: budget is 0, must be at least 1 row or byte, or a fraction in (0, 1]");
   expect_error("h2o:budget=nan%", "h2o: budget is a fraction of nan, must be in (0, 1]");
   expect_error("h2o+snapkv", "policy \"h2o+snapkv\" names two evictions: h2o and snapkv");
   expect_error("f16+kivi2", "policy \"f16+kivi2\" names two storages: f16 and kivi2");

@@ -76,7 +76,7 @@ Outputs attend(Cache& cache, const Text& text, std::size_t end, std::size_t coun
   Outputs out(count * text.output_width(), -1.0F);
   Workspace workspace(text.shape);
   cache.attend(layer, text.query_rows(end - count, count),
-               Output::tokens_first(out.data(), text.shape.query_heads, text.shape.value_width()), workspace, options, HeadRange{});
+               Output::tokens_first(out.data(), count, text.shape.query_heads, text.shape.value_width()), workspace, options, HeadRange{});
   return out;
 }
 

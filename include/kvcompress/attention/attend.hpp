@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 #include "kvcompress/attention/batches.hpp"
 #include "kvcompress/attention/running_softmax.hpp"
@@ -17,10 +18,11 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// What a model's attention may vary; the defaults are plain causal attention.
+/// What a model's attention may vary; the defaults are plain causal attention. A query that sees no row gives an output of 0 and a
+/// log-sum-exp of -infinity.
 struct AttendOptions {
-  float scale = 0.0F;            ///< factor on q . k; 0 means 1/sqrt(key width)
-  float soft_cap = 0.0F;         ///< logits become cap * tanh(logit / cap); 0 means no cap
+  float scale = 0.0F;            ///< factor on q . k, finite and above 0; 0 means 1/sqrt(key width)
+  float soft_cap = 0.0F;         ///< logits become cap * tanh(logit / cap), a cap above 0; 0 or infinity means no cap
   std::size_t window = 0;        ///< sliding window: a query sees the rows less than this far behind it; 0 means all
   Position start = 0;            ///< rows before this position (left padding) are not seen
   float* log_sum_exp = nullptr;  ///< optional output (tokens, query_heads): log of the softmax's denominator
@@ -160,6 +162,15 @@ RunningSoftmax attend_block(const Keys& keys, const Values* values, const RowTab
 
 }  // namespace detail
 
+/// A query whose known log-sum-exp would make a probability larger than 1, if there is one.
+struct TooLikely {
+  bool found = false;
+  std::size_t token = 0;
+  std::size_t head = 0;  ///< of the group
+  float log_sum_exp = 0.0F;
+  float logit = 0.0F;  ///< the largest one
+};
+
 /// Which rows a block of queries reads, when nothing chooses: all.
 struct ReadEverything {};
 
@@ -202,10 +213,13 @@ class LaneAttention {
     });
   }
   /// The probabilities alone, of queries whose log-sum-exp is known, (tokens, query heads of the group), `stride` from token to token. One pass.
-  void run_known(std::span<const Position> positions, std::span<const std::size_t> row_limits, const float* log_sum_exp, std::size_t stride,
-                 Workspace& ws, auto&& load, auto&& see) const {
+  /// Stops at a query with a probability larger than 1; within `slack` of it (of the logarithm: a number, and a share of the logit) it is 1.
+  TooLikely run_known(std::span<const Position> positions, std::span<const std::size_t> row_limits, const float* log_sum_exp, std::size_t stride,
+                      std::pair<float, float> slack, Workspace& ws, auto&& load, auto&& see) const {
+    TooLikely too_likely;
     for_blocks(positions, row_limits, true, std::max<std::size_t>(1, detail::block_queries / shape_.group()),
                [&](const detail::QueryBlock& block, std::size_t first, std::size_t rows) {
+      if (too_likely.found) { return; }
       prepare(block.queries(), rows, ws);
       load_queries(block, first, ws, load);
       const RowRange all{0, rows};
@@ -216,11 +230,19 @@ class LaneAttention {
       }
       for (std::size_t q = 0; q < block.queries(); ++q) {
         const float known = log_sum_exp[(first + q / block.group) * stride + q % block.group];
-        if (known == kernels::minus_infinity) { continue; }
-        kernels::exponentials(ws.logits.data() + q * rows, rows, known, ws.weights.data());
+        float* row = ws.logits.data() + q * rows;
+        const float top = kernels::largest_of(row, rows);
+        if (top == kernels::minus_infinity) { continue; }
+        if (!(top - known <= slack.first + slack.second * math::abs(top))) {
+          too_likely = {true, first + q / block.group, q % block.group, known, top};
+          return;
+        }
+        for (std::size_t r = 0; top > known && r < rows; ++r) { row[r] = std::min(row[r], known); }
+        kernels::exponentials(row, rows, known, ws.weights.data());
         see(first + q / block.group, q % block.group, std::span<const float>(ws.weights.data(), rows));
       }
     });
+    return too_likely;
   }
   /// Parts that the rows of one token's queries fall into.
   [[nodiscard]] std::size_t parts() const noexcept { return (table_.rows() + detail::part_rows - 1) / detail::part_rows; }

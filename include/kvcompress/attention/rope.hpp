@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -18,7 +19,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 class Rotation {
  public:
   Rotation(const Shape& shape, const Memory& memory)
-      : rope_(shape.rope),
+      : rope_((shape.validate(), memory.validate(), shape.rope)),
         pairs_(shape.rope.theta == 0.0 ? 0 : (shape.rope.rotary_dim != 0 ? shape.rope.rotary_dim : shape.key_width()) / 2),
         frequencies_(pairs_, rope_.scale, Allocator<double>(memory)),
         digits_(digits * static_cast<std::size_t>(base) * 2 * pairs_, 0.0, Allocator<double>(memory)),
@@ -30,6 +31,7 @@ class Rotation {
       frequencies_[i] *= math::pow(rope_.theta, -static_cast<double>(i) / static_cast<double>(pairs_));
       if (rope_.frequency_factors != nullptr) { frequencies_[i] /= rope_.frequency_factors[i]; }
     }
+    for (const double frequency : frequencies_) { fingerprint_ = mixed(fingerprint_, std::bit_cast<std::uint64_t>(frequency)); }
     for (std::int64_t value = base; value-- > 0;) {  // ends with no rotation in rest_
       unit_circle(value, rest_.data());
       std::copy(rest_.begin(), rest_.end(), low_.begin() + value * static_cast<std::ptrdiff_t>(rest_.size()));
@@ -91,6 +93,10 @@ class Rotation {
     }
     kernels::convert(row + 2 * pairs_, out + 2 * pairs_, dim - 2 * pairs_);
   }
+  /// A hash of what it turns: equal for equal shapes.
+  [[nodiscard]] std::uint64_t fingerprint() const noexcept {
+    return mixed(mixed(fingerprint_, pairs_), static_cast<std::uint64_t>(rope_.pairing));
+  }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::scratch, frequencies_);
     report.add(&MemoryReport::scratch, digits_);
@@ -104,6 +110,11 @@ class Rotation {
  private:
   static constexpr std::int64_t base = 16;
   static constexpr std::size_t digits = 3;  // above the last one
+
+  [[nodiscard]] static std::uint64_t mixed(std::uint64_t hash, std::uint64_t more) noexcept {
+    hash = (hash ^ more) * 0x9E37'79B9'7F4A'7C15U;
+    return hash ^ (hash >> 32U);
+  }
 
   /// A point of the unit circle.
   struct Turn {
@@ -147,7 +158,8 @@ class Rotation {
   std::int64_t positions_ = 0;
   std::int64_t blocks_ = 0;       // positions / 16 that block_ holds
   std::int64_t rest_blocks_ = 0;  // positions / 65536 that rest_ holds
-  Vector<double> frequencies_;    // (pairs) radians per position
+  std::uint64_t fingerprint_ = 0;
+  Vector<double> frequencies_;  // (pairs) radians per position
   Vector<double> digits_;         // (digits, base, 2, pairs): cosines, then sines, of value * base^(digit + 1) positions
   Vector<double> rest_;           // (2, pairs)
   Vector<float> low_;             // (base, 2, pairs): of 0 to 15 positions

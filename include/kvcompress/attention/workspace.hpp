@@ -11,14 +11,28 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Scratch for attend and observe; one per thread that calls them at the same time. It grows to what a call needs and stays: a few
 /// tens of KiB, plus 4 bytes per row and query (a block of at most 32, or one token's group) for policies that observe attention.
+/// It serves caches of the shape it was made for; only the number of layers may differ.
 class Workspace {
  public:
   explicit Workspace(const Shape& shape, const Memory& memory = {})
       : rotation(shape, memory), queries(Allocator<float>(memory)), turned(Allocator<float>(memory)), logits(Allocator<float>(memory)),
         weights(Allocator<float>(memory)), outputs(Allocator<float>(memory)), parts(Allocator<float>(memory)),
         store(Allocator<float>(memory)), chosen(Allocator<float>(memory)), positions(Allocator<Position>(memory)),
-        limits(Allocator<std::size_t>(memory)), order(Allocator<Position>(memory)), ranges(Allocator<RowRange>(memory)) {}
+        limits(Allocator<std::size_t>(memory)), order(Allocator<Position>(memory)), ranges(Allocator<RowRange>(memory)), query_heads_(shape.query_heads),
+        kv_heads_(shape.kv_heads), key_width_(shape.key_width()), value_width_(shape.value_width()) {}
 
+  /// Raises an Error unless this workspace serves caches of `shape`, as one that was made for it, `own`, does.
+  void check(const char* verb, const Shape& shape, const Workspace& own) const {
+    const auto equal = [verb](const char* name, std::size_t here, std::size_t there) {
+      require(here == there, ErrorCode::shape, verb, ": the workspace was made for a shape whose ", name, " is ", here, ", must be ", there);
+    };
+    equal("query_heads", query_heads_, shape.query_heads);
+    equal("kv_heads", kv_heads_, shape.kv_heads);
+    equal("key width", key_width_, shape.key_width());
+    equal("value width", value_width_, shape.value_width());
+    require(rotation.fingerprint() == own.rotation.fingerprint(), ErrorCode::shape, verb,
+            ": the workspace was made for a shape with another rope than the cache's, must be the same");
+  }
   /// At least `count` floats; never shrinks, doubles when it grows.
   static float* ensure(Vector<float>& buffer, std::size_t count) {
     if (buffer.size() < count) { buffer.resize(std::max(count, 2 * buffer.size())); }
@@ -26,6 +40,7 @@ class Workspace {
   }
   /// Room for one token's queries over `rows` rows, all logits kept, as a policy that observes every query needs.
   void reserve(const Shape& shape, std::size_t rows) {
+    require(rows <= most_rows, ErrorCode::shape, "reserve: rows is ", rows, ", must be at most ", most_rows);
     ensure(logits, shape.group() * rows);
     ensure(weights, rows);
   }
@@ -59,6 +74,12 @@ class Workspace {
   Vector<std::size_t> limits;  // (tokens) rows each query may see
   Vector<Position> order;      // what a retrieval sorts
   Vector<RowRange> ranges;     // what a retrieval chose
+
+ private:
+  std::size_t query_heads_;
+  std::size_t kv_heads_;
+  std::size_t key_width_;
+  std::size_t value_width_;
 };
 
 }  // namespace kvcompress

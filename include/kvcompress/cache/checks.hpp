@@ -2,9 +2,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <span>
 
+#include "kvcompress/attention/attend.hpp"
 #include "kvcompress/core/math.hpp"
 #include "kvcompress/core/shape.hpp"
 #include "kvcompress/core/views.hpp"
@@ -12,12 +16,34 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
+/// The largest magnitude of keys, values and queries, and of queries times the attention's scale: then no logit, sum of values or sum of
+/// squares in fp32 overflows, at any width and number of rows.
+inline constexpr float largest_number = 0x1p50F;  // 1.1259e15
+
 inline void check_layer(const Shape& shape, const char* verb, std::size_t layer) {
   require(layer < shape.layers, ErrorCode::shape, verb, ": layer is ", layer, ", must be less than ", shape.layers);
+}
+inline void check_lane(const Shape& shape, const char* verb, std::size_t layer, std::size_t kv_head) {
+  check_layer(shape, verb, layer);
+  require(kv_head < shape.kv_heads, ErrorCode::shape, verb, ": kv_head is ", kv_head, ", must be less than ", shape.kv_heads);
+}
+inline void check_row_count(const char* verb, std::size_t tokens) {
+  require(tokens <= most_rows, ErrorCode::shape, verb, ": tokens is ", tokens, ", must be at most ", most_rows);
 }
 
 inline void check_equal(const char* name, std::size_t value, const char* bound_name, std::size_t bound) {
   require(value == bound, ErrorCode::shape, name, " is ", value, ", must be ", bound_name, " = ", bound);
+}
+
+/// The last row of a view (Rows or Output) ends within the address space. Sizes and pointer must have been checked.
+inline void check_extent(const char* name, const auto& view) {
+  constexpr auto most = static_cast<std::size_t>(PTRDIFF_MAX) / sizeof(float);
+  std::size_t tokens = 0;
+  std::size_t heads = 0;
+  const bool overflows = __builtin_mul_overflow(view.tokens() - 1, view.token_stride(), &tokens) ||
+                         __builtin_mul_overflow(view.heads() - 1, view.head_stride(), &heads);
+  require(!overflows && tokens <= most && heads <= most - tokens && view.dim() <= most - tokens - heads, ErrorCode::shape, name,
+          " has the strides ", view.token_stride(), " (tokens) and ", view.head_stride(), " (heads), must end within ", most, " elements");
 }
 
 /// Every number of the heads [first, last) is finite and at most `bound` in magnitude. `row` holds one row.
@@ -36,7 +62,7 @@ inline void check_finite(const char* name, const Rows& rows, float bound, std::s
   }
 }
 
-/// `key_bound` and `value_bound`: the largest magnitudes that the stores can hold.
+/// `key_bound` and `value_bound`: the largest magnitudes that the stores, and an index of the keys, can hold.
 inline void check_rows(const Shape& shape, const Rows& keys, const Rows& values, Position first_position, Position next, float key_bound,
                        float value_bound, float* row) {
   require(keys.tokens() > 0, ErrorCode::shape, "append: keys.tokens() is 0, must be at least 1");
@@ -48,26 +74,68 @@ inline void check_rows(const Shape& shape, const Rows& keys, const Rows& values,
   require(!keys.empty() && !values.empty(), ErrorCode::input, "append: keys or values is null");
   require(first_position >= next, ErrorCode::position, "append: first_position is ", first_position, ", must be at least ", next,
           ", the position after the newest row");
-  require(keys.tokens() < no_position - first_position, ErrorCode::position, "append: the last position is ",
+  require(keys.tokens() <= no_position - first_position, ErrorCode::position, "append: the last position is ",
           first_position + keys.tokens() - 1, ", must be less than ", no_position);
+  check_extent("append: keys", keys);
+  check_extent("append: values", values);
   const float turning = shape.keys == KeyForm::unrotated ? 1.5F : 1.0F;  // a rotation can grow a channel by sqrt(2)
   check_finite("append: keys", keys, key_bound / turning, 0, shape.kv_heads, row);
   check_finite("append: values", values, value_bound, 0, shape.kv_heads, row);
 }
 
-/// Queries of the KV heads [first, last).
-inline void check_queries(const Shape& shape, const Rows& queries, std::size_t first, std::size_t last, float* row) {
+/// How a verb attends, as far as it must be looked at again: raises an Error for what is no number, and gives a cap of infinity as none.
+inline AttendOptions checked(const char* verb, const AttendOptions& options) {
+  constexpr float most = std::numeric_limits<float>::max();
+  require(options.scale >= 0.0F && options.scale <= most, ErrorCode::option, verb, ": scale is ", options.scale,
+          ", must be finite and above 0, or 0 for 1/sqrt(key width)");
+  require(options.soft_cap >= 0.0F, ErrorCode::option, verb, ": soft_cap is ", options.soft_cap,
+          ", must be above 0, or 0 or infinity for none");
+  AttendOptions checked = options;
+  if (options.soft_cap > most) { checked.soft_cap = 0.0F; }
+  return checked;
+}
+
+/// Queries of the KV heads [first, last), which will be multiplied by `scale` (0: at most 1).
+inline void check_queries(const Shape& shape, const Rows& queries, std::size_t first, std::size_t last, float scale, float* row) {
   require(queries.tokens() > 0, ErrorCode::shape, "queries.tokens() is 0, must be at least 1");
   check_equal("queries.heads()", queries.heads(), "shape.query_heads", shape.query_heads);
   check_equal("queries.dim()", queries.dim(), "the key width", shape.key_width());
   require(!queries.empty(), ErrorCode::input, "queries is null");
   require(first < last, ErrorCode::shape, "heads.first is ", first, ", must be less than heads.last = ", last);
-  check_finite("queries", queries, largest<float>, first * shape.group(), last * shape.group(), row);
+  require(last <= shape.kv_heads, ErrorCode::shape, "heads.last is ", last, ", must be at most shape.kv_heads = ", shape.kv_heads);
+  check_extent("queries", queries);
+  check_finite("queries", queries, largest_number / std::max(1.0F, scale), first * shape.group(), last * shape.group(), row);
+}
+
+/// Room for the results of `tokens` tokens, row beside row.
+inline void check_output(const Shape& shape, const Output& out, std::size_t tokens) {
+  require(!out.empty(), ErrorCode::input, "attend: out is null");
+  check_equal("attend: out.tokens()", out.tokens(), "queries.tokens()", tokens);
+  check_equal("attend: out.heads()", out.heads(), "shape.query_heads", shape.query_heads);
+  check_equal("attend: out.dim()", out.dim(), "the value width", shape.value_width());
+  check_extent("attend: out", out);
+  const bool heads_inside = out.tokens() == 1 || (out.heads() > 1 && out.head_stride() <= out.token_stride());
+  const std::size_t inner = heads_inside ? out.heads() : out.tokens();
+  const std::size_t inner_stride = heads_inside ? out.head_stride() : out.token_stride();
+  const std::size_t outer = heads_inside ? out.tokens() : out.heads();
+  const std::size_t outer_stride = heads_inside ? out.token_stride() : out.head_stride();
+  require((inner == 1 || inner_stride >= out.dim()) && (outer == 1 || outer_stride >= (inner - 1) * inner_stride + out.dim()),
+          ErrorCode::shape, "attend: out has the strides ", out.token_stride(), " (tokens) and ", out.head_stride(),
+          " (heads), must keep rows of ", out.dim(), " numbers apart");
+}
+
+/// One number per query head: a log-sum-exp is finite, or -infinity where a query sees nothing.
+inline void check_log_sum_exp(const Shape& shape, std::size_t tokens, const float* log_sum_exp) {
+  for (std::size_t i = 0; log_sum_exp != nullptr && i < tokens * shape.query_heads; ++i) {
+    require(log_sum_exp[i] <= std::numeric_limits<float>::max(), ErrorCode::input, "observe: log_sum_exp is ", log_sum_exp[i], " at token ",
+            i / shape.query_heads, ", head ", i % shape.query_heads, ", must be finite, or -inf for a query that sees nothing");
+  }
 }
 
 /// One position per query, ascending, none newer than the newest row.
 inline void check_positions(std::span<const Position> positions, std::size_t tokens, Position next) {
   check_equal("observe: positions.size()", positions.size(), "queries.tokens()", tokens);
+  require(positions.data() != nullptr, ErrorCode::input, "observe: positions is null");
   for (std::size_t t = 0; t < tokens; ++t) {
     const bool last = t + 1 == tokens;
     const Position bound = last ? next : positions[t + 1];

@@ -15,13 +15,22 @@ namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 template <class P>
 struct Layer;
 
+/// A copy of what an eviction has seen in one lane.
+template <class P>
+struct SeenByLane {
+  typename Axes<P>::Eviction::State state;
+  Pending pending;
+  Position observed_end;
+};
+
 /// Buffers that a commit needs; they hold nothing between calls.
 template <class P>
 struct CommitScratch {
   explicit CommitScratch(const Memory& memory)
       : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)),
         keys(Allocator<typename Lane<P>::Keys*>(memory)), values(Allocator<typename Lane<P>::Values*>(memory)),
-        reads(Allocator<Reads>(memory)), layers(Allocator<Layer<P>*>(memory)) {}
+        reads(Allocator<Reads>(memory)), layers(Allocator<Layer<P>*>(memory)),
+        seen(Allocator<SeenByLane<P>>(memory)) {}
 
   /// One flag per row, all 0; room for the rows in `order`.
   void start(std::size_t row_count) {
@@ -40,6 +49,7 @@ struct CommitScratch {
   /// A prompt's scratch is long; decoding needs little of it, or what was reserved.
   void shrink(std::size_t reserved) {
     if (reserved > 0) { return; }
+    Vector<SeenByLane<P>>(seen.get_allocator()).swap(seen);
     if (rows.capacity() > std::size_t{128} * 256) { Vector<float>(rows.get_allocator()).swap(rows); }
     RowTable::compact_vector(order, 64);
     RowTable::compact_vector(drop, 64);
@@ -52,6 +62,13 @@ struct CommitScratch {
     report.add(&MemoryReport::scratch, values);
     report.add(&MemoryReport::scratch, reads);
     report.add(&MemoryReport::scratch, layers);
+    report.add(&MemoryReport::scratch, seen);
+    for (const SeenByLane<P>& lane : seen) {
+      MemoryReport copies;
+      lane.state.account(copies);
+      lane.pending.account(copies);
+      report.scratch += copies.total();
+    }
   }
 
   Vector<float> rows;
@@ -61,6 +78,7 @@ struct CommitScratch {
   Vector<typename Lane<P>::Values*> values;
   Vector<Reads> reads;       // what their retrieval says
   Vector<Layer<P>*> layers;  // that commit together
+  Vector<SeenByLane<P>> seen;  // by the lanes of a layer before a call that may fail
 };
 
 /// A store that can encode its live rows anew, alone or together with the others of its scope.

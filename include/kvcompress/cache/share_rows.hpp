@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <span>
 
+#include "kvcompress/attention/executor.hpp"
 #include "kvcompress/cache/layer.hpp"
 #include "kvcompress/cache/queries.hpp"
 
@@ -23,7 +24,7 @@ void share_rows(const Shape& shape, const Layer<P>& layer, const Rows& queries, 
   for (std::size_t head = 0; head < shape.kv_heads; ++head) { parts = std::max(parts, attention(head).parts()); }
   const std::size_t floats = attention(0).part_floats();
   float* results = Workspace::ensure(workspaces.front().parts, shape.kv_heads * parts * floats);
-  executor(shape.kv_heads * parts, [&](std::size_t task, std::size_t worker) {
+  run_tasks(executor, shape.kv_heads * parts, workspaces.size(), [&](std::size_t task, std::size_t worker) {
     const std::size_t head = task / parts;
     Workspace& ws = workspaces[worker];
     place_queries(layer.table(head), 1, ws);

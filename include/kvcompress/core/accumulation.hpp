@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 
 #include "kvcompress/core/error.hpp"
 
@@ -28,6 +29,8 @@ inline constexpr bool offers_fast = Bits <= 5;
 /// Raises an Error if codes of `Bits` bits do not offer `mode`.
 template <int Bits>
 inline void check_accumulation(Accumulation mode, const char* storage) {
+  require(static_cast<std::size_t>(mode) < names_of(mode).size(), ErrorCode::option, storage, ": accumulation is ",
+          static_cast<std::size_t>(mode), ", must be a value of its enumeration, 0 to ", names_of(mode).size() - 1);
   require(mode != Accumulation::fast || offers_fast<Bits>, ErrorCode::option, storage,
           ": accumulation is fast, must be exact or near_exact at ", Bits, " bits: it would cost more than the codes do");
 }

@@ -82,6 +82,8 @@ class Writer {
 
   Writer(const ByteSink& sink, Checksum checksum, const Memory& memory)
       : sink_(sink), checksum_(checksum), content_(Allocator<std::byte>(memory)), shared_(Allocator<archive::SharedThing>(memory)) {
+    require(sink.write != nullptr, ErrorCode::input, "save: sink.write is null, must be a function");
+    require(checksum != nullptr, ErrorCode::input, "save: checksum is null, must be a function");
     send(archive::magic, sizeof archive::magic);
     send(&archive::version, sizeof archive::version);
   }
@@ -160,6 +162,8 @@ class Reader {
   Reader(const ByteSource& source, Checksum checksum, const Memory& memory)
       : source_(source), checksum_(checksum), memory_(memory), content_(Allocator<std::byte>(memory)),
         shared_(Allocator<archive::SharedThing>(memory)) {
+    require(source.read != nullptr, ErrorCode::input, "load: source.read is null, must be a function");
+    require(checksum != nullptr, ErrorCode::input, "load: checksum is null, must be a function");
     char magic[sizeof archive::magic];
     std::uint32_t version = 0;
     require(receive(magic, sizeof magic) && std::memcmp(magic, archive::magic, sizeof magic) == 0, ErrorCode::format,

@@ -20,6 +20,12 @@ struct Memory {
       [](void*, void* address, std::size_t, std::size_t alignment) { ::operator delete(address, std::align_val_t(alignment)); };
   void* context = nullptr;
 
+  /// Raises an Error unless both functions are there.
+  void validate() const {
+    require(allocate != nullptr && release != nullptr, ErrorCode::input, "memory: ", allocate == nullptr ? "allocate" : "release",
+            " is null, must be a function");
+  }
+
   friend bool operator==(const Memory&, const Memory&) noexcept = default;
 };
 

@@ -43,6 +43,8 @@ class Rows {
   [[nodiscard]] std::size_t heads() const noexcept { return heads_; }
   [[nodiscard]] std::size_t dim() const noexcept { return dim_; }
   [[nodiscard]] bool empty() const noexcept { return data_ == nullptr; }
+  [[nodiscard]] std::size_t token_stride() const noexcept { return token_stride_; }
+  [[nodiscard]] std::size_t head_stride() const noexcept { return head_stride_; }
 
   /// Row (token, head) as floats: the caller's own, or else converted into `buffer`, `dim()` numbers.
   [[nodiscard]] const float* row(std::size_t token, std::size_t head, float* buffer) const noexcept {
@@ -91,17 +93,38 @@ class Rows {
   Element element_ = Element::f32;
 };
 
-/// Where attend writes: (tokens, query_heads, value_dim) floats, element (t, h, c) at data[t * token_stride + h * head_stride + c].
-struct Output {
-  float* data = nullptr;
-  std::size_t token_stride = 0;
-  std::size_t head_stride = 0;
+/// Where attend writes: (tokens, query_heads, value_dim) floats, element (t, h, c) at data[t * token_stride + h * head_stride + c]. Rows must
+/// not overlap.
+class Output {
+ public:
+  Output() = default;
+  Output(float* data, std::size_t tokens, std::size_t heads, std::size_t dim, std::size_t token_stride, std::size_t head_stride) noexcept
+      : data_(data), tokens_(tokens), heads_(heads), dim_(dim), token_stride_(token_stride), head_stride_(head_stride) {}
 
   /// Contiguous [tokens, heads, dim].
-  [[nodiscard]] static Output tokens_first(float* data, std::size_t heads, std::size_t dim) noexcept { return {data, heads * dim, dim}; }
+  [[nodiscard]] static Output tokens_first(float* data, std::size_t tokens, std::size_t heads, std::size_t dim) noexcept {
+    return {data, tokens, heads, dim, heads * dim, dim};
+  }
   /// Contiguous [heads, tokens, dim].
-  [[nodiscard]] static Output heads_first(float* data, std::size_t tokens, std::size_t dim) noexcept { return {data, dim, tokens * dim}; }
-  [[nodiscard]] float* row(std::size_t token, std::size_t head) const noexcept { return data + token * token_stride + head * head_stride; }
+  [[nodiscard]] static Output heads_first(float* data, std::size_t tokens, std::size_t heads, std::size_t dim) noexcept {
+    return {data, tokens, heads, dim, dim, tokens * dim};
+  }
+
+  [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
+  [[nodiscard]] std::size_t heads() const noexcept { return heads_; }
+  [[nodiscard]] std::size_t dim() const noexcept { return dim_; }
+  [[nodiscard]] bool empty() const noexcept { return data_ == nullptr; }
+  [[nodiscard]] std::size_t token_stride() const noexcept { return token_stride_; }
+  [[nodiscard]] std::size_t head_stride() const noexcept { return head_stride_; }
+  [[nodiscard]] float* row(std::size_t token, std::size_t head) const noexcept { return data_ + token * token_stride_ + head * head_stride_; }
+
+ private:
+  float* data_ = nullptr;
+  std::size_t tokens_ = 0;
+  std::size_t heads_ = 0;
+  std::size_t dim_ = 0;
+  std::size_t token_stride_ = 0;
+  std::size_t head_stride_ = 0;
 };
 
 }  // namespace kvcompress

@@ -7,6 +7,7 @@
 #include <concepts>
 #include <cstddef>
 
+#include "kvcompress/core/bounds.hpp"
 #include "kvcompress/core/error.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -19,17 +20,19 @@ struct Budget {
   std::size_t bytes_of = 0;  ///< bytes over all lanes
 
   constexpr Budget() noexcept = default;
+  /// 1 to most_rows rows; a negative number is an Error at once, what else is wrong when a cache is made.
   template <std::integral Count>
-  constexpr explicit(false) Budget(Count rows) noexcept : rows_of(static_cast<std::size_t>(rows)) {}
+  constexpr explicit(false) Budget(Count rows) : rows_of(not_negative("rows", rows)) {}
 
   [[nodiscard]] static constexpr Budget fraction(double of_prompt) noexcept {
     Budget budget;
     budget.fraction_of = of_prompt;
     return budget;
   }
-  [[nodiscard]] static constexpr Budget bytes(std::size_t of_cache) noexcept {
+  template <std::integral Count>
+  [[nodiscard]] static constexpr Budget bytes(Count of_cache) {
     Budget budget;
-    budget.bytes_of = of_cache;
+    budget.bytes_of = not_negative("bytes", of_cache);
     return budget;
   }
   static void fields(auto& budget, auto&& field) {
@@ -46,8 +49,20 @@ struct Budget {
   }
   void validate(const char* name) const {
     const int named = (rows_of > 0 ? 1 : 0) + (fraction_of != 0.0 ? 1 : 0) + (bytes_of > 0 ? 1 : 0);
-    require(named == 1, ErrorCode::option, name, " is empty or given in two ways, must be rows, a fraction or bytes");
+    require(named != 0, ErrorCode::option, name, " is 0, must be at least 1 row or byte, or a fraction in (0, 1]");
+    require(named == 1, ErrorCode::option, name, " is given in two ways: ", rows_of, " rows, a fraction of ", fraction_of, ", ", bytes_of,
+            " bytes, must be one of them");
+    require(rows_of <= most_rows, ErrorCode::option, name, " is ", rows_of, " rows, must be at most ", most_rows);
     require(fraction_of >= 0.0 && fraction_of <= 1.0, ErrorCode::option, name, " is a fraction of ", fraction_of, ", must be in (0, 1]");
+  }
+
+ private:
+  template <std::integral Count>
+  static constexpr std::size_t not_negative(const char* what, Count count) {
+    if constexpr (std::signed_integral<Count>) {
+      require(count >= 0, ErrorCode::option, "budget is ", count, " ", what, ", must be at least 1");
+    }
+    return static_cast<std::size_t>(count);
   }
 };
 

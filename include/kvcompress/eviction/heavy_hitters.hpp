@@ -38,6 +38,8 @@ struct HeavyHitters : AttentionScoredEviction {
     options.budget.validate("h2o: budget");
     require(options.budget.rows_of == 0 || options.recent <= options.budget.rows_of, ErrorCode::option, "h2o: recent is ", options.recent,
             ", must be at most budget = ", options.budget.rows_of);
+    check_bounds("h2o: recent", options.recent);
+    check_named("h2o: reduction", options.reduction);
   }
   static bool renumbers(const Options& options) noexcept { return options.in_cache_positions; }
 

@@ -29,7 +29,7 @@ struct ObservationWindow : AttentionScoredEviction {
   struct Options {
     Budget budget = 1024;                   ///< rows of the prompt that stay, window included
     std::size_t window = 32;                ///< observing queries, 1 to budget - 1
-    std::size_t kernel = 7;                 ///< pooling width, odd; 1 means none
+    std::size_t kernel = 7;                 ///< pooling width, odd, at most 65535; 1 means none
     Pooling pooling = Pooling::max;         ///< the published configurations use max, the code's default is average
     Reduction reduction = Reduction::mean;  ///< over the query heads of a KV head
     std::size_t decode_budget = 0;          ///< decoded rows that stay; 0 means all
@@ -48,7 +48,12 @@ struct ObservationWindow : AttentionScoredEviction {
     require(options.window > 0, ErrorCode::option, "snapkv: window is 0, must be at least 1");
     require(options.budget.rows_of == 0 || options.window < options.budget.rows_of, ErrorCode::option, "snapkv: window is ", options.window,
             ", must be less than budget = ", options.budget.rows_of);
+    check_bounds("snapkv: window", options.window, 1);
     require(options.kernel % 2 == 1, ErrorCode::option, "snapkv: kernel is ", options.kernel, ", must be odd");
+    check_bounds("snapkv: kernel", options.kernel, 1, 65535);
+    check_bounds("snapkv: decode_budget", options.decode_budget);
+    check_named("snapkv: pooling", options.pooling);
+    check_named("snapkv: reduction", options.reduction);
   }
   static std::size_t window(const Options& options) noexcept { return options.window; }
   /// A prompt's queries are about to be observed: scores of an earlier prompt are forgotten.

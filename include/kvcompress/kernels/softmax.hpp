@@ -82,9 +82,13 @@ inline void add_multiple(float* x, const float* y, std::size_t count, float fact
   for_vectors(count, [&](std::size_t i, auto part) { part.store(x + i, vec::fma(vec::set(factor), part.load(y + i), part.load(x + i))); });
 }
 
-/// x[i] = cap * tanh(x[i] / cap).
+/// x[i] = cap * tanh(x[i] / cap). Where x[i] is so small beside the cap that tanh rounds to its argument, x[i] stays as it is: the quotient
+/// of a cap near the largest number would lose its digits.
 inline void soft_cap(float* x, std::size_t count, float cap) noexcept {
-  for (std::size_t i = 0; i < count; ++i) { x[i] = cap * math::tanh(x[i] / cap); }
+  for (std::size_t i = 0; i < count; ++i) {
+    const float ratio = x[i] / cap;
+    if (math::abs(ratio) > 0x1p-13F) { x[i] = cap * math::tanh(ratio); }
+  }
 }
 
 }  // namespace kvcompress::kernels

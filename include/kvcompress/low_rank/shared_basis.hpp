@@ -12,7 +12,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Options of both stores.
 struct SharedBasisOptions {
-  std::size_t layers_per_group = 4;  ///< layers that share a basis; a last group may be shorter
+  std::size_t layers_per_group = 4;  ///< layers that share a basis, at least 1; a last group may be shorter
   std::size_t rank_keys = 0;         ///< per group; 0 means 1/8 of the group's key channels (512 at 4 layers of 8 heads of 128)
   std::size_t rank_values = 0;       ///< per group; 0 means 3/16 of the group's value channels (768 there)
   std::size_t first_layer = 0;       ///< layers before it stay exact
@@ -38,7 +38,7 @@ struct SharedBasisOptions {
     const std::size_t end = std::min(layers, last_layer == static_cast<std::size_t>(-1) ? layers : last_layer + 1);
     if (layer < first_layer || layer >= end) { return {layer, layer + 1}; }
     const std::size_t first = layer - (layer - first_layer) % layers_per_group;
-    return {first, std::min(first + layers_per_group, end)};
+    return {first, first + std::min(layers_per_group, end - first)};
   }
   [[nodiscard]] bool merges(std::size_t layer) const noexcept { return layer >= first_layer && layer <= last_layer; }
 };

@@ -17,13 +17,16 @@ struct GearStorage {
   static void validate(const Options& options) {
     require(options.buffer >= 1 && options.buffer % Backbone::row_multiple == 0, ErrorCode::option, "gear: buffer is ", options.buffer,
             ", must be a positive multiple of ", Backbone::row_multiple);
+    check_bounds("gear: buffer", options.buffer);
     require(options.sweeps >= 1, ErrorCode::option, "gear: sweeps is ", options.sweeps, ", must be at least 1");
+    require(options.sweeps <= 1000, ErrorCode::option, "gear: sweeps is ", options.sweeps, ", must be at most 1000");
     require(options.sparsity >= 0.0 && options.sparsity <= 1.0, ErrorCode::option, "gear: sparsity is ", options.sparsity,
             ", must lie between 0 and 1");
     require(options.prompt_rank <= 1024, ErrorCode::option, "gear: prompt_rank is ", options.prompt_rank, ", must be at most 1024");
     require(options.decode_rank <= 1024, ErrorCode::option, "gear: decode_rank is ", options.decode_rank, ", must be at most 1024");
     check_accumulation<Bits>(options.accumulation, "gear");
     require(options.merge != 1, ErrorCode::option, "gear: merge is 1, must be 0 or at least 2");
+    check_bounds("gear: merge", options.merge);
   }
 };
 

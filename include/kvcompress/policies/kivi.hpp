@@ -25,6 +25,7 @@ struct KiviStorage {
   static void validate(const Options& options) {
     require(options.residual >= Group && options.residual % Group == 0, ErrorCode::option, "kivi: residual is ", options.residual,
             ", must be a positive multiple of the group size ", Group);
+    check_bounds("kivi: residual", options.residual);
     check_accumulation<Bits>(options.accumulation, "kivi");
   }
 };

@@ -30,7 +30,10 @@ struct ShadowKVStorage {
     }
     static void unnamed_fields(auto& options, auto&& field) { field("factorisation", options.factorisation); }
   };
-  static void validate(const Options&) noexcept {}
+  static void validate(const Options& options) {
+    check_bounds("shadowkv: rank", options.rank);
+    check_named("shadowkv: factorisation", options.factorisation);
+  }
 };
 
 /// "ShadowKV: KV Cache in Shadows for High-Throughput Long-Context LLM Inference"; ByteDance-Seed/ShadowKV@e51904cdeab7. At the end of a

@@ -24,6 +24,10 @@ struct SharedBasisStorage {
     require(options.layers_per_group > 0, ErrorCode::option, "xkv: layers_per_group is 0, must be at least 1");
     require(options.first_layer <= options.last_layer, ErrorCode::option, "xkv: first_layer is ", options.first_layer,
             ", must be at most last_layer = ", options.last_layer);
+    check_bounds("xkv: rank_keys", options.rank_keys);
+    check_bounds("xkv: rank_values", options.rank_values);
+    check_bounds("xkv: fold_in", options.fold_in);
+    check_named("xkv: factorisation", options.factorisation);
   }
 };
 
@@ -58,6 +62,15 @@ struct LatentStorage {
   static void validate(const Options& options) {
     SharedBasisStorage<T>::validate(options);
     require(options.latent > 0, ErrorCode::option, "xkv: latent is 0, must be the width of a latent");
+  }
+  static void validate_shape(const Options& options, const Shape& shape) {
+    require(shape.kv_heads == 1, ErrorCode::shape, "xkv: shape.kv_heads is ", shape.kv_heads, ", must be 1: latents are one head");
+    require(options.latent <= shape.key_width(), ErrorCode::option, "xkv: latent is ", options.latent, ", must be at most the key width ",
+            shape.key_width());
+    require(shape.value_width() == options.latent, ErrorCode::shape, "xkv: the value width is ", shape.value_width(),
+            ", must be latent = ", options.latent);
+    require(shape.rope.theta == 0.0 || shape.keys == KeyForm::rotated, ErrorCode::shape, "xkv: shape.rope.theta is ", shape.rope.theta,
+            ", must be 0 where keys come unrotated: rows hold keys and values at once");
   }
 };
 

@@ -29,7 +29,7 @@ struct PartSpec {
   std::vector<Setting> settings;
 };
 
-/// Splits "part:key=value,key=value+part" at '+', ':', ',' and '='; raises an Error where a piece is empty.
+/// Splits "part:key=value,key=value+part" at '+', ':', ',' and '='; raises an Error where a piece is empty or a key comes twice.
 [[nodiscard]] inline std::vector<PartSpec> parse_policy(std::string_view text) {
   const auto cut = [](std::string_view& rest, char at) {
     const std::size_t end = std::min(rest.find(at), rest.size());
@@ -41,12 +41,18 @@ struct PartSpec {
   std::vector<PartSpec> parts;
   for (std::string_view rest = text; !rest.empty();) {
     std::string_view part = cut(rest, '+');
+    const bool has_settings = part.find(':') != std::string_view::npos;
     PartSpec spec{std::string(cut(part, ':')), {}};
     require(!spec.name.empty(), ErrorCode::option, "policy \"", text, "\" has an empty part");
-    while (!part.empty()) {
+    for (bool more = has_settings; more;) {  // also behind a ':' or ',' with nothing after it
+      more = part.find(',') != std::string_view::npos;
       std::string_view setting = cut(part, ',');
       const std::string key(cut(setting, '='));
       require(!key.empty() && !setting.empty(), ErrorCode::option, "policy \"", text, "\": \"", key, "\" is no setting, must be key=value");
+      for (const PartSpec::Setting& other : spec.settings) {
+        require(other.key != key, ErrorCode::option, "policy \"", text, "\": option ", spec.name, ":", key, " is given as ", other.value,
+                " and as ", setting, ", must be given once");
+      }
       spec.settings.push_back({key, std::string(setting)});
     }
     parts.push_back(std::move(spec));

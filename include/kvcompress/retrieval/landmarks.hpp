@@ -187,6 +187,7 @@ class LandmarkState {
 template <class T>
 struct LandmarkIndex {
   static constexpr std::string_view name = "landmarks";
+  static constexpr float largest_key = largest<T>;  ///< a mean of keys has it
   using State = LandmarkState<T>;
 
   struct Options {
@@ -210,6 +211,11 @@ struct LandmarkIndex {
     require(options.chunk > 0 && 128 % options.chunk == 0, ErrorCode::option, "landmarks: chunk is ", options.chunk, ", must divide 128");
     require(options.budget >= options.chunk, ErrorCode::option, "landmarks: budget is ", options.budget,
             ", must be at least chunk = ", options.chunk);
+    check_bounds("landmarks: budget", options.budget);
+    check_bounds("landmarks: local_chunks", options.local_chunks);
+    check_bounds("landmarks: outlier_chunks", options.outlier_chunks);
+    check_bounds("landmarks: fold_in", options.fold_in);
+    check_named("landmarks: behaviour", options.behaviour);
     require(options.fold_in % options.chunk == 0, ErrorCode::option, "landmarks: fold_in is ", options.fold_in,
             ", must be a multiple of chunk = ", options.chunk);
   }

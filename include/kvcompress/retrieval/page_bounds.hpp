@@ -134,6 +134,7 @@ class PageState {
 template <class T>
 struct PageBounds {
   static constexpr std::string_view name = "page_bounds";
+  static constexpr float largest_key = largest<T>;  ///< a bound has it
   using State = PageState<T>;
 
   struct Options {
@@ -149,6 +150,8 @@ struct PageBounds {
 
   static void validate(const Options& options, const Shape&) {
     require(options.page >= 8 && options.page % 8 == 0, ErrorCode::option, "quest: page is ", options.page, ", must be a multiple of 8");
+    check_bounds("quest: page", options.page);
+    check_bounds("quest: budget", options.budget);
     require(options.budget >= 2 * options.page, ErrorCode::option, "quest: budget is ", options.budget,
             ", must be at least 2 * page = ", 2 * options.page);
   }

@@ -11,9 +11,9 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// Settings of GEAR's stores; `Buffer` is the default of `buffer`.
 template <std::size_t Buffer>
 struct GearOptions {
-  std::size_t prompt_rank = 4;                           ///< rank of the low-rank part of a prompt; 0 leaves it out
-  std::size_t decode_rank = 2;                           ///< rank in later segments
-  std::size_t sweeps = 3;                                ///< of the power iteration; its residual falls with each
+  std::size_t prompt_rank = 4;                           ///< rank of the low-rank part of a prompt, at most 1024; 0 leaves it out
+  std::size_t decode_rank = 2;                           ///< rank in later segments, at most 1024
+  std::size_t sweeps = 3;                                ///< of the power iteration, 1 to 1000; its residual falls with each
   double sparsity = 0.02;                                ///< share of entries kept exact; 0 is GEAR-L, 1 keeps all
   std::size_t buffer = Buffer;                           ///< exact rows that become a segment
   std::size_t merge = 0;                                 ///< so many segments of decoded tokens become one, once; 0: never
