@@ -74,18 +74,14 @@ TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
 template <class P>
 class Seen {
  public:
-  Seen(Layer<P>& layer, CommitScratch<P>& scratch) : layer_(layer), before_(scratch.seen) {
+  Seen(Layer<P>& layer, CommitScratch<P>& scratch) : layer_(layer), before_(scratch.seen), fresh_(scratch.seen.empty()) {
     before_.reserve(layer.lanes.size());
     for (std::size_t head = 0; head < layer.lanes.size(); ++head) {
       const Lane<P>& lane = layer.lanes[head];
       if (head == before_.size()) { before_.push_back({lane.state, lane.pending, lane.observed_end}); }
       before_[head].pending = lane.pending;
       before_[head].observed_end = lane.observed_end;
-      if constexpr (std::is_copy_assignable_v<decltype(lane.state)>) {
-        before_[head].state = lane.state;
-      } else {
-        before_[head].state = typename Lane<P>::State(lane.state);
-      }
+      assign(before_[head].state, lane.state);
     }
   }
   Seen(const Seen&) = delete;
@@ -97,16 +93,27 @@ class Seen {
   void put_back() noexcept {
     for (std::size_t head = 0; head < layer_.lanes.size(); ++head) {
       Lane<P>& lane = layer_.lanes[head];
-      std::swap(lane.state, before_[head].state);
-      std::swap(lane.pending, before_[head].pending);
+      assign(lane.state, before_[head].state);  // as many numbers as before: their memory stays, and so does its spare part
+      lane.pending = before_[head].pending;
       lane.observed_end = before_[head].observed_end;
     }
+    if (fresh_) { Vector<SeenByLane<P>>(before_.get_allocator()).swap(before_); }
     kept_ = true;
   }
 
  private:
+  using State = typename Lane<P>::State;
+  static void assign(State& to, const State& from) {
+    if constexpr (std::is_copy_assignable_v<State>) {
+      to = from;
+    } else {
+      to = State(from);
+    }
+  }
+
   Layer<P>& layer_;
   Vector<SeenByLane<P>>& before_;
+  bool fresh_;
   bool kept_ = false;
 };
 

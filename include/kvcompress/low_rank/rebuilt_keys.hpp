@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <span>
+#include <type_traits>
 
 #include "kvcompress/low_rank/factored_rows.hpp"
 #include "kvcompress/offload/row_cache.hpp"
@@ -141,6 +142,7 @@ class RebuiltKeys : public FactoredRows<T, F> {
     ready = true;
     this->factor_.rebuild(first, count, row, wide, scratch, soon);
     for (std::size_t r = first; r < first + count; ++r, row += wide, out += stride) {
+      if constexpr (std::is_same_v<Number, half>) { keep_in_range(row); }
       if (table.alive(r)) {
         rotation.turn_by(table.position(r));
         rotation.apply(row, this->dim_, out);
@@ -148,6 +150,12 @@ class RebuiltKeys : public FactoredRows<T, F> {
         kernels::convert(row, out, this->dim_);
       }
     }
+  }
+  /// A row of low rank may have larger channels than the rows it stands for, and rotating adds to them: a half must hold them all the same.
+  void keep_in_range(float* row) const noexcept {
+    constexpr float most = largest<half> / 1.5F;
+    if (kernels::all_within(row, this->dim_, most)) { return; }
+    for (std::size_t c = 0; c < this->dim_; ++c) { row[c] = std::clamp(row[c], -most, most); }
   }
   /// Copies of exact rows that are about to be encoded.
   void keep_at_hand(const Reads& reads, Vector<Position>& chunks, Vector<float>& scratch) {
