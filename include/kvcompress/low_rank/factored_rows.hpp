@@ -32,6 +32,10 @@ class FactoredRows {
   void append(const float* row) { tail_.append(row); }
   void move(std::size_t from, std::size_t to) { tail_.move(from - settled(), to - settled()); }
   void resize(std::size_t rows) noexcept { tail_.resize(rows - settled()); }
+  void make_writable(std::size_t first, std::size_t last) { tail_.make_writable(first - settled(), last - settled()); }
+  void take_room(FactoredRows& from) noexcept { tail_.take_room(from.tail_); }
+  void hold() noexcept { tail_.hold(); }
+  void release() noexcept { tail_.release(); }
   [[nodiscard]] static constexpr RowRange block_at(std::size_t row) noexcept {
     const std::size_t first = row / Factor<F>::block_rows * Factor<F>::block_rows;
     return {first, first + Factor<F>::block_rows};
