@@ -42,7 +42,8 @@ struct HeadRange {
 /// loaded in any phase: see kvcompress/persistence.hpp.
 ///
 /// Errors: every function checks its arguments first and raises an Error that names argument, value and bound; the cache is then
-/// unchanged. Threads: different caches are independent. On one cache, attend may run at the same time for disjoint ranges of KV heads,
+/// unchanged, and so it is when memory or the slow tier fails half-way, but for scratch and spare room; rows that attend chose may be at
+/// hand already, which changes no later result. Threads: different caches are independent. On one cache, attend may run at the same time for disjoint ranges of KV heads,
 /// each call with a Workspace of its own; everything else needs the cache to itself.
 template <class P>
 class KVCache {
