@@ -42,9 +42,10 @@ struct HeadRange {
 /// loaded in any phase: see kvcompress/persistence.hpp.
 ///
 /// Errors: every function checks its arguments first and raises an Error that names argument, value and bound; the cache is then
-/// unchanged, and so it is when memory or the slow tier fails half-way, but for scratch and spare room; rows that attend chose may be at
-/// hand already, which changes no later result. Threads: different caches are independent. On one cache, attend may run at the same time for disjoint ranges of KV heads,
-/// each call with a Workspace of its own; everything else needs the cache to itself.
+/// unchanged, and so it is when memory or the slow tier fails half-way, but for scratch and spare room. Rows that attend chose may be at hand
+/// already, which changes no later result.
+/// Threads: different caches are independent. On one cache, attend may run at the same time for disjoint ranges of KV heads, each call with a
+/// Workspace of its own; everything else needs the cache to itself.
 template <class P>
 class KVCache {
   static_assert(detail::Composition<P>::works);
@@ -299,7 +300,7 @@ class KVCache {
     std::sort(positions.begin(), positions.end());
     return positions;
   }
-  /// Inspection of one lane: which row holds which position, the stores, the policy's state.
+  /// Inspection of one lane: which row holds which position, the stores, the policy's state; valid until the next verb that is not const.
   [[nodiscard]] const RowTable& table(std::size_t layer, std::size_t kv_head) const noexcept { return at(layer).table(kv_head); }
   [[nodiscard]] const Keys& keys(std::size_t layer, std::size_t kv_head) const noexcept { return at(layer).lanes[kv_head].keys; }
   [[nodiscard]] const Values& values(std::size_t layer, std::size_t kv_head) const noexcept { return at(layer).lanes[kv_head].values; }

@@ -115,9 +115,9 @@ struct Layer {
     const std::size_t settled = members.front().settled();
     EvictionRoom needed{true};
     if constexpr (Compacts<Keys> && Compacts<Values>) {
-      const auto gone = std::count(drop.begin(), drop.begin() + static_cast<std::ptrdiff_t>(settled), 1);
-      if (settled > 0 &&
-          2 * (table.live_in(0, settled) - static_cast<std::size_t>(gone)) < settled) {  // more often than rebuild() is called
+      std::size_t gone = table.rows() - table.live();  // only encoded rows stay where they died
+      for (std::size_t row = next_marked(drop, 0); row < settled; row = next_marked(drop, row + 1)) { ++gone; }
+      if (2 * gone > settled) {  // more often than rebuild() is called
         if constexpr (SettlesInRoom<Keys> && SettlesInRoom<Values>) {
           needed.more = std::max(Keys::row_multiple, Values::row_multiple);
           scratch.reserve_members(members.size());

@@ -84,7 +84,7 @@ class BlockList {
     used_ -= count;
     if (!held_) { return trim(blocks_.size(), std::max(keep_, used_ + 1)); }
     trim(used_ + count, blocks_.size());
-    trim_due_ = true;
+    trim_due_ = trim_due_ || count > 0;
   }
   void shrink(std::size_t used) noexcept { erase(used, used_ - used); }
 
