@@ -244,7 +244,8 @@ class KVCache {
     *this = std::move(empty);
   }
   /// Another cache with the same contents. Both share rows, positions and scores until one of them writes (copy-on-write). Of a cache with
-  /// reserved room only rows are shared: it keeps its room, and the fork takes as much when it first writes to a layer.
+  /// reserved room only rows are shared, but for the most recent: it keeps its room, and the fork takes as much when it first writes to a
+  /// layer.
   [[nodiscard]] KVCache fork() const { return KVCache(*this, Sharing{}); }
 
   /// Takes memory for `tokens` rows per lane now, so that decoding up to there allocates nothing (workspaces of your own: reserve them
@@ -333,6 +334,9 @@ class KVCache {
     constexpr bool attend_writes = Eviction::observes != Observes::nothing || !std::is_same_v<Retrieval, ReadAll>;
     for (Shared<Layer>& layer : layers_) {  // attend writes observations and fetched rows without asking; room belongs to one cache
       if (reserved_ > 0 || (attend_writes && layer.read().open > 0)) { static_cast<void>(layer.write()); }
+      if (reserved_ > 0) {
+        for (Lane& lane : layer.write().lanes) { lane.own_recent(); }
+      }
     }
     if (reserved_ > 0) { reserve_scratch(reserved_); }
   }

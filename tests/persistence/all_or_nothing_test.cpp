@@ -25,7 +25,7 @@ struct Case {
   bool fetches = false;  // what attend brings to hand may stay there, and is saved
 };
 
-/// What a cache holds: its file, and bytes by purpose, without scratch, spare room and the tables that room makes longer.
+/// What a cache holds: its file, and bytes by purpose, without scratch and spare room.
 struct Held {
   File file;
   std::vector<std::size_t> bytes;
@@ -35,7 +35,7 @@ Held content_of(const AnyCache& cache) {
   const MemoryReport report = cache.memory();
   return {saved(cache),
           {report.codes, report.scales, report.exact_rows, report.factors, report.outliers, report.positions, report.policy_state,
-           report.slow_tier, report.slow_file}};
+           report.indices, report.slow_tier, report.slow_file}};
 }
 
 class AllOrNothing : public ::testing::TestWithParam<Case> {
@@ -236,7 +236,11 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{"streaming:window=36+gear4:buffer=8", 1, 40}, Case{"xkv:layers_per_group=2,fold_in=8", 2, 12},
                       Case{"snapkv:budget=40,window=8+xkv:layers_per_group=2,fold_in=8", 2, 12},
                       Case{"quest:budget=32,page=8,dense_layers=0", 1, 16, true},
-                      Case{"streaming:window=36,in_cache_positions=false+landmarks:budget=16,outlier_chunks=2,fold_in=8", 1, 20, true},
+                      Case{"streaming:window=36+quest:budget=32,page=8,dense_layers=0", 1, 16, true},
+                      Case{"xkv:layers_per_group=2,fold_in=8+quest:budget=32,page=8,dense_layers=0", 2, 6, true},
+                      Case{"kivi4:residual=32+landmarks:budget=16,outlier_chunks=2,fold_in=8", 1, 20, true},
+                      Case{"streaming:window=36,in_cache_positions=false+shadowkv:budget=16,outlier_chunks=2,fold_in=8,rank=8", 1, 12,
+                           true},
                       Case{"shadowkv:budget=16,outlier_chunks=2,local_chunks=2,fold_in=8,rank=8", 1, 12, true},
                       Case{"shadowkv:budget=16,outlier_chunks=2,local_chunks=2,rank=8,directory=/tmp", 2, 5, true}),
     [](const auto& of) {

@@ -47,9 +47,10 @@ struct Commit {
       evict(l, end_of_prompt);
     }
     if (encodes(layer, end_of_prompt)) {
-      const std::span<Layer<P>* const> together = gather(layer);
-      encode(together, first_of(layer), end_of_prompt);
-      for (Layer<P>* other : together) { other->waiting = false; }
+      with_group(layer, [&](std::span<Layer<P>* const> together) {
+        encode(together, first_of(layer), end_of_prompt);
+        for (Layer<P>* other : together) { other->waiting = false; }
+      });
     } else {
       l.waiting = end_of_prompt;
     }
@@ -92,10 +93,10 @@ struct Commit {
       all.more = std::max(all.more, room.more);
     }
     if (encodes(layer, false)) {
-      scratch.layers.reserve(shape.layers);
-      const std::span<Layer<P>* const> together = gather(layer);
-      for (Layer<P>* other : together) { other->make_room_to_refresh(options, scratch.rows); }
-      encoding(false).prepare(together, first_of(layer), all.more);
+      with_group(layer, [&](std::span<Layer<P>* const> together) {
+        for (Layer<P>* other : together) { other->make_room_to_refresh(options, scratch.rows); }
+        encoding(false).prepare(together, first_of(layer), all.more);
+      });
     }
     return all;
   }
@@ -103,9 +104,10 @@ struct Commit {
     Layer<P>& l = layers[layer].write_in_place();
     evict(l, false);
     if (encodes(layer, false)) {
-      const std::span<Layer<P>* const> together = gather(layer);
-      for (Layer<P>* other : together) { refresh(*other, false); }
-      encoding(false).take(together, first_of(layer));
+      with_group(layer, [&](std::span<Layer<P>* const> together) {
+        for (Layer<P>* other : together) { refresh(*other, false); }
+        encoding(false).take(together, first_of(layer));
+      });
     }
     l.close(false);
   }
@@ -135,12 +137,17 @@ struct Commit {
       return true;
     }
   }
-  /// The layers that are encoded together with this one.
-  [[nodiscard]] std::span<Layer<P>* const> gather(std::size_t layer) const {
-    scratch.layers.clear();
-    const RowRange group = layers_with<P>(options, shape, layer);
-    for (std::size_t other = group.first; other < group.last; ++other) { scratch.layers.push_back(&layers[other].write()); }
-    return {scratch.layers.data(), scratch.layers.size()};
+  /// Calls work(layers) with those that are encoded together with this one.
+  void with_group(std::size_t layer, auto&& work) const {
+    if constexpr (in_groups) {
+      const RowRange group = layers_with<P>(options, shape, layer);
+      scratch.layers.clear();
+      for (std::size_t other = group.first; other < group.last; ++other) { scratch.layers.push_back(&layers[other].write()); }
+      work(std::span<Layer<P>* const>(scratch.layers.data(), scratch.layers.size()));
+    } else {
+      Layer<P>* const only = &layers[layer].write();
+      work(std::span<Layer<P>* const>(&only, 1));
+    }
   }
   template <class S>
   [[nodiscard]] static bool store_needs_copies(const Layer<P>& l, S Lane<P>::*store) noexcept {

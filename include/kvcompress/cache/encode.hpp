@@ -53,9 +53,9 @@ struct Encoding {
   }
   /// The same in two steps, for stores that settle in room or aside: afterwards take cannot fail. `more`: exact rows that may come before.
   void prepare(std::span<Layer<P>* const> layers, std::size_t layer, std::size_t more) const {
-    std::size_t lanes = 0;
-    for (const Layer<P>* l : layers) { lanes += l->lanes.size(); }
-    scratch.reserve_members(lanes);
+    if constexpr (scope_of<typename Lane<P>::Keys>() != Scope::lane || scope_of<typename Lane<P>::Values>() != Scope::lane) {
+      scratch.reserve_members(layers.size() * shape.kv_heads);
+    }
     for_scopes(layers, layer, [&]<class S>(std::span<S* const> members, const Settling& s) {
       if constexpr (SettlesInRoom<S>) {
         for (S* store : members) { store->make_room_to_settle(more, scratch.rows); }

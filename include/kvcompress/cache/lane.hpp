@@ -85,6 +85,11 @@ struct Lane {
     store(keys);
     store(values);
   }
+  /// Clones what will be written first, so that the lane this one was copied from keeps it for itself.
+  void own_recent() {
+    if constexpr (requires { keys.own_recent(); }) { keys.own_recent(); }
+    if constexpr (requires { values.own_recent(); }) { values.own_recent(); }
+  }
   void resize(std::size_t rows) noexcept {
     keys.resize(rows);
     values.resize(rows);

@@ -99,13 +99,15 @@ class BlockList {
     held_ = false;
     if (std::exchange(trim_due_, false)) { trim(blocks_.size(), std::max(keep_, used_ + 1)); }
   }
-  /// Takes over spare blocks of the list that this one was copied from, as many as it keeps.
+  /// Takes over blocks that the list which this one was copied from holds alone, as many as it keeps. The other one is done for.
   void take_room(BlockList& from) noexcept {
     const std::size_t limit = std::min(std::max(keep_, used_ + 1), blocks_.capacity());
-    const auto first = from.blocks_.begin() + static_cast<std::ptrdiff_t>(from.used_);
-    const std::size_t count = std::min(from.blocks_.size() - from.used_, limit - std::min(limit, blocks_.size()));
-    blocks_.insert(blocks_.end(), first, first + static_cast<std::ptrdiff_t>(count));
-    from.blocks_.erase(first, first + static_cast<std::ptrdiff_t>(count));
+    from.used_ = 0;
+    std::erase_if(from.blocks_, [&](std::byte* block) {
+      const bool free = blocks_.size() < limit && !shared(block);
+      if (free) { blocks_.push_back(block); }
+      return free;
+    });
   }
   /// From now on, up to `blocks` blocks in all stay when they fall out of use.
   void keep(std::size_t blocks) noexcept { keep_ = std::max(keep_, blocks); }
@@ -148,8 +150,8 @@ class BlockList {
 
   /// Adds the list's table and spare blocks only: for blocks that several lists of one owner hold.
   void account_table(MemoryReport& report) const noexcept {
-    report.add(&MemoryReport::indices, blocks_);
-    report.spare += (blocks_.size() - used_) * block_bytes();
+    report.indices += used_ * sizeof(std::byte*);
+    report.spare += (blocks_.capacity() - used_) * sizeof(std::byte*) + (blocks_.size() - used_) * block_bytes();
   }
   /// Adds the list's table, reference counts, spare blocks and shared bytes; the caller adds what the payloads hold.
   void account(MemoryReport& report) const noexcept {

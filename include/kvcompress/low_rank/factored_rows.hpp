@@ -80,6 +80,7 @@ class FactoredRows {
     Factor<F>::unshare(members, [&](std::size_t m) -> Factor<F>& { return member(m).factor_; });
     for (std::size_t m = 0; m < members; ++m) { member(m).tail_.unshare(); }
   }
+  void own_recent() { tail_.own_recent(); }
 
   static void describe(auto&& fact) {
     fact("form", "low rank");

@@ -133,6 +133,10 @@ class LatentRows : public FactoredRows<T> {
   void unshare() {
     unshare(1, [this](std::size_t) -> LatentRows& { return *this; });
   }
+  void own_recent() {
+    FactoredRows<T>::own_recent();
+    rope_.own_recent();
+  }
   static void describe(auto&& fact) {
     FactoredRows<T>::describe(fact);
     fact("rotary_keys", "exact");

@@ -194,6 +194,7 @@ class OffloadedValues {
   void unshare() {
     unshare(1, [this](std::size_t) -> OffloadedValues& { return *this; });
   }
+  void own_recent() { tail_.own_recent(); }
 
  private:
   /// What one commit moved: slow rows [first, first + rows) of this lane lie in `bytes` from row `base` on.

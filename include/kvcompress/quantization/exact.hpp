@@ -119,6 +119,10 @@ class Exact {
   /// Memory of up to `rows` rows stays here when rows leave.
   void keep(std::size_t rows) noexcept { blocks_.keep(blocks_across(rows)); }
   void unshare() { blocks_.unshare(); }
+  /// Clones what will be written first, if a copy holds it too.
+  void own_recent() {
+    if ((front_ + rows_) % block_rows != 0) { static_cast<void>(blocks_.write(blocks_.used() - 1)); }
+  }
   static void describe(auto&& fact) {
     fact("form", "exact");
     fact("numbers", number_name<T>);

@@ -149,6 +149,10 @@ class Recent {
     body_.unshare();
     tail_.unshare();
   }
+  void own_recent() {
+    body_.make_room(0);
+    tail_.unshare();
+  }
   static void describe(auto&& fact) {
     Body::describe(fact);
     fact("flush", Rule::name);

@@ -172,6 +172,7 @@ class GearStore {
     list_.unshare();
     tail_.unshare();
   }
+  void own_recent() { tail_.unshare(); }
   static void describe(auto&& fact) {
     fact("form", Codes::keys ? "gear keys" : "gear values");
     fact("bits", std::bit_width(static_cast<unsigned>(Codes::Quantizer::largest_code)));
