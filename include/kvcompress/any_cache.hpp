@@ -31,6 +31,7 @@ class AnyCache {
   virtual void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options,
                        const float* log_sum_exp) = 0;
   virtual void commit(std::size_t layer) = 0;
+  virtual void begin_prompt(std::size_t layer) = 0;
   virtual void end_prompt(std::size_t layer) = 0;
   virtual void truncate(Position position) = 0;
   virtual void remove(Position first, Position last) = 0;
@@ -79,6 +80,7 @@ class CacheOf final : public AnyCache {
     cache_.observe(layer, queries, positions, options, log_sum_exp);
   }
   void commit(std::size_t layer) override { cache_.commit(layer); }
+  void begin_prompt(std::size_t layer) override { cache_.begin_prompt(layer); }
   void end_prompt(std::size_t layer) override { cache_.end_prompt(layer); }
   void truncate(Position position) override { cache_.truncate(position); }
   void remove(Position first, Position last) override { cache_.remove(first, last); }

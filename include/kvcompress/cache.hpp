@@ -13,8 +13,8 @@
 #include "kvcompress/attention/attend.hpp"
 #include "kvcompress/attention/executor.hpp"
 #include "kvcompress/cache/bytes.hpp"
+#include "kvcompress/cache/changes.hpp"
 #include "kvcompress/cache/checks.hpp"
-#include "kvcompress/cache/commit.hpp"
 #include "kvcompress/cache/composition.hpp"
 #include "kvcompress/cache/layer.hpp"
 #include "kvcompress/cache/observe.hpp"
@@ -43,9 +43,11 @@ struct HeadRange {
 /// loaded in any phase: see kvcompress/persistence.hpp.
 ///
 /// Errors: every function checks its arguments first and raises an Error that names argument, value and bound; the cache is then
-/// unchanged. Keys, values, queries and queries times the scale are finite and at most 2^50 (1.1e15) in magnitude, and at most what a row is
-/// held in (half: 65504; keys before their rotary embedding two thirds of it): then every output is finite. Threads: different caches are independent. On one cache, attend may run at the same time for disjoint ranges of KV heads,
-/// each call with a Workspace of its own; everything else needs the cache to itself.
+/// unchanged, and so it is when memory or the slow tier fails half-way, but for scratch and spare room. Rows that attend chose may be at hand
+/// already, which changes no later result. Keys, values, queries and queries times the scale are finite and at most 2^50 (1.1e15) in
+/// magnitude, and at most what a row is held in (half: 65504; keys before their rotary embedding two thirds of it): then every output is finite.
+/// Threads: different caches are independent. On one cache, attend may run at the same time for disjoint ranges of KV heads, each call with a
+/// Workspace of its own; everything else needs the cache to itself.
 template <class P>
 class KVCache {
   static_assert(detail::Composition<P>::works);
@@ -70,6 +72,7 @@ class KVCache {
   KVCache(const KVCache& other) : KVCache(other, Sharing{}) {
     for (Shared<Layer>& layer : layers_) { static_cast<void>(layer.write()); }
     detail::unshare<P>(shape_, options_, layers_);
+    if (reserved_ > 0) { reserve(reserved_); }
   }
   KVCache(KVCache&&) noexcept = default;
   KVCache& operator=(const KVCache& other) { return *this = KVCache(other); }
@@ -96,21 +99,15 @@ class KVCache {
     require(!at(layer).waiting, ErrorCode::phase, "append(layer = ", layer,
             ") before end_prompt of all the layers that are encoded together with it: ",
             detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
-    if (!at(layer).in_prompt && at(layer).open > 0) { commit(layer); }
-    Layer& l = layers_[layer].write();
-    for (Lane& lane : l.lanes) {
-      lane.keys.make_room(keys.tokens());
-      lane.values.make_room(keys.tokens());
-      lane.state.reserve(lane.keys.rows() + keys.tokens());
-    }
-    for (RowTable& table : l.tables) { table.make_room(keys.tokens(), first_position); }
-    for (std::size_t t = 0; t < keys.tokens(); ++t) {
-      const Position position = first_position + static_cast<Position>(t);
-      for (std::size_t head = 0; head < shape_.kv_heads; ++head) { append_row(l.lanes[head], keys, values, t, head, position); }
-      for (RowTable& table : l.tables) { table.append(position); }
-    }
-    l.next = first_position + static_cast<Position>(keys.tokens());
-    l.open += keys.tokens();
+    changes().commit_and(layer, keys.tokens(), first_position, [&](Layer& l) {
+      for (std::size_t t = 0; t < keys.tokens(); ++t) {
+        const Position position = first_position + static_cast<Position>(t);
+        for (std::size_t head = 0; head < shape_.kv_heads; ++head) { append_row(l.lanes[head], keys, values, t, head, position); }
+        for (RowTable& table : l.tables) { table.append(position); }
+      }
+      l.next = first_position + static_cast<Position>(keys.tokens());
+      l.open += keys.tokens();
+    });
   }
 
   /// Attention of the newest tokens: queries (tokens, query_heads, key width) belong to the last `queries.tokens()` rows since the last
@@ -123,7 +120,9 @@ class KVCache {
               HeadRange heads = {}) {
     if (heads.last == HeadRange{}.last) { heads.last = shape_.kv_heads; }
     const AttendOptions how = check_attend(layer, queries, out, options, heads, ws);
+    make_room_to_attend(layer, queries.tokens(), how, heads, ws);
     attend_heads(layer, queries, out, ws, how, heads);
+    remember(layer, queries, how, heads, ws);
   }
 
   /// The same with the caller's threads: executor(tasks, run) calls run(task, worker) once for every task < tasks, with a worker number
@@ -134,17 +133,21 @@ class KVCache {
   void attend(std::size_t layer, const Rows& queries, const Output& out, std::span<Workspace> workspaces, Executor&& executor,
               const AttendOptions& options = {}) {
     require(!workspaces.empty(), ErrorCode::input, "attend: workspaces is empty, must have one per worker");
-    const AttendOptions how = check_attend(layer, queries, out, options, {0, shape_.kv_heads}, workspaces.front());
+    const HeadRange all{0, shape_.kv_heads};
+    const AttendOptions how = check_attend(layer, queries, out, options, all, workspaces.front());
     for (const Workspace& ws : workspaces) { ws.check("attend", shape_, workspace_); }
     if constexpr (std::is_same_v<Retrieval, ReadAll> && Eviction::observes != Observes::every_query && !Prepares<Values>) {
       if (queries.tokens() == 1) {
-        for (std::size_t head = 0; head < shape_.kv_heads; ++head) { place_queries(layer, head, queries, how, workspaces.front()); }
-        return detail::share_rows<P>(shape_, at(layer), queries, out, workspaces, executor, how);
+        make_room_to_attend(layer, 1, how, all, workspaces.front());
+        detail::share_rows<P>(shape_, at(layer), queries, out, workspaces, executor, how);
+        return remember(layer, queries, how, all, workspaces.front());
       }
     }
+    for (Workspace& ws : workspaces) { make_room_to_attend(layer, queries.tokens(), how, all, ws); }
     detail::run_tasks(executor, shape_.kv_heads, workspaces.size(), [&](std::size_t head, std::size_t worker) {
       attend_heads(layer, queries, out, workspaces[worker], how, {head, head + 1});
     });
+    remember(layer, queries, options, all, workspaces.front());
   }
 
   /// For an engine with its own attention: shows the policy queries (tokens, query_heads, key width) at `positions`, as attend would.
@@ -163,6 +166,9 @@ class KVCache {
     detail::check_log_sum_exp(shape_, queries.tokens(), log_sum_exp);
     std::optional<detail::Seen<P>> before;
     if (Eviction::observes == Observes::every_query && log_sum_exp != nullptr) { before.emplace(writable(layer), scratch_); }
+    for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+      detail::make_room_to_observe<P>(shape_, options_, writable(layer), head, queries.tokens(), options, false, workspace_);
+    }
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
       workspace_.positions.assign(positions.begin(), positions.end());
       if constexpr (Eviction::observes == Observes::every_query) {
@@ -185,9 +191,21 @@ class KVCache {
   void commit(std::size_t layer) {
     detail::check_layer(shape_, "commit", layer);
     require(!at(layer).in_prompt, ErrorCode::phase, "commit(layer = ", layer, ") before end_prompt(layer)");
-    if (at(layer).open > 0) { finish(layer, false); }
+    if (at(layer).open > 0) {
+      changes().commit_and(layer, 0, 0, [](Layer&) {});
+    }
   }
-  /// The commit that closes a prompt. May come again, for a later prompt given in one append.
+  /// Opens another prompt, as a chat's next turn: commits what was left open; rows appended from then on stay exact, and nothing is evicted
+  /// or encoded, until end_prompt, with the same result for any chunks. The first prompt of a layer is open from the start.
+  void begin_prompt(std::size_t layer) {
+    detail::check_layer(shape_, "begin_prompt", layer);
+    require(!at(layer).in_prompt, ErrorCode::phase, "begin_prompt(layer = ", layer, ") while its prompt is open: end_prompt(layer) first");
+    require(!at(layer).waiting, ErrorCode::phase, "begin_prompt(layer = ", layer,
+            ") before end_prompt of all the layers that are encoded together with it: ",
+            detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
+    changes().commit_and(layer, 0, 0, [](Layer& l) { l.in_prompt = true; });
+  }
+  /// The commit that closes a prompt. May come again, for a later prompt given in one append, or in several after begin_prompt.
   void end_prompt(std::size_t layer) {
     detail::check_layer(shape_, "end_prompt", layer);
     require(at(layer).open > 0, ErrorCode::phase, "end_prompt(layer = ", layer, ") without rows since the last commit");
@@ -201,15 +219,24 @@ class KVCache {
               ") before attend or observe: ", Eviction::observes == Observes::last_prompt_queries ? Eviction::name : Retrieval::name,
               " needs the last queries of the prompt");
     }
-    finish(layer, true);
+    Vector<Shared<Layer>> after(layers_);
+    Layer& l = after[layer].write();
+    l.prompt_tokens = l.next;
+    settle_budget(l);
+    changes().commit(after).run(layer, true);
+    changes().take(after);
+    scratch_.shrink(reserved_);
   }
 
   /// Forgets all rows at positions >= position. Exact down to the last commit; below it only for a cache that neither evicts nor encodes.
   /// Queries that a policy has observed can be taken back if there are at most Options::speculation of them.
   void truncate(Position position) {
     for (std::size_t layer = 0; layer < shape_.layers; ++layer) { at(layer).check_truncate(position, layer, options_.speculation); }
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer) {  // what may fail comes first
+      if (at(layer).next > position) { static_cast<void>(changes().own(layer)); }
+    }
     for (Shared<Layer>& shared : layers_) {
-      if (shared.read().next > position) { shared.write().truncate(position, query_width()); }
+      if (shared.read().next > position) { shared.write_in_place().truncate(position, query_width()); }
     }
   }
   /// Removes the rows at positions [first, last) that are still there; positions of other rows stay. Needs everything committed.
@@ -219,23 +246,24 @@ class KVCache {
       require(at(layer).open == 0, ErrorCode::phase, "remove with ", at(layer).open, " uncommitted rows in layer ", layer,
               ": commit first");
     }
-    for (Shared<Layer>& shared : layers_) {
+    Vector<Shared<Layer>> after(layers_);
+    for (Shared<Layer>& shared : after) {
+      if (!shared.read().mark(first, last, scratch_)) { continue; }
       Layer& l = shared.write();
-      for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
-        const RowTable& table = l.tables[unit];
-        scratch_.start(table.rows());
-        for (std::size_t row = 0; row < table.rows(); ++row) {
-          const Position p = table.position(row);
-          scratch_.drop[row] = p >= first && p < last && p != no_position ? 1 : 0;
-        }
-        l.evict(unit, scratch_, true);
-      }
+      for (std::size_t unit = l.tables.size(); unit-- > 0;) { l.evict(unit, l.drops(unit, scratch_), scratch_, true); }
       l.refresh_indices(options_, workspace_.rotation, false, scratch_.rows);
     }
+    changes().take(after);
   }
-  /// Back to an empty cache; memory goes back to the handle.
-  void clear() { *this = KVCache(shape_, options_, memory_); }
-  /// Another cache with the same contents. Both share rows, positions and scores until one of them writes (copy-on-write).
+  /// Back to an empty cache; memory goes back to the handle, but for what reserve asked for.
+  void clear() {
+    KVCache empty(shape_, options_, memory_);
+    if (reserved_ > 0) { empty.reserve(reserved_); }
+    *this = std::move(empty);
+  }
+  /// Another cache with the same contents. Both share rows, positions and scores until one of them writes (copy-on-write). Of a cache with
+  /// reserved room only rows are shared, but for the most recent: it keeps its room, and the fork takes as much when it first writes to a
+  /// layer.
   [[nodiscard]] KVCache fork() const { return KVCache(*this, Sharing{}); }
 
   /// Takes memory for `tokens` rows per lane now, so that decoding up to there allocates nothing (workspaces of your own: reserve them
@@ -243,21 +271,10 @@ class KVCache {
   /// it also lays a lane's blocks side by side, with allocators that serve requests in order: these are read faster.
   void reserve(std::size_t tokens) {
     detail::check_row_count("reserve", tokens);
-    reserved_ = std::max(reserved_, tokens);
-    for (Shared<Layer>& shared : layers_) {
-      Layer& l = shared.write();
-      for (Lane& lane : l.lanes) {
-        lane.keys.reserve(tokens);
-        lane.values.reserve(tokens);
-        lane.state.reserve(tokens);
-        lane.index.reserve(tokens);
-      }
-      for (RowTable& table : l.tables) {
-        if (Eviction::decides != Decides::never) { table.reserve(tokens); }
-      }
-    }
-    if (Eviction::decides != Decides::never) { scratch_.reserve(tokens); }
-    if (Eviction::observes == Observes::every_query) { workspace_.reserve(shape_, tokens); }
+    const std::size_t rows = std::max(reserved_, tokens);
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer) { detail::Changes<P>::reserve(changes().own(layer), rows); }
+    reserve_scratch(rows);
+    reserved_ = rows;
   }
 
   /// What `tokens` rows in every lane take: blocks, positions and policy state; rows that an eviction drops do not count.
@@ -309,7 +326,8 @@ class KVCache {
     std::sort(positions.begin(), positions.end());
     return positions;
   }
-  /// Inspection of one lane: which row holds which position, the stores, the policy's state. What they return checks no row number.
+  /// Inspection of one lane: which row holds which position, the stores, the policy's state; valid until the next verb that is not const.
+  /// What they return checks no row number.
   [[nodiscard]] const RowTable& table(std::size_t layer, std::size_t kv_head) const {
     detail::check_lane(shape_, "table", layer, kv_head);
     return at(layer).table(kv_head);
@@ -329,12 +347,9 @@ class KVCache {
     require(row < rows.rows(), ErrorCode::shape, "read: row is ", row, ", must be less than ", rows.rows());
     require(key != nullptr, ErrorCode::input, "read: key is null, must have room for ", shape_.key_width(), " numbers");
     require(value != nullptr, ErrorCode::input, "read: value is null, must have room for ", shape_.value_width(), " numbers");
+    if constexpr (!ValuesInKeys<Values>) { from.values.read(row, value); }  // first: it may fail
     from.read_key(row, rows, workspace_.rotation, key);
-    if constexpr (ValuesInKeys<Values>) {
-      std::copy_n(key, shape_.value_width(), value);
-    } else {
-      from.values.read(row, value);
-    }
+    if constexpr (ValuesInKeys<Values>) { std::copy_n(key, shape_.value_width(), value); }
   }
 
  private:
@@ -345,11 +360,14 @@ class KVCache {
   KVCache(const KVCache& other, Sharing)
       : shape_(other.shape_), options_(other.options_), memory_(other.memory_), layers_(other.layers_),
         workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_), reserved_(other.reserved_) {
-    if constexpr (Eviction::observes != Observes::nothing || !std::is_same_v<Retrieval, ReadAll>) {
-      for (Shared<Layer>& layer : layers_) {  // attend writes observations and fetched rows without asking
-        if (layer.read().open > 0) { static_cast<void>(layer.write()); }
+    constexpr bool attend_writes = Eviction::observes != Observes::nothing || !std::is_same_v<Retrieval, ReadAll>;
+    for (Shared<Layer>& layer : layers_) {  // attend writes observations and fetched rows without asking; room belongs to one cache
+      if (reserved_ > 0 || (attend_writes && layer.read().open > 0)) { static_cast<void>(layer.write()); }
+      if (reserved_ > 0) {
+        for (Lane& lane : layer.write().lanes) { lane.own_recent(); }
       }
     }
+    if (reserved_ > 0) { reserve_scratch(reserved_); }
   }
 
   /// What a row is held in, or an index of the keys, has a largest number.
@@ -384,6 +402,10 @@ class KVCache {
   }
   /// For observations of open rows: no fork shares a layer that has them (see the constructor above).
   [[nodiscard]] Layer& writable(std::size_t layer) noexcept { return layers_[layer].write_in_place(); }
+  void reserve_scratch(std::size_t rows) {
+    if (Eviction::decides != Decides::never) { scratch_.reserve(Layer::per_lane ? shape_.kv_heads : 1, rows); }
+    if (Eviction::observes == Observes::every_query) { workspace_.reserve(shape_, rows); }
+  }
 
   // ------------------------------------------------------------------ rows
 
@@ -420,18 +442,19 @@ class KVCache {
     detail::check_output(shape_, out, queries.tokens());
     return how;
   }
-  /// attend for arguments that have been checked.
+  /// Attention of some heads. Fails, if at all, only where rows are chosen and fetched: then what is at hand of them may have changed, but
+  /// nothing that later attention depends on.
   void attend_heads(std::size_t layer, const Rows& queries, const Output& out, Workspace& ws, const AttendOptions& options,
                     HeadRange heads) {
     const Layer& l = at(layer);
     for (std::size_t head = heads.first; head < heads.last; ++head) {
-      place_queries(layer, head, queries, options, ws);
+      detail::place_queries(l.table(head), queries.tokens(), ws);
       const Lane& lane = l.lanes[head];
       const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options);
       const auto load = detail::query_loader(shape_, queries, head, ws);
       const auto store = detail::output_storer(shape_, head, out, options);
       if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
-        if (!l.in_prompt && (Prepares<Values> || !Retrieval::reads_all(options_.retrieval, layer))) {
+        if (chooses(layer)) {
           const auto choose = [&](const float* group, std::size_t stride, Position shift, std::size_t rows) {
             return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, rows, ws);
           };
@@ -448,11 +471,26 @@ class KVCache {
       });
     }
   }
-  /// Places a head's queries in the workspace and keeps those that the policy will want at the end of the prompt.
-  void place_queries(std::size_t layer, std::size_t head, const Rows& queries, const AttendOptions& options, Workspace& ws) {
-    detail::place_queries(at(layer).table(head), queries.tokens(), ws);
-    if (const std::size_t window = detail::query_window<P>(options_); window > 0) {
-      detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, options, ws);
+  /// Whether queries read only some rows: after a first prompt, which has no index yet.
+  [[nodiscard]] bool chooses(std::size_t layer) const noexcept {
+    return at(layer).prompt_tokens > 0 && (Prepares<Values> || !Retrieval::reads_all(options_.retrieval, layer));
+  }
+  /// Afterwards some heads attend without failing half-way through what the policy sees of them.
+  void make_room_to_attend(std::size_t layer, std::size_t tokens, const AttendOptions& options, HeadRange heads, Workspace& ws) {
+    for (std::size_t head = heads.first; head < heads.last; ++head) {
+      detail::make_room_to_observe<P>(shape_, options_, writable(layer), head, tokens, options, true, ws);
+    }
+  }
+  /// Keeps the queries that the policy will want at the end of the prompt. Cannot fail, once there is room.
+  void remember(std::size_t layer, const Rows& queries, const AttendOptions& options, HeadRange heads, Workspace& ws) noexcept {
+    const std::size_t window = detail::query_window<P>(options_);
+    for (std::size_t head = heads.first; window > 0 && head < heads.last; ++head) {
+      Lane& lane = writable(layer).lanes[head];
+      detail::place_queries(at(layer).table(head), queries.tokens(), ws);
+      detail::remember<P>(shape_, window, lane, queries, head, options, ws);
+      if constexpr (!std::is_same_v<Retrieval, ReadAll>) {  // what it fetched decides what it keeps
+        if (chooses(layer) && Retrieval::wants_last_query(options_.retrieval)) { lane.observed_end = at(layer).next; }
+      }
     }
   }
 
@@ -465,14 +503,7 @@ class KVCache {
                                                   [this](std::size_t bytes) { return detail::rows_in<P>(shape_, options_, bytes); });
     }
   }
-  void finish(std::size_t layer, bool end_of_prompt) {
-    Layer& l = layers_[layer].write();
-    if (end_of_prompt) {
-      l.prompt_tokens = l.next;
-      settle_budget(l);
-    }
-    detail::Commit<P>{shape_, options_, memory_, layers_, workspace_, scratch_, reserved_}.run(layer, end_of_prompt);
-  }
+  [[nodiscard]] detail::Changes<P> changes() noexcept { return {shape_, options_, memory_, layers_, workspace_, scratch_, reserved_}; }
 
   Shape shape_;
   Options options_;

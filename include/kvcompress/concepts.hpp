@@ -79,6 +79,14 @@ concept Settles = (scope_of<S>() == Scope::lane && requires(S store, const Settl
 /// A store that encodes under an eviction also has block_at(row), the rows that can only leave together with an encoded row, and
 /// erase_block(first), which removes such a block. One that can also encode its live rows anew has prepare_to_compact(table, scratch), which
 /// may fail, and then compact(table, scratch), which removes the dead rows (see Recent).
+///
+/// Every verb of a cache is all or nothing, so what may fail comes before what changes. A commit is made in place where a store says how it
+/// can be prepared, else on copies of the lanes, which share blocks with the originals; a store that says nothing is right, and slower:
+/// make_writable(first, last): afterwards move to these exact rows cannot fail (else: unshare).
+/// hold(), release(): between them, room that was made stays.     take_room(former): a changed copy takes over free blocks.
+/// make_room_to_settle(more, scratch): afterwards settle cannot fail, with up to `more` further exact rows; or
+/// encode_aside(members, settling), then take_aside(members), which cannot fail, or forget_aside(); encodes_at(rows): a commit with so
+/// many rows may encode some.
 template <class S>
 concept RowStore = std::copy_constructible<S> && std::movable<S> && Settles<S> &&
     requires(S store, const S held, std::size_t n, const float* row, MemoryReport& report) {
@@ -367,6 +375,8 @@ struct Retrieving {
 /// refresh(options, state, table, end_of_prompt, read, scratch): brings the index up to date at a commit, before rows are encoded;
 ///   read(row, out) gives a key in the stored form.
 /// select(options, state, retrieving, ranges): appends ascending, disjoint ranges of indexed rows.
+/// make_room_to_refresh(options, state, rows, scratch): afterwards refresh with up to so many rows cannot fail; or grows_at(options, state,
+///   rows): a commit with so many rows may index some, on copies (see RowStore). One that has neither commits on copies always.
 /// state.reads(): what stores may want to know.                 wants_last_query(options): calls remember_first(state, ranges) with what
 ///   the prompt's last query chooses.                           renumbers(options): can follow in-cache positions.
 /// largest_key, if there is one: the largest magnitude of a key that the index can hold.

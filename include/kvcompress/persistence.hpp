@@ -18,7 +18,7 @@ inline std::uint64_t xxh3(const void* from, std::size_t bytes) noexcept { return
 }  // namespace detail
 
 /// Writes all of a cache, in whatever phase it is, to `sink`: rows and codes as they are, and what the policy
-/// remembers; no spare memory. A sink that fails is an Error; what it took is no whole file then. Extra memory: one lane's content.
+/// remembers; no spare memory. A sink that fails is an Error; what it took is no whole file then. Extra memory: 256 KiB.
 template <class P>
 void save(const KVCache<P>& cache, const ByteSink& sink) {
   detail::Persistence<P>::save(cache, sink, detail::xxh3);
@@ -27,7 +27,7 @@ inline void save(const AnyCache& cache, const ByteSink& sink) { cache.save(sink,
 
 /// Replaces the content of a cache by a saved one of the same policy, options and shape; it then goes on bit for bit as the one that was
 /// saved, on the same kind of processor. Texts among the options, such as directories, may differ. A file that is damaged or cut short, or
-/// that differs in anything, is an Error whose sentence names what, and the cache is unchanged. Extra memory: the old content and one lane's.
+/// that differs in anything, is an Error whose sentence names what, and the cache is unchanged. Extra memory: the old content and 256 KiB.
 /// The checksums find damage, not malice: do not load what an enemy has made.
 template <class P>
 void load(KVCache<P>& cache, const ByteSource& source) {

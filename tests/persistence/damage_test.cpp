@@ -199,32 +199,4 @@ TEST_P(Damage, MemoryThatFailsIsAnErrorAndLosesNothing) {
   EXPECT_EQ(memory.live, 0U);
 }
 
-/// A commit that met the end of memory can be called again; until then a cache is saved as it is, or says that it cannot be.
-TEST_P(Damage, ACommitThatFailedIsSavedOrNamed) {
-  CountingMemory memory;
-  bool failed = true;
-  for (std::size_t allowed = 0; failed; allowed += 1 + allowed / 4) {
-    const auto interrupted = registry().make(GetParam(), small, memory.handle());
-    for (const std::size_t layer : {0U, 1U}) { static_cast<void>(step(*interrupted, text, 0, prompt, layer)); }
-    interrupted->end_prompt(0);
-    memory.refuse_after(allowed);
-    failed = false;
-    try {
-      interrupted->end_prompt(1);
-    } catch (const Error&) { failed = true; }
-    memory.allow();
-    if (!failed) { break; }
-    const auto loaded = registry().make(GetParam(), small);
-    try {
-      load_from(*loaded, saved(*interrupted));
-    } catch (const Error& error) {
-      EXPECT_EQ(error.code(), ErrorCode::phase) << error.what();
-      continue;
-    }
-    for (AnyCache* one : {interrupted.get(), loaded.get()}) { one->end_prompt(1); }
-    EXPECT_TRUE(saved(*loaded) == saved(*interrupted)) << allowed;
-    EXPECT_TRUE(step(*loaded, text, prompt, 1) == step(*interrupted, text, prompt, 1)) << allowed;
-  }
-}
-
 }  // namespace

@@ -183,6 +183,58 @@ TEST(RoundTrip, AFileIsLoadedIntoWhateverSlowTierThereIs) {
   EXPECT_TRUE(saved(*in_files) == saved(*cache));
 }
 
+TEST(RoundTrip, ACacheTruncatedBelowItsPromptIsSavedInEveryPhase) {
+  const Text text(small, prompt + 20, 87);
+  for (const std::string name : {"f16", "f32", "kivi4:residual=128", "gear4:buffer=100"}) {
+    for (const Position position : {0U, 1U, 60U}) {
+      for (const std::size_t open : {0U, 5U}) {
+        const auto cache = registry().make(name, small);
+        for (const std::size_t layer : {0U, 1U}) {
+          static_cast<void>(step(*cache, text, 0, 90, layer));
+          cache->end_prompt(layer);
+          if (open > 0) { static_cast<void>(step(*cache, text, 90, open, layer)); }
+        }
+        try {
+          cache->truncate(position);
+        } catch (const Error& error) {  // GEAR's prompt is encoded
+          EXPECT_EQ(error.code(), ErrorCode::position);
+          continue;
+        }
+        const auto loaded = registry().make(name, small);
+        load_from(*loaded, saved(*cache));
+        for (std::size_t t = position; t < 80; ++t) {
+          for (const std::size_t layer : {0U, 1U}) {
+            ASSERT_TRUE(step(*loaded, text, t, 1, layer) == step(*cache, text, t, 1, layer)) << name << ": " << t;
+          }
+        }
+        EXPECT_TRUE(saved(*loaded) == saved(*cache)) << name;
+      }
+    }
+  }
+}
+
+TEST(RoundTrip, SavingAndLoadingTakeOneChunkOfMemory) {
+  const Shape shape{.query_heads = 2, .kv_heads = 2, .head_dim = 64};
+  const Text text(shape, 20'000, 88);
+  for (const std::string name : {"f16", "kivi8", "h2o:budget=100%", "shadowkv:budget=64,outlier_chunks=2,rank=8"}) {
+    CountingMemory memory;
+    const auto cache = registry().make(name, shape, memory.handle());
+    for (std::size_t t = 0; t < text.tokens; t += 2000) { cache->append(0, text.key_rows(t, 2000), text.value_rows(t, 2000)); }
+    static_cast<void>(attend(*cache, text, text.tokens, 1));
+    if (name != "h2o:budget=100%") { cache->end_prompt(0); }
+    memory.restart();
+    const std::size_t held = memory.bytes;
+    const File file = saved(*cache);
+    EXPECT_LE(memory.peak - held, archive::chunk_bytes + (std::size_t{64} << 10U)) << name;
+    EXPECT_GT(file.size(), 8 * archive::chunk_bytes) << name;
+    CountingMemory other;
+    const auto loaded = registry().make(name, shape, other.handle());
+    load_from(*loaded, file);
+    EXPECT_LE(other.peak - other.bytes, archive::chunk_bytes + (std::size_t{256} << 10U)) << name;
+    EXPECT_TRUE(saved(*loaded) == file) << name;
+  }
+}
+
 /// Tentative rows whose observations can still be taken back.
 TEST(RoundTrip, SpeculativeQueriesCanBeTakenBackAfterLoading) {
   const Text text(small, 90, 86);

@@ -43,7 +43,7 @@ void expect_refused(Cache& cache, const File& file, const std::string& sentence,
   EXPECT_TRUE(saved(cache) == before) << sentence;
 }
 
-/// Where the contents of a file's sections lie.
+/// Where the contents of a file's sections lie; of one in several chunks, the first and all that is behind it.
 struct Content {
   std::size_t header;
   std::size_t first;
@@ -54,12 +54,13 @@ inline std::vector<Content> contents(const File& file) {
   for (std::size_t at = sizeof archive::magic + sizeof archive::version; at < file.size();) {
     archive::Section section{};
     std::memcpy(&section, file.data() + at, sizeof section);
+    const std::size_t more = section.bytes == 0 ? 0 : (section.bytes - 1) / archive::chunk_bytes;  // chunks, each behind its checksum
     all.push_back({at, at + sizeof section, section.bytes});
-    at += sizeof section + section.bytes;
+    at += sizeof section + section.bytes + more * sizeof section.checksum;
   }
   return all;
 }
-/// Makes the checksum of a section right again.
+/// Makes the checksum of a section of one chunk right again.
 inline void seal(File& file, const Content& content) {
   const std::uint64_t checksum = detail::xxh3(file.data() + content.first, content.bytes);
   std::memcpy(file.data() + content.header + offsetof(archive::Section, checksum), &checksum, sizeof checksum);

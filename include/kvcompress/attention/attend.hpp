@@ -188,6 +188,11 @@ class LaneAttention {
         scale_(options.scale != 0.0F ? options.scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()))),
         key_stride_(kernels::padded(shape.key_width())), value_stride_(kernels::padded(shape.value_width())) {}
 
+  /// Room for any `tokens` queries over all rows, so that run and run_known take no memory themselves.
+  void make_room(std::size_t tokens, bool observe, Workspace& ws) const {
+    const std::size_t at_once = std::max<std::size_t>(1, detail::block_queries / shape_.group());
+    prepare(std::min(tokens, at_once) * shape_.group(), observe ? table_.rows() : detail::chunk_rows, ws);
+  }
   template <class Reading = ReadEverything>
   void run(std::span<const Position> positions, std::span<const std::size_t> row_limits, bool by_position, Workspace& ws, bool observe,
            auto&& load, auto&& store, auto&& see, Reading&& reading = {}) const {

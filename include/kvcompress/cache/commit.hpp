@@ -12,7 +12,8 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
-/// Ends the open step of a layer. If memory or the slow tier fails on the way, nothing is lost and the commit can be called again.
+/// Ends the open step of a layer, all or nothing: decoded rows in place, by prepare, which may fail, and take, which cannot; prompts, and
+/// whatever must be made aside, by run on copies of the layers, which share their blocks with the originals.
 template <class P>
 struct Commit {
   using Eviction = typename Axes<P>::Eviction;
@@ -29,6 +30,9 @@ struct Commit {
   CommitScratch<P>& scratch;
   std::size_t reserved;
 
+  using Room = typename Layer<P>::EvictionRoom;
+
+  /// On copies: if it fails, they are good for nothing.
   void run(std::size_t layer, bool end_of_prompt) const {
     Layer<P>& l = layers[layer].write();
     if constexpr (Eviction::observes == Observes::every_query) {
@@ -37,34 +41,152 @@ struct Commit {
     if constexpr (Eviction::observes == Observes::last_prompt_queries) {
       for (std::size_t head = 0; end_of_prompt && head < l.lanes.size(); ++head) { see_last<P>(shape, options, l, head, workspace); }
     }
-    if (!end_of_prompt || !decides_together) { evict(l, end_of_prompt); }
-    if constexpr (storage_scope<typename Axes<P>::Storage>() == Scope::group) {
-      run_group(layer, l, end_of_prompt);
-    } else {
-      Layer<P>* const only = &l;
-      encode({&only, 1}, layer, end_of_prompt);
-      l.close(end_of_prompt, reserved);
+    if (!end_of_prompt || !decides_together) {
+      start(l);
+      decide(l, end_of_prompt);
+      evict(l, end_of_prompt);
     }
-    if (end_of_prompt) { scratch.shrink(reserved); }
+    if (encodes(layer, end_of_prompt)) {
+      with_group(layer, [&](std::span<Layer<P>* const> together) {
+        encode(together, first_of(layer), end_of_prompt);
+        for (Layer<P>* other : together) { other->waiting = false; }
+      });
+    } else {
+      l.waiting = end_of_prompt;
+    }
+    if (end_of_prompt) { l.compact(reserved); }
+    l.close(end_of_prompt);
+  }
+
+  /// Whether rows are indexed or encoded in a way that needs copies.
+  [[nodiscard]] bool needs_copies(std::size_t layer) const {
+    const Layer<P>& l = layers[layer].read();
+    if (!encodes(layer, false)) { return false; }
+    bool grows = store_needs_copies(l, &Lane<P>::keys) || store_needs_copies(l, &Lane<P>::values);
+    if constexpr (requires { Retrieval::grows_at(options.retrieval, l.lanes.front().index, std::size_t{}); }) {
+      const RowRange group = layers_with<P>(options, shape, layer);
+      for (std::size_t other = group.first; other < group.last; ++other) {
+        const Layer<P>& one = layers[other].read();
+        for (std::size_t head = 0; head < shape.kv_heads; ++head) {
+          grows = grows || Retrieval::grows_at(options.retrieval, one.lanes[head].index, one.table(head).rows());
+        }
+      }
+    } else if constexpr (!requires(typename Retrieval::State & state) {
+                           Retrieval::make_room_to_refresh(options.retrieval, state, std::size_t{}, scratch.rows);
+                         }) {
+      grows = true;  // a retrieval of which nothing is known
+    }
+    return grows;
+  }
+  /// Decides what take will do and makes room for it and for `rows` more rows; undo takes back what that changes. Not made if only copies can
+  /// do it. The layers must belong to this cache alone.
+  [[nodiscard]] Room prepare(std::size_t layer, std::size_t rows) const {
+    Layer<P>& l = layers[layer].write_in_place();
+    scratch.counted = false;
+    start(l);
+    count_seen(l);
+    decide(l, false);
+    Room all{true};
+    for (std::size_t unit = 0; decides && unit < l.tables.size(); ++unit) {
+      const Room room = l.make_room_to_evict(unit, l.drops(unit, scratch), rows, scratch);
+      if (!room.made) { return room; }
+      all.more = std::max(all.more, room.more);
+    }
+    if (encodes(layer, false)) {
+      with_group(layer, [&](std::span<Layer<P>* const> together) {
+        for (Layer<P>* other : together) { other->make_room_to_refresh(options, scratch.rows); }
+        encoding(false).prepare(together, first_of(layer), all.more);
+      });
+    }
+    return all;
+  }
+  void take(std::size_t layer) const noexcept {
+    Layer<P>& l = layers[layer].write_in_place();
+    evict(l, false);
+    if (encodes(layer, false)) {
+      with_group(layer, [&](std::span<Layer<P>* const> together) {
+        for (Layer<P>* other : together) { refresh(*other, false); }
+        encoding(false).take(together, first_of(layer));
+      });
+    }
+    l.close(false);
+  }
+  void undo(std::size_t layer) const noexcept {
+    Layer<P>& l = layers[layer].write_in_place();
+    for (std::size_t head = 0; head < l.lanes.size(); ++head) {
+      if (scratch.counted) { std::swap(l.lanes[head].state, scratch.seen[head]); }
+      if constexpr (SettlesAside<typename Lane<P>::Keys>) { l.lanes[head].keys.forget_aside(); }
+      if constexpr (SettlesAside<typename Lane<P>::Values>) { l.lanes[head].values.forget_aside(); }
+    }
+    scratch.counted = false;
   }
 
  private:
-  /// A prompt is encoded when the last of the layers that are encoded together ends it; decoded rows when the last layer commits them.
-  void run_group(std::size_t layer, Layer<P>& l, bool end_of_prompt) const {
-    const RowRange group = layers_with<P>(options, shape, layer);
-    std::size_t waiting = 0;
-    for (std::size_t other = group.first; other < group.last; ++other) { waiting += layers[other].read().waiting ? 1U : 0U; }
-    if (end_of_prompt ? waiting + 1 < group.size() : waiting > 0 || layer + 1 != group.last) {
-      l.close(end_of_prompt, reserved);
-      l.waiting = end_of_prompt;
-      return;
+  static constexpr bool decides = Eviction::decides != Decides::never;
+  static constexpr bool in_groups = storage_scope<typename Axes<P>::Storage>() == Scope::group;
+
+  [[nodiscard]] std::size_t first_of(std::size_t layer) const { return in_groups ? layers_with<P>(options, shape, layer).first : layer; }
+  /// Of layers that are encoded together, a prompt is encoded when the last of them ends it, decoded rows when the last layer commits them.
+  [[nodiscard]] bool encodes(std::size_t layer, bool end_of_prompt) const {
+    if constexpr (in_groups) {
+      const RowRange group = layers_with<P>(options, shape, layer);
+      std::size_t waiting = 0;
+      for (std::size_t other = group.first; other < group.last; ++other) { waiting += layers[other].read().waiting ? 1U : 0U; }
+      return end_of_prompt ? waiting + 1 >= group.size() : waiting == 0 && layer + 1 == group.last;
+    } else {
+      return true;
     }
-    Vector<Layer<P>*>& together = scratch.layers;
-    together.clear();
-    for (std::size_t other = group.first; other < group.last; ++other) { together.push_back(&layers[other].write()); }
-    encode({together.data(), together.size()}, group.first, end_of_prompt);
-    l.close(end_of_prompt, reserved);
-    for (Layer<P>* other : together) { other->waiting = false; }  // last: until then end_prompt can be called again
+  }
+  /// Calls work(layers) with those that are encoded together with this one.
+  void with_group(std::size_t layer, auto&& work) const {
+    if constexpr (in_groups) {
+      const RowRange group = layers_with<P>(options, shape, layer);
+      scratch.layers.clear();
+      for (std::size_t other = group.first; other < group.last; ++other) { scratch.layers.push_back(&layers[other].write()); }
+      work(std::span<Layer<P>* const>(scratch.layers.data(), scratch.layers.size()));
+    } else {
+      Layer<P>* const only = &layers[layer].write();
+      work(std::span<Layer<P>* const>(&only, 1));
+    }
+  }
+  template <class S>
+  [[nodiscard]] static bool store_needs_copies(const Layer<P>& l, S Lane<P>::*store) noexcept {
+    const S& first = l.lanes.front().*store;
+    if constexpr (SettlesInRoom<S>) {
+      return false;
+    } else if constexpr (requires { first.encodes_at(std::size_t{}); }) {
+      if (!decides && SettlesAside<S>) { return false; }  // rows lie still until they are taken
+      for (const Lane<P>& lane : l.lanes) {
+        if ((lane.*store).encodes_at((lane.*store).rows())) { return true; }
+      }
+      return false;
+    } else {
+      return true;  // a store of which nothing is known
+    }
+  }
+  /// Counts the observations that were kept back.
+  void count_seen(Layer<P>& l) const {
+    if constexpr (Eviction::observes == Observes::every_query) {
+      bool any = false;
+      for (const Lane<P>& lane : l.lanes) { any = any || lane.pending.size() > 0; }
+      if (!any) { return; }
+      scratch.seen.reserve(l.lanes.size());
+      for (std::size_t head = 0; head < l.lanes.size(); ++head) {
+        if (head < scratch.seen.size()) {
+          scratch.seen[head] = l.lanes[head].state;
+        } else {
+          scratch.seen.push_back(l.lanes[head].state);
+        }
+      }
+      scratch.counted = true;
+      for (Lane<P>& lane : l.lanes) { lane.count_pending(options.eviction); }
+    }
+  }
+  [[nodiscard]] Encoding<P> encoding(bool end_of_prompt) const {
+    return {shape, options, workspace.rotation, memory, end_of_prompt, scratch};
+  }
+  void refresh(Layer<P>& l, bool end_of_prompt) const {
+    if constexpr (!std::is_same_v<Retrieval, ReadAll>) { l.refresh_indices(options, workspace.rotation, end_of_prompt, scratch.rows); }
   }
   /// Evicts what is decided for all of these layers together, indexes the rows that stay, and encodes those that are due.
   void encode(std::span<Layer<P>* const> together, std::size_t first, bool end_of_prompt) const {
@@ -73,19 +195,29 @@ struct Commit {
     }
     for (Layer<P>* l : together) {
       if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
-        l->refresh_indices(options, workspace.rotation, end_of_prompt, scratch.rows);
+        refresh(*l, end_of_prompt);
         if (end_of_prompt && Retrieval::wants_last_query(options.retrieval)) { choose_first<P>(shape, options, *l, workspace); }
       }
     }
-    Encoding<P>{shape, options, workspace.rotation, memory, end_of_prompt, scratch}.run(together, first);
+    encoding(end_of_prompt).run(together, first);
   }
-  void evict(Layer<P>& l, bool end_of_prompt) const {
-    if constexpr (Eviction::decides != Decides::never) {
+  void start(const Layer<P>& l) const {
+    if constexpr (decides) { l.start(scratch); }
+  }
+  void evict(Layer<P>& l, bool in_order) const {
+    if constexpr (decides) {
+      for (std::size_t unit = l.tables.size();
+           unit-- > 0;) {  // backwards: where a unit's flags lie follows from the rows of those before it
+        l.evict(unit, l.drops(unit, scratch), scratch, in_order);
+      }
+    }
+  }
+  /// Marks in scratch.drop the rows of all units that go.
+  void decide(Layer<P>& l, bool end_of_prompt) const {
+    if constexpr (decides) {
       for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
-        scratch.start(l.tables[unit].rows());
-        Selection selection{l.tables[unit], end_of_prompt, l.prompt_tokens, l.budget, scratch.order, scratch.drop};
+        Selection selection{l.tables[unit], end_of_prompt, l.prompt_tokens, l.budget, scratch.order, l.drops(unit, scratch)};
         Eviction::select(options.eviction, l.unit(unit).front().state, selection);
-        l.evict(unit, scratch, end_of_prompt);
       }
     }
   }
@@ -98,12 +230,13 @@ struct Commit {
     for (const Layer<P>* l : together) {
       for (const Lane<P>& lane : l->lanes) { Eviction::add(options.eviction, sums, lane.state); }
     }
-    scratch.start(rows.rows());
+    scratch.start(rows.rows(), rows.rows());
     Selection selection{rows, true, first.prompt_tokens, first.budget, scratch.order, scratch.drop};
     Eviction::select(options.eviction, sums, selection);
-    for (Layer<P>* l : together) { l->tables.front().prepare_to_kill(scratch.order); }
     for (Layer<P>* l : together) {
-      if (l->tables.front().rows() == rows.rows()) { l->kill(0, scratch); }  // more rows: an attempt that failed has killed them already
+      if (l->tables.front().rows() != rows.rows()) { continue; }
+      l->tables.front().prepare_to_kill(scratch.order);
+      l->kill(0, {scratch.drop.data(), scratch.drop.size()}, scratch);
     }
     for (Layer<P>* l : together) { l->remove_dead(0, scratch, true); }
   }

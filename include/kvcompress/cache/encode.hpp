@@ -20,6 +20,16 @@ RowRange layers_with(const PolicyOptions<P>& options, const Shape& shape, std::s
   }
 }
 
+/// A store that encodes what is due aside, which may fail, and then takes it, which cannot, or forgets it.
+template <class S>
+concept SettlesAside = requires(S store, std::span<S* const> members, const Settling& settling) {
+  S::encode_aside(members, settling);
+  { S::take_aside(members) }
+  noexcept;
+  { store.forget_aside() }
+  noexcept;
+};
+
 /// What all settlings of a commit have in common.
 template <class P>
 struct Encoding {
@@ -32,7 +42,6 @@ struct Encoding {
 
   /// Encodes the rows that are due in `layers`, which are a whole scope of the storage; `layer` is the number of the first.
   void run(std::span<Layer<P>* const> layers, std::size_t layer) const {
-    using Keys = typename Lane<P>::Keys;
     using Values = typename Lane<P>::Values;
     if constexpr (requires(std::span<Values* const> members, const Settling& s) { Values::prepare_to_settle(members, s); }) {
       for (std::size_t l = 0; l < layers.size(); ++l) {  // what can fail comes before any store has changed
@@ -40,8 +49,29 @@ struct Encoding {
                  [](std::span<Values* const> members, const Settling& s) { Values::prepare_to_settle(members, s); });
       }
     }
-    settle(layers, layer, &Lane<P>::keys, scratch.keys, std::integral_constant<Scope, scope_of<Keys>()>{});
-    settle(layers, layer, &Lane<P>::values, scratch.values, std::integral_constant<Scope, scope_of<Values>()>{});
+    for_scopes(layers, layer, [](auto members, const Settling& s) { settle(members, s); });
+  }
+  /// The same in two steps, for stores that settle in room or aside: afterwards take cannot fail. `more`: exact rows that may come before.
+  void prepare(std::span<Layer<P>* const> layers, std::size_t layer, std::size_t more) const {
+    if constexpr (scope_of<typename Lane<P>::Keys>() != Scope::lane || scope_of<typename Lane<P>::Values>() != Scope::lane) {
+      scratch.reserve_members(layers.size() * shape.kv_heads);
+    }
+    for_scopes(layers, layer, [&]<class S>(std::span<S* const> members, const Settling& s) {
+      if constexpr (SettlesInRoom<S>) {
+        for (S* store : members) { store->make_room_to_settle(more, scratch.rows); }
+      } else if constexpr (SettlesAside<S>) {
+        S::encode_aside(members, s);
+      }
+    });
+  }
+  void take(std::span<Layer<P>* const> layers, std::size_t layer) const noexcept {
+    for_scopes(layers, layer, []<class S>(std::span<S* const> members, const Settling& s) {
+      if constexpr (SettlesAside<S>) {
+        S::take_aside(members);
+      } else {
+        settle(members, s);
+      }
+    });
   }
 
  private:
@@ -51,31 +81,35 @@ struct Encoding {
   }
 
   template <class S>
-  void settle(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, auto&,
-              std::integral_constant<Scope, Scope::lane>) const {
+  static void settle(std::span<S* const> members, const Settling& settling) {
+    if constexpr (scope_of<S>() == Scope::lane) {
+      members.front()->settle(settling);
+    } else {
+      S::settle(members, settling);
+    }
+  }
+  /// Calls work(members, settling) for all key stores that encode together, then for the value stores.
+  void for_scopes(std::span<Layer<P>* const> layers, std::size_t layer, auto&& work) const {
+    for_scopes_of(layers, layer, &Lane<P>::keys, scratch.keys, work);
+    for_scopes_of(layers, layer, &Lane<P>::values, scratch.values, work);
+  }
+  template <class S>
+  void for_scopes_of(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, Vector<S*>& members, auto&& work) const {
+    if constexpr (scope_of<S>() == Scope::group) { return together(layers, layer, store, members, work); }
     for (std::size_t l = 0; l < layers.size(); ++l) {
+      if constexpr (scope_of<S>() == Scope::layer) {
+        together(layers.subspan(l, 1), layer + l, store, members, work);
+        continue;
+      }
       for (std::size_t head = 0; head < layers[l]->lanes.size(); ++head) {
         Lane<P>& lane = layers[l]->lanes[head];
         const Reads reads = lane.index.reads();
-        (lane.*store).settle(settling(*layers[l], head, layer + l, lane.keys.rows(), {&reads, 1}));
+        S* const self = &(lane.*store);
+        work(std::span<S* const>(&self, 1), settling(*layers[l], head, layer + l, lane.keys.rows(), {&reads, 1}));
       }
     }
   }
-  template <class S>
-  void settle(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, Vector<S*>& members,
-              std::integral_constant<Scope, Scope::layer>) const {
-    for (std::size_t l = 0; l < layers.size(); ++l) { settle_together(layers.subspan(l, 1), layer + l, store, members); }
-  }
-  template <class S>
-  void settle(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, Vector<S*>& members,
-              std::integral_constant<Scope, Scope::group>) const {
-    settle_together(layers, layer, store, members);
-  }
 
-  template <class S>
-  void settle_together(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, Vector<S*>& members) const {
-    together(layers, layer, store, members, [](std::span<S* const> all, const Settling& s) { S::settle(all, s); });
-  }
   template <class S>
   void together(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, Vector<S*>& members, auto&& work) const {
     members.clear();

@@ -57,15 +57,38 @@ struct Lane {
       return;
     }
     count_pending(options);
+    pending.clear();
     Eviction::observe(options, state, head, probabilities);
     observed_end = position + 1;
   }
-  /// Counts what was kept back; it can no longer be taken back.
+  /// Counts what was kept back; once it is forgotten, it can no longer be taken back.
   void count_pending(const typename Eviction::Options& options) {
-    pending.drain([&](Position position, std::size_t head, std::span<const float> probabilities) {
-      Eviction::observe(options, state, head, probabilities);
-      observed_end = position + 1;
-    });
+    pending.visit(
+        [&](Position, std::size_t head, std::span<const float> probabilities) { Eviction::observe(options, state, head, probabilities); });
+  }
+  /// Room for `more` rows, so that their append cannot fail.
+  void make_room(std::size_t more) {
+    keys.make_room(more);
+    values.make_room(more);
+    state.reserve(keys.rows() + more);
+  }
+  /// Afterwards rows [first, end), which are exact, can be overwritten without failing.
+  void make_writable(std::size_t first, std::size_t end) {
+    const auto store = [&](auto& rows) {
+      if constexpr (requires { rows.make_writable(first, end); }) {
+        rows.make_writable(first, end);
+      } else {
+        rows.unshare();
+      }
+    };
+    if (first == end) { return; }
+    store(keys);
+    store(values);
+  }
+  /// Clones what will be written first, so that the lane this one was copied from keeps it for itself.
+  void own_recent() {
+    if constexpr (requires { keys.own_recent(); }) { keys.own_recent(); }
+    if constexpr (requires { values.own_recent(); }) { values.own_recent(); }
   }
   void resize(std::size_t rows) noexcept {
     keys.resize(rows);

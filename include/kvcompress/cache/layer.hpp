@@ -4,81 +4,17 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <cstring>
 #include <span>
 #include <type_traits>
 
-#include "kvcompress/cache/lane.hpp"
+#include "kvcompress/cache/commit_scratch.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
-template <class P>
-struct Layer;
-
-/// A copy of what an eviction has seen in one lane.
-template <class P>
-struct SeenByLane {
-  typename Axes<P>::Eviction::State state;
-  Pending pending;
-  Position observed_end;
-};
-
-/// Buffers that a commit needs; they hold nothing between calls.
-template <class P>
-struct CommitScratch {
-  explicit CommitScratch(const Memory& memory)
-      : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)),
-        keys(Allocator<typename Lane<P>::Keys*>(memory)), values(Allocator<typename Lane<P>::Values*>(memory)),
-        reads(Allocator<Reads>(memory)), layers(Allocator<Layer<P>*>(memory)),
-        seen(Allocator<SeenByLane<P>>(memory)) {}
-
-  /// One flag per row, all 0; room for the rows in `order`.
-  void start(std::size_t row_count) {
-    reserve(row_count > drop.capacity() ? std::max(row_count, 2 * drop.capacity()) : 0);
-    drop.assign(row_count, 0);
-  }
-  /// The first row from `row` on that is marked in `drop`, or drop.size().
-  [[nodiscard]] std::size_t next_marked(std::size_t row) const noexcept {
-    const void* found = row < drop.size() ? std::memchr(drop.data() + row, 1, drop.size() - row) : nullptr;
-    return found == nullptr ? drop.size() : static_cast<std::size_t>(static_cast<const unsigned char*>(found) - drop.data());
-  }
-  void reserve(std::size_t row_count) {
-    drop.reserve(row_count);
-    order.reserve(row_count);
-  }
-  /// A prompt's scratch is long; decoding needs little of it, or what was reserved.
-  void shrink(std::size_t reserved) {
-    if (reserved > 0) { return; }
-    Vector<SeenByLane<P>>(seen.get_allocator()).swap(seen);
-    if (rows.capacity() > std::size_t{128} * 256) { Vector<float>(rows.get_allocator()).swap(rows); }
-    RowTable::compact_vector(order, 64);
-    RowTable::compact_vector(drop, 64);
-  }
-  void account(MemoryReport& report) const noexcept {
-    report.add(&MemoryReport::scratch, rows);
-    report.add(&MemoryReport::scratch, order);
-    report.add(&MemoryReport::scratch, drop);
-    report.add(&MemoryReport::scratch, keys);
-    report.add(&MemoryReport::scratch, values);
-    report.add(&MemoryReport::scratch, reads);
-    report.add(&MemoryReport::scratch, layers);
-    report.add(&MemoryReport::scratch, seen);
-    for (const SeenByLane<P>& lane : seen) {
-      MemoryReport copies;
-      lane.state.account(copies);
-      lane.pending.account(copies);
-      report.scratch += copies.total();
-    }
-  }
-
-  Vector<float> rows;
-  Vector<Position> order;
-  Vector<unsigned char> drop;
-  Vector<typename Lane<P>::Keys*> keys;  // members that encode together
-  Vector<typename Lane<P>::Values*> values;
-  Vector<Reads> reads;       // what their retrieval says
-  Vector<Layer<P>*> layers;  // that commit together
-  Vector<SeenByLane<P>> seen;  // by the lanes of a layer before a call that may fail
+/// A store whose settle cannot fail once there is room.
+template <class S>
+concept SettlesInRoom = requires(S store, std::size_t more, Vector<float>& scratch) {
+  store.make_room_to_settle(more, scratch);
 };
 
 /// A store that can encode its live rows anew, alone or together with the others of its scope.
@@ -125,17 +61,92 @@ struct Layer {
     return per_lane ? std::span(&lanes[index], 1) : std::span(lanes.data(), lanes.size());
   }
 
-  /// Removes the rows marked in scratch.drop from the lanes of a unit. If memory fails on the way, the next call goes on.
-  void evict(std::size_t index, CommitScratch<P>& scratch, bool in_order) {
-    if (scratch.next_marked(0) == scratch.drop.size() && tables[index].all_alive()) { return; }
+  /// The part of the flags of all rows that is a unit's.
+  [[nodiscard]] std::span<unsigned char> drops(std::size_t index, CommitScratch<P>& scratch) const noexcept {
+    std::size_t first = 0;
+    for (std::size_t before = 0; before < index; ++before) { first += tables[before].rows(); }
+    return {scratch.drop.data() + first, tables[index].rows()};
+  }
+  /// Clears the flags of all rows.
+  void start(CommitScratch<P>& scratch) const {
+    std::size_t rows = 0;
+    std::size_t longest = 0;
+    for (const RowTable& table : tables) {
+      rows += table.rows();
+      longest = std::max(longest, table.rows());
+    }
+    scratch.start(rows, longest);
+  }
+
+  /// Marks the rows at positions [first, last); returns whether there are any.
+  bool mark(Position first, Position last, CommitScratch<P>& scratch) const {
+    start(scratch);
+    bool any = false;
+    for (std::size_t unit_index = 0; unit_index < tables.size(); ++unit_index) {
+      const std::span<unsigned char> drop = drops(unit_index, scratch);
+      for (std::size_t row = 0; row < drop.size(); ++row) {
+        const Position p = tables[unit_index].position(row);
+        drop[row] = p >= first && p < last && p != no_position ? 1 : 0;
+        any = any || drop[row] != 0;
+      }
+    }
+    return any;
+  }
+
+  /// Removes the rows marked in `drop` from the lanes of a unit.
+  void evict(std::size_t index, std::span<const unsigned char> drop, CommitScratch<P>& scratch, bool in_order) {
+    if (next_marked(drop, 0) == drop.size() && tables[index].all_alive()) { return; }
     tables[index].prepare_to_kill(scratch.order);
-    kill(index, scratch);
+    kill(index, drop, scratch);
     remove_dead(index, scratch, in_order);
   }
-  /// Marks the rows in scratch.drop as dead; prepare_to_kill of the table must have been called.
-  void kill(std::size_t index, CommitScratch<P>& scratch) noexcept {
+  /// What the stores may need beside the room for the rows they have, or that only copies of them can evict.
+  struct EvictionRoom {
+    bool made;
+    std::size_t more = 0;  // encoded rows that may become exact again
+  };
+  /// Afterwards evict(..., false) cannot fail, nor can the append of `rows` rows to the table. Not made where stores would have to encode
+  /// rows anew aside.
+  [[nodiscard]] EvictionRoom make_room_to_evict(std::size_t index, std::span<const unsigned char> drop, std::size_t rows,
+                                                CommitScratch<P>& scratch) {
     RowTable& table = tables[index];
-    for (std::size_t row = scratch.next_marked(0); row < table.rows(); row = scratch.next_marked(row + 1)) {
+    if (next_marked(drop, 0) == drop.size() && table.all_alive()) { return {true}; }
+    const auto members = unit(index);
+    const std::size_t settled = members.front().settled();
+    EvictionRoom needed{true};
+    if constexpr (Compacts<Keys> && Compacts<Values>) {
+      std::size_t gone = table.rows() - table.live();  // only encoded rows stay where they died
+      for (std::size_t row = next_marked(drop, 0); row < settled; row = next_marked(drop, row + 1)) { ++gone; }
+      if (2 * gone > settled) {  // more often than rebuild() is called
+        if constexpr (SettlesInRoom<Keys> && SettlesInRoom<Values>) {
+          needed.more = std::max(Keys::row_multiple, Values::row_multiple);
+          scratch.reserve_members(members.size());
+          for (Lane<P>& lane : members) {
+            lane.keys.prepare_to_compact(table, scratch.rows);
+            lane.values.prepare_to_compact(table, scratch.rows);
+          }
+        } else {
+          return {false};
+        }
+      }
+    }
+    table.prepare_to_kill(scratch.order, rows);
+    const std::size_t first = next_marked(drop, settled);
+    for (Lane<P>& lane : members) {
+      if (settled > 0) {
+        lane.make_writable(first, table.rows());
+        continue;
+      }
+      std::size_t marked = 0;
+      for (std::size_t row = first; row < table.rows(); row = next_marked(drop, row + 1), ++marked) { lane.make_writable(row, row + 1); }
+      lane.make_writable(table.rows() - marked, table.rows());  // one of them lies where the next row is appended
+    }
+    return needed;
+  }
+  /// Marks the rows in `drop` as dead; prepare_to_kill of the table must have been called.
+  void kill(std::size_t index, std::span<const unsigned char> drop, CommitScratch<P>& scratch) noexcept {
+    RowTable& table = tables[index];
+    for (std::size_t row = next_marked(drop, 0); row < drop.size(); row = next_marked(drop, row + 1)) {
       if (table.alive(row)) { table.kill(row); }
     }
     table.settle(scratch.order);
@@ -165,17 +176,26 @@ struct Layer {
       Lane<P>::Retrieval::refresh(options.retrieval, lane.index, table(head), end_of_prompt, read, scratch);
     }
   }
-  /// Ends the open step and forgets what was seen; after a prompt (end_of_prompt) the memory of it goes too, but for room for `reserved`
-  /// rows.
-  void close(bool end_of_prompt, std::size_t reserved) {
-    const auto room = [&](std::size_t rows) { return std::max(slack, reserved - std::min(reserved, rows)); };
+  /// Afterwards a refresh of the indices that finds at most the rows that are there cannot fail.
+  void make_room_to_refresh(const PolicyOptions<P>& options, Vector<float>& scratch) {
+    for (std::size_t head = 0; head < lanes.size(); ++head) {
+      if constexpr (requires(typename Lane<P>::Retrieval::State & state) {
+                      Lane<P>::Retrieval::make_room_to_refresh(options.retrieval, state, std::size_t{}, scratch);
+                    }) {
+        Lane<P>::Retrieval::make_room_to_refresh(options.retrieval, lanes[head].index, table(head).rows(), scratch);
+      }
+    }
+  }
+  /// Gives back what a prompt needed and its rows that are left do not, but for room for `reserved` rows.
+  void compact(std::size_t reserved) {
+    const auto room_for = [&](std::size_t rows) { return std::max(slack, reserved - std::min(reserved, rows)); };
+    for (Lane<P>& lane : lanes) { lane.state.compact(room_for(lane.keys.rows())); }
+    for (RowTable& table : tables) { table.compact(room_for(table.rows())); }
+  }
+  /// Ends the open step and forgets what was seen; after a prompt (end_of_prompt) the memory of it goes too.
+  void close(bool end_of_prompt) noexcept {
     for (Lane<P>& lane : lanes) {
-      if (end_of_prompt) { lane.state.compact(room(lane.keys.rows())); }
-    }
-    for (RowTable& table : tables) {
-      if (end_of_prompt) { table.compact(room(table.rows())); }
-    }
-    for (Lane<P>& lane : lanes) {  // last: what was seen is needed if the above ran out of memory and the commit is repeated
+      lane.pending.clear();
       lane.last.clear(end_of_prompt);
       lane.observed_end = 0;
     }
@@ -217,6 +237,29 @@ struct Layer {
     open -= std::min(open, before - tables.front().rows());
     next = position;
     committed = std::min(committed, position);
+    prompt_tokens = std::min<std::size_t>(prompt_tokens, position);
+  }
+  /// Takes over the free room of the layer's former self, of which this one is a changed copy.
+  void take_room(Layer& from) noexcept {
+    for (std::size_t head = 0; head < lanes.size(); ++head) {
+      if constexpr (requires { lanes[head].keys.take_room(from.lanes[head].keys); }) { lanes[head].keys.take_room(from.lanes[head].keys); }
+      if constexpr (requires { lanes[head].values.take_room(from.lanes[head].values); }) {
+        lanes[head].values.take_room(from.lanes[head].values);
+      }
+    }
+  }
+  /// Until release_room(), room that was made in the stores stays.
+  void hold_room() noexcept {
+    for (Lane<P>& lane : lanes) {
+      if constexpr (requires { lane.keys.hold(); }) { lane.keys.hold(); }
+      if constexpr (requires { lane.values.hold(); }) { lane.values.hold(); }
+    }
+  }
+  void release_room() noexcept {
+    for (Lane<P>& lane : lanes) {
+      if constexpr (requires { lane.keys.release(); }) { lane.keys.release(); }
+      if constexpr (requires { lane.values.release(); }) { lane.values.release(); }
+    }
   }
 
   void account(MemoryReport& report) const noexcept {
@@ -231,10 +274,18 @@ struct Layer {
   Position next = 0;              // position of the next token
   Position committed = 0;         // `next` at the last commit
   std::size_t open = 0;           // rows since the last commit
-  bool in_prompt = true;          // until the first end_prompt
+  bool in_prompt = true;          // until end_prompt, and again from begin_prompt on
   bool waiting = false;           // its prompt has ended, that of a layer that it is encoded together with has not
   std::size_t prompt_tokens = 0;  // tokens up to the last end_prompt
   std::size_t budget = 0;         // the eviction's budget in rows, known from the first end_prompt on
+  /// Rows that there is reserved room for, which a copy has not.
+  struct Room {
+    std::size_t rows = 0;
+    Room() = default;
+    Room(const Room& /*other*/) noexcept {}
+    Room& operator=(const Room& other) = delete;
+    ~Room() = default;
+  } room{};
 
  private:
   static constexpr std::size_t slack = 64;  // entries that tables and states keep free for decoding

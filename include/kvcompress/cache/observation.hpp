@@ -26,14 +26,25 @@ class Pending {
       entries_.pop_back();
     }
   }
-  /// Calls count(position, head, probabilities) for every entry, then forgets them.
+  /// Room for `entries` more, of `rows` rows each.
+  void make_room(std::size_t entries, std::size_t rows) {
+    const auto grow = [](auto& vector, std::size_t more) {
+      const std::size_t size = vector.size() + more;
+      if (vector.capacity() < size) { vector.reserve(std::max(size, 2 * vector.capacity())); }
+    };
+    grow(entries_, entries);
+    grow(probabilities_, entries * rows);
+  }
+  /// Calls count(position, head, probabilities) for every entry.
   template <class Count>
-  void drain(Count&& count) {
+  void visit(Count&& count) const {
     const float* from = probabilities_.data();
     for (const Entry& entry : entries_) {
       count(entry.position, entry.head, std::span<const float>(from, entry.rows));
       from += entry.rows;
     }
+  }
+  void clear() noexcept {
     entries_.clear();
     probabilities_.clear();
   }
@@ -82,14 +93,18 @@ class LastQueries {
   /// How the newest queries attended.
   [[nodiscard]] const AttendOptions& options() const noexcept { return options_; }
 
-  /// Adds queries at ascending `positions`; load(t, to) writes query t, `width` floats. Keeps the newest `window`.
+  /// Afterwards `count` queries can be remembered without failing.
+  void make_room(std::size_t count, std::size_t window, std::size_t width) {
+    const std::size_t size = positions_.size() + std::min(window, count);
+    positions_.reserve(size);
+    queries_.reserve(size * width);
+  }
+  /// Adds queries at ascending `positions`; load(t, to) writes query t, `width` floats. Keeps the newest `window`. There must be room.
   template <class Load>
   void remember(std::span<const Position> positions, const AttendOptions& options, std::size_t window, std::size_t width, Load&& load) {
     const std::size_t fresh = std::min(window, positions.size());
     truncate(positions.front(), width);  // a repeated call replaces what the first one left
     const std::size_t leaving = positions_.size() + fresh > window ? positions_.size() + fresh - window : 0;
-    positions_.reserve(positions_.size() + fresh);
-    queries_.reserve((positions_.size() + fresh) * width);
     forgotten_ = forgotten_ || leaving > 0 || fresh < positions.size();
     positions_.erase(positions_.begin(), positions_.begin() + static_cast<std::ptrdiff_t>(leaving));
     queries_.erase(queries_.begin(), queries_.begin() + static_cast<std::ptrdiff_t>(leaving * width));
@@ -106,13 +121,13 @@ class LastQueries {
     queries_.resize(positions_.size() * width);
   }
   /// Forgets everything; after a prompt the memory goes back too.
-  void clear(bool release) {
+  void clear(bool release) noexcept {
     positions_.clear();
     queries_.clear();
     forgotten_ = false;
     if (release) {
-      positions_.shrink_to_fit();
-      queries_.shrink_to_fit();
+      Vector<Position>(positions_.get_allocator()).swap(positions_);
+      Vector<float>(queries_.get_allocator()).swap(queries_);
     }
   }
   /// Queries of `width` floats; `next`: the position after the newest row.

@@ -34,12 +34,38 @@ void remember(const Shape& shape, std::size_t window, Lane<P>& lane, const Rows&
   });
 }
 
+/// How many of the observations of `tokens` queries more will be kept back, `pending` are already.
+template <class P>
+std::size_t revocable(const Shape& shape, const PolicyOptions<P>& options, const Layer<P>& layer, std::size_t pending,
+                      std::size_t tokens) noexcept {
+  const std::size_t most = layer.in_prompt ? 0 : options.speculation * shape.group();
+  return std::min(most - std::min(most, pending), tokens * shape.group());
+}
+
 /// One query's probabilities, for an eviction that observes every query.
 template <class P>
 void record(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, Position position, std::size_t h,
             std::span<const float> probabilities) {
   const std::size_t revocable = layer.in_prompt ? 0 : options.speculation * shape.group();
   layer.lanes[head].record(options.eviction, revocable, position, h, probabilities);
+}
+
+/// Afterwards `tokens` queries of a head are attended (or only observed) without taking memory, unless rows must be chosen and fetched.
+template <class P>
+void make_room_to_observe(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, std::size_t tokens,
+                          const AttendOptions& attended, bool outputs, Workspace& ws) {
+  Lane<P>& lane = layer.lanes[head];
+  const RowTable& table = layer.table(head);
+  const std::size_t window = query_window<P>(options);
+  ws.positions.reserve(tokens);
+  ws.limits.reserve(tokens);
+  if constexpr (Axes<P>::Eviction::observes == Observes::every_query) {
+    const auto* values = &lane.value_store();
+    LaneAttention(shape, lane.keys, outputs ? values : nullptr, table, attended).make_room(tokens, true, ws);
+    lane.pending.make_room(revocable<P>(shape, options, layer, lane.pending.size(), tokens), table.rows());
+  } else if (window > 0) {
+    lane.last.make_room(tokens, window, shape.group() * shape.key_width());
+  }
 }
 
 /// Computes the probabilities of the queries at ws.positions over the lane's rows, without outputs, and shows them to the eviction.
@@ -74,7 +100,7 @@ TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
 template <class P>
 class Seen {
  public:
-  Seen(Layer<P>& layer, CommitScratch<P>& scratch) : layer_(layer), before_(scratch.seen), fresh_(scratch.seen.empty()) {
+  Seen(Layer<P>& layer, CommitScratch<P>& scratch) : layer_(layer), before_(scratch.before), fresh_(scratch.before.empty()) {
     before_.reserve(layer.lanes.size());
     for (std::size_t head = 0; head < layer.lanes.size(); ++head) {
       const Lane<P>& lane = layer.lanes[head];
@@ -155,7 +181,6 @@ std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& opt
   }
   const std::span<const RowRange> ranges(ws.ranges.data(), ws.ranges.size());
   lane.prepare(ranges, table, ws.rotation, ws.chosen);
-  if (Retrieval::wants_last_query(options.retrieval)) { lane.observed_end = layer.next; }  // what it fetched decides what it keeps
   return ranges;
 }
 

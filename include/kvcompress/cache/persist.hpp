@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <utility>
 
@@ -74,8 +75,7 @@ struct Persistence {
     archive.number(layer.in_prompt);
     archive.number(layer.waiting);
     archive.number(layer.prompt_tokens);
-    archive.check(layer.committed <= layer.next && layer.prompt_tokens <= layer.next && (layer.in_prompt || layer.prompt_tokens > 0),
-                  "its phase contradicts its tokens");
+    archive.check(layer.committed <= layer.next && layer.prompt_tokens <= layer.next, "its phase contradicts its tokens");
     for (auto& table : layer.tables) {
       RowTable::persist(table, archive, layer.next);
       bool open = layer.open <= table.rows();
@@ -94,7 +94,7 @@ struct Persistence {
     Pending::persist(lane.pending, archive, rows, shape.group());
     archive.number(lane.observed_end);
     archive.number(lane.fetched);
-    archive.check(!layer.in_prompt || lane.settled() == 0, "rows of an open prompt are encoded");
+    archive.check(lane.settled() <= rows - std::min(rows, layer.open), "open rows are encoded");
     const auto& first = layer.lanes.front();
     archive.check(&layer.table(head) != &layer.table(0) || (alike(lane.keys, first.keys) && alike(lane.values, first.values)),
                   "its encoded rows lie other than those of its layer's first lane");

@@ -32,11 +32,13 @@ struct ByteSource {
 /// A hash of some bytes; the same function must write and read a file.
 using Checksum = std::uint64_t (*)(const void* from, std::size_t bytes) noexcept;
 
-/// A file is 8 bytes of magic, 4 of version, and sections: a kind, a number, the bytes of the content, their checksum, the content.
+/// A file is 8 bytes of magic, 4 of version, and sections: a kind, a number, the bytes of the content, the checksum of its first chunk, that
+/// chunk, and further chunks, each behind its checksum. All chunks have `chunk_bytes` bytes but the last of a section.
 namespace archive {
 
 inline constexpr char magic[8] = {'K', 'V', 'C', 'A', 'C', 'H', 'E', '\n'};
-inline constexpr std::uint32_t version = 1;
+inline constexpr std::uint32_t version = 2;
+inline constexpr std::size_t chunk_bytes = std::size_t{256} << 10U;
 /// Numbers are written as they lie in memory, and a file is little-endian with 64-bit sizes.
 inline constexpr bool supported = std::endian::native == std::endian::little && sizeof(std::size_t) == 8;
 
@@ -44,9 +46,9 @@ enum class Kind : std::uint32_t { fingerprint = 1, layer = 2, lane = 3 };
 
 struct Section {
   Kind kind;
-  std::uint32_t number;  ///< of the layer, or of the lane over all layers
-  std::uint64_t bytes;
-  std::uint64_t checksum;
+  std::uint32_t number;    ///< of the layer, or of the lane over all layers
+  std::uint64_t bytes;     ///< of the content, checksums not counted
+  std::uint64_t checksum;  ///< of the first chunk
 };
 
 constexpr const char* name_of(Kind kind) noexcept {
@@ -75,7 +77,7 @@ inline constexpr char type_of = 0;
 /// check(holds, sentence): what must hold for what is read, and so for what is written.
 /// same(name, value): a part of the fingerprint, which must be equal in file and cache.   Archive::reads: which of the two it is.
 ///
-/// A section is built in memory, so that its size and checksum can stand before it.
+/// A section's content is named twice, first to count its bytes. Memory: one chunk, and 24 bytes per thing that lanes hold together.
 class Writer {
  public:
   static constexpr bool reads = false;
@@ -90,11 +92,19 @@ class Writer {
 
   /// Writes one section, whose content `work()` names.
   void section(archive::Kind kind, std::size_t number, auto&& work) {
-    content_.clear();
+    const std::size_t shared_before = shared_.size();
+    section_ = {kind, static_cast<std::uint32_t>(number), 0, 0};
+    counting_ = true;
     work();
-    const archive::Section section{kind, static_cast<std::uint32_t>(number), content_.size(), checksum_(content_.data(), content_.size())};
-    send(&section, sizeof section);
-    send(content_.data(), content_.size());
+    counting_ = false;
+    shared_.resize(shared_before);
+    left_ = section_.bytes;
+    size_ = 0;
+    if (content_.size() < std::min<std::size_t>(left_, archive::chunk_bytes)) {
+      content_.resize(std::min<std::size_t>(left_, archive::chunk_bytes));
+    }
+    if (left_ == 0) { send_chunk(); }
+    work();
   }
 
   void number(archive::Number auto x) { bytes(&x, sizeof x); }
@@ -105,17 +115,26 @@ class Writer {
     bytes(v.data(), v.size() * sizeof(T));
   }
   void bytes(const void* from, std::size_t count) {
-    const auto* first = static_cast<const std::byte*>(from);
-    content_.insert(content_.end(), first, first + count);
+    pieces(count, [from](std::size_t offset, std::byte* to, std::size_t size) {
+      std::memcpy(to, static_cast<const std::byte*>(from) + offset, size);
+    });
   }
-  /// Room for `count` bytes that the caller fills at once.
-  [[nodiscard]] std::byte* room(std::size_t count) {
-    content_.resize(content_.size() + count);
-    return content_.data() + (content_.size() - count);
+  /// `count` bytes: fill(offset, to, size) writes those from `offset` on, piece by piece.
+  void pieces(std::size_t count, auto&& fill) {
+    if (counting_) {
+      section_.bytes += count;
+      return;
+    }
+    for (std::size_t done = 0; done < count;) {
+      const std::size_t size = std::min({count - done, archive::chunk_bytes - size_, static_cast<std::size_t>(left_)});
+      fill(done, content_.data() + size_, size);
+      done += size;
+      size_ += size;
+      left_ -= size;
+      if (size_ == archive::chunk_bytes || left_ == 0) { send_chunk(); }
+    }
   }
-  static void check(bool holds, std::string_view sentence) {
-    require(holds, ErrorCode::phase, "save: ", sentence, ", as after a commit that failed: commit first");
-  }
+  static void check(bool holds, std::string_view sentence) { require(holds, ErrorCode::phase, "save: ", sentence); }
 
   void same(std::string_view name, std::integral auto value) { entry(name, 'n', static_cast<std::uint64_t>(value)); }
   void same(std::string_view name, double value) { entry(name, 'd', std::bit_cast<std::uint64_t>(value)); }
@@ -143,18 +162,29 @@ class Writer {
     number(kind);
     number(value);
   }
+  void send_chunk() {
+    section_.checksum = checksum_(content_.data(), size_);
+    const bool first = left_ + size_ == section_.bytes;
+    first ? send(&section_, sizeof section_) : send(&section_.checksum, sizeof section_.checksum);
+    if (size_ > 0) { send(content_.data(), size_); }
+    size_ = 0;
+  }
   void send(const void* from, std::size_t count) {
     require(sink_.write(sink_.context, from, count), ErrorCode::io, "save: the sink did not take ", count, " bytes");
   }
 
   ByteSink sink_;
   Checksum checksum_;
-  Vector<std::byte> content_;  // of the open section
+  archive::Section section_{archive::Kind::fingerprint, 0, 0, 0};
+  bool counting_ = false;
+  std::uint64_t left_ = 0;     // bytes of the section that are still to come
+  std::size_t size_ = 0;       // of the open chunk
+  Vector<std::byte> content_;  // the open chunk
   Vector<archive::SharedThing> shared_;
 };
 
-/// Reads what a Writer wrote, section by section, each only after its checksum proved right. Never reads behind a section, and takes memory
-/// only for bytes that are there, but for 32 MiB. The checksum finds damage, not forgery: what `persist` functions check beyond it are sizes and places.
+/// Reads what a Writer wrote, chunk by chunk, each only after its checksum proved right. Never reads behind a section. The checksum finds damage,
+/// not forgery: what `persist` functions check beyond it are sizes and places.
 class Reader {
  public:
   static constexpr bool reads = true;
@@ -181,11 +211,11 @@ class Reader {
     archive::Section found{};
     check(receive(&found, sizeof found), "the file ends before it");
     check(found.kind == section_.kind && found.number == section_.number, "another section stands in its place");
-    fetch(found.bytes);
-    check(checksum_(content_.data(), size_) == found.checksum, "its checksum is wrong: the file is damaged");
-    at_ = 0;
+    check(found.bytes <= PTRDIFF_MAX, "it is longer than any");
+    left_ = found.bytes;
+    fetch(found.checksum);
     work();
-    check(at_ == size_, "it is longer than its content");
+    check(at_ == size_ && left_ == 0, "it is longer than its content");
   }
 
   template <archive::Number T>
@@ -205,25 +235,36 @@ class Reader {
   }
   /// Refuses a file whose section has fewer than n * each bytes left.
   void expect(std::size_t n, std::size_t each) const {
-    check(each == 0 || n <= (size_ - at_) / each, "a count is larger than the section");
+    check(each == 0 || n <= (size_ - at_ + left_) / each, "a count is larger than the section");
   }
   template <class T>
   void vector(Vector<T>& v) {
     static_assert(std::is_trivially_copyable_v<T>);
     std::size_t size = 0;
     count(size, sizeof(T));
-    v.resize(size);
-    bytes(v.data(), size * sizeof(T));
+    while (v.size() < size) {  // memory grows with the numbers that come, whatever size the file claims
+      const std::size_t before = v.size();
+      const std::size_t more = std::min(size - before, std::max(before, (std::size_t{32} << 20U) / sizeof(T)));
+      v.reserve(before + more);
+      v.resize(before + more);
+      bytes(v.data() + before, more * sizeof(T));
+    }
   }
   void bytes(void* to, std::size_t count) {
-    const std::byte* from = take(count);
-    if (count > 0) { std::memcpy(to, from, count); }
+    pieces(count, [to](std::size_t offset, const std::byte* from, std::size_t size) {
+      std::memcpy(static_cast<std::byte*>(to) + offset, from, size);
+    });
   }
-  /// The next `count` bytes, valid until the section ends.
-  [[nodiscard]] const std::byte* take(std::size_t count) {
+  /// `count` bytes: use(offset, from, size) is shown those from `offset` on, piece by piece.
+  void pieces(std::size_t count, auto&& use) {
     expect(count, 1);
-    at_ += count;
-    return content_.data() + (at_ - count);
+    for (std::size_t done = 0; done < count;) {
+      if (at_ == size_) { fetch_next(); }
+      const std::size_t size = std::min(count - done, size_ - at_);
+      use(done, content_.data() + at_, size);
+      at_ += size;
+      done += size;
+    }
   }
   void check(bool holds, std::string_view sentence) const {
     require(holds, ErrorCode::format, "load: section ", archive::name_of(section_.kind), " ", section_.number, ": ", sentence);
@@ -244,9 +285,9 @@ class Reader {
   }
   void same(std::string_view name, std::string_view text) {
     const std::uint64_t length = entry(name, 't');
-    const std::byte* from = take(length);
-    const std::string_view found(reinterpret_cast<const char*>(from), length);
-    equal(name, found == text, found, text);
+    Text found;
+    read(found, length);
+    equal(name, length == found.view().size() && found.view() == text, found.view(), text);
   }
 
   /// What lanes hold together, if it has been read already; null if its content follows, and then remember() must be called with it.
@@ -266,11 +307,25 @@ class Reader {
   void forget_shared() noexcept { shared_.clear(); }
 
  private:
+  /// The beginning of a text.
+  struct Text {
+    char letters[256];
+    std::size_t length = 0;
+    [[nodiscard]] std::string_view view() const noexcept { return {letters, length}; }
+  };
+  void read(Text& text, std::uint64_t length) {
+    pieces(length, [&text](std::size_t, const std::byte* from, std::size_t size) {
+      const std::size_t fits = std::min(size, sizeof text.letters - text.length);
+      std::memcpy(text.letters + text.length, from, fits);
+      text.length += fits;
+    });
+  }
   std::uint64_t entry(std::string_view name, char kind) {
     std::uint8_t length = 0;
     number(length);
-    const std::byte* from = take(length);
-    const std::string_view found_name(reinterpret_cast<const char*>(from), length);
+    Text found_text;
+    read(found_text, length);
+    const std::string_view found_name = found_text.view();
     require(found_name == name, ErrorCode::format, "load: ", found_name, " is in the file where ", name, " is here");
     char found = 0;
     std::uint64_t value = 0;
@@ -282,16 +337,19 @@ class Reader {
   static void equal(std::string_view name, bool equals, const auto& file, const auto& here) {
     require(equals, ErrorCode::format, "load: ", name, " is ", file, " in the file, ", here, " here");
   }
-  /// Reads the content of a section. Memory grows with the bytes that come, whatever size the file claims.
-  void fetch(std::uint64_t bytes) {
-    constexpr std::size_t step = std::size_t{32} << 20U;
-    size_ = 0;
-    while (size_ < bytes) {
-      const std::size_t more = std::min<std::uint64_t>(bytes - size_, std::max({step, size_, content_.size() - size_}));
-      if (content_.size() < size_ + more) { content_.resize(size_ + more); }
-      check(receive(content_.data() + size_, more), "the file ends in it");
-      size_ += more;
-    }
+  void fetch_next() {
+    std::uint64_t checksum = 0;
+    check(receive(&checksum, sizeof checksum), "the file ends in it");
+    fetch(checksum);
+  }
+  /// Reads the next chunk.
+  void fetch(std::uint64_t checksum) {
+    size_ = std::min<std::size_t>(left_, archive::chunk_bytes);
+    at_ = 0;
+    if (content_.size() < size_) { content_.resize(size_); }
+    check(receive(content_.data(), size_), "the file ends in it");
+    check(checksum_(content_.data(), size_) == checksum, "its checksum is wrong: the file is damaged");
+    left_ -= size_;
   }
   bool receive(void* to, std::size_t bytes) {
     const std::size_t got = source_.read(source_.context, to, bytes);
@@ -303,9 +361,10 @@ class Reader {
   Checksum checksum_;
   Memory memory_;
   archive::Section section_{archive::Kind::fingerprint, 0, 0, 0};
-  Vector<std::byte> content_;  // at least as long as the longest section so far
-  std::size_t size_ = 0;       // of the section
+  Vector<std::byte> content_;  // at least as long as the longest chunk so far
+  std::size_t size_ = 0;       // of the chunk
   std::size_t at_ = 0;
+  std::uint64_t left_ = 0;  // bytes of the section behind the chunk
   Vector<archive::SharedThing> shared_;
 };
 

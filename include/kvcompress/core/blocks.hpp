@@ -20,7 +20,9 @@ class BlockList {
   BlockList(std::size_t payload_bytes, const Memory& memory)
       : payload_(bytes_per_block(payload_bytes) - sizeof(Count)), blocks_(Allocator<std::byte*>(memory)) {}
 
-  BlockList(const BlockList& other) : payload_(other.payload_), used_(other.used_), blocks_(other.blocks_.get_allocator()) {
+  BlockList(const BlockList& other)
+      : payload_(other.payload_), used_(other.used_), keep_(other.keep_), blocks_(other.blocks_.get_allocator()) {
+    blocks_.reserve(other.blocks_.size());
     blocks_.assign(other.blocks_.begin(), other.blocks_.begin() + static_cast<std::ptrdiff_t>(used_));
     for (std::byte* block : blocks_) { count(block).add(); }
   }
@@ -80,14 +82,32 @@ class BlockList {
     const auto begin = blocks_.begin() + static_cast<std::ptrdiff_t>(first);
     std::rotate(begin, begin + static_cast<std::ptrdiff_t>(count), blocks_.begin() + static_cast<std::ptrdiff_t>(used_));
     used_ -= count;
-    trim();
+    if (!held_) { return trim(blocks_.size(), std::max(keep_, used_ + 1)); }
+    trim(used_ + count, blocks_.size());
+    trim_due_ = trim_due_ || count > 0;
   }
   void shrink(std::size_t used) noexcept { erase(used, used_ - used); }
 
   /// Allocates up to `blocks` blocks in all now and keeps them when they fall out of use.
   void reserve(std::size_t blocks) {
-    keep(blocks);
     make_room(blocks > used_ ? blocks - used_ : 0);
+    keep(blocks);
+  }
+  /// Until release(), room that was made stays, whatever falls out of use: what follows make_room cannot fail then.
+  void hold() noexcept { held_ = true; }
+  void release() noexcept {
+    held_ = false;
+    if (std::exchange(trim_due_, false)) { trim(blocks_.size(), std::max(keep_, used_ + 1)); }
+  }
+  /// Takes over blocks that the list which this one was copied from holds alone, as many as it keeps. The other one is done for.
+  void take_room(BlockList& from) noexcept {
+    const std::size_t limit = std::min(std::max(keep_, used_ + 1), blocks_.capacity());
+    from.used_ = 0;
+    std::erase_if(from.blocks_, [&](std::byte* block) {
+      const bool free = blocks_.size() < limit && !shared(block);
+      if (free) { blocks_.push_back(block); }
+      return free;
+    });
   }
   /// From now on, up to `blocks` blocks in all stay when they fall out of use.
   void keep(std::size_t blocks) noexcept { keep_ = std::max(keep_, blocks); }
@@ -101,7 +121,7 @@ class BlockList {
   static void persist(auto& self, auto& archive, std::size_t count, bool between_lanes, auto&& content) {
     if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
       archive.expect(count, 1);
-      self.blocks_.reserve(count);
+      self.blocks_.reserve(std::min<std::size_t>(count, 1U << 16U));
       for (std::size_t index = 0; index < count; ++index) {
         std::byte* held = between_lanes ? archive.template known<std::byte>(self.block_bytes()) : nullptr;
         if (held != nullptr) {
@@ -130,8 +150,8 @@ class BlockList {
 
   /// Adds the list's table and spare blocks only: for blocks that several lists of one owner hold.
   void account_table(MemoryReport& report) const noexcept {
-    report.add(&MemoryReport::indices, blocks_);
-    report.spare += (blocks_.size() - used_) * block_bytes();
+    report.indices += used_ * sizeof(std::byte*);
+    report.spare += (blocks_.capacity() - used_) * sizeof(std::byte*) + (blocks_.size() - used_) * block_bytes();
   }
   /// Adds the list's table, reference counts, spare blocks and shared bytes; the caller adds what the payloads hold.
   void account(MemoryReport& report) const noexcept {
@@ -154,10 +174,10 @@ class BlockList {
   void drop(std::byte* block) noexcept {
     if (count(block).drop()) { Allocator<std::byte>(blocks_.get_allocator()).deallocate(block, block_bytes()); }
   }
-  /// One spare block stays, so that a list that breathes around a block's edge never allocates; shared spares always go.
-  void trim() noexcept {
-    const std::size_t limit = std::max(keep_, used_ + 1);
-    for (std::size_t index = blocks_.size(); index > used_; --index) {
+  /// Drops the spare blocks before `end` that are beyond `limit`. One stays, so that a list that breathes around a block's edge never
+  /// allocates; shared spares always go.
+  void trim(std::size_t end, std::size_t limit) noexcept {
+    for (std::size_t index = end; index > used_; --index) {
       if (index > limit || shared(blocks_[index - 1])) {
         drop(blocks_[index - 1]);
         blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(index - 1));
@@ -168,6 +188,8 @@ class BlockList {
   std::size_t payload_ = 0;
   std::size_t used_ = 0;
   std::size_t keep_ = 0;
+  bool held_ = false;
+  bool trim_due_ = false;  // blocks have fallen out of use while held
   Vector<std::byte*> blocks_;
 };
 

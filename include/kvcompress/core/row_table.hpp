@@ -51,13 +51,12 @@ class RowTable {
 
   /// Room for `more` rows, the first of them at `position`, so that their append cannot fail.
   void make_room(std::size_t more, Position position) {
-    if (implicit_at(position)) { return; }
-    spell_out();
-    reserve(rows_ + more);
+    if (!implicit_at(position)) { reserve(rows_ + more); }
   }
   /// A row at the end. Positions of live rows must be distinct and the new one the largest.
   void append(Position position) {
     if (!implicit_at(position)) {
+      reserve(rows_ + 1);
       spell_out();
       positions_.push_back(position);
       if (renumber_) { slots_.push_back(static_cast<Position>(live_)); }
@@ -65,13 +64,14 @@ class RowTable {
     ++rows_;
     ++live_;
   }
-  /// Afterwards kill and settle cannot fail. `order` is scratch for settle.
-  void prepare_to_kill(Vector<Position>& order) {
-    spell_out();
-    order.reserve(renumber_ ? rows_ : 0);
+  /// Afterwards kill and settle cannot fail, nor can the append of `more` rows. `order` is scratch for settle.
+  void prepare_to_kill(Vector<Position>& order, std::size_t more = 0) {
+    reserve(rows_ + more);
+    if (renumber_ && order.capacity() < rows_) { order.reserve(rows_); }
   }
   /// Marks a live row dead. Call settle() once the last one is marked.
   void kill(std::size_t row) noexcept {
+    spell_out();
     const Position gone = positions_[row];
     positions_[row] = no_position;
     --live_;
@@ -155,9 +155,9 @@ class RowTable {
     std::sort(sorted.begin(), sorted.end());
     return sorted.empty() || (sorted.back() < next && std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end());
   }
-  void spell_out() {
+  /// reserve(rows_) must have come before, so that this cannot fail.
+  void spell_out() noexcept {
     if (!positions_.empty() || rows_ == 0) { return; }
-    reserve(rows_ + 1);
     positions_.resize(rows_);
     std::iota(positions_.begin(), positions_.end(), Position{0});
     if (renumber_) { slots_.assign(positions_.begin(), positions_.end()); }

@@ -72,12 +72,12 @@ class SlowRegion {
         self = *known;
         return;
       }
-      const std::byte* from = archive.take(count);
+      archive.expect(count, 1);
       self = SlowRegion(tier, count, archive.memory());
-      self.write(0, from, count);
+      archive.pieces(count, [&self](std::size_t offset, const std::byte* from, std::size_t size) { self.write(offset, from, size); });
       archive.remember(&self, count);
     } else if (archive.first(&self.store_.read(), count)) {
-      self.read(0, archive.room(count), count);
+      archive.pieces(count, [&self](std::size_t offset, std::byte* to, std::size_t size) { self.read(offset, to, size); });
     }
   }
 

@@ -41,9 +41,9 @@ struct Strip {
     }
   }
 
-  /// Calls plane<Width, Shift>(lines) for every plane of a strip: `Shift` is its lowest bit in the code.
+  /// Calls plane<Width, Shift>(lines) for every plane of a strip: `Shift` is its lowest bit in the code. Plane may throw.
   template <int Shift = 0, class Byte>
-  static void for_planes(Byte* strip, std::size_t steps, auto&& plane) noexcept {
+  static void for_planes(Byte* strip, std::size_t steps, auto&& plane) {
     constexpr int left = Bits - Shift;
     if constexpr (left > 0) {
       constexpr int width = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;

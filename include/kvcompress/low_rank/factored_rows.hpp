@@ -32,6 +32,10 @@ class FactoredRows {
   void append(const float* row) { tail_.append(row); }
   void move(std::size_t from, std::size_t to) { tail_.move(from - settled(), to - settled()); }
   void resize(std::size_t rows) noexcept { tail_.resize(rows - settled()); }
+  void make_writable(std::size_t first, std::size_t last) { tail_.make_writable(first - settled(), last - settled()); }
+  void take_room(FactoredRows& from) noexcept { tail_.take_room(from.tail_); }
+  void hold() noexcept { tail_.hold(); }
+  void release() noexcept { tail_.release(); }
   [[nodiscard]] static constexpr RowRange block_at(std::size_t row) noexcept {
     const std::size_t first = row / Factor<F>::block_rows * Factor<F>::block_rows;
     return {first, first + Factor<F>::block_rows};
@@ -76,6 +80,7 @@ class FactoredRows {
     Factor<F>::unshare(members, [&](std::size_t m) -> Factor<F>& { return member(m).factor_; });
     for (std::size_t m = 0; m < members; ++m) { member(m).tail_.unshare(); }
   }
+  void own_recent() { tail_.own_recent(); }
 
   static void describe(auto&& fact) {
     fact("form", "low rank");

@@ -46,6 +46,23 @@ class LatentRows : public FactoredRows<T> {
     FactoredRows<T>::resize(rows);
     rope_.resize(rows);
   }
+  void make_writable(std::size_t first, std::size_t last) {
+    FactoredRows<T>::make_writable(first, last);
+    rope_.make_writable(first, last);
+  }
+  void take_room(LatentRows& from) noexcept {
+    FactoredRows<T>::take_room(from);
+    rope_.take_room(from.rope_);
+  }
+  void hold() noexcept {
+    FactoredRows<T>::hold();
+    rope_.hold();
+  }
+  void release() noexcept {
+    FactoredRows<T>::release();
+    rope_.release();
+  }
+  [[nodiscard]] bool encodes_at(std::size_t rows) const noexcept { return detail::folds_at(options_, this->settled(), rows); }
   void erase_block(std::size_t first) noexcept {
     FactoredRows<T>::erase_block(first);
     rope_.erase(first, this->block_at(first).size());
@@ -116,6 +133,10 @@ class LatentRows : public FactoredRows<T> {
   void unshare() {
     unshare(1, [this](std::size_t) -> LatentRows& { return *this; });
   }
+  void own_recent() {
+    FactoredRows<T>::own_recent();
+    rope_.own_recent();
+  }
   static void describe(auto&& fact) {
     FactoredRows<T>::describe(fact);
     fact("rotary_keys", "exact");
@@ -159,6 +180,8 @@ class LatentValues {
   void resize(std::size_t rows) noexcept { rows_ = rows; }
   void erase_block(std::size_t first) noexcept { rows_ -= FactoredRows<T>::block_at(first).size(); }
   static void settle(const Settling&) noexcept {}
+  static void make_room_to_settle(std::size_t, Vector<float>&) noexcept {}
+  static void make_writable(std::size_t, std::size_t) noexcept {}
   static void reserve(std::size_t) noexcept {}
   static void unshare() noexcept {}
   static void describe(auto&& fact) { fact("form", "in keys"); }

@@ -46,6 +46,8 @@ class RebuiltKeys : public FactoredRows<T, F> {
     for (std::size_t m = 0; m < members.size(); ++m) { members[m]->keep_at_hand(settling.reads[m], chunks, settling.scratch); }
     encoded.take();
   }
+  /// Rows are encoded when the retrieval indexes more, and only then.
+  [[nodiscard]] static constexpr bool encodes_at(std::size_t /*rows*/) noexcept { return false; }
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options, const Shape& shape,
                                              std::size_t at_hand) noexcept {
     return FactoredRows<T, F>::bytes_for(rows, dim, std::min(rows, rank_for(options.rank, shape.kv_heads * dim)), shape.kv_heads) +

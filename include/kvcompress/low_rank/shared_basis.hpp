@@ -45,6 +45,11 @@ struct SharedBasisOptions {
 
 namespace detail {
 
+/// Whether a commit that finds `rows` rows, `settled` of them encoded, would encode some.
+inline bool folds_at(const SharedBasisOptions& options, std::size_t settled, std::size_t rows) noexcept {
+  return settled > 0 && options.fold_in > 0 && rows >= settled + options.fold_in;
+}
+
 /// Encodes what is due in the lanes of a group: the whole prompt at its end, and decoded rows in steps of `fold_in`.
 template <class Base, class Store>
 void settle_group(std::span<Store* const> members, const SharedBasisOptions& options, std::size_t rank, Rotation* rotation,
@@ -83,6 +88,7 @@ class SharedBasisKeys : public FactoredRows<T, F> {
     detail::settle_group<FactoredRows<T, F>>(members, one.options_, rank_for(one.options_, members.size() * one.dim_), &settling.rotation,
                                              settling);
   }
+  [[nodiscard]] bool encodes_at(std::size_t rows) const noexcept { return detail::folds_at(options_, this->settled(), rows); }
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const SharedBasisOptions& options,
                                              const Shape& shape) noexcept {
     if (!options.merge_keys) { return Exact<T>::bytes_for(rows, dim, options); }
@@ -148,6 +154,7 @@ class SharedBasisValues : public FactoredRows<T> {
     if (!one.options_.merge_values || !one.options_.merges(settling.layer)) { return; }
     detail::settle_group<FactoredRows<T>>(members, one.options_, rank_for(one.options_, members.size() * one.dim_), nullptr, settling);
   }
+  [[nodiscard]] bool encodes_at(std::size_t rows) const noexcept { return detail::folds_at(options_, this->settled(), rows); }
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const SharedBasisOptions& options,
                                              const Shape& shape) noexcept {
     if (!options.merge_values) { return Exact<T>::bytes_for(rows, dim, options); }

@@ -35,6 +35,12 @@ class OffloadedValues {
   void append(const float* row) { tail_.append(row); }
   void move(std::size_t from, std::size_t to) { tail_.move(from - settled(), to - settled()); }
   void resize(std::size_t rows) noexcept { tail_.resize(rows - settled()); }
+  void make_writable(std::size_t first, std::size_t last) { tail_.make_writable(first - settled(), last - settled()); }
+  void take_room(OffloadedValues& from) noexcept { tail_.take_room(from.tail_); }
+  void hold() noexcept { tail_.hold(); }
+  void release() noexcept { tail_.release(); }
+  /// Rows move when the retrieval indexes more, and only then.
+  [[nodiscard]] static constexpr bool encodes_at(std::size_t /*rows*/) noexcept { return false; }
   /// Room for decoded rows; the exact rows of a prompt stay only until it ends.
   void reserve(std::size_t rows) {
     if (settled() > 0) { tail_.reserve(rows - std::min(rows, settled())); }
@@ -188,6 +194,7 @@ class OffloadedValues {
   void unshare() {
     unshare(1, [this](std::size_t) -> OffloadedValues& { return *this; });
   }
+  void own_recent() { tail_.own_recent(); }
 
  private:
   /// What one commit moved: slow rows [first, first + rows) of this lane lie in `bytes` from row `base` on.

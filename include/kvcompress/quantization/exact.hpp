@@ -41,14 +41,16 @@ class Exact {
     ++rows_;
     kernels::convert(row, writable(rows_ - 1), dim_);
   }
-  /// Puts `count` rows, `dim` floats each, before the others.
-  void insert_front(const float* rows, std::size_t count) {
-    if (count == 0) { return; }
-    make_room(count);
-    for (std::size_t r = 0; r < count; ++r) { append(rows); }
-    for (std::size_t r = rows_; r > count; --r) { move(r - 1 - count, r - 1); }
-    for (std::size_t r = 0; r < count; ++r) { kernels::convert(rows + r * dim_, writable(r), dim_); }
+  /// Afterwards the rows [first, last) can be overwritten, and the one behind those before them appended, without failing.
+  void make_writable(std::size_t first, std::size_t last) {
+    for (std::size_t place = (front_ + first) / block_rows; first < last && place <= (front_ + last - 1) / block_rows; ++place) {
+      static_cast<void>(blocks_.write(place));
+    }
   }
+  void take_room(Exact& from) noexcept { blocks_.take_room(from.blocks_); }
+  /// See BlockList: between these two, room that was made stays.
+  void hold() noexcept { blocks_.hold(); }
+  void release() noexcept { blocks_.release(); }
   /// Row `from` overwrites row `to`.
   void move(std::size_t from, std::size_t to) {
     T* target = writable(to);  // first: it may clone the block that `from` lies in
@@ -71,18 +73,23 @@ class Exact {
     blocks_.erase(first / block_rows, count / block_rows);
     rows_ -= count;
   }
-  /// Removes the dead rows of `table`, keeping the order of the others. Row r of this store is row `first` + r of the table.
-  void compact(const RowTable& table, Vector<float>& /*scratch*/, std::size_t first = 0) {
+  /// Removes the dead rows of `table`, keeping the order of the others, and puts `count` rows, `dim` floats each, before them. Row r of this
+  /// store is row `first` + r of the table. Cannot fail after unshare() and make_room(count).
+  void compact(const RowTable& table, std::size_t first, const float* rows, std::size_t count) {
     std::size_t kept = 0;
     for (std::size_t r = 0; r < rows_; ++r) {
       if (!table.alive(first + r)) { continue; }
       if (kept != r) { move(r, kept); }
       ++kept;
     }
-    resize(kept);
+    while (front_ + kept + count > blocks_.used() * block_rows) { blocks_.grow(); }
+    for (std::size_t r = kept; count > 0 && r > 0; --r) { move(r - 1, r - 1 + count); }
+    for (std::size_t r = 0; r < count; ++r) { kernels::convert(rows + r * dim_, writable(r), dim_); }
+    resize(kept + count);  // last: it gives up blocks
   }
   /// Encodes what is due; here nothing ever is.
   void settle(const Settling& /*settling*/) noexcept {}
+  static void make_room_to_settle(std::size_t /*more*/, Vector<float>& /*scratch*/) noexcept {}
 
   void read(std::size_t row, float* out) const noexcept { kernels::widen(at(row), out, dim_); }
 
@@ -112,6 +119,10 @@ class Exact {
   /// Memory of up to `rows` rows stays here when rows leave.
   void keep(std::size_t rows) noexcept { blocks_.keep(blocks_across(rows)); }
   void unshare() { blocks_.unshare(); }
+  /// Clones what will be written first, if a copy holds it too.
+  void own_recent() {
+    if ((front_ + rows_) % block_rows != 0) { static_cast<void>(blocks_.write(blocks_.used() - 1)); }
+  }
   static void describe(auto&& fact) {
     fact("form", "exact");
     fact("numbers", number_name<T>);

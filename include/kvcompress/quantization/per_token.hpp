@@ -37,6 +37,15 @@ class PerToken {
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
 
+  /// Afterwards `more` rows can be encoded without failing.
+  void make_room(std::size_t more) {
+    blocks_.make_room((rows_ + more + block_rows - 1) / block_rows - blocks_.used());
+    if (rows_ % block_rows != 0) { static_cast<void>(blocks_.write(blocks_.used() - 1)); }
+  }
+  void take_room(PerToken& from) noexcept { blocks_.take_room(from.blocks_); }
+  void hold() noexcept { blocks_.hold(); }
+  void release() noexcept { blocks_.release(); }
+
   /// Encodes `count` rows, `dim` floats each, one behind the other.
   void append(const float* rows, std::size_t count) {
     while (count > 0) {

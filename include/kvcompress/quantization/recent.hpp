@@ -29,6 +29,7 @@ class Recent {
 
  public:
   using exact_type = typename Body::exact_type;
+  static constexpr std::size_t row_multiple = Body::row_multiple;
 
   /// `options.residual`: exact rows, in `Body::row_multiple`s, at least one.
   Recent(const auto& options, std::size_t dim, const Memory& memory)
@@ -50,6 +51,27 @@ class Recent {
     tail_.resize(0);
   }
 
+  void make_writable(std::size_t first, std::size_t last) { tail_.make_writable(first - settled(), last - settled()); }
+  void take_room(Recent& from) noexcept {
+    body_.take_room(from.body_);
+    tail_.take_room(from.tail_);
+  }
+  void hold() noexcept {
+    body_.hold();
+    tail_.hold();
+  }
+  void release() noexcept {
+    body_.release();
+    tail_.release();
+  }
+
+  /// Afterwards settle cannot fail, also with up to `more` other exact rows. The scratch grows to one block of rows.
+  void make_room_to_settle(std::size_t more, Vector<float>& scratch) {
+    const std::size_t due = Rule::due(tail_.rows() + more, residual_);
+    if (due == 0) { return; }
+    body_.make_room(due);
+    scratch.resize(std::max(scratch.size(), std::min(due, Body::block_rows) * dim_));
+  }
   /// Encodes what is due. The scratch grows to one block of rows.
   void settle(const Settling& settling) {
     constexpr std::size_t block_rows = Body::block_rows;
@@ -83,8 +105,8 @@ class Recent {
   /// Removes the dead rows of `table`, keeping the order. Codes of values are copied; keys are decoded and encoded anew in groups of
   /// live rows, and what does not fill a group joins the exact rows.
   void compact(const RowTable& table, Vector<float>& scratch) {
-    tail_.compact(table, scratch, settled());
     if constexpr (Body::row_multiple == 1) {
+      tail_.compact(table, settled(), nullptr, 0);
       std::size_t kept = 0;
       for (std::size_t r = 0; r < body_.rows(); ++r) {
         if (!table.alive(r)) { continue; }
@@ -127,6 +149,10 @@ class Recent {
     body_.unshare();
     tail_.unshare();
   }
+  void own_recent() {
+    body_.make_room(0);
+    tail_.unshare();
+  }
   static void describe(auto&& fact) {
     Body::describe(fact);
     fact("flush", Rule::name);
@@ -166,8 +192,8 @@ class Recent {
         waiting = 0;
       }
     }
+    tail_.compact(table, settled(), scratch.data(), waiting);
     body_.resize(written);
-    tail_.insert_front(scratch.data(), waiting);
   }
 
   std::size_t residual_;

@@ -243,11 +243,15 @@ struct LandmarkIndex {
     return options.behaviour == ShadowKVClass::offload ? 24 * (options.budget / 1024) : options.outlier_chunks;
   }
 
+  /// Whether a commit that finds `rows` rows would index some.
+  static bool grows_at(const Options& options, const State& state, std::size_t rows) noexcept {
+    return options.fold_in > 0 && rows >= state.indexed() + options.local_chunks * options.chunk + options.fold_in;
+  }
   static void refresh(const Options& options, State& state, const RowTable& table, bool end_of_prompt, auto&& read,
                       Vector<float>& scratch) {
     const std::size_t local = options.local_chunks * options.chunk;
     const bool first = end_of_prompt && state.indexed() == 0;
-    const bool fold = !first && options.fold_in > 0 && table.rows() >= state.indexed() + local + options.fold_in;
+    const bool fold = !first && grows_at(options, state, table.rows());
     if (first) {
       state.grow(context_chunks(options, table.rows()), outlier_chunks(options), read, scratch);
     } else if (fold) {

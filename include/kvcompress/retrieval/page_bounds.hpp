@@ -66,12 +66,17 @@ class PageState {
   }
   static void compact(std::size_t) noexcept {}
 
+  /// Afterwards refresh of up to so many rows cannot fail.
+  void make_room_to_refresh(std::size_t rows, Vector<float>& scratch) {
+    const std::size_t complete = rows / page_;
+    if (bounds_.capacity() < complete * 2 * width_) { bounds_.reserve(std::max(complete * 2 * width_, bounds_.capacity() / 8 * 9)); }
+    if (stale_.capacity() < complete) { stale_.reserve(std::max(complete, stale_.capacity() / 8 * 9)); }
+    scratch.resize(std::max(scratch.size(), 3 * width_));
+  }
   /// Computes the bounds of pages that are new and complete, or stale. Dead rows count with the key they had.
   void refresh(std::size_t rows, auto&& read, Vector<float>& scratch) {
     const std::size_t complete = rows / page_;
-    bounds_.reserve(complete * 2 * width_);
-    stale_.reserve(complete);
-    scratch.resize(std::max(scratch.size(), 3 * width_));
+    make_room_to_refresh(rows, scratch);
     for (std::size_t p = 0; p < complete; ++p) {
       if (p < pages() && stale_[p] == 0) { continue; }
       if (p == pages()) {
@@ -164,6 +169,9 @@ struct PageBounds {
   }
   static std::size_t bytes_for(const Options& options, const Shape& shape, std::size_t rows) noexcept {
     return rows / options.page * (2 * shape.key_width() * sizeof(T) + 1);
+  }
+  static void make_room_to_refresh(const Options&, State& state, std::size_t rows, Vector<float>& scratch) {
+    state.make_room_to_refresh(rows, scratch);
   }
   static void refresh(const Options&, State& state, const RowTable& table, bool /*end_of_prompt*/, auto&& read, Vector<float>& scratch) {
     state.refresh(table.rows(), read, scratch);

@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/quantization/exact.hpp"
@@ -52,12 +53,56 @@ class GearStore {
     tail_.resize(0);
   }
 
+  void make_writable(std::size_t first, std::size_t last) { tail_.make_writable(first - settled(), last - settled()); }
+  void take_room(GearStore& from) noexcept { tail_.take_room(from.tail_); }
+  void hold() noexcept { tail_.hold(); }
+  void release() noexcept { tail_.release(); }
+
   /// Encodes what is due: at the end of a prompt all rows but the last (rows mod buffer) as one segment, later every full buffer.
   void settle(const Settling& settling) requires(Vectors == Scope::lane) {
     GearStore* const self = this;
-    settle_all(Members(&self, 1), settling);
+    settle(Members(&self, 1), settling);
   }
-  static void settle(Members members, const Settling& settling) requires(Vectors != Scope::lane) { settle_all(members, settling); }
+  static void settle(Members members, const Settling& settling) {
+    encode_aside(members, settling);
+    take_aside(members);
+  }
+  /// The same in two steps: all lanes make their segments aside, which may fail; then all take them, which cannot, or forget them.
+  static void encode_aside(Members members, const Settling& settling) {
+    GearStore& first = *members.front();
+    const Options& options = first.options_;
+    const std::size_t due = (std::min(settling.rows, first.rows()) - first.settled()) / options.buffer * options.buffer;
+    if (due == 0) { return; }
+    Aside aside{members};
+    const std::size_t each = settling.end_of_prompt ? due : options.buffer;
+    const std::size_t heads = settling.shape.kv_heads;
+    for (std::size_t done = 0; done < due; done += each) {
+      const auto read = [&](std::size_t lane, std::size_t row, float* out) { members[lane]->tail_.read(done + row, out); };
+      encode(members, each, settling.end_of_prompt ? gear::Origin::prompt : gear::Origin::buffer, heads, settling.scratch, read);
+    }
+    const std::size_t kept =
+        options.merge > 1 && !settling.end_of_prompt ? merge_all(members, heads, settling.scratch) : first.list_.size();
+    for (GearStore* member : members) { member->list_.make_room(member->fresh_.size()); }
+    for (GearStore* member : members) {
+      member->kept_ = kept;
+      member->due_ = due;
+    }
+    aside.done = true;
+    if (settling.end_of_prompt) { Vector<float>(settling.scratch.get_allocator()).swap(settling.scratch); }  // long; decoding needs little
+  }
+  static void take_aside(Members members) noexcept {
+    for (GearStore* member : members) {
+      if (member->due_ == 0) { continue; }
+      member->list_.replace_from(member->kept_, member->fresh_);
+      member->tail_.pop_front(std::exchange(member->due_, 0));
+    }
+  }
+  void forget_aside() noexcept {
+    fresh_.clear();
+    due_ = 0;
+  }
+  /// Whether a commit that finds `rows` rows would encode some.
+  [[nodiscard]] bool encodes_at(std::size_t rows) const noexcept { return rows >= settled() + options_.buffer; }
 
   /// The rows that can only leave together with an encoded row: those of its segment.
   [[nodiscard]] RowRange block_at(std::size_t row) const noexcept { return list_.range(list_.index_of(row)); }
@@ -127,6 +172,7 @@ class GearStore {
     list_.unshare();
     tail_.unshare();
   }
+  void own_recent() { tail_.unshare(); }
   static void describe(auto&& fact) {
     fact("form", Codes::keys ? "gear keys" : "gear values");
     fact("bits", std::bit_width(static_cast<unsigned>(Codes::Quantizer::largest_code)));
@@ -160,31 +206,6 @@ class GearStore {
       }
     }
   };
-
-  /// All lanes make their segments aside, then all take them, which cannot fail.
-  static void settle_all(Members members, const Settling& settling) {
-    GearStore& first = *members.front();
-    const Options& options = first.options_;
-    const std::size_t due = (std::min(settling.rows, first.rows()) - first.settled()) / options.buffer * options.buffer;
-    if (due == 0) { return; }
-    for (GearStore* member : members) { member->fresh_.clear(); }  // of a compaction that failed in another lane
-    Aside aside{members};
-    const std::size_t each = settling.end_of_prompt ? due : options.buffer;
-    const std::size_t heads = settling.shape.kv_heads;
-    for (std::size_t done = 0; done < due; done += each) {
-      const auto read = [&](std::size_t lane, std::size_t row, float* out) { members[lane]->tail_.read(done + row, out); };
-      encode(members, each, settling.end_of_prompt ? gear::Origin::prompt : gear::Origin::buffer, heads, settling.scratch, read);
-    }
-    const std::size_t kept =
-        options.merge > 1 && !settling.end_of_prompt ? merge_all(members, heads, settling.scratch) : first.list_.size();
-    for (GearStore* member : members) { member->list_.make_room(member->fresh_.size()); }
-    for (GearStore* member : members) {
-      member->list_.replace_from(kept, member->fresh_);
-      member->tail_.pop_front(due);
-    }
-    aside.done = true;
-    if (settling.end_of_prompt) { Vector<float>(settling.scratch.get_allocator()).swap(settling.scratch); }  // long; decoding needs little
-  }
 
   /// Makes one segment of `rows` rows in every member, aside.
   static void encode(Members members, std::size_t rows, gear::Origin origin, std::size_t heads, Vector<float>& scratch, auto&& read) {
@@ -253,7 +274,6 @@ class GearStore {
     const List& list = first.list_;
     Vector<std::uint32_t> live(Allocator<std::uint32_t>(list.memory()));  // rows that stay
     live.reserve(table.live_in(0, list.rows()));
-    for (GearStore* member : members) { member->fresh_.clear(); }
     Aside aside{members};
     std::size_t done = 0;  // of `live`
     for (std::size_t index = 0; index < list.size(); ++index) {
@@ -278,7 +298,6 @@ class GearStore {
     }
     const std::size_t rest = live.size() - done;
     for (GearStore* member : members) {
-      member->tail_.keep(member->tail_.rows() + rest);  // what leaves the exact rows must not take the room with it
       member->tail_.unshare();
       member->tail_.make_room(rest);
     }
@@ -286,10 +305,10 @@ class GearStore {
     aside.done = true;
   }
   void compact_this(const RowTable& table, Vector<float>& scratch) noexcept {
-    tail_.compact(table, scratch, settled());
+    const std::size_t encoded = settled();
     std::size_t skip = fresh_.rows();
     std::size_t rest = 0;
-    for (std::size_t row = 0; row < settled(); ++row) {
+    for (std::size_t row = 0; row < encoded; ++row) {
       if (!table.alive(row)) { continue; }
       if (skip > 0) {
         --skip;
@@ -299,7 +318,7 @@ class GearStore {
     }
     list_.clear();
     std::swap(list_, fresh_);
-    tail_.insert_front(scratch.data(), rest);
+    tail_.compact(table, encoded, scratch.data(), rest);
   }
 
   static void read_from(const List& list, std::size_t row, float* out) noexcept {
@@ -327,7 +346,9 @@ class GearStore {
   Options options_;
   std::size_t dim_;
   List list_;
-  List fresh_;  // made and not yet taken; empty between calls, but for prepare_to_compact
+  List fresh_;            // made and not yet taken; empty between calls, but for prepare_to_compact
+  std::size_t kept_ = 0;  // segments that stay before those of fresh_
+  std::size_t due_ = 0;   // exact rows that fresh_ encodes
   Tail tail_;
 };
 
