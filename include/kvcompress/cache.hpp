@@ -17,6 +17,7 @@
 #include "kvcompress/cache/composition.hpp"
 #include "kvcompress/cache/layer.hpp"
 #include "kvcompress/cache/observe.hpp"
+#include "kvcompress/cache/own_numbers.hpp"
 #include "kvcompress/cache/queries.hpp"
 #include "kvcompress/cache/share_rows.hpp"
 #include "kvcompress/core/shared.hpp"
@@ -58,8 +59,8 @@ class KVCache {
   using Options = PolicyOptions<P>;
 
   explicit KVCache(const Shape& shape, const Options& options = {}, const Memory& memory = {})
-      : shape_(checked(shape, options)), options_(options), memory_(memory), layers_(Allocator<Shared<Layer>>(memory)),
-        workspace_(shape, memory), scratch_(memory), row_(Allocator<float>(memory)) {
+      : shape_(checked(shape, options)), options_(options), memory_(memory), numbers_(shape_, options_, memory),
+        layers_(Allocator<Shared<Layer>>(memory)), workspace_(shape_, memory), scratch_(memory), row_(Allocator<float>(memory)) {
     layers_.reserve(shape.layers);
     for (std::size_t l = 0; l < shape.layers; ++l) { layers_.emplace_back(memory, shape_, options_, memory_); }
     row_.resize(shape_.key_width() + shape_.value_width());
@@ -74,6 +75,7 @@ class KVCache {
   KVCache& operator=(KVCache&&) noexcept = default;
   ~KVCache() = default;
 
+  /// The shape and the options, of which the cache keeps what they point to: pointers in them are valid as long as it, or a copy, is.
   [[nodiscard]] const Shape& shape() const noexcept { return shape_; }
   [[nodiscard]] const Options& options() const noexcept { return options_; }
   /// Tokens that a layer has seen: one more than the newest position.
@@ -271,6 +273,7 @@ class KVCache {
   [[nodiscard]] MemoryReport memory() const noexcept {
     MemoryReport report;
     report.add(&MemoryReport::indices, layers_);
+    numbers_.account(report);
     workspace_.account(report);
     scratch_.account(report);
     report.add(&MemoryReport::scratch, row_);
@@ -337,7 +340,7 @@ class KVCache {
   using Layer = detail::Layer<P>;
   struct Sharing {};
   KVCache(const KVCache& other, Sharing)
-      : shape_(other.shape_), options_(other.options_), memory_(other.memory_), layers_(other.layers_),
+      : shape_(other.shape_), options_(other.options_), memory_(other.memory_), numbers_(other.numbers_), layers_(other.layers_),
         workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_), reserved_(other.reserved_) {
     if constexpr (Eviction::observes != Observes::nothing || !std::is_same_v<Retrieval, ReadAll>) {
       for (Shared<Layer>& layer : layers_) {  // attend writes observations and fetched rows without asking
@@ -421,6 +424,7 @@ class KVCache {
   Shape shape_;
   Options options_;
   Memory memory_;
+  detail::OwnNumbers<P> numbers_;  // what shape_ and options_ point to
   Vector<Shared<Layer>> layers_;
   Workspace workspace_;
   detail::CommitScratch<P> scratch_;

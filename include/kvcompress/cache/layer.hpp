@@ -249,23 +249,35 @@ struct Layer {
   static void tidy_encoded(RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch) {
     const Lane<P>& first = members.front();
     const std::size_t both = std::min(first.keys.settled(), first.value_store().settled());
+    RowRange gone{};  // dead blocks side by side, whose rows leave together
     for (std::size_t end = both; end > 0;) {
       const RowRange block = first.keys.block_at(end - 1);
       end = block.first;
       const RowRange same = first.value_store().block_at(block.first);
       const bool whole = block.last <= both && same.first == block.first && same.last == block.last;
-      if (!whole || table.live_in(block.first, block.last) > 0) { continue; }
+      if (!whole || table.live_in(block.first, block.last) > 0) {
+        erase_rows(table, members, gone);
+        gone = {};
+        continue;
+      }
       for (Lane<P>& lane : members) {
         lane.keys.erase_block(block.first);
         lane.values.erase_block(block.first);
-        lane.state.erase(block.first, block.size());
-        lane.index.erase(block.first, block.size());
       }
-      table.erase(block.first, block.size());
+      gone = {block.first, gone.size() == 0 ? block.last : gone.last};
     }
+    erase_rows(table, members, gone);
     if constexpr (Compacts<Keys> && Compacts<Values>) {
       if (2 * table.live_in(0, first.settled()) < first.settled()) { rebuild(table, members, scratch); }
     }
+  }
+  static void erase_rows(RowTable& table, std::span<Lane<P>> members, RowRange gone) noexcept {
+    if (gone.size() == 0) { return; }
+    for (Lane<P>& lane : members) {
+      lane.state.erase(gone.first, gone.size());
+      lane.index.erase(gone.first, gone.size());
+    }
+    table.erase(gone.first, gone.size());
   }
   /// Encodes the live rows anew, without the dead ones.
   static void rebuild(RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch) {

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <new>
 #include <vector>
@@ -56,6 +57,13 @@ struct Allocator {
 /// A std::vector that lives on a Memory handle.
 template <class T>
 using Vector = std::vector<T, Allocator<T>>;
+
+/// Room for `count` elements in a vector that grows step by step: a quarter more than is needed now, so that growing costs a constant time per
+/// element. The first time exactly `count`.
+template <class T>
+void reserve_growing(Vector<T>& vector, std::size_t count) {
+  if (count > vector.capacity()) { vector.reserve(std::max(count, vector.capacity() + vector.capacity() / 4)); }
+}
 
 /// Bytes taken from the handle, split by purpose. Every member counts bytes.
 struct MemoryReport {

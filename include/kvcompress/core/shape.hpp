@@ -26,7 +26,7 @@ struct Rope {
   RopePairing pairing = RopePairing::half_split;
   std::size_t rotary_dim = 0;                 ///< leading channels that turn; 0 means the whole key
   double scale = 1.0;                         ///< linear position scaling: 1/4 for a context stretched four times
-  const double* frequency_factors = nullptr;  ///< optional divisors per pair (Llama 3.1), rotary_dim/2 of them, kept by the caller
+  const double* frequency_factors = nullptr;  ///< optional divisors per pair (Llama 3.1), rotary_dim/2 of them; a cache keeps a copy
 };
 
 /// The form in which keys and queries enter the cache.
@@ -50,6 +50,10 @@ struct Shape {
   [[nodiscard]] std::size_t value_width() const noexcept { return value_dim != 0 ? value_dim : head_dim; }
   /// Query heads that share one KV head (GQA group).
   [[nodiscard]] std::size_t group() const noexcept { return query_heads / kv_heads; }
+  /// Pairs of channels that the rotary embedding turns.
+  [[nodiscard]] std::size_t rotary_pairs() const noexcept {
+    return rope.theta == 0.0 ? 0 : (rope.rotary_dim != 0 ? rope.rotary_dim : key_width()) / 2;
+  }
   /// Numbers that one token adds to the cache.
   [[nodiscard]] std::size_t values_per_token() const noexcept { return layers * kv_heads * (key_width() + value_width()); }
 

@@ -61,8 +61,8 @@ class OffloadedValues {
     for (std::size_t m = 0; m < members.size(); ++m) {
       members[m]->write(region, m * rows, rows, settling);
       members[m]->keep_at_hand(settling.reads[m], chunks, settling.scratch);
-      members[m]->regions_.reserve(one.regions_.size() + 1);
-      members[m]->chunks_.reserve(indexed / settling.reads[m].unit);
+      reserve_growing(members[m]->regions_, one.regions_.size() + 1);
+      reserve_growing(members[m]->chunks_, indexed / settling.reads[m].unit);
     }
     one.next_.push_back({region, settled, rows, 0});
   }
