@@ -11,6 +11,7 @@
 
 #include "kvcompress/attention/attend.hpp"
 #include "kvcompress/attention/executor.hpp"
+#include "kvcompress/cache/byte_budget.hpp"
 #include "kvcompress/cache/bytes.hpp"
 #include "kvcompress/cache/checks.hpp"
 #include "kvcompress/cache/commit.hpp"
@@ -60,9 +61,10 @@ class KVCache {
 
   explicit KVCache(const Shape& shape, const Options& options = {}, const Memory& memory = {})
       : shape_(checked(shape, options)), options_(options), memory_(memory), numbers_(shape_, options_, memory),
-        layers_(Allocator<Shared<Layer>>(memory)), workspace_(shape_, memory), scratch_(memory), row_(Allocator<float>(memory)) {
+        most_(detail::rows_within_budget<P>(shape_, options_, numbers_.bytes())), layers_(Allocator<Shared<Layer>>(memory)),
+        workspace_(shape_, memory), scratch_(memory), row_(Allocator<float>(memory)) {
     layers_.reserve(shape.layers);
-    for (std::size_t l = 0; l < shape.layers; ++l) { layers_.emplace_back(memory, shape_, options_, memory_); }
+    for (std::size_t l = 0; l < shape.layers; ++l) { layers_.emplace_back(memory, shape_, options_, most_, memory_); }
     row_.resize(shape_.key_width() + shape_.value_width());
   }
   /// A deep copy: shares nothing with `other`.
@@ -340,8 +342,9 @@ class KVCache {
   using Layer = detail::Layer<P>;
   struct Sharing {};
   KVCache(const KVCache& other, Sharing)
-      : shape_(other.shape_), options_(other.options_), memory_(other.memory_), numbers_(other.numbers_), layers_(other.layers_),
-        workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_), reserved_(other.reserved_) {
+      : shape_(other.shape_), options_(other.options_), memory_(other.memory_), numbers_(other.numbers_), most_(other.most_),
+        layers_(other.layers_), workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_),
+        reserved_(other.reserved_) {
     if constexpr (Eviction::observes != Observes::nothing || !std::is_same_v<Retrieval, ReadAll>) {
       for (Shared<Layer>& layer : layers_) {  // attend writes observations and fetched rows without asking
         if (layer.read().open > 0) { static_cast<void>(layer.write()); }
@@ -408,8 +411,8 @@ class KVCache {
   /// The eviction's budget in rows, which follows from the tokens of the prompt.
   void settle_budget(Layer& l) const {
     if constexpr (HasBudget<Eviction>) {
-      l.budget = options_.eviction.budget.resolve(l.prompt_tokens, shape_.layers * shape_.kv_heads,
-                                                  [this](std::size_t bytes) { return detail::rows_in<P>(shape_, options_, bytes); });
+      l.budget =
+          options_.eviction.budget.resolve(l.prompt_tokens, shape_.layers * shape_.kv_heads, [this](std::size_t) { return most_.live; });
     }
   }
   void finish(std::size_t layer, bool end_of_prompt) {
@@ -425,6 +428,7 @@ class KVCache {
   Options options_;
   Memory memory_;
   detail::OwnNumbers<P> numbers_;  // what shape_ and options_ point to
+  MostRows most_;                  // that a budget in bytes allows
   Vector<Shared<Layer>> layers_;
   Workspace workspace_;
   detail::CommitScratch<P> scratch_;

@@ -178,6 +178,16 @@ concept SaysBytes = requires(std::size_t n, const Options& options) {
   { S::bytes_for(n, n, options, shape, n) } -> std::same_as<std::size_t>;
 };
 
+/// The most rows that a lane holds under a budget in bytes: live ones, of which so many were decoded after the prompt, and dead ones that have
+/// not given their place back. A store may have most_bytes(most, dim, options, shape, at_hand), an upper bound of what it holds of them after a
+/// commit, spare memory included; `at_hand`: rows that a query reads. Without it, it is taken at its bytes_for.
+struct MostRows {
+  std::size_t live = 0;
+  std::size_t decoded = 0;
+  std::size_t dead = 0;
+  [[nodiscard]] constexpr std::size_t all() const noexcept { return live + dead; }
+};
+
 /// How rows are held: a store for keys, one for values, and the options that both are built from. One whose stores encode the lanes of a
 /// group of layers together also says which: layers_with(options, shape, layer). One whose rows must be fetched before they are read says
 /// `static constexpr bool needs_retrieval = true`.
@@ -204,12 +214,13 @@ enum class Observes {
 
 /// What an eviction decides from, and where it writes its decision.
 struct Selection {
-  const RowTable& rows;           ///< positions, which rows are alive
-  bool end_of_prompt;             ///< this commit closes a prompt
-  std::size_t prompt_tokens;      ///< tokens up to the end of the last prompt, this one included
-  std::size_t budget;             ///< Options::budget in rows; 0 if the eviction has none
-  Vector<Position>& order;        ///< scratch for sorting, any size
-  std::span<unsigned char> drop;  ///< one flag per row, 0 at entry; set to 1 to evict a live row
+  const RowTable& rows;                                     ///< positions, which rows are alive
+  bool end_of_prompt;                                       ///< this commit closes a prompt
+  std::size_t prompt_tokens;                                ///< tokens up to the end of the last prompt, this one included
+  std::size_t budget;                                       ///< Options::budget in rows; 0 if the eviction has none
+  Vector<Position>& order;                                  ///< scratch for sorting, any size
+  std::span<unsigned char> drop;                            ///< one flag per row, 0 at entry; set to 1 to evict a live row
+  std::size_t most_decoded = static_cast<std::size_t>(-1);  ///< decoded rows that a budget in bytes has room for
 
   /// Position of the k-th oldest live row, k from 0. Cost: O(rows).
   [[nodiscard]] Position oldest(std::size_t k) {
@@ -337,7 +348,9 @@ concept ObservesRows = Eviction<E> &&
   E::observe_row(options, state, std::size_t{}, key, value);
 };
 
-/// An eviction that bounds the rows of a lane by a Budget named `budget`.
+/// An eviction that bounds the rows of a lane by a Budget named `budget`. Where that is bytes, Selection::budget is what fits in them, at any
+/// time, decoded rows included. It may have decoded_rows(options, budget), how many of these it leaves to decoded rows, and
+/// least_rows(options), the smallest budget that it works with.
 template <class E>
 concept HasBudget = Eviction<E> && requires(typename E::Options options) {
   options.budget.rows_of;

@@ -83,7 +83,7 @@ struct Commit {
     if constexpr (Eviction::decides != Decides::never) {
       for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
         scratch.start(l.tables[unit].rows());
-        Selection selection{l.tables[unit], end_of_prompt, l.prompt_tokens, l.budget, scratch.order, scratch.drop};
+        Selection selection{l.tables[unit], end_of_prompt, l.prompt_tokens, l.budget, scratch.order, scratch.drop, l.most_decoded};
         Eviction::select(options.eviction, l.unit(unit).front().state, selection);
         l.evict(unit, scratch, end_of_prompt);
       }
@@ -99,7 +99,7 @@ struct Commit {
       for (const Lane<P>& lane : l->lanes) { Eviction::add(options.eviction, sums, lane.state); }
     }
     scratch.start(rows.rows());
-    Selection selection{rows, true, first.prompt_tokens, first.budget, scratch.order, scratch.drop};
+    Selection selection{rows, true, first.prompt_tokens, first.budget, scratch.order, scratch.drop, first.most_decoded};
     Eviction::select(options.eviction, sums, selection);
     for (Layer<P>* l : together) { l->tables.front().prepare_to_kill(scratch.order); }
     for (Layer<P>* l : together) {

@@ -24,9 +24,11 @@ struct Lane {
   Lane(const Shape& shape, const PolicyOptions<P>& options, const Memory& memory)
       : keys(options.storage, shape.key_width(), memory), values(options.storage, shape.value_width(), memory),
         state(Eviction::state(options.eviction, shape, memory)), index(Retrieval::state(options.retrieval, shape, memory)), last(memory),
-        pending(memory) {
-    if constexpr (Eviction::decides != Decides::never && requires { keys.keep_recent(); }) { keys.keep_recent(); }
-    if constexpr (Eviction::decides != Decides::never && requires { values.keep_recent(); }) { values.keep_recent(); }
+        pending(memory) {}
+  /// Under an eviction: memory of recent rows stays with the stores, for a lane of at most `rows` rows.
+  void keep_recent(std::size_t rows) noexcept {
+    if constexpr (requires { keys.keep_recent(rows); }) { keys.keep_recent(rows); }
+    if constexpr (requires { values.keep_recent(rows); }) { values.keep_recent(rows); }
   }
 
   Keys keys;

@@ -92,10 +92,19 @@ struct Layer {
   using Values = typename Lane<P>::Values;
   static constexpr bool per_lane = Eviction::scope == Scope::lane && storage_scope<typename Axes<P>::Storage>() == Scope::lane;
 
-  Layer(const Shape& shape, const PolicyOptions<P>& options, const Memory& memory)
+  /// `most`: rows of a lane under a budget in bytes; all 0 without one.
+  Layer(const Shape& shape, const PolicyOptions<P>& options, const MostRows& most, const Memory& memory)
       : lanes(Allocator<Lane<P>>(memory)), tables(Allocator<RowTable>(memory)) {
     lanes.reserve(shape.kv_heads);
-    for (std::size_t head = 0; head < shape.kv_heads; ++head) { lanes.emplace_back(shape, options, memory); }
+    for (std::size_t head = 0; head < shape.kv_heads; ++head) {
+      lanes.emplace_back(shape, options, memory);
+      if (Eviction::decides != Decides::never) { lanes.back().keep_recent(most.live > 0 ? most.all() : static_cast<std::size_t>(-1)); }
+    }
+    if (most.live > 0) {
+      most_dead = most.dead;
+      most_decoded = most.decoded;
+      most_queries = 1 + options.speculation;
+    }
     const std::size_t count = per_lane ? shape.kv_heads : 1;
     tables.reserve(count);
     for (std::size_t unit = 0; unit < count; ++unit) { tables.emplace_back(Eviction::renumbers(options.eviction), memory); }
@@ -135,7 +144,7 @@ struct Layer {
                     members.front().keys.erase_block(std::size_t{});
                     members.front().values.erase_block(std::size_t{});
                   }) {
-      if (settled > 0) { tidy_encoded(table, members, scratch); }
+      if (settled > 0) { tidy_encoded(table, members, scratch, most_dead); }
     }
   }
 
@@ -158,7 +167,7 @@ struct Layer {
       if (end_of_prompt) { table.compact(room(table.rows())); }
     }
     for (Lane<P>& lane : lanes) {  // last: what was seen is needed if the above ran out of memory and the commit is repeated
-      lane.last.clear(end_of_prompt);
+      lane.last.clear(end_of_prompt || lane.last.positions().size() > most_queries);
       lane.observed_end = 0;
     }
     open = 0;
@@ -210,13 +219,16 @@ struct Layer {
 
   Vector<Lane<P>> lanes;
   Vector<RowTable> tables;
-  Position next = 0;              // position of the next token
-  Position committed = 0;         // `next` at the last commit
-  std::size_t open = 0;           // rows since the last commit
-  bool in_prompt = true;          // until the first end_prompt
-  bool waiting = false;           // its prompt has ended, that of a layer that it is encoded together with has not
-  std::size_t prompt_tokens = 0;  // tokens up to the last end_prompt
-  std::size_t budget = 0;         // the eviction's budget in rows, known from the first end_prompt on
+  Position next = 0;                                     // position of the next token
+  Position committed = 0;                                // `next` at the last commit
+  std::size_t open = 0;                                  // rows since the last commit
+  bool in_prompt = true;                                 // until the first end_prompt
+  bool waiting = false;                                  // its prompt has ended, that of a layer that it is encoded together with has not
+  std::size_t prompt_tokens = 0;                         // tokens up to the last end_prompt
+  std::size_t budget = 0;                                // the eviction's budget in rows, known from the first end_prompt on
+  std::size_t most_dead = static_cast<std::size_t>(-1);  // rows that may lie dead among the encoded ones; never more than live there
+  std::size_t most_decoded = static_cast<std::size_t>(-1);  // rows decoded after the prompt
+  std::size_t most_queries = static_cast<std::size_t>(-1);  // of a step, for which memory stays
 
  private:
   static constexpr std::size_t slack = 64;  // entries that tables and states keep free for decoding
@@ -246,7 +258,7 @@ struct Layer {
     }
     cut(table, members, std::min(end, table.rows()));
   }
-  static void tidy_encoded(RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch) {
+  static void tidy_encoded(RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch, std::size_t most_dead) {
     const Lane<P>& first = members.front();
     const std::size_t both = std::min(first.keys.settled(), first.value_store().settled());
     RowRange gone{};  // dead blocks side by side, whose rows leave together
@@ -268,7 +280,8 @@ struct Layer {
     }
     erase_rows(table, members, gone);
     if constexpr (Compacts<Keys> && Compacts<Values>) {
-      if (2 * table.live_in(0, first.settled()) < first.settled()) { rebuild(table, members, scratch); }
+      const std::size_t live = table.live_in(0, first.settled());
+      if (first.settled() - live > std::min(live, most_dead)) { rebuild(table, members, scratch); }
     }
   }
   static void erase_rows(RowTable& table, std::span<Lane<P>> members, RowRange gone) noexcept {

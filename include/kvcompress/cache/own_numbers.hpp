@@ -21,6 +21,7 @@ struct OwnNumbers {
     shape.rope.frequency_factors = frequency_factors.data();
     if constexpr (has_start) { options.storage.start = start.data(); }
   }
+  [[nodiscard]] std::size_t bytes() const noexcept { return frequency_factors.bytes() + start.bytes(); }
   void account(MemoryReport& report) const noexcept {
     frequency_factors.account(report);
     start.account(report);

@@ -153,6 +153,10 @@ class BlockList {
   [[nodiscard]] static constexpr std::size_t bytes_per_block(std::size_t payload_bytes) noexcept {
     return (payload_bytes + alignof(Count) - 1) / alignof(Count) * alignof(Count) + sizeof(Count);
   }
+  /// What a list of at most `blocks` blocks, spare ones included, takes.
+  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t blocks, std::size_t payload_bytes) noexcept {
+    return blocks * bytes_per_block(payload_bytes) + std::max<std::size_t>(16, 4 * blocks) * sizeof(std::byte*);
+  }
   [[nodiscard]] std::size_t block_bytes() const noexcept { return payload_ + sizeof(Count); }
 
   /// Adds the list's table and spare blocks only: for blocks that several lists of one owner hold.

@@ -8,17 +8,17 @@
 #include <vector>
 
 #include "kvcompress/core/error.hpp"
+#include "kvcompress/core/page_memory.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// Where a cache gets its memory: two functions and a context, by value. `allocate` may return null: that becomes an Error.
+/// Where a cache gets its memory: two functions and a context, by value. `allocate` may return null: that becomes an Error. The default gives
+/// what is released back to the system (Linux; elsewhere it is the heap): see PageMemory.
 struct Memory {
-  void* (*allocate)(void* context, std::size_t bytes, std::size_t alignment) = [](void*, std::size_t bytes,
-                                                                                  std::size_t alignment) -> void* {
-    return ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
-  };
+  void* (*allocate)(void* context, std::size_t bytes, std::size_t alignment) =
+      [](void*, std::size_t bytes, std::size_t alignment) -> void* { return detail::allocate(bytes, alignment); };
   void (*release)(void* context, void* address, std::size_t bytes, std::size_t alignment) =
-      [](void*, void* address, std::size_t, std::size_t alignment) { ::operator delete(address, std::align_val_t(alignment)); };
+      [](void*, void* address, std::size_t bytes, std::size_t alignment) { detail::release(address, bytes, alignment); };
   void* context = nullptr;
 
   friend bool operator==(const Memory&, const Memory&) noexcept = default;

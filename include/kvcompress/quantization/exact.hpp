@@ -108,6 +108,14 @@ class Exact {
   [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& /*options*/) noexcept {
     return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_rows * dim * sizeof(T));
   }
+  [[nodiscard]] static constexpr std::size_t most_bytes(const MostRows& rows, std::size_t dim, const auto& /*options*/, const Shape&,
+                                                        std::size_t /*at_hand*/) noexcept {
+    return BlockList::most_bytes((rows.all() + block_rows - 1) / block_rows + 1, block_rows * dim * sizeof(T));
+  }
+  /// The same for rows that leave at the front.
+  [[nodiscard]] static constexpr std::size_t most_bytes_of_recent(std::size_t rows, std::size_t dim) noexcept {
+    return BlockList::most_bytes(blocks_across(rows) + 1, block_rows * dim * sizeof(T));
+  }
   void reserve(std::size_t rows) { blocks_.reserve(blocks_across(rows)); }
   /// Memory of up to `rows` rows stays here when rows leave.
   void keep(std::size_t rows) noexcept { blocks_.keep(blocks_across(rows)); }

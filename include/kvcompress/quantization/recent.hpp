@@ -117,12 +117,17 @@ class Recent {
     const std::size_t exact = std::min<std::size_t>(rows, options.residual);
     return Body::bytes_for(rows - exact, dim) + Tail::bytes_for(exact, dim, options);
   }
+  [[nodiscard]] static constexpr std::size_t most_bytes(const MostRows& rows, std::size_t dim, const auto& options, const Shape&,
+                                                        std::size_t /*at_hand*/) noexcept {
+    const std::size_t exact = std::min(rows.all(), options.residual + Body::row_multiple) + Body::row_multiple;  // a rebuild's rest too
+    return Body::most_bytes(rows.all(), dim) + Tail::most_bytes_of_recent(exact, dim);
+  }
   void reserve(std::size_t rows) {
     body_.reserve(rows);
     tail_.reserve(std::min(rows, residual_ + Body::row_multiple));
   }
-  /// The memory of the recent rows stays here when they are encoded: under a budget the next ones need no allocation.
-  void keep_recent() noexcept { tail_.keep(residual_ + Body::row_multiple); }
+  /// The memory of the recent rows, at most `rows`, stays here when they are encoded: under a budget the next ones need no allocation.
+  void keep_recent(std::size_t rows) noexcept { tail_.keep(std::min(rows, residual_ + Body::row_multiple)); }
   void unshare() {
     body_.unshare();
     tail_.unshare();

@@ -1,0 +1,20 @@
+// tests/support/resident.hpp - what the process holds of the machine's memory.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <unistd.h>
+
+#include <cstddef>
+#include <fstream>
+
+namespace kvcompress::test {
+
+/// Resident bytes of this process; 0 where the system does not say.
+inline std::size_t resident_bytes() {
+  std::size_t all = 0;
+  std::size_t resident = 0;
+  std::ifstream("/proc/self/statm") >> all >> resident;
+  return resident * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+}  // namespace kvcompress::test
