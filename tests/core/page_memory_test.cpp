@@ -59,6 +59,7 @@ TEST(PageMemory, NeighboursInTimeAreNeighboursInMemory) {
 
 TEST(PageMemory, WhatIsReleasedReachesTheSystem) {
   PageMemory pages{};
+  kvcompress::test::empty_heap();
   const std::size_t before = resident_bytes();
   std::vector<Piece> held;
   constexpr std::size_t blocks = 60'000;

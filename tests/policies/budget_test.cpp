@@ -113,6 +113,7 @@ TEST(EndPrompt, CostsTheSamePerTokenForAMillionAndItsMemoryReachesTheSystem) {
   using P = Kivi<4, 32, 32>;
   const Text text(one, 4096, 5);
   const auto end = [&](std::size_t tokens, bool look) {
+    empty_heap();
     const std::size_t before = resident_bytes();
     KVCache<P> cache(one);
     for (std::size_t t = 0; t < tokens; t += text.tokens) {

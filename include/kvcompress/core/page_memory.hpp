@@ -70,7 +70,8 @@ class PageMemory {
     const Lock lock(mutex_);
     auto* region = reinterpret_cast<Region*>(reinterpret_cast<std::uintptr_t>(address) & ~(std::uintptr_t{region_bytes} - 1));
     if (region->used == region->slots) { link(open_[region->size], *region, &Region::open); }
-    if (region->dirty == 0) { link(dirty_regions_, *region, &Region::dirty_list); }
+    if (!region->listed) { link(dirty_regions_, *region, &Region::dirty_list); }
+    region->listed = true;
     region->give(address);
     region->dirty += region->slot;
     dirty_ += region->slot;
@@ -94,11 +95,12 @@ class PageMemory {
     std::size_t slot;   // bytes
     std::size_t slots;  // of the region
     std::size_t used;
-    std::size_t dirty;      // bytes released since the last purge, at most
-    std::size_t first;      // no word of `taken` before it has a free bit
-    bool huge;              // it has asked for huge pages
-    Links open;             // regions of a class that have free slots
-    Links dirty_list;       // regions with dirty bytes
+    std::size_t dirty;                                  // bytes released since the last purge, at most
+    std::size_t first;                                  // no word of `taken` before it has a free bit
+    bool huge;                                          // it has asked for huge pages
+    Links open;                                         // regions of a class that have free slots
+    bool listed;                                        // in the list of those
+    Links dirty_list;                                   // regions with dirty bytes
     std::uint64_t taken[region_bytes / smallest / 64];  // a bit per slot
 
     [[nodiscard]] std::byte* at(std::size_t index) noexcept { return reinterpret_cast<std::byte*>(this) + page_bytes + index * slot; }
@@ -157,7 +159,7 @@ class PageMemory {
     const bool huge = regions_[size] >= 4;
     if (huge) { static_cast<void>(::madvise(place, region_bytes, MADV_HUGEPAGE)); }
     const std::size_t slots = (region_bytes - page_bytes) / slot;
-    auto* region = ::new (static_cast<void*>(place)) Region{size, slot, slots, 0, 0, 0, huge, {}, {}, {}};
+    auto* region = ::new (static_cast<void*>(place)) Region{size, slot, slots, 0, 0, 0, huge, {}, false, {}, {}};
     if (slots % 64 != 0) { region->taken[slots / 64] = ~std::uint64_t{0} << (slots % 64); }  // slots that are not there
     ++regions_[size];
     link(open_[size], *region, &Region::open);
@@ -169,6 +171,7 @@ class PageMemory {
       Region& region = *dirty_regions_;
       unlink(dirty_regions_, region, &Region::dirty_list);
       region.dirty = 0;
+      region.listed = false;
       if (region.used == 0) {
         unlink(open_[region.size], region, &Region::open);
         --regions_[region.size];

@@ -119,7 +119,8 @@ class Recent {
   }
   [[nodiscard]] static constexpr std::size_t most_bytes(const MostRows& rows, std::size_t dim, const auto& options, const Shape&,
                                                         std::size_t /*at_hand*/) noexcept {
-    const std::size_t exact = std::min(rows.all(), options.residual + Body::row_multiple) + Body::row_multiple;  // a rebuild's rest too
+    if (rows.all() < options.residual) { return Tail::most_bytes_of_recent(rows.all() + 1, dim); }  // nothing is ever due
+    const std::size_t exact = options.residual + 2 * Body::row_multiple;                            // a rebuild's rest too
     return Body::most_bytes(rows.all(), dim) + Tail::most_bytes_of_recent(exact, dim);
   }
   void reserve(std::size_t rows) {

@@ -119,6 +119,7 @@ class GearStore {
   /// Of segments of any length, but for the first of at least one buffer: many short ones, or a long one with more outliers.
   [[nodiscard]] static std::size_t most_bytes(const MostRows& rows, std::size_t dim, const Options& options, const Shape& shape,
                                               std::size_t /*at_hand*/) noexcept {
+    if (rows.all() < options.buffer) { return Tail::most_bytes_of_recent(rows.all() + 1, dim); }  // nothing is ever due
     const std::size_t rank = std::min(std::max(options.prompt_rank, options.decode_rank), dim);
     const auto segment = [&](std::size_t length) {
       auto outliers = static_cast<std::size_t>(std::min(options.sparsity, 1.0) * static_cast<double>(length * dim)) + 1;
@@ -129,7 +130,7 @@ class GearStore {
       return Segment::bytes_for({length, dim, rank, outliers}) + Segment::Common::bytes_for(0);
     };
     const std::size_t count = rows.all() / options.buffer + 1;
-    const std::size_t exact = std::min(rows.all(), 2 * options.buffer + row_multiple) + row_multiple;
+    const std::size_t exact = 2 * (options.buffer + row_multiple);
     return std::max(count * segment(options.buffer), segment(rows.all())) + segment(options.buffer) + 4 * (count + 1) * List::entry_bytes +
            Tail::most_bytes_of_recent(exact, dim);
   }
