@@ -7,8 +7,11 @@
 #include <cstddef>
 #include <span>
 #include <string_view>
+#include <type_traits>
 
+#include "kvcompress/core/drop_worst.hpp"
 #include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/most_rows.hpp"
 #include "kvcompress/core/row_table.hpp"
 #include "kvcompress/core/shape.hpp"
 #include "kvcompress/core/views.hpp"
@@ -178,16 +181,7 @@ concept SaysBytes = requires(std::size_t n, const Options& options) {
   { S::bytes_for(n, n, options, shape, n) } -> std::same_as<std::size_t>;
 };
 
-/// The most rows that a lane holds under a budget in bytes: live ones, of which so many were decoded after the prompt, and dead ones that have
-/// not given their place back. A store may have most_bytes(most, dim, options, shape, at_hand), an upper bound of what it holds of them after a
-/// commit, spare memory included; `at_hand`: rows that a query reads. Without it, it is taken at its bytes_for.
-struct MostRows {
-  std::size_t live = 0;
-  std::size_t decoded = 0;
-  std::size_t dead = 0;
-  [[nodiscard]] constexpr std::size_t all() const noexcept { return live + dead; }
-};
-
+/// A store may have most_bytes(most, dim, options, shape, at_hand): see MostRows; `at_hand`: rows that a query reads.
 /// How rows are held: a store for keys, one for values, and the options that both are built from. One whose stores encode the lanes of a
 /// group of layers together also says which: layers_with(options, shape, layer). One whose rows must be fetched before they are read says
 /// `static constexpr bool needs_retrieval = true`.
@@ -256,6 +250,9 @@ struct Selection {
       drop[worst_before(first_recent, score)] = 1;
       return;
     }
+    if constexpr (std::is_same_v<decltype(score(std::size_t{0})), float>) {
+      return detail::drop_worst(rows, rows.live() - rows_to_keep, first_recent, score, order, drop);
+    }
     order.clear();
     for (std::size_t r = 0; r < rows.rows(); ++r) {
       if (rows.alive(r) && rows.position(r) < first_recent) { order.push_back(static_cast<Position>(r)); }
@@ -275,7 +272,8 @@ struct Selection {
     for (std::size_t r = 0; r < rows.rows(); ++r) {
       if (rows.alive(r)) { order.push_back(static_cast<Position>(r)); }
     }
-    std::sort(order.begin(), order.end(), [&](Position a, Position b) { return rows.position(a) < rows.position(b); });
+    const auto older = [&](Position a, Position b) { return rows.position(a) < rows.position(b); };
+    if (!std::is_sorted(order.begin(), order.end(), older)) { std::sort(order.begin(), order.end(), older); }
   }
 
  private:
