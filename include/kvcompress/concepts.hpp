@@ -169,7 +169,7 @@ concept ListsFields = requires(const O& options, void (*field)(const char*, ...)
 };
 
 /// Says what the blocks of that many rows take; of a wider scope, one lane's share; of a store that keeps rows at hand, also by how many
-/// rows a query reads (the retrieval's rows_read(options, rows)).
+/// rows a query reads (the retrieval's rows_read(options, rows)). It may have most_bytes: see MostRows.
 template <class S, class Options>
 concept SaysBytes = requires(std::size_t n, const Options& options) {
   { S::bytes_for(n, n, options) } -> std::same_as<std::size_t>;
@@ -181,7 +181,6 @@ concept SaysBytes = requires(std::size_t n, const Options& options) {
   { S::bytes_for(n, n, options, shape, n) } -> std::same_as<std::size_t>;
 };
 
-/// A store may have most_bytes(most, dim, options, shape, at_hand): see MostRows; `at_hand`: rows that a query reads.
 /// How rows are held: a store for keys, one for values, and the options that both are built from. One whose stores encode the lanes of a
 /// group of layers together also says which: layers_with(options, shape, layer). One whose rows must be fetched before they are read says
 /// `static constexpr bool needs_retrieval = true`.

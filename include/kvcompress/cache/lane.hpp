@@ -25,10 +25,17 @@ struct Lane {
       : keys(options.storage, shape.key_width(), memory), values(options.storage, shape.value_width(), memory),
         state(Eviction::state(options.eviction, shape, memory)), index(Retrieval::state(options.retrieval, shape, memory)), last(memory),
         pending(memory) {}
-  /// Under an eviction: memory of recent rows stays with the stores, for a lane of at most `rows` rows.
-  void keep_recent(std::size_t rows) noexcept {
-    if constexpr (requires { keys.keep_recent(rows); }) { keys.keep_recent(rows); }
-    if constexpr (requires { values.keep_recent(rows); }) { values.keep_recent(rows); }
+  /// Under an eviction memory of recent rows stays with the stores, under a budget in bytes that of the rows that it allows.
+  void keep_memory(const MostRows& most) noexcept {
+    const auto keep = [&](auto& store) {
+      if (most.live > 0) {
+        if constexpr (requires { store.hold_at_most(most.all()); }) { store.hold_at_most(most.all()); }
+      } else if constexpr (requires { store.keep_recent(); }) {
+        store.keep_recent();
+      }
+    };
+    keep(keys);
+    keep(values);
   }
 
   Keys keys;

@@ -98,7 +98,7 @@ struct Layer {
     lanes.reserve(shape.kv_heads);
     for (std::size_t head = 0; head < shape.kv_heads; ++head) {
       lanes.emplace_back(shape, options, memory);
-      if (Eviction::decides != Decides::never) { lanes.back().keep_recent(most.live > 0 ? most.all() : static_cast<std::size_t>(-1)); }
+      if (Eviction::decides != Decides::never) { lanes.back().keep_memory(most); }
     }
     if (most.live > 0) {
       most_dead = most.dead;

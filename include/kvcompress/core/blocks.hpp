@@ -15,7 +15,7 @@
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Blocks [0, used()) hold data, the rest are spare. Copying shares the used blocks (a reference count lies behind each block's
-/// payload); `write` clones a block that somebody else holds too. Only spare blocks beyond `keep` are given back to the handle.
+/// payload); `write` clones a block that somebody else holds too. Only spare blocks beyond `keep`, and one, are given back to the handle.
 ///
 /// Cost: blocks leave at either end in constant time, in the middle in that of the shorter side. The table of blocks is a ring of a power of
 /// two, at most max(16, 4 * blocks) places.
@@ -23,7 +23,7 @@ class BlockList {
  public:
   BlockList(std::size_t payload_bytes, const Memory& memory) : payload_(bytes_per_block(payload_bytes) - sizeof(Count)), memory_(memory) {}
 
-  BlockList(const BlockList& other) : payload_(other.payload_), keep_(other.keep_), memory_(other.memory_) {
+  BlockList(const BlockList& other) : payload_(other.payload_), keep_(other.keep_), spare_(other.spare_), memory_(other.memory_) {
     make_table(other.used_);
     for (; used_ < other.used_; ++used_) {
       place(used_) = other.place(used_);
@@ -84,7 +84,7 @@ class BlockList {
   /// block's edge never allocates; shared ones always go.
   void erase(std::size_t first, std::size_t count) noexcept {
     const std::size_t after = used_ - first - count;
-    const std::size_t limit = std::max(keep_, used_ - count + 1);
+    const std::size_t limit = std::max(keep_, used_ - count + spare_);
     used_ -= count;
     if (first < after) {
       for (std::size_t i = first; i-- > 0;) { std::swap(place(i), place(i + count)); }
@@ -118,6 +118,11 @@ class BlockList {
   }
   /// From now on, up to `blocks` blocks in all stay when they fall out of use.
   void keep(std::size_t blocks) noexcept { keep_ = std::max(keep_, blocks); }
+  /// From now on exactly those: no other block stays when it falls out of use.
+  void hold(std::size_t blocks) noexcept {
+    keep_ = blocks;
+    spare_ = 0;
+  }
   /// Clones every block that a copy holds too.
   void unshare() {
     for (std::size_t index = 0; index < used_; ++index) { static_cast<void>(write(index)); }
@@ -184,6 +189,7 @@ class BlockList {
     std::swap(used_, other.used_);
     std::swap(held_, other.held_);
     std::swap(keep_, other.keep_);
+    std::swap(spare_, other.spare_);
     std::swap(memory_, other.memory_);
     std::swap(first_, other.first_);
     std::swap(places_, other.places_);
@@ -223,6 +229,7 @@ class BlockList {
   std::size_t used_ = 0;
   std::size_t held_ = 0;  // used and spare
   std::size_t keep_ = 0;
+  std::size_t spare_ = 1;  // that stay in any case
   Memory memory_;
   std::size_t first_ = 0;   // place of the first block
   std::size_t places_ = 0;  // a power of two, or 0

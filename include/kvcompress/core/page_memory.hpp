@@ -37,7 +37,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// of what is held is free. Larger requests are mappings of their own. Any thread may call; the address space of other allocators is not
 /// touched.
 ///
-/// Huge pages are asked for when a size fills its fifth region: below, half a huge page too many would count.
+/// Huge pages are asked for by larger requests and when a size fills its fifth region: below, half a huge page too many would count.
 class PageMemory {
  public:
   static constexpr std::size_t smallest = 256;
@@ -45,7 +45,7 @@ class PageMemory {
 
   /// Null if the system refuses. Aligned to 64 bytes.
   [[nodiscard]] void* allocate(std::size_t bytes) noexcept {
-    if (bytes > largest) { return map(bytes, bytes >= 4 * region_bytes); }
+    if (bytes > largest) { return map(bytes, bytes >= region_bytes); }
     const Lock lock(mutex_);
     const std::size_t size = class_of(bytes);
     Region* region = open_[size];

@@ -68,7 +68,7 @@ class LatentRows : public FactoredRows<T> {
                                               std::size_t at_hand) noexcept {
     const std::size_t latent = std::min(options.latent, dim);
     return SharedBasisKeys<T>::most_bytes(rows, latent, options, shape, at_hand) +
-           Exact<T>::most_bytes(rows, dim - latent, options, shape, at_hand);
+           Exact<T>::most_bytes_of_recent(rows.live, dim - latent, 1);
   }
 
   void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,

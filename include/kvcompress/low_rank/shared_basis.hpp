@@ -104,8 +104,8 @@ class SharedBasisKeys : public FactoredRows<T, F> {
   }
 
   [[nodiscard]] static std::size_t most_bytes(const MostRows& rows, std::size_t dim, const SharedBasisOptions& options, const Shape& shape,
-                                              std::size_t at_hand) noexcept {
-    const std::size_t exact = Exact<T>::most_bytes(rows, dim, options, shape, at_hand);
+                                              std::size_t /*at_hand*/) noexcept {
+    const std::size_t exact = Exact<T>::most_bytes_of_recent(rows.live, dim, 1);
     return options.merge_keys ? detail::most_group_bytes<FactoredRows<T, F>>(
                                     rows, dim, options, shape, exact, [&](std::size_t columns) { return rank_for(options, columns); })
                               : exact;
@@ -177,8 +177,8 @@ class SharedBasisValues : public FactoredRows<T> {
   }
 
   [[nodiscard]] static std::size_t most_bytes(const MostRows& rows, std::size_t dim, const SharedBasisOptions& options, const Shape& shape,
-                                              std::size_t at_hand) noexcept {
-    const std::size_t exact = Exact<T>::most_bytes(rows, dim, options, shape, at_hand);
+                                              std::size_t /*at_hand*/) noexcept {
+    const std::size_t exact = Exact<T>::most_bytes_of_recent(rows.live, dim, 1);
     return options.merge_values ? detail::most_group_bytes<FactoredRows<T>>(rows, dim, options, shape, exact,
                                                                             [&](std::size_t columns) { return rank_for(options, columns); })
                                 : exact;

@@ -82,7 +82,7 @@ class OffloadedValues {
                                               std::size_t at_hand) noexcept {
     const std::size_t headers = 1024 + options.slow.directory.size() + 32 * rows.decoded + 2 * rows.live;  // of regions and chunks
     return (options.slow.in_file() ? 0 : rows.live * dim * sizeof(T)) + headers + AtHand<T>::most_bytes(at_hand, dim) +
-           Exact<T>::most_bytes_of_recent(rows.decoded + at_hand, dim);
+           Exact<T>::most_bytes_of_recent(rows.decoded + at_hand, dim, 1);
   }
 
   /// Fetches the encoded rows of `ranges` that are not at hand; returns the bytes.

@@ -119,16 +119,20 @@ class Recent {
   }
   [[nodiscard]] static constexpr std::size_t most_bytes(const MostRows& rows, std::size_t dim, const auto& options, const Shape&,
                                                         std::size_t /*at_hand*/) noexcept {
-    if (rows.all() < options.residual) { return Tail::most_bytes_of_recent(rows.all() + 1, dim); }  // nothing is ever due
-    const std::size_t exact = options.residual + 2 * Body::row_multiple;                            // a rebuild's rest too
-    return Body::most_bytes(rows.all(), dim) + Tail::most_bytes_of_recent(exact, dim);
+    return Body::most_bytes(rows.all() < options.residual ? 0 : rows.all(), dim) +
+           Tail::most_bytes_of_recent(most_exact(rows.all(), options.residual), dim);
   }
   void reserve(std::size_t rows) {
     body_.reserve(rows);
     tail_.reserve(std::min(rows, residual_ + Body::row_multiple));
   }
-  /// The memory of the recent rows, at most `rows`, stays here when they are encoded: under a budget the next ones need no allocation.
-  void keep_recent(std::size_t rows) noexcept { tail_.keep(std::min(rows, residual_ + Body::row_multiple)); }
+  /// The memory of the recent rows stays here when they are encoded: under a budget the next ones need no allocation.
+  void keep_recent() noexcept { tail_.keep(residual_ + Body::row_multiple); }
+  /// Under a budget in bytes: memory for a lane of `rows` rows and the next one stays, and no more.
+  void hold_at_most(std::size_t rows) noexcept {
+    body_.hold_at_most(rows < residual_ ? 0 : rows);
+    tail_.hold_recent_at_most(most_exact(rows, residual_));
+  }
   void unshare() {
     body_.unshare();
     tail_.unshare();
@@ -150,6 +154,10 @@ class Recent {
   }
 
  private:
+  /// Exact rows of a lane of `rows`: nothing is due in a short one; after a rebuild its rest is there too.
+  static constexpr std::size_t most_exact(std::size_t rows, std::size_t residual) noexcept {
+    return rows < residual ? rows + 1 : residual + 2 * Body::row_multiple;
+  }
   template <class Part>
   void split(RowRange range, Part&& part) const noexcept {
     const std::size_t border = settled();

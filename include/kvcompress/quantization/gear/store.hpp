@@ -130,17 +130,20 @@ class GearStore {
       return Segment::bytes_for({length, dim, rank, outliers}) + Segment::Common::bytes_for(0);
     };
     const std::size_t count = rows.all() / options.buffer + 1;
-    const std::size_t exact = 2 * (options.buffer + row_multiple);
     return std::max(count * segment(options.buffer), segment(rows.all())) + segment(options.buffer) + 4 * (count + 1) * List::entry_bytes +
-           Tail::most_bytes_of_recent(exact, dim);
+           Tail::most_bytes_of_recent(2 * (options.buffer + row_multiple), dim);
   }
   /// Room for the exact rows and the table of segments. Segments themselves are allocated when they are made: their sizes differ.
   void reserve(std::size_t rows) {
     list_.make_room(rows / options_.buffer);
     tail_.reserve(std::min(rows, options_.buffer + row_multiple));
   }
-  /// The memory of the recent rows, at most `rows`, stays here when they are encoded: under a budget the next ones need no allocation.
-  void keep_recent(std::size_t rows) noexcept { tail_.keep(std::min(rows, options_.buffer + row_multiple)); }
+  /// The memory of the recent rows stays here when they are encoded: under a budget the next ones need no allocation.
+  void keep_recent() noexcept { tail_.keep(options_.buffer + row_multiple); }
+  /// Under a budget in bytes: memory for the exact rows of a lane of `rows` rows and the next one stays, and no more.
+  void hold_at_most(std::size_t rows) noexcept {
+    tail_.hold_recent_at_most(rows < options_.buffer ? rows + 1 : 2 * (options_.buffer + row_multiple));
+  }
   void unshare() {
     list_.unshare();
     tail_.unshare();
