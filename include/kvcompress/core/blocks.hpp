@@ -18,7 +18,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// payload); `write` clones a block that somebody else holds too. Only spare blocks beyond `keep`, and one, are given back to the handle.
 ///
 /// Cost: blocks leave at either end in constant time, in the middle in that of the shorter side. The table of blocks is a ring of a power of
-/// two, at most max(16, 4 * blocks) places.
+/// two, at most max(32, 4 * blocks) places.
 class BlockList {
  public:
   BlockList(std::size_t payload_bytes, const Memory& memory) : payload_(bytes_per_block(payload_bytes) - sizeof(Count)), memory_(memory) {}
@@ -107,7 +107,7 @@ class BlockList {
       }
     }
     while (held_ > limit) { drop(place(--held_)); }
-    if (places_ > 16 && places_ >= 4 * held_) { shrink_table(); }
+    if (places_ > 32 && places_ >= 4 * held_) { shrink_table(); }
   }
   void shrink(std::size_t used) noexcept { erase(used, used_ - used); }
 
@@ -160,7 +160,7 @@ class BlockList {
   }
   /// What a list of at most `blocks` blocks, spare ones included, takes.
   [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t blocks, std::size_t payload_bytes) noexcept {
-    return blocks * bytes_per_block(payload_bytes) + std::max<std::size_t>(16, 4 * blocks) * sizeof(std::byte*);
+    return blocks * bytes_per_block(payload_bytes) + std::max<std::size_t>(32, 4 * blocks) * sizeof(std::byte*);
   }
   [[nodiscard]] std::size_t block_bytes() const noexcept { return payload_ + sizeof(Count); }
 
@@ -212,7 +212,7 @@ class BlockList {
   }
   /// If the handle refuses, the table stays as long as it is.
   void shrink_table() noexcept {
-    const std::size_t places = std::bit_ceil(held_ + 1);
+    const std::size_t places = std::bit_ceil(std::max<std::size_t>(held_, 15) + 1);
     void* table = memory_.allocate(memory_.context, places * sizeof(std::byte*), memory_alignment);
     if (table != nullptr) { adopt_table(static_cast<std::byte**>(table), places); }
   }

@@ -118,8 +118,8 @@ class GearStore {
   }
   /// Of segments of any length, but for the first of at least one buffer: many short ones, or a long one with more outliers.
   [[nodiscard]] static std::size_t most_bytes(const MostRows& rows, std::size_t dim, const Options& options, const Shape& shape,
-                                              std::size_t /*at_hand*/) noexcept {
-    if (rows.all() < options.buffer) { return Tail::most_bytes_of_recent(rows.all() + 1, dim); }  // nothing is ever due
+                                              std::size_t at_hand) noexcept {
+    if (rows.all() < options.buffer) { return Tail::most_bytes(rows, dim, options, shape, at_hand); }  // nothing is ever due
     const std::size_t rank = std::min(std::max(options.prompt_rank, options.decode_rank), dim);
     const auto segment = [&](std::size_t length) {
       auto outliers = static_cast<std::size_t>(std::min(options.sparsity, 1.0) * static_cast<double>(length * dim)) + 1;
@@ -142,7 +142,7 @@ class GearStore {
   void keep_recent() noexcept { tail_.keep(options_.buffer + row_multiple); }
   /// Under a budget in bytes: memory for the exact rows of a lane of `rows` rows and the next one stays, and no more.
   void hold_at_most(std::size_t rows) noexcept {
-    tail_.hold_recent_at_most(rows < options_.buffer ? rows + 1 : 2 * (options_.buffer + row_multiple));
+    rows < options_.buffer ? tail_.hold_at_most(rows) : tail_.hold_recent_at_most(2 * (options_.buffer + row_multiple));
   }
   void unshare() {
     list_.unshare();
