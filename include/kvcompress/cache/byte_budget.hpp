@@ -53,7 +53,7 @@ std::size_t most_store_bytes(const Shape& shape, const PolicyOptions<P>& options
 template <class P>
 std::size_t most_bytes(const Shape& shape, const PolicyOptions<P>& options, const MostRows& rows) {
   using Eviction = typename Axes<P>::Eviction;
-  const std::size_t entries = 2 * (rows.all() + 64);  // vectors double, and keep some places free
+  const std::size_t entries = 2 * rows.all() + 64;  // vectors double, and keep some places free
   const std::size_t table = sizeof(RowTable) + entries * sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
   const std::size_t queries = query_window<P>(options) > 0 ? 1 + options.speculation : 0;
   std::size_t lane = sizeof(Lane<P>) + most_store_bytes<P, typename Lane<P>::Keys>(shape, options, shape.key_width(), rows) +

@@ -13,7 +13,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// A budget of rows per lane. Made from a number of rows, `Budget::fraction(0.2)` of the prompt's tokens, or `Budget::bytes(n)` for the whole
 /// cache, all layers and heads: then after the end of a prompt, and after every commit since, memory().total() without scratch is at most n
-/// (whoever reserves more rows than fit, or commits more than 64 at once, adds their memory). Too few bytes for one row are an Error.
+/// (whoever reserves more rows than fit, or commits more than 32 at once, adds their memory). Too few bytes for one row are an Error.
 struct Budget {
   std::size_t rows_of = 0;   ///< rows, if the others are 0
   double fraction_of = 0.0;  ///< of the prompt's tokens, in (0, 1]
