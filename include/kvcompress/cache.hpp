@@ -12,12 +12,14 @@
 
 #include "kvcompress/attention/attend.hpp"
 #include "kvcompress/attention/executor.hpp"
+#include "kvcompress/cache/byte_budget.hpp"
 #include "kvcompress/cache/bytes.hpp"
 #include "kvcompress/cache/changes.hpp"
 #include "kvcompress/cache/checks.hpp"
 #include "kvcompress/cache/composition.hpp"
 #include "kvcompress/cache/layer.hpp"
 #include "kvcompress/cache/observe.hpp"
+#include "kvcompress/cache/own_numbers.hpp"
 #include "kvcompress/cache/queries.hpp"
 #include "kvcompress/cache/share_rows.hpp"
 #include "kvcompress/core/shared.hpp"
@@ -62,10 +64,11 @@ class KVCache {
   using Options = PolicyOptions<P>;
 
   explicit KVCache(const Shape& shape, const Options& options = {}, const Memory& memory = {})
-      : shape_(checked(shape, options)), options_(options), memory_((memory.validate(), memory)), layers_(Allocator<Shared<Layer>>(memory)),
-        workspace_(shape, memory), scratch_(memory), row_(Allocator<float>(memory)) {
+      : shape_(checked(shape, options)), options_(options), memory_((memory.validate(), memory)), numbers_(shape_, options_, memory),
+        most_(detail::rows_within_budget<P>(shape_, options_, numbers_.bytes())), layers_(Allocator<Shared<Layer>>(memory)),
+        workspace_(shape_, memory), scratch_(memory), row_(Allocator<float>(memory)) {
     layers_.reserve(shape.layers);
-    for (std::size_t l = 0; l < shape.layers; ++l) { layers_.emplace_back(memory, shape_, options_, memory_); }
+    for (std::size_t l = 0; l < shape.layers; ++l) { layers_.emplace_back(memory, shape_, options_, most_, memory_); }
     row_.resize(shape_.key_width() + shape_.value_width());
   }
   /// A deep copy: shares nothing with `other`.
@@ -79,6 +82,7 @@ class KVCache {
   KVCache& operator=(KVCache&&) noexcept = default;
   ~KVCache() = default;
 
+  /// The shape and the options, of which the cache keeps what they point to: pointers in them are valid as long as it, or a copy, is.
   [[nodiscard]] const Shape& shape() const noexcept { return shape_; }
   [[nodiscard]] const Options& options() const noexcept { return options_; }
   /// Tokens that a layer has seen: one more than the newest position.
@@ -290,6 +294,7 @@ class KVCache {
   [[nodiscard]] MemoryReport memory() const noexcept {
     MemoryReport report;
     report.add(&MemoryReport::indices, layers_);
+    numbers_.account(report);
     workspace_.account(report);
     scratch_.account(report);
     report.add(&MemoryReport::scratch, row_);
@@ -358,8 +363,9 @@ class KVCache {
   using Layer = detail::Layer<P>;
   struct Sharing {};
   KVCache(const KVCache& other, Sharing)
-      : shape_(other.shape_), options_(other.options_), memory_(other.memory_), layers_(other.layers_),
-        workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_), reserved_(other.reserved_) {
+      : shape_(other.shape_), options_(other.options_), memory_(other.memory_), numbers_(other.numbers_), most_(other.most_),
+        layers_(other.layers_), workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_),
+        reserved_(other.reserved_) {
     constexpr bool attend_writes = Eviction::observes != Observes::nothing || !std::is_same_v<Retrieval, ReadAll>;
     for (Shared<Layer>& layer : layers_) {  // attend writes observations and fetched rows without asking; room belongs to one cache
       if (reserved_ > 0 || (attend_writes && layer.read().open > 0)) { static_cast<void>(layer.write()); }
@@ -499,8 +505,8 @@ class KVCache {
   /// The eviction's budget in rows, which follows from the tokens of the prompt.
   void settle_budget(Layer& l) const {
     if constexpr (HasBudget<Eviction>) {
-      l.budget = options_.eviction.budget.resolve(l.prompt_tokens, shape_.layers * shape_.kv_heads,
-                                                  [this](std::size_t bytes) { return detail::rows_in<P>(shape_, options_, bytes); });
+      l.budget =
+          options_.eviction.budget.resolve(l.prompt_tokens, shape_.layers * shape_.kv_heads, [this](std::size_t) { return most_.live; });
     }
   }
   [[nodiscard]] detail::Changes<P> changes() noexcept { return {shape_, options_, memory_, layers_, workspace_, scratch_, reserved_}; }
@@ -508,6 +514,8 @@ class KVCache {
   Shape shape_;
   Options options_;
   Memory memory_;
+  detail::OwnNumbers<P> numbers_;  // what shape_ and options_ point to
+  MostRows most_;                  // that a budget in bytes allows
   Vector<Shared<Layer>> layers_;
   Workspace workspace_;
   detail::CommitScratch<P> scratch_;

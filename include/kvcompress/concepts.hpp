@@ -7,8 +7,11 @@
 #include <cstddef>
 #include <span>
 #include <string_view>
+#include <type_traits>
 
+#include "kvcompress/core/drop_worst.hpp"
 #include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/most_rows.hpp"
 #include "kvcompress/core/row_table.hpp"
 #include "kvcompress/core/shape.hpp"
 #include "kvcompress/core/views.hpp"
@@ -174,7 +177,7 @@ concept ListsFields = requires(const O& options, void (*field)(const char*, ...)
 };
 
 /// Says what the blocks of that many rows take; of a wider scope, one lane's share; of a store that keeps rows at hand, also by how many
-/// rows a query reads (the retrieval's rows_read(options, rows)).
+/// rows a query reads (the retrieval's rows_read(options, rows)). It may have most_bytes: see MostRows.
 template <class S, class Options>
 concept SaysBytes = requires(std::size_t n, const Options& options) {
   { S::bytes_for(n, n, options) } -> std::same_as<std::size_t>;
@@ -213,12 +216,13 @@ enum class Observes {
 
 /// What an eviction decides from, and where it writes its decision.
 struct Selection {
-  const RowTable& rows;           ///< positions, which rows are alive
-  bool end_of_prompt;             ///< this commit closes a prompt
-  std::size_t prompt_tokens;      ///< tokens up to the end of the last prompt, this one included
-  std::size_t budget;             ///< Options::budget in rows; 0 if the eviction has none
-  Vector<Position>& order;        ///< scratch for sorting, any size
-  std::span<unsigned char> drop;  ///< one flag per row, 0 at entry; set to 1 to evict a live row
+  const RowTable& rows;                                     ///< positions, which rows are alive
+  bool end_of_prompt;                                       ///< this commit closes a prompt
+  std::size_t prompt_tokens;                                ///< tokens up to the end of the last prompt, this one included
+  std::size_t budget;                                       ///< Options::budget in rows; 0 if the eviction has none
+  Vector<Position>& order;                                  ///< scratch for sorting, any size
+  std::span<unsigned char> drop;                            ///< one flag per row, 0 at entry; set to 1 to evict a live row
+  std::size_t most_decoded = static_cast<std::size_t>(-1);  ///< decoded rows that a budget in bytes has room for
 
   /// Position of the k-th oldest live row, k from 0. Cost: O(rows).
   [[nodiscard]] Position oldest(std::size_t k) {
@@ -254,6 +258,9 @@ struct Selection {
       drop[worst_before(first_recent, score)] = 1;
       return;
     }
+    if constexpr (std::is_same_v<decltype(score(std::size_t{0})), float>) {
+      return detail::drop_worst(rows, rows.live() - rows_to_keep, first_recent, score, order, drop);
+    }
     order.clear();
     for (std::size_t r = 0; r < rows.rows(); ++r) {
       if (rows.alive(r) && rows.position(r) < first_recent) { order.push_back(static_cast<Position>(r)); }
@@ -273,7 +280,8 @@ struct Selection {
     for (std::size_t r = 0; r < rows.rows(); ++r) {
       if (rows.alive(r)) { order.push_back(static_cast<Position>(r)); }
     }
-    std::sort(order.begin(), order.end(), [&](Position a, Position b) { return rows.position(a) < rows.position(b); });
+    const auto older = [&](Position a, Position b) { return rows.position(a) < rows.position(b); };
+    if (!std::is_sorted(order.begin(), order.end(), older)) { std::sort(order.begin(), order.end(), older); }
   }
 
  private:
@@ -346,7 +354,9 @@ concept ObservesRows = Eviction<E> &&
   E::observe_row(options, state, std::size_t{}, key, value);
 };
 
-/// An eviction that bounds the rows of a lane by a Budget named `budget`.
+/// An eviction that bounds the rows of a lane by a Budget named `budget`. Where that is bytes, Selection::budget is what fits in them, at any
+/// time, decoded rows included. It may have decoded_rows(options, budget), how many of these it leaves to decoded rows, and
+/// least_rows(options), the smallest budget that it works with.
 template <class E>
 concept HasBudget = Eviction<E> && requires(typename E::Options options) {
   options.budget.rows_of;

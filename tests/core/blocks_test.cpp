@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <ctime>
 #include <numeric>
+#include <random>
 #include <string>
+#include <vector>
 
 #include "kvcompress/core/blocks.hpp"
 #include "kvcompress/core/shared.hpp"
@@ -90,6 +93,60 @@ TEST(BlockList, ReservedBlocksStay) {
     list.shrink(0);
   }
   EXPECT_EQ(memory.calls, 0U);
+}
+
+TEST(BlockList, BlocksLeaveAnywhereAndTheOthersKeepTheirOrder) {
+  CountingMemory memory;
+  {
+    std::mt19937 random(5);
+    BlockList list(payload, memory.handle());
+    std::string model;
+    std::vector<BlockList> forks;
+    for (int round = 0; round < 3000; ++round) {
+      const std::size_t first = model.empty() ? 0 : random() % model.size();
+      const std::size_t count = model.empty() ? 0 : random() % std::min<std::size_t>(model.size() - first + 1, 9);
+      switch (random() % 6) {
+        case 0:
+          list.erase(first, count), model.erase(first, count);
+          break;
+        case 1:
+          list.erase(0, count), model.erase(0, count);
+          break;
+        case 2:
+          list.shrink(model.size() - count), model.resize(model.size() - count);
+          break;
+        case 3:
+          forks.size() < 3 ? forks.push_back(list) : forks.clear();
+          break;
+        default:
+          for (std::size_t i = 0; i < count + 1; ++i) {
+            model += static_cast<char>('a' + random() % 26);
+            put(list, list.grow(), model.back());
+          }
+      }
+      ASSERT_EQ(letters(list), model) << round;
+      kvcompress::MemoryReport report;
+      list.account(report);
+      ASSERT_LE(report.total() + list.used() * (list.block_bytes() - 4),
+                BlockList::most_bytes(model.size() + 1, payload) + 9 * 2 * sizeof(void*) + 8 * list.block_bytes())
+          << round;
+      if (forks.empty()) { ASSERT_EQ(report.total() + list.used() * (list.block_bytes() - 4), memory.bytes) << round; }
+    }
+  }
+  EXPECT_EQ(memory.live, 0U);
+}
+
+TEST(BlockList, ALongListLeavesAtTheFrontInConstantTimePerBlock) {
+  const auto seconds = [](std::size_t blocks) {
+    BlockList list(payload, {});
+    list.make_room(blocks);
+    for (std::size_t i = 0; i < blocks; ++i) { list.grow(); }
+    const std::clock_t start = std::clock();
+    for (std::size_t i = 0; i < blocks; ++i) { list.erase(0, 1); }
+    return static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+  };
+  seconds(16000);
+  EXPECT_LT(seconds(256000) / 16, 8 * seconds(16000) + 1e-3) << "16 times as long if the others moved";
 }
 
 TEST(Shared, CopiesReferToOneValueUntilOneWrites) {

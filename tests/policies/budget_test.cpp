@@ -2,11 +2,16 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <ctime>
+#include <string>
+
 #include "kvcompress/policies/full.hpp"
+#include "kvcompress/policies/gear.hpp"
 #include "kvcompress/policies/h2o.hpp"
 #include "kvcompress/policies/kivi.hpp"
-#include "support/counting_memory.hpp"
+#include "kvcompress/policies/snapkv.hpp"
 #include "support/random_rows.hpp"
+#include "support/resident.hpp"
 
 namespace {
 
@@ -39,19 +44,49 @@ TEST(Budget, AFractionIsOfThePromptSeenSoFar) {
   EXPECT_EQ(filled<H2O>(text, 3, {.eviction = {.budget = Budget::fraction(0.01)}}).kept(0, 0).size(), 1U) << "at least one row";
 }
 
-TEST(Budget, BytesAreThoseOfTheRowsOfAllLanes) {
-  const Text text(shape, 400, 2);
-  for (const std::size_t bytes : {60000U, 100000U, 150000U}) {
-    CountingMemory memory;
-    using P = Combine<H2O, Kivi<4, 32, 32>>;
-    const PolicyOptions<P> options{.eviction = {.budget = Budget::bytes(bytes)}};
-    const KVCache<P> cache = filled<P>(text, 400, options, memory.handle());
-    const std::size_t rows = cache.kept(0, 0).size();
-    EXPECT_LE(KVCache<P>::bytes_for(shape, rows, options), bytes);
-    EXPECT_GT(KVCache<P>::bytes_for(shape, rows + 1, options), bytes) << "one row more would not fit";
-    EXPECT_EQ(cache.kept(1, 1).size(), rows);
+std::size_t held(const MemoryReport& report) { return report.total() - report.scratch; }
+
+/// A prompt, 300 decoded tokens and a second prompt under budgets in bytes, from the least that does.
+template <class P>
+void bytes_are_a_bound(PolicyOptions<P> options = {}) {
+  const Text text(shape, 1400, 2);
+  options.eviction.budget = Budget::bytes(1);
+  std::size_t least = 0;
+  try {
+    KVCache<P> none(shape, options);
+    ADD_FAILURE() << "a budget of one byte";
+  } catch (const Error& error) {
+    const std::string sentence = error.what();
+    EXPECT_NE(sentence.find("budget is 1 bytes, must be at least "), std::string::npos) << sentence;
+    least = std::stoul(sentence.substr(sentence.find("at least ") + 9));
+  }
+  options.eviction.budget = Budget::bytes(least - 1);
+  EXPECT_THROW(KVCache<P>(shape, options), Error);
+  for (const std::size_t bytes : {least, least + 30000, std::size_t{250'000}, std::size_t{400'000}}) {
+    options.eviction.budget = Budget::bytes(bytes);
+    KVCache<P> cache = filled<P>(text, 1000, options);
+    EXPECT_LE(held(cache.memory()), bytes);
+    if (bytes >= 250'000) { EXPECT_GE(3 * held(cache.memory()), bytes) << "the budget serves"; }
+    EXPECT_GE(cache.kept(1, 1).size(), 1U);
+    for (std::size_t t = 1000; t < 1300; ++t) {
+      for (std::size_t layer = 0; layer < 2; ++layer) {
+        static_cast<void>(step(cache, text, t, 1, layer));
+        cache.commit(layer);
+      }
+      ASSERT_LE(held(cache.memory()), bytes) << t;
+    }
+    for (std::size_t layer = 0; layer < 2; ++layer) {
+      static_cast<void>(step(cache, text, 1300, 100, layer));
+      cache.end_prompt(layer);
+    }
+    EXPECT_LE(held(cache.memory()), bytes) << "a second prompt";
   }
 }
+
+TEST(Budget, BytesAreABoundOfH2O) { bytes_are_a_bound<H2O>(); }
+TEST(Budget, BytesAreABoundOfH2OOverCodes) { bytes_are_a_bound<Combine<H2O, Kivi<4, 32, 32>>>(); }
+TEST(Budget, BytesAreABoundOfH2OOverSegments) { bytes_are_a_bound<Combine<H2O, Gear<4, Kcvt, ValueVectors::head>>>(); }
+TEST(Budget, BytesAreABoundOfSnapKVOverCodes) { bytes_are_a_bound<Combine<SnapKV, Kivi<4, 32, 32>>>({.eviction = {.window = 8}}); }
 
 template <class P>
 void bytes_for_is_close(const PolicyOptions<P>& options, std::size_t residual = 0) {
@@ -71,6 +106,33 @@ TEST(BytesFor, IsWhatTheRowsTake) {
   bytes_for_is_close<Full<half>>({});
   bytes_for_is_close<Kivi<4, 32, 32>>({}, 32);
   bytes_for_is_close<Combine<H2O, Kivi<4, 32, 32>>>({.eviction = {.budget = 1000}}, 32);
+}
+
+TEST(EndPrompt, CostsTheSamePerTokenForAMillionAndItsMemoryReachesTheSystem) {
+  const Shape one{.query_heads = 1, .kv_heads = 1, .head_dim = 32};
+  using P = Kivi<4, 32, 32>;
+  const Text text(one, 4096, 5);
+  const auto end = [&](std::size_t tokens, bool look) {
+    empty_heap();
+    const std::size_t before = resident_bytes();
+    KVCache<P> cache(one);
+    for (std::size_t t = 0; t < tokens; t += text.tokens) {
+      cache.append(0, text.key_rows(0, text.tokens), text.value_rows(0, text.tokens));
+    }
+    const std::clock_t start = std::clock();  // others may be busy too
+    cache.end_prompt(0);
+    const double seconds = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
+    if (look) {
+      EXPECT_LT(static_cast<double>(resident_bytes() - before), 1.3 * static_cast<double>(cache.memory().total()) + 2e6);
+      EXPECT_EQ(cache.table(0, 0).rows(), tokens);
+      EXPECT_LT(held(cache.fork().memory()) - cache.fork().memory().shared, 10'000U) << "a fork of it is cheap";
+    }
+    return seconds / static_cast<double>(tokens);
+  };
+  end(1U << 14U, false);
+  const double of_few = end(1U << 14U, false);
+  const double of_many = end(1U << 20U, resident_bytes() > 0);
+  EXPECT_LT(of_many, 3 * of_few) << "8 times as much before, when blocks that left moved all others";
 }
 
 TEST(MemoryReport, BitsPerValueAreThoseOfTheSpecification) {

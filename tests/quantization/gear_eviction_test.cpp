@@ -2,12 +2,17 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <limits>
 #include <random>
 #include <vector>
 
+#include "kvcompress/policies/gear.hpp"
+#include "kvcompress/policies/streaming_llm.hpp"
 #include "support/counting_memory.hpp"
 #include "support/gear_stores.hpp"
 #include "support/random_matrix.hpp"
+#include "support/random_rows.hpp"
 
 namespace {
 
@@ -160,6 +165,45 @@ TEST(GearEviction, ARefusedPreparationChangesNothing) {
     EXPECT_EQ(memory.live, 0U);
   }
   EXPECT_GE(refusals, 4U);
+}
+
+TEST(Caches, KeepCopiesOfWhatShapeAndOptionsPointTo) {
+  const Shape small{.head_dim = 16, .keys = KeyForm::unrotated};
+  const Text text(small, 80, 31);
+  using P = Combine<StreamingLLM, Gear<4>>;
+  const auto outputs = [&](KVCache<P>& cache) {
+    Outputs all = step(cache, text, 0, 70);
+    cache.end_prompt(0);
+    for (std::size_t t = 70; t < 80; ++t) {
+      const Outputs one = step(cache, text, t, 1);
+      all.insert(all.end(), one.begin(), one.end());
+    }
+    return all;
+  };
+  std::vector<double> factors{1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0};
+  std::vector<float> start(16 * 4);
+  for (std::size_t i = 0; i < start.size(); ++i) { start[i] = text.keys[i]; }
+  Shape shape = small;
+  shape.rope.frequency_factors = factors.data();
+  CountingMemory memory;
+  {
+    KVCache<P> cache(shape, {.eviction = {.window = 40}, .storage = {.start = start.data()}}, memory.handle());
+    factors.assign(factors.size(), std::numeric_limits<double>::quiet_NaN());
+    start.assign(start.size(), std::numeric_limits<float>::quiet_NaN());
+    EXPECT_EQ(cache.memory().total(), memory.bytes);
+    KVCache<P> fork = cache.fork();
+    KVCache<P> copy(cache);
+    EXPECT_GE(cache.memory().shared, 8 * sizeof(double) + 64 * sizeof(float));
+    const Outputs right = outputs(cache);
+    EXPECT_TRUE(right == outputs(fork));
+    EXPECT_TRUE(right == outputs(copy));
+    cache.clear();
+    EXPECT_TRUE(right == outputs(cache));
+    Workspace workspace(cache.shape());
+    EXPECT_EQ(cache.shape().rope.frequency_factors[7], 8.0);
+    for (const float number : right) { ASSERT_TRUE(std::isfinite(number)); }
+  }
+  EXPECT_EQ(memory.live, 0U);
 }
 
 }  // namespace

@@ -184,6 +184,33 @@ TEST(ShadowKV, ASlowTierInAFileChangesNoBit) {
   EXPECT_TRUE(directory.empty()) << "files without names";
 }
 
+TEST(ShadowKV, OpenFilesDoNotGrowWithTheContext) {
+  const Text text(shape, prompt + 400, 20);
+  const Directory directory;
+  auto options = small_options<Shadow>();
+  options.retrieval.fold_in = 4;
+  auto ram = prompted(text, options);
+  options.storage.slow.directory = directory.path();
+  auto file = prompted(text, options);
+  for (std::size_t t = prompt; t < prompt + 380; ++t) { ASSERT_TRUE(step(ram, text, t, 1) == step(file, text, t, 1)) << t; }
+  EXPECT_EQ(descriptors(directory.path()).size(), 1U) << "a file per layer";
+  {
+    KVCache<Shadow> fork = file.fork();
+    for (std::size_t t = prompt + 380; t < prompt + 400; ++t) {  // both go on in the same file
+      const Outputs right = step(ram, text, t, 1);
+      ASSERT_TRUE(right == step(file, text, t, 1)) << t;
+      ASSERT_TRUE(right == step(fork, text, t, 1)) << t;
+    }
+    EXPECT_EQ(descriptors(directory.path()).size(), 1U);
+    const KVCache<Shadow> copy(file);
+    EXPECT_EQ(descriptors(directory.path()).size(), 2U) << "a deep copy has a file of its own";
+    EXPECT_EQ(copy.memory().slow_file, file.memory().slow_file);
+  }
+  EXPECT_EQ(descriptors(directory.path()).size(), 1U);
+  file.clear();
+  EXPECT_EQ(descriptors(directory.path()).size(), 0U);
+}
+
 TEST(ShadowKV, AMissingDirectoryIsAnErrorAndThePromptCanEndLater) {
   const Text text(shape, prompt + 20, 18);
   const Directory parent;

@@ -19,8 +19,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 class Rotation {
  public:
   Rotation(const Shape& shape, const Memory& memory)
-      : rope_((shape.validate(), memory.validate(), shape.rope)),
-        pairs_(shape.rope.theta == 0.0 ? 0 : (shape.rope.rotary_dim != 0 ? shape.rope.rotary_dim : shape.key_width()) / 2),
+      : rope_((shape.validate(), memory.validate(), shape.rope)), pairs_(shape.rotary_pairs()),
         frequencies_(pairs_, rope_.scale, Allocator<double>(memory)),
         digits_(digits * static_cast<std::size_t>(base) * 2 * pairs_, 0.0, Allocator<double>(memory)),
         rest_(2 * pairs_, 0.0, Allocator<double>(memory)),
@@ -32,6 +31,7 @@ class Rotation {
       if (rope_.frequency_factors != nullptr) { frequencies_[i] /= rope_.frequency_factors[i]; }
     }
     for (const double frequency : frequencies_) { fingerprint_ = mixed(fingerprint_, std::bit_cast<std::uint64_t>(frequency)); }
+    rope_.frequency_factors = nullptr;               // the caller's, or the cache's: not to be kept
     for (std::int64_t value = base; value-- > 0;) {  // ends with no rotation in rest_
       unit_circle(value, rest_.data());
       std::copy(rest_.begin(), rest_.end(), low_.begin() + value * static_cast<std::ptrdiff_t>(rest_.size()));

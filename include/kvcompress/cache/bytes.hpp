@@ -32,16 +32,6 @@ std::size_t lane_bytes(const Shape& shape, const PolicyOptions<P>& options, std:
          rows * (table + Eviction::row_bytes(options.eviction, shape)) + Axes<P>::Retrieval::bytes_for(options.retrieval, shape, rows);
 }
 
-/// Rows of one lane that fit in `bytes`, as this policy holds them.
-template <class P>
-std::size_t rows_in(const Shape& shape, const PolicyOptions<P>& options, std::size_t bytes) {
-  std::size_t rows = 0;
-  for (std::size_t step = std::size_t{1} << 31U; step > 0; step /= 2) {
-    if (lane_bytes<P>(shape, options, rows + step) <= bytes) { rows += step; }
-  }
-  return rows;
-}
-
 /// Calls work(lanes, place) for every set of lanes whose stores S share memory; place(i) is the layer and head of the i-th.
 template <class P, class S>
 void for_sharing_lanes(const Shape& shape, const PolicyOptions<P>& options, auto&& work) {

@@ -216,7 +216,7 @@ struct Commit {
   void decide(Layer<P>& l, bool end_of_prompt) const {
     if constexpr (decides) {
       for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
-        Selection selection{l.tables[unit], end_of_prompt, l.prompt_tokens, l.budget, scratch.order, l.drops(unit, scratch)};
+        Selection selection{l.tables[unit], end_of_prompt, l.prompt_tokens, l.budget, scratch.order, l.drops(unit, scratch), l.most_decoded};
         Eviction::select(options.eviction, l.unit(unit).front().state, selection);
       }
     }
@@ -231,7 +231,7 @@ struct Commit {
       for (const Lane<P>& lane : l->lanes) { Eviction::add(options.eviction, sums, lane.state); }
     }
     scratch.start(rows.rows(), rows.rows());
-    Selection selection{rows, true, first.prompt_tokens, first.budget, scratch.order, scratch.drop};
+    Selection selection{rows, true, first.prompt_tokens, first.budget, scratch.order, scratch.drop, first.most_decoded};
     Eviction::select(options.eviction, sums, selection);
     for (Layer<P>* l : together) {
       if (l->tables.front().rows() != rows.rows()) { continue; }

@@ -24,9 +24,18 @@ struct Lane {
   Lane(const Shape& shape, const PolicyOptions<P>& options, const Memory& memory)
       : keys(options.storage, shape.key_width(), memory), values(options.storage, shape.value_width(), memory),
         state(Eviction::state(options.eviction, shape, memory)), index(Retrieval::state(options.retrieval, shape, memory)), last(memory),
-        pending(memory) {
-    if constexpr (Eviction::decides != Decides::never && requires { keys.keep_recent(); }) { keys.keep_recent(); }
-    if constexpr (Eviction::decides != Decides::never && requires { values.keep_recent(); }) { values.keep_recent(); }
+        pending(memory) {}
+  /// Under an eviction memory of recent rows stays with the stores, under a budget in bytes that of the rows that it allows.
+  void keep_memory(const MostRows& most) noexcept {
+    const auto keep = [&](auto& store) {
+      if (most.live > 0) {
+        if constexpr (requires { store.hold_at_most(most.all()); }) { store.hold_at_most(most.all()); }
+      } else if constexpr (requires { store.keep_recent(); }) {
+        store.keep_recent();
+      }
+    };
+    keep(keys);
+    keep(values);
   }
 
   Keys keys;

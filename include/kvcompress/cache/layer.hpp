@@ -46,10 +46,19 @@ struct Layer {
   using Values = typename Lane<P>::Values;
   static constexpr bool per_lane = Eviction::scope == Scope::lane && storage_scope<typename Axes<P>::Storage>() == Scope::lane;
 
-  Layer(const Shape& shape, const PolicyOptions<P>& options, const Memory& memory)
+  /// `most`: rows of a lane under a budget in bytes; all 0 without one.
+  Layer(const Shape& shape, const PolicyOptions<P>& options, const MostRows& most, const Memory& memory)
       : lanes(Allocator<Lane<P>>(memory)), tables(Allocator<RowTable>(memory)) {
     lanes.reserve(shape.kv_heads);
-    for (std::size_t head = 0; head < shape.kv_heads; ++head) { lanes.emplace_back(shape, options, memory); }
+    for (std::size_t head = 0; head < shape.kv_heads; ++head) {
+      lanes.emplace_back(shape, options, memory);
+      if (Eviction::decides != Decides::never) { lanes.back().keep_memory(most); }
+    }
+    if (most.live > 0) {
+      most_dead = most.dead;
+      most_decoded = most.decoded;
+      most_queries = 1 + options.speculation;
+    }
     const std::size_t count = per_lane ? shape.kv_heads : 1;
     tables.reserve(count);
     for (std::size_t unit = 0; unit < count; ++unit) { tables.emplace_back(Eviction::renumbers(options.eviction), memory); }
@@ -164,7 +173,7 @@ struct Layer {
                     members.front().keys.erase_block(std::size_t{});
                     members.front().values.erase_block(std::size_t{});
                   }) {
-      if (settled > 0) { tidy_encoded(table, members, scratch); }
+      if (settled > 0) { tidy_encoded(table, members, scratch, most_dead); }
     }
   }
 
@@ -196,7 +205,7 @@ struct Layer {
   void close(bool end_of_prompt) noexcept {
     for (Lane<P>& lane : lanes) {
       lane.pending.clear();
-      lane.last.clear(end_of_prompt);
+      lane.last.clear(end_of_prompt || lane.last.positions().size() > most_queries);
       lane.observed_end = 0;
     }
     open = 0;
@@ -278,6 +287,9 @@ struct Layer {
   bool waiting = false;           // its prompt has ended, that of a layer that it is encoded together with has not
   std::size_t prompt_tokens = 0;  // tokens up to the last end_prompt
   std::size_t budget = 0;         // the eviction's budget in rows, known from the first end_prompt on
+  std::size_t most_dead = static_cast<std::size_t>(-1);  // rows that may lie dead among the encoded ones; never more than live there
+  std::size_t most_decoded = static_cast<std::size_t>(-1);  // rows decoded after the prompt
+  std::size_t most_queries = static_cast<std::size_t>(-1);  // of a step, for which memory stays
   /// Rows that there is reserved room for, which a copy has not.
   struct Room {
     std::size_t rows = 0;
@@ -315,26 +327,39 @@ struct Layer {
     }
     cut(table, members, std::min(end, table.rows()));
   }
-  static void tidy_encoded(RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch) {
+  static void tidy_encoded(RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch, std::size_t most_dead) {
     const Lane<P>& first = members.front();
     const std::size_t both = std::min(first.keys.settled(), first.value_store().settled());
+    RowRange gone{};  // dead blocks side by side, whose rows leave together
     for (std::size_t end = both; end > 0;) {
       const RowRange block = first.keys.block_at(end - 1);
       end = block.first;
       const RowRange same = first.value_store().block_at(block.first);
       const bool whole = block.last <= both && same.first == block.first && same.last == block.last;
-      if (!whole || table.live_in(block.first, block.last) > 0) { continue; }
+      if (!whole || table.live_in(block.first, block.last) > 0) {
+        erase_rows(table, members, gone);
+        gone = {};
+        continue;
+      }
       for (Lane<P>& lane : members) {
         lane.keys.erase_block(block.first);
         lane.values.erase_block(block.first);
-        lane.state.erase(block.first, block.size());
-        lane.index.erase(block.first, block.size());
       }
-      table.erase(block.first, block.size());
+      gone = {block.first, gone.size() == 0 ? block.last : gone.last};
     }
+    erase_rows(table, members, gone);
     if constexpr (Compacts<Keys> && Compacts<Values>) {
-      if (2 * table.live_in(0, first.settled()) < first.settled()) { rebuild(table, members, scratch); }
+      const std::size_t live = table.live_in(0, first.settled());
+      if (first.settled() - live > std::min(live, most_dead)) { rebuild(table, members, scratch); }
     }
+  }
+  static void erase_rows(RowTable& table, std::span<Lane<P>> members, RowRange gone) noexcept {
+    if (gone.size() == 0) { return; }
+    for (Lane<P>& lane : members) {
+      lane.state.erase(gone.first, gone.size());
+      lane.index.erase(gone.first, gone.size());
+    }
+    table.erase(gone.first, gone.size());
   }
   /// Encodes the live rows anew, without the dead ones.
   static void rebuild(RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch) {

@@ -2,22 +2,23 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <new>
 #include <vector>
 
 #include "kvcompress/core/error.hpp"
+#include "kvcompress/core/page_memory.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// Where a cache gets its memory: two functions and a context, by value. `allocate` may return null: that becomes an Error.
+/// Where a cache gets its memory: two functions and a context, by value. `allocate` may return null: that becomes an Error. The default gives
+/// what is released back to the system (Linux; elsewhere it is the heap): see PageMemory.
 struct Memory {
-  void* (*allocate)(void* context, std::size_t bytes, std::size_t alignment) = [](void*, std::size_t bytes,
-                                                                                  std::size_t alignment) -> void* {
-    return ::operator new(bytes, std::align_val_t(alignment), std::nothrow);
-  };
+  void* (*allocate)(void* context, std::size_t bytes, std::size_t alignment) =
+      [](void*, std::size_t bytes, std::size_t alignment) -> void* { return detail::allocate(bytes, alignment); };
   void (*release)(void* context, void* address, std::size_t bytes, std::size_t alignment) =
-      [](void*, void* address, std::size_t, std::size_t alignment) { ::operator delete(address, std::align_val_t(alignment)); };
+      [](void*, void* address, std::size_t bytes, std::size_t alignment) { detail::release(address, bytes, alignment); };
   void* context = nullptr;
 
   /// Raises an Error unless both functions are there.
@@ -62,6 +63,13 @@ struct Allocator {
 /// A std::vector that lives on a Memory handle.
 template <class T>
 using Vector = std::vector<T, Allocator<T>>;
+
+/// Room for `count` elements in a vector that grows step by step: a quarter more than is needed now, so that growing costs a constant time per
+/// element. The first time exactly `count`.
+template <class T>
+void reserve_growing(Vector<T>& vector, std::size_t count) {
+  if (count > vector.capacity()) { vector.reserve(std::max(count, vector.capacity() + vector.capacity() / 4)); }
+}
 
 /// Bytes taken from the handle, split by purpose. Every member counts bytes.
 struct MemoryReport {

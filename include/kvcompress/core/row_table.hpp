@@ -167,6 +167,15 @@ class RowTable {
     for (const Position p : positions_) {
       if (p != no_position) { order.push_back(p); }
     }
+    if (std::is_sorted(order.begin(), order.end())) {  // as after a prompt
+      Position before = 0;
+      for (std::size_t r = 0; r < rows_; ++r) {
+        const bool lives = positions_[r] != no_position;
+        slots_[r] = lives ? before : static_cast<Position>(order.size());
+        before += lives ? 1U : 0U;
+      }
+      return;
+    }
     std::sort(order.begin(), order.end());
     for (std::size_t r = 0; r < rows_; ++r) {
       slots_[r] = static_cast<Position>(std::lower_bound(order.begin(), order.end(), positions_[r]) - order.begin());

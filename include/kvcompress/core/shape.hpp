@@ -27,7 +27,7 @@ struct Rope {
   RopePairing pairing = RopePairing::half_split;
   std::size_t rotary_dim = 0;                 ///< leading channels that turn, even, at most the key width; 0 means the whole key
   double scale = 1.0;                         ///< linear position scaling, 1e-9 to 1e9: 1/4 for a context stretched four times
-  const double* frequency_factors = nullptr;  ///< optional divisors per pair (Llama 3.1), at least 1e-9; rotary_dim/2, kept by the caller
+  const double* frequency_factors = nullptr;  ///< optional divisors per pair (Llama 3.1), at least 1e-9; a cache keeps a copy
 };
 
 /// The form in which keys and queries enter the cache.
@@ -56,6 +56,10 @@ struct Shape {
   [[nodiscard]] std::size_t value_width() const noexcept { return value_dim != 0 ? value_dim : head_dim; }
   /// Query heads that share one KV head (GQA group).
   [[nodiscard]] std::size_t group() const noexcept { return query_heads / kv_heads; }
+  /// Pairs of channels that the rotary embedding turns.
+  [[nodiscard]] std::size_t rotary_pairs() const noexcept {
+    return rope.theta == 0.0 ? 0 : (rope.rotary_dim != 0 ? rope.rotary_dim : key_width()) / 2;
+  }
   /// Numbers that one token adds to the cache.
   [[nodiscard]] std::size_t values_per_token() const noexcept { return layers * kv_heads * (key_width() + value_width()); }
 

@@ -1,4 +1,4 @@
-// include/kvcompress/core/unnamed_file.hpp - a file without a name, whose whole space is reserved when it is made (Linux, POSIX).
+// include/kvcompress/core/unnamed_file.hpp - a file without a name, whose space is reserved before it is written (Linux, POSIX).
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -12,11 +12,13 @@
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <string_view>
 #include <system_error>
 
 #include "kvcompress/core/error.hpp"
 #include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/reference_count.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -74,78 +76,102 @@ namespace file {
   return 0;
 }
 
-[[nodiscard]] inline int write_zeros(int descriptor, std::size_t bytes) noexcept {
+[[nodiscard]] inline int write_zeros(int descriptor, std::size_t bytes, std::size_t offset = 0) noexcept {
   static constexpr std::byte zeros[16384] = {};
   int code = 0;
-  for (std::size_t offset = 0; offset < bytes && code == 0; offset += sizeof zeros) {
-    code = write_all(descriptor, offset, zeros, std::min(sizeof zeros, bytes - offset));
+  for (std::size_t done = 0; done < bytes && code == 0; done += sizeof zeros) {
+    code = write_all(descriptor, offset + done, zeros, std::min(sizeof zeros, bytes - done));
   }
   return code;
 }
 
-/// Gives an empty file `bytes` bytes of disk, so that writing them later cannot meet a full one.
-[[nodiscard]] inline int reserve(int descriptor, std::size_t bytes) noexcept {
+/// Gives a file that ends at or before `offset` the disk of `bytes` bytes from there on, so that writing them later cannot meet a full one.
+[[nodiscard]] inline int reserve(int descriptor, std::size_t bytes, std::size_t offset = 0) noexcept {
   rlimit limit{};
   // Asked first, because to exceed the limit is to be sent SIGXFSZ, which ends a process that does not expect it.
-  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && bytes > limit.rlim_cur) { return EFBIG; }
+  if (::getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && offset + bytes > limit.rlim_cur) { return EFBIG; }
   int code = 0;
-  do { code = ::posix_fallocate(descriptor, 0, static_cast<off_t>(bytes)); } while (code == EINTR);
-  return code == EOPNOTSUPP || code == EINVAL ? write_zeros(descriptor, bytes) : code;
+  do { code = ::posix_fallocate(descriptor, static_cast<off_t>(offset), static_cast<off_t>(bytes)); } while (code == EINTR);
+  return code == EOPNOTSUPP || code == EINVAL ? write_zeros(descriptor, bytes, offset) : code;
 }
 
 }  // namespace file
 
-/// `bytes` bytes in an unnamed file in `directory`. Reads from several threads are safe. Not mapped into memory: a failing disk
-/// is then an Error, not SIGBUS. Copying copies the contents into a file of its own.
+/// An unnamed file in a directory, which grows at its end. Copies share the file; the last one closes it. Several threads may read and grow it.
+/// Not mapped into memory: a failing disk is then an Error, not SIGBUS. Memory: one allocation, with the directory's name.
 class UnnamedFile {
  public:
   /// No file.
-  explicit UnnamedFile(const Memory& memory) noexcept : directory_(Allocator<char>(memory)) {}
+  explicit UnnamedFile(const Memory& memory) noexcept : memory_(memory) {}
 
-  /// The other constructor has run before anything here fails, so the destructor closes the file then.
+  /// A file of `bytes` bytes; none for 0. The other constructor has run before anything here fails, so the destructor closes the file then.
   UnnamedFile(std::string_view directory, std::size_t bytes, const Memory& memory) : UnnamedFile(memory) {
     if (bytes == 0) { return; }
-    directory_.reserve(directory.size() + 1);
-    directory_.assign(directory.begin(), directory.end());
-    directory_.push_back('\0');
-    descriptor_ = file::open_unnamed(directory_.data());
-    check(descriptor_ >= 0 ? 0 : errno, "create a file of ", bytes);
-    check(bytes <= PTRDIFF_MAX ? file::reserve(descriptor_, bytes) : EFBIG, "reserve ", bytes);
-    bytes_ = bytes;
+    std::byte* place = Allocator<std::byte>(memory_).allocate(sizeof(Held) + directory.size() + 1);
+    held_ = ::new (static_cast<void*>(place)) Held{{}, -1, 0, directory.size()};
+    std::copy_n(directory.data(), directory.size(), name());
+    name()[directory.size()] = '\0';
+    held_->descriptor = file::open_unnamed(name());
+    check(held_->descriptor >= 0 ? 0 : errno, "create a file of ", bytes);
+    static_cast<void>(grow(bytes));
   }
-  UnnamedFile(const UnnamedFile& other) : UnnamedFile(other.directory(), other.bytes_, other.directory_.get_allocator().memory) {
-    std::byte part[16384];
-    for (std::size_t offset = 0; offset < bytes_; offset += sizeof part) {
-      const std::size_t count = std::min(sizeof part, bytes_ - offset);
-      other.read(offset, part, count);
-      write(offset, part, count);
-    }
+  UnnamedFile(const UnnamedFile& other) noexcept : memory_(other.memory_), held_(other.held_) {
+    if (held_ != nullptr) { held_->holders.add(); }
   }
   UnnamedFile& operator=(const UnnamedFile&) = delete;
   ~UnnamedFile() {
-    if (descriptor_ >= 0) { ::close(descriptor_); }
+    if (held_ == nullptr || !held_->holders.drop()) { return; }
+    if (held_->descriptor >= 0) { ::close(held_->descriptor); }
+    Allocator<std::byte>(memory_).deallocate(reinterpret_cast<std::byte*>(held_), bytes_held());
   }
 
-  [[nodiscard]] std::size_t bytes() const noexcept { return bytes_; }
+  [[nodiscard]] const Memory& memory() const noexcept { return memory_; }
+  [[nodiscard]] bool shared() const noexcept { return held_ != nullptr && held_->holders.shared(); }
+  [[nodiscard]] std::string_view directory() const noexcept {
+    return held_ == nullptr ? std::string_view() : std::string_view(name(), held_->name_bytes);
+  }
+
+  /// Adds `bytes` bytes at the end and returns where they begin.
+  [[nodiscard]] std::size_t grow(std::size_t bytes) {
+    require(bytes <= PTRDIFF_MAX / 2, ErrorCode::io, "the slow tier could not reserve ", bytes, " bytes: no file is as long");
+    const std::size_t offset = __atomic_fetch_add(&held_->end, bytes, __ATOMIC_RELAXED);
+    const int code = file::reserve(held_->descriptor, bytes, offset);
+    if (code != 0) { give_back(offset, bytes); }
+    check(code, "reserve ", bytes);
+    return offset;
+  }
+  /// Nobody needs these bytes any more: the disk has them back, where the file system can do that.
+  void give_back(std::size_t offset, std::size_t bytes) noexcept {
+    std::size_t end = offset + bytes;
+    __atomic_compare_exchange_n(&held_->end, &end, offset, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+#ifdef FALLOC_FL_PUNCH_HOLE
+    static_cast<void>(
+        ::fallocate(held_->descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset), static_cast<off_t>(bytes)));
+#endif
+  }
 
   /// After an Error, the bytes in this range are in any state, the others as before.
   void write(std::size_t offset, const std::byte* from, std::size_t bytes) {
-    check(file::write_all(descriptor_, offset, from, bytes), "write ", bytes);
+    check(file::write_all(held_->descriptor, offset, from, bytes), "write ", bytes);
   }
   void read(std::size_t offset, std::byte* to, std::size_t bytes) const {
-    check(file::read_all(descriptor_, offset, to, bytes), "read ", bytes);
+    check(file::read_all(held_->descriptor, offset, to, bytes), "read ", bytes);
   }
 
-  /// Adds what the handle gave, the directory's name, to indices.
-  void account(MemoryReport& report) const noexcept {
-    report.slow_file += bytes_;
-    report.add(&MemoryReport::indices, directory_);
-  }
+  /// Adds what the handle gave to indices.
+  void account(MemoryReport& report) const noexcept { report.indices += held_ == nullptr ? 0 : bytes_held(); }
 
  private:
-  [[nodiscard]] std::string_view directory() const noexcept {
-    return directory_.empty() ? std::string_view() : std::string_view(directory_.data(), directory_.size() - 1);
-  }
+  /// The directory's name follows, with its terminating zero.
+  struct Held {
+    ReferenceCount holders;
+    int descriptor;
+    std::size_t end;
+    std::size_t name_bytes;
+  };
+
+  [[nodiscard]] std::size_t bytes_held() const noexcept { return sizeof(Held) + held_->name_bytes + 1; }
+  [[nodiscard]] char* name() const noexcept { return reinterpret_cast<char*>(held_ + 1); }
   /// The directory stands last, because it alone can be long enough to be cut.
   void check(int code, std::string_view operation, std::size_t bytes) const {
     if (code == 0) [[likely]] { return; }
@@ -153,9 +179,8 @@ class UnnamedFile {
          " bytes: ", code < 0 ? "the file ends early" : std::generic_category().message(code), ", in directory \"", directory(), "\"");
   }
 
-  Vector<char> directory_;  // with its terminating zero; empty: no file
-  std::size_t bytes_ = 0;
-  int descriptor_ = -1;
+  Memory memory_;
+  Held* held_ = nullptr;
 };
 
 }  // namespace kvcompress

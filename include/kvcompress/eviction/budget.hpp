@@ -12,12 +12,13 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// A budget of rows per lane. Made from a number of rows, `Budget::fraction(0.2)` of the prompt's tokens, or
-/// `Budget::bytes(n)` for the rows of the whole cache (all layers and heads, as the storage holds them).
+/// A budget of rows per lane. Made from a number of rows, `Budget::fraction(0.2)` of the prompt's tokens, or `Budget::bytes(n)` for the whole
+/// cache, all layers and heads: then after the end of a prompt, and after every commit since, memory().total() without scratch is at most n
+/// (whoever reserves more rows than fit, or commits more than 32 at once, adds their memory). Too few bytes for one row are an Error.
 struct Budget {
   std::size_t rows_of = 0;   ///< rows, if the others are 0
   double fraction_of = 0.0;  ///< of the prompt's tokens, in (0, 1]
-  std::size_t bytes_of = 0;  ///< bytes over all lanes
+  std::size_t bytes_of = 0;  ///< of the whole cache
 
   constexpr Budget() noexcept = default;
   /// 1 to most_rows rows; a negative number is an Error at once, what else is wrong when a cache is made.

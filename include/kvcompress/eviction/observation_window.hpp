@@ -32,7 +32,8 @@ struct ObservationWindow : AttentionScoredEviction {
     std::size_t kernel = 7;                 ///< pooling width, odd, at most 65535; 1 means none
     Pooling pooling = Pooling::max;         ///< the published configurations use max, the code's default is average
     Reduction reduction = Reduction::mean;  ///< over the query heads of a KV head
-    std::size_t decode_budget = 0;          ///< decoded rows that stay; 0 means all
+    /// Decoded rows that stay. 0 means all; under a budget in bytes, as many as the prompt's rows leave room for, at least a quarter of what fits.
+    std::size_t decode_budget = 0;
     static void fields(auto& options, auto&& field) {
       field("budget", options.budget);
       field("window", options.window);
@@ -55,6 +56,13 @@ struct ObservationWindow : AttentionScoredEviction {
     check_named("snapkv: pooling", options.pooling);
     check_named("snapkv: reduction", options.reduction);
   }
+  /// Of `budget` rows in all, under a budget in bytes.
+  static std::size_t decoded_rows(const Options& options, std::size_t budget) noexcept {
+    return options.decode_budget > 0 ? options.decode_budget : std::max<std::size_t>(1, budget / 4);
+  }
+  static std::size_t least_rows(const Options& options) noexcept {
+    return options.window + 1 + (options.decode_budget > 0 ? options.decode_budget : options.window / 3 + 1);
+  }
   static std::size_t window(const Options& options) noexcept { return options.window; }
   /// A prompt's queries are about to be observed: scores of an earlier prompt are forgotten.
   static void start(const Options&, State& state) noexcept { state.forget(); }
@@ -64,10 +72,15 @@ struct ObservationWindow : AttentionScoredEviction {
   static void add(const Options&, State& sums, const State& lane) noexcept { sums.add_largest(lane); }
 
   static void select(const Options& options, State& state, Selection& selection) {
+    const bool in_bytes = options.budget.bytes_of > 0;
     if (selection.end_of_prompt) {
-      select_prompt(options, state, selection);
+      const std::size_t decoded = in_bytes ? std::min(decoded_rows(options, selection.budget), selection.budget - 1) : 0;
+      select_prompt(options, state, selection, selection.budget - decoded);
     } else if (options.decode_budget > 0) {
       select_decoded(options.decode_budget, selection);
+    } else if (in_bytes) {
+      const std::size_t left = selection.budget - std::min(selection.budget, rows_of_prompt(selection));
+      select_decoded(std::min(left, selection.most_decoded), selection);
     }
   }
 
@@ -91,15 +104,15 @@ struct ObservationWindow : AttentionScoredEviction {
   }
 
  private:
-  static void select_prompt(const Options& options, State& state, Selection& selection) {
+  static void select_prompt(const Options& options, State& state, Selection& selection, std::size_t budget) {
     selection.sort_rows();
     auto& order = selection.order;
     const std::size_t live = order.size();
-    const std::size_t window = std::min(options.window, selection.budget);
-    if (live > selection.budget) {
+    const std::size_t window = std::min(options.window, budget);
+    if (live > budget) {
       const std::size_t prefix = live - window;
       pool(options, state, {order.data(), prefix});
-      const auto first_gone = order.begin() + static_cast<std::ptrdiff_t>(selection.budget - window);
+      const auto first_gone = order.begin() + static_cast<std::ptrdiff_t>(budget - window);
       const auto end = order.begin() + static_cast<std::ptrdiff_t>(prefix);
       std::nth_element(order.begin(), first_gone, end, [&](Position a, Position b) {  // a stays before b
         const float x = state.get(a, 0);
@@ -110,13 +123,16 @@ struct ObservationWindow : AttentionScoredEviction {
     }
   }
 
-  static void select_decoded(std::size_t budget, Selection& selection) {
-    std::size_t decoded = 0;
+  static std::size_t rows_of_prompt(const Selection& selection) noexcept {
+    std::size_t count = 0;
     for (std::size_t r = 0; r < selection.rows.rows(); ++r) {
-      decoded += selection.rows.alive(r) && selection.rows.position(r) >= selection.prompt_tokens ? 1U : 0U;
+      count += selection.rows.alive(r) && selection.rows.position(r) < selection.prompt_tokens ? 1U : 0U;
     }
-    if (decoded <= budget) { return; }
-    const Position first_kept = selection.newest(budget - 1);
+    return count;
+  }
+  static void select_decoded(std::size_t budget, Selection& selection) {
+    if (selection.rows.live() - rows_of_prompt(selection) <= budget) { return; }
+    const Position first_kept = budget == 0 ? no_position : selection.newest(budget - 1);
     for (std::size_t r = 0; r < selection.rows.rows(); ++r) {
       const Position p = selection.rows.position(r);
       selection.drop[r] = p >= selection.prompt_tokens && p < first_kept ? 1 : 0;

@@ -106,6 +106,15 @@ class FactoredRows {
            BlockList::bytes_per_block(rank * dim * sizeof(F));
   }
 
+  /// Upper bound of a lane's share while so many rows are factorised and exact, spare memory included.
+  [[nodiscard]] static std::size_t most_bytes(std::size_t encoded, std::size_t exact, std::size_t dim, std::size_t rank,
+                                              std::size_t members) noexcept {
+    const std::size_t blocks = (encoded + Factor<F>::block_rows - 1) / Factor<F>::block_rows + 1;
+    return (blocks * BlockList::bytes_per_block(Factor<F>::basis_block_bytes(rank)) + members - 1) / members +
+           BlockList::most_bytes(blocks, 0) + BlockList::most_bytes(1, rank * dim * sizeof(F)) +
+           Exact<T>::most_bytes_of_recent(exact, dim, 1);
+  }
+
   /// The exact rows of several lanes side by side, as one matrix: keys without their rotary embedding.
   class Together {
    public:

@@ -81,6 +81,12 @@ class LatentRows : public FactoredRows<T> {
     const std::size_t latent = std::min(options.latent, dim);
     return SharedBasisKeys<T>::bytes_for(rows, latent, options, shape) + Exact<T>::bytes_for(rows, dim - latent, options);
   }
+  [[nodiscard]] static std::size_t most_bytes(const MostRows& rows, std::size_t dim, const LatentOptions& options, const Shape& shape,
+                                              std::size_t at_hand) noexcept {
+    const std::size_t latent = std::min(options.latent, dim);
+    return SharedBasisKeys<T>::most_bytes(rows, latent, options, shape, at_hand) +
+           Exact<T>::most_bytes_of_recent(rows.live, dim - latent, 1);
+  }
 
   void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
               std::size_t logit_stride, float* scratch) const noexcept {

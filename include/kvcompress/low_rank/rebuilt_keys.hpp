@@ -53,6 +53,12 @@ class RebuiltKeys : public FactoredRows<T, F> {
     return FactoredRows<T, F>::bytes_for(rows, dim, std::min(rows, rank_for(options.rank, shape.kv_heads * dim)), shape.kv_heads) +
            Exact<T>::bytes_for(at_hand, dim, options);
   }
+  [[nodiscard]] static std::size_t most_bytes(const MostRows& rows, std::size_t dim, const auto& options, const Shape& shape,
+                                              std::size_t at_hand) noexcept {
+    const std::size_t rank = std::min(rows.live, rank_for(options.rank, shape.kv_heads * dim));
+    return FactoredRows<T, F>::most_bytes(rows.live, rows.decoded + at_hand, dim, rank, shape.kv_heads) +
+           AtHand<T>::most_bytes(at_hand, dim);
+  }
   void erase_block(std::size_t first) noexcept {
     FactoredRows<T, F>::erase_block(first);
     at_hand_.erase(this->block_at(first));

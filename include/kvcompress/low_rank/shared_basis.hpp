@@ -66,6 +66,19 @@ void settle_group(std::span<Store* const> members, const SharedBasisOptions& opt
   typename Base::Encoded(lanes, rows, exact, rank, options.factorisation, settling).take();
 }
 
+/// Upper bound of a lane's bytes in whatever group it is, or in none, where it takes `exact` bytes.
+template <class Base>
+std::size_t most_group_bytes(const MostRows& rows, std::size_t dim, const SharedBasisOptions& options, const Shape& shape,
+                             std::size_t exact, auto&& rank_for) noexcept {
+  std::size_t most = options.first_layer > 0 || options.last_layer < shape.layers - 1 ? exact : 0;
+  for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+    const std::size_t members = options.group_of(shape.layers, layer).size() * shape.kv_heads;
+    const std::size_t folded = options.fold_in > 0 ? rows.decoded + 256 : 0;  // their dead blocks go one by one
+    most = std::max(most, Base::most_bytes(rows.live + folded, rows.decoded, dim, std::min(rows.live, rank_for(members * dim)), members));
+  }
+  return most;
+}
+
 }  // namespace detail
 
 /// Keys of a group of layers, before their rotary embedding, as one basis row per token times coefficients per lane: scores multiplies
@@ -94,6 +107,14 @@ class SharedBasisKeys : public FactoredRows<T, F> {
     if (!options.merge_keys) { return Exact<T>::bytes_for(rows, dim, options); }
     const std::size_t members = std::min(options.layers_per_group, shape.layers) * shape.kv_heads;
     return FactoredRows<T, F>::bytes_for(rows, dim, std::min(rows, rank_for(options, members * dim)), members);
+  }
+
+  [[nodiscard]] static std::size_t most_bytes(const MostRows& rows, std::size_t dim, const SharedBasisOptions& options, const Shape& shape,
+                                              std::size_t /*at_hand*/) noexcept {
+    const std::size_t exact = Exact<T>::most_bytes_of_recent(rows.live, dim, 1);
+    return options.merge_keys ? detail::most_group_bytes<FactoredRows<T, F>>(
+                                    rows, dim, options, shape, exact, [&](std::size_t columns) { return rank_for(options, columns); })
+                              : exact;
   }
 
   void scores(RowRange range, const RowTable& table, Rotation& rotation, const float* queries, std::size_t query_stride,
@@ -160,6 +181,14 @@ class SharedBasisValues : public FactoredRows<T> {
     if (!options.merge_values) { return Exact<T>::bytes_for(rows, dim, options); }
     const std::size_t members = std::min(options.layers_per_group, shape.layers) * shape.kv_heads;
     return FactoredRows<T>::bytes_for(rows, dim, std::min(rows, rank_for(options, members * dim)), members);
+  }
+
+  [[nodiscard]] static std::size_t most_bytes(const MostRows& rows, std::size_t dim, const SharedBasisOptions& options, const Shape& shape,
+                                              std::size_t /*at_hand*/) noexcept {
+    const std::size_t exact = Exact<T>::most_bytes_of_recent(rows.live, dim, 1);
+    return options.merge_values ? detail::most_group_bytes<FactoredRows<T>>(rows, dim, options, shape, exact,
+                                                                            [&](std::size_t columns) { return rank_for(options, columns); })
+                                : exact;
   }
 
   [[nodiscard]] std::size_t scratch_floats(std::size_t /*dim*/, std::size_t queries) const noexcept {

@@ -62,13 +62,14 @@ class OffloadedValues {
     if (indexed <= settled) { return; }
     const std::size_t rows = indexed - settled;
     one.next_.reserve(1);
-    SlowRegion region(one.tier_, members.size() * rows * one.dim_ * sizeof(T), settling.memory);
+    const SlowRegion* beside = one.regions_.empty() ? nullptr : &one.regions_.front().bytes;  // in a directory one file per layer
+    SlowRegion region(one.tier_, members.size() * rows * one.dim_ * sizeof(T), settling.memory, beside);
     Vector<Position> chunks{Allocator<Position>(settling.memory)};
     for (std::size_t m = 0; m < members.size(); ++m) {
       members[m]->write(region, m * rows, rows, settling);
       members[m]->keep_at_hand(settling.reads[m], chunks, settling.scratch);
-      members[m]->regions_.reserve(one.regions_.size() + 1);
-      members[m]->chunks_.reserve(indexed / settling.reads[m].unit);
+      reserve_growing(members[m]->regions_, one.regions_.size() + 1);
+      reserve_growing(members[m]->chunks_, indexed / settling.reads[m].unit);
     }
     one.next_.push_back({region, settled, rows, 0});
   }
@@ -82,6 +83,12 @@ class OffloadedValues {
   [[nodiscard]] static std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options, const Shape&,
                                              std::size_t at_hand) noexcept {
     return (options.slow.in_file() ? 0 : rows * dim * sizeof(T)) + Exact<T>::bytes_for(at_hand, dim, options);
+  }
+  [[nodiscard]] static std::size_t most_bytes(const MostRows& rows, std::size_t dim, const auto& options, const Shape&,
+                                              std::size_t at_hand) noexcept {
+    const std::size_t headers = 1024 + options.slow.directory.size() + 32 * rows.decoded + 2 * rows.live;  // of regions and chunks
+    return (options.slow.in_file() ? 0 : rows.live * dim * sizeof(T)) + headers + AtHand<T>::most_bytes(at_hand, dim) +
+           Exact<T>::most_bytes_of_recent(rows.decoded + at_hand, dim, 1);
   }
 
   /// Fetches the encoded rows of `ranges` that are not at hand; returns the bytes.
@@ -140,7 +147,7 @@ class OffloadedValues {
       self.regions_.reserve(count);
       for (std::size_t i = 0, first = 0; i < count; ++i) {
         self.regions_.push_back({SlowRegion(archive.memory()), first, 0, 0});
-        first += persist_region(self.regions_.back(), archive, self.tier_, self.dim_);
+        first += persist_region(self.regions_.back(), archive, self.tier_, self.dim_, i == 0 ? nullptr : &self.regions_.front().bytes);
       }
       const std::size_t slow = count == 0 ? 0 : self.regions_.back().first + self.regions_.back().rows;
       for (const Position row : self.chunks_) {
@@ -183,7 +190,7 @@ class OffloadedValues {
       for (std::size_t r = 0; r < member(m).regions_.size(); ++r) {
         SlowRegion& bytes = member(m).regions_[r].bytes;
         if (m == 0) {
-          bytes.unshare();
+          bytes.unshare(r == 0 ? nullptr : &member(0).regions_.front().bytes);
         } else {
           bytes = member(0).regions_[r].bytes;
         }
@@ -206,10 +213,11 @@ class OffloadedValues {
   };
 
   /// Returns its rows.
-  static std::size_t persist_region(auto& region, auto& archive, const SlowTier& tier, std::size_t dim) {
+  static std::size_t persist_region(auto& region, auto& archive, const SlowTier& tier, std::size_t dim,
+                                    const SlowRegion* beside = nullptr) {
     archive.number(region.rows);
     archive.number(region.base);
-    SlowRegion::persist(region.bytes, archive, tier);
+    SlowRegion::persist(region.bytes, archive, tier, beside);
     const std::size_t held = region.bytes.bytes() / (dim * sizeof(T));
     archive.check(region.rows <= held && region.base <= held - region.rows, "rows lie outside of their region of the slow tier");
     return region.rows;

@@ -220,6 +220,10 @@ class AtHand {
     always_.erase(rows.first / chunk(), rows.size() / chunk());
     chosen_.erase(rows.first / chunk(), rows.size() / chunk());
   }
+  /// Upper bound of what `rows` rows at hand take, chunks of at least four rows, in vectors that double.
+  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim) noexcept {
+    return 2 * rows * (dim * sizeof(T) + 4);
+  }
   static void persist(auto& self, auto& archive, std::size_t rows) {
     RowCache<T>::persist(self.always_, archive, rows);
     RowCache<T>::persist(self.chosen_, archive, rows);

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+
 #include "kvcompress/policies/combine.hpp"
 #include "kvcompress/quantization/gear/store.hpp"
 
@@ -14,6 +16,11 @@ struct GearStorage {
   using Values = GearValues<Bits, Backbone, Vectors, Scale>;
   using Options = GearOptions<Backbone::buffer>;
 
+  /// Numbers of options.start.
+  static std::size_t start_count(const Options& options, const Shape& shape) noexcept {
+    const std::size_t heads = Vectors == ValueVectors::layer ? shape.kv_heads : 1;
+    return std::max(shape.key_width(), heads * shape.value_width()) * options.prompt_rank;
+  }
   static void validate(const Options& options) {
     require(options.buffer >= 1 && options.buffer % Backbone::row_multiple == 0, ErrorCode::option, "gear: buffer is ", options.buffer,
             ", must be a positive multiple of ", Backbone::row_multiple);

@@ -115,6 +115,17 @@ class Exact {
   [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& /*options*/) noexcept {
     return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_rows * dim * sizeof(T));
   }
+  [[nodiscard]] static constexpr std::size_t most_bytes(const MostRows& rows, std::size_t dim, const auto& /*options*/, const Shape&,
+                                                        std::size_t /*at_hand*/) noexcept {
+    return BlockList::most_bytes(blocks_of(rows.all() + 1), block_rows * dim * sizeof(T));
+  }
+  /// The same for rows that leave at the front, and spare blocks.
+  [[nodiscard]] static constexpr std::size_t most_bytes_of_recent(std::size_t rows, std::size_t dim, std::size_t spare = 0) noexcept {
+    return BlockList::most_bytes(blocks_across(rows) + spare, block_rows * dim * sizeof(T));
+  }
+  /// Under a budget in bytes: memory for a lane of `rows` rows and the next one stays, and no more.
+  void hold_at_most(std::size_t rows) noexcept { blocks_.keep_exactly(blocks_of(rows + 1)); }
+  void hold_recent_at_most(std::size_t rows) noexcept { blocks_.keep_exactly(blocks_across(rows)); }
   void reserve(std::size_t rows) { blocks_.reserve(blocks_across(rows)); }
   /// Memory of up to `rows` rows stays here when rows leave.
   void keep(std::size_t rows) noexcept { blocks_.keep(blocks_across(rows)); }
@@ -151,6 +162,7 @@ class Exact {
  private:
   static constexpr std::size_t block_rows = BlockRows;
 
+  static constexpr std::size_t blocks_of(std::size_t rows) noexcept { return (rows + block_rows - 1) / block_rows; }
   /// Blocks that `rows` rows can touch, wherever the first one lies.
   static constexpr std::size_t blocks_across(std::size_t rows) noexcept { return rows == 0 ? 0 : (rows + block_rows - 2) / block_rows + 1; }
   [[nodiscard]] const T* at(std::size_t row) const noexcept {

@@ -137,6 +137,10 @@ class PerToken {
   [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim) noexcept {
     return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_bytes(dim));
   }
+  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim) noexcept {
+    return BlockList::most_bytes((rows + block_rows - 1) / block_rows, block_bytes(dim));
+  }
+  void hold_at_most(std::size_t rows) noexcept { blocks_.keep_exactly((rows + block_rows - 1) / block_rows); }
   void reserve(std::size_t rows) { blocks_.reserve((rows + block_rows - 1) / block_rows); }
   void unshare() { blocks_.unshare(); }
   static void describe(auto&& fact) {

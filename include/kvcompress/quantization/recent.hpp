@@ -139,12 +139,23 @@ class Recent {
     const std::size_t exact = std::min<std::size_t>(rows, options.residual);
     return Body::bytes_for(rows - exact, dim) + Tail::bytes_for(exact, dim, options);
   }
+  [[nodiscard]] static constexpr std::size_t most_bytes(const MostRows& rows, std::size_t dim, const auto& options, const Shape& shape,
+                                                        std::size_t at_hand) noexcept {
+    if (rows.all() < options.residual) { return Tail::most_bytes(rows, dim, options, shape, at_hand); }  // nothing is ever due
+    return Body::most_bytes(rows.all(), dim) + Tail::most_bytes_of_recent(most_exact(options.residual), dim);
+  }
   void reserve(std::size_t rows) {
     body_.reserve(rows);
     tail_.reserve(std::min(rows, residual_ + Body::row_multiple));
   }
   /// The memory of the recent rows stays here when they are encoded: under a budget the next ones need no allocation.
   void keep_recent() noexcept { tail_.keep(residual_ + Body::row_multiple); }
+  /// Under a budget in bytes: memory for a lane of `rows` rows and the next one stays, and no more.
+  void hold_at_most(std::size_t rows) noexcept {
+    if (rows < residual_) { return tail_.hold_at_most(rows); }
+    body_.hold_at_most(rows);
+    tail_.hold_recent_at_most(most_exact(residual_));
+  }
   void unshare() {
     body_.unshare();
     tail_.unshare();
@@ -170,6 +181,8 @@ class Recent {
   }
 
  private:
+  /// Exact rows, of which a rebuild may leave some more.
+  static constexpr std::size_t most_exact(std::size_t residual) noexcept { return residual + 2 * Body::row_multiple; }
   template <class Part>
   void split(RowRange range, Part&& part) const noexcept {
     const std::size_t border = settled();

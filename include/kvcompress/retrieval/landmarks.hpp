@@ -69,8 +69,8 @@ class LandmarkState {
     const std::size_t fresh = chunks - chunks_;
     Vector<RowRange> always(outliers_);  // what can fail comes first
     always.reserve(always.size() + std::min(outliers, fresh));
-    means_.reserve(means_.size() + fresh * width_);
-    ids_.reserve(ids_.size() + fresh);
+    reserve_growing(means_, means_.size() + fresh * width_);
+    reserve_growing(ids_, ids_.size() + fresh);
     Vector<Position> order(fresh, 0, ids_.get_allocator());
     scratch.resize(std::max(scratch.size(), fresh + (chunk_ + 1) * width_));
     float* unlikeness = scratch.data();

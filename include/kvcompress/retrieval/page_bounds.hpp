@@ -50,7 +50,9 @@ class PageState {
     if (rows < indexed()) { cut(rows / page_); }
   }
   void move(std::size_t /*from*/, std::size_t to) noexcept {
-    if (to < indexed()) { stale_[to / page_] = 1; }
+    if (to >= indexed()) { return; }
+    stale_[to / page_] = 1;
+    first_stale_ = std::min(first_stale_, to / page_);
   }
   /// Rows [first, first + count) have left and later ones moved up.
   void erase(std::size_t first, std::size_t count) noexcept {
@@ -63,21 +65,22 @@ class PageState {
     const auto at = [](auto& vector, std::size_t index) { return vector.begin() + static_cast<std::ptrdiff_t>(index); };
     bounds_.erase(at(bounds_, first / page_ * 2 * width_), at(bounds_, (first / page_ + gone) * 2 * width_));
     stale_.erase(at(stale_, first / page_), at(stale_, first / page_ + gone));
+    first_stale_ = std::min(first_stale_, first / page_);
   }
   static void compact(std::size_t) noexcept {}
 
   /// Afterwards refresh of up to so many rows cannot fail.
   void make_room_to_refresh(std::size_t rows, Vector<float>& scratch) {
     const std::size_t complete = rows / page_;
-    if (bounds_.capacity() < complete * 2 * width_) { bounds_.reserve(std::max(complete * 2 * width_, bounds_.capacity() / 8 * 9)); }
-    if (stale_.capacity() < complete) { stale_.reserve(std::max(complete, stale_.capacity() / 8 * 9)); }
+    reserve_growing(bounds_, complete * 2 * width_);
+    reserve_growing(stale_, complete);
     scratch.resize(std::max(scratch.size(), 3 * width_));
   }
   /// Computes the bounds of pages that are new and complete, or stale. Dead rows count with the key they had.
   void refresh(std::size_t rows, auto&& read, Vector<float>& scratch) {
     const std::size_t complete = rows / page_;
     make_room_to_refresh(rows, scratch);
-    for (std::size_t p = 0; p < complete; ++p) {
+    for (std::size_t p = std::min(first_stale_, pages()); p < complete; ++p) {
       if (p < pages() && stale_[p] == 0) { continue; }
       if (p == pages()) {
         bounds_.resize(bounds_.size() + 2 * width_);
@@ -86,6 +89,7 @@ class PageState {
       measure(p, read, scratch.data());
       stale_[p] = 0;
     }
+    first_stale_ = pages();
   }
   static void persist(auto& self, auto& archive, std::size_t rows) {
     archive.vector(self.bounds_);
@@ -124,6 +128,7 @@ class PageState {
   std::size_t width_;
   Vector<T> bounds_;
   Vector<unsigned char> stale_;  // (pages)
+  std::size_t first_stale_ = 0;  // no page before it is stale
 };
 
 /// A query reads the `budget / page` pages whose keys could have the largest dot product with it: sum over channels of

@@ -20,8 +20,8 @@ struct GearOptions {
   std::size_t seed = 1;                                  ///< of the start of the power iteration
   Accumulation accumulation = Accumulation::near_exact;  ///< how attention adds up products with codes
   bool official_simulation = false;  ///< the official code's outlier counts of keys and its rounding before the low-rank part
-  /// Start of the power iteration of prompts instead of the seed's, kept by the caller: (dim, prompt_rank), and for values whose
-  /// vectors run over all heads (heads, dim, prompt_rank).
+  /// Start of the power iteration of prompts instead of the seed's: (dim, prompt_rank), and for values whose vectors run over all heads
+  /// (heads, dim, prompt_rank). A cache keeps a copy; a GearStore of one's own does not.
   const float* start = nullptr;
 
   static void fields(auto& options, auto&& field) {

@@ -20,6 +20,8 @@ class SegmentList {
   };
 
  public:
+  static constexpr std::size_t entry_bytes = sizeof(Entry);
+
   explicit SegmentList(const Memory& memory) : entries_(Allocator<Entry>(memory)) {}
   SegmentList(const SegmentList& other) : entries_(other.entries_) {
     for (const Entry& entry : entries_) { entry.segment->share(); }

@@ -161,6 +161,23 @@ class GearStore {
     const std::size_t rank = std::min({options.decode_rank, options.buffer, dim});
     return count * (Segment::bytes_for({options.buffer, dim, rank, share}) + 2 * sizeof(void*)) + Tail::bytes_for(exact, dim, options);
   }
+  /// Of segments of any length, but for the first of at least one buffer: many short ones, or a long one with more outliers.
+  [[nodiscard]] static std::size_t most_bytes(const MostRows& rows, std::size_t dim, const Options& options, const Shape& shape,
+                                              std::size_t at_hand) noexcept {
+    if (rows.all() < options.buffer) { return Tail::most_bytes(rows, dim, options, shape, at_hand); }  // nothing is ever due
+    const std::size_t rank = std::min(std::max(options.prompt_rank, options.decode_rank), dim);
+    const auto segment = [&](std::size_t length) {
+      auto outliers = static_cast<std::size_t>(std::min(options.sparsity, 1.0) * static_cast<double>(length * dim)) + 1;
+      if (options.official_simulation) {
+        outliers =
+            std::min(length * dim, static_cast<std::size_t>(options.sparsity * static_cast<double>(shape.kv_heads * dim * dim)) + dim);
+      }
+      return Segment::bytes_for({length, dim, rank, outliers}) + Segment::Common::bytes_for(0);
+    };
+    const std::size_t count = rows.all() / options.buffer + 1;
+    return std::max(count * segment(options.buffer), segment(rows.all())) + segment(options.buffer) + 4 * (count + 1) * List::entry_bytes +
+           Tail::most_bytes_of_recent(2 * (options.buffer + row_multiple), dim);
+  }
   /// Room for the exact rows and the table of segments. Segments themselves are allocated when they are made: their sizes differ.
   void reserve(std::size_t rows) {
     list_.make_room(rows / options_.buffer);
@@ -168,6 +185,10 @@ class GearStore {
   }
   /// The memory of the recent rows stays here when they are encoded: under a budget the next ones need no allocation.
   void keep_recent() noexcept { tail_.keep(options_.buffer + row_multiple); }
+  /// Under a budget in bytes: memory for the exact rows of a lane of `rows` rows and the next one stays, and no more.
+  void hold_at_most(std::size_t rows) noexcept {
+    rows < options_.buffer ? tail_.hold_at_most(rows) : tail_.hold_recent_at_most(2 * (options_.buffer + row_multiple));
+  }
   void unshare() {
     list_.unshare();
     tail_.unshare();
