@@ -46,10 +46,10 @@ TEST(Budget, AFractionIsOfThePromptSeenSoFar) {
 
 std::size_t held(const MemoryReport& report) { return report.total() - report.scratch; }
 
-/// A prompt, 300 decoded tokens and a second prompt under budgets in bytes, from the least that does.
+/// A prompt, 200 decoded tokens and a second prompt under budgets in bytes, from the least that does.
 template <class P>
 void bytes_are_a_bound(PolicyOptions<P> options = {}) {
-  const Text text(shape, 1400, 2);
+  const Text text(shape, 640, 2);
   options.eviction.budget = Budget::bytes(1);
   std::size_t least = 0;
   try {
@@ -62,13 +62,13 @@ void bytes_are_a_bound(PolicyOptions<P> options = {}) {
   }
   options.eviction.budget = Budget::bytes(least - 1);
   EXPECT_THROW(KVCache<P>(shape, options), Error);
-  for (const std::size_t bytes : {least, least + 30000, std::size_t{250'000}, std::size_t{400'000}}) {
+  for (const std::size_t bytes : {least, least + 30000, std::size_t{250'000}}) {
     options.eviction.budget = Budget::bytes(bytes);
-    KVCache<P> cache = filled<P>(text, 1000, options);
+    KVCache<P> cache = filled<P>(text, 400, options);
     EXPECT_LE(held(cache.memory()), bytes);
     if (bytes >= 250'000) { EXPECT_GE(3 * held(cache.memory()), bytes) << "the budget serves"; }
     EXPECT_GE(cache.kept(1, 1).size(), 1U);
-    for (std::size_t t = 1000; t < 1300; ++t) {
+    for (std::size_t t = 400; t < 600; ++t) {
       for (std::size_t layer = 0; layer < 2; ++layer) {
         static_cast<void>(step(cache, text, t, 1, layer));
         cache.commit(layer);
@@ -76,7 +76,7 @@ void bytes_are_a_bound(PolicyOptions<P> options = {}) {
       ASSERT_LE(held(cache.memory()), bytes) << t;
     }
     for (std::size_t layer = 0; layer < 2; ++layer) {
-      static_cast<void>(step(cache, text, 1300, 100, layer));
+      static_cast<void>(step(cache, text, 600, 40, layer));
       cache.end_prompt(layer);
     }
     EXPECT_LE(held(cache.memory()), bytes) << "a second prompt";

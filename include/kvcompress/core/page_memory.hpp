@@ -132,8 +132,8 @@ class PageMemory {
   static constexpr std::size_t rounded(std::size_t bytes) noexcept { return (bytes + page_bytes - 1) / page_bytes * page_bytes; }
   /// 64 sizes below 4 KiB, and 64 in every doubling above.
   static constexpr std::size_t slot_bytes(std::size_t bytes) noexcept {
-    const std::size_t step = std::max<std::size_t>(64, std::bit_floor(bytes - 1) / 64);
-    return (bytes + step - 1) / step * step;
+    const std::size_t step = std::max<std::size_t>(64, std::bit_floor(bytes) / 64);
+    return std::max((bytes + step - 1) / step * step, smallest);
   }
   static constexpr std::size_t class_of(std::size_t bytes) noexcept {
     const std::size_t slot = slot_bytes(bytes);
