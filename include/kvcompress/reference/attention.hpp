@@ -104,6 +104,11 @@ inline AttentionResult attention(const Matrix& queries, const Matrix& keys, cons
           ", must be that of the keys, ", keys.rows());
   require((log_weight.size() == 0 || log_weight.size() == keys.rows()), ErrorCode::shape, "reference: log_weight.size() is ",
           log_weight.size(), ", must be 0 or that of the keys, ", keys.rows());
+  require(options.scale >= 0.0 && std::isfinite(options.scale), ErrorCode::option, "reference: scale is ", options.scale,
+          ", must be finite and above 0, or 0 for 1/sqrt(head size)");
+  require(options.soft_cap >= 0.0, ErrorCode::option, "reference: soft_cap is ", options.soft_cap,
+          ", must be above 0, or 0 or infinity for none");
+  require(options.window >= 0, ErrorCode::option, "reference: window is ", options.window, ", must be 0 or more");
   constexpr double unseen = -std::numeric_limits<double>::infinity();
   const double scale = options.scale != 0.0 ? options.scale : 1.0 / std::sqrt(static_cast<double>(keys.cols()));
 
@@ -117,7 +122,7 @@ inline AttentionResult attention(const Matrix& queries, const Matrix& keys, cons
       double dot = 0.0;
       for (Index c = 0; c < keys.cols(); ++c) { dot += queries(i, c) * keys(j, c); }
       double logit = dot * scale;
-      if (options.soft_cap != 0.0) { logit = options.soft_cap * std::tanh(logit / options.soft_cap); }
+      if (options.soft_cap != 0.0 && std::isfinite(options.soft_cap)) { logit = options.soft_cap * std::tanh(logit / options.soft_cap); }
       if (log_weight.size() != 0) { logit += log_weight(j); }
       logits(j) = logit;
       largest = std::max(largest, logit);
