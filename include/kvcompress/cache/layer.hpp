@@ -29,8 +29,7 @@ struct CommitScratch {
   explicit CommitScratch(const Memory& memory)
       : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)),
         keys(Allocator<typename Lane<P>::Keys*>(memory)), values(Allocator<typename Lane<P>::Values*>(memory)),
-        reads(Allocator<Reads>(memory)), layers(Allocator<Layer<P>*>(memory)),
-        seen(Allocator<SeenByLane<P>>(memory)) {}
+        reads(Allocator<Reads>(memory)), layers(Allocator<Layer<P>*>(memory)), seen(Allocator<SeenByLane<P>>(memory)) {}
 
   /// One flag per row, all 0; room for the rows in `order`.
   void start(std::size_t row_count) {
@@ -76,8 +75,8 @@ struct CommitScratch {
   Vector<unsigned char> drop;
   Vector<typename Lane<P>::Keys*> keys;  // members that encode together
   Vector<typename Lane<P>::Values*> values;
-  Vector<Reads> reads;       // what their retrieval says
-  Vector<Layer<P>*> layers;  // that commit together
+  Vector<Reads> reads;         // what their retrieval says
+  Vector<Layer<P>*> layers;    // that commit together
   Vector<SeenByLane<P>> seen;  // by the lanes of a layer before a call that may fail
 };
 
