@@ -106,9 +106,7 @@ class CacheOf final : public AnyCache {
   [[nodiscard]] double bits_per_value() const noexcept override { return cache_.bits_per_value(); }
   [[nodiscard]] std::size_t fetched() const noexcept override { return cache_.fetched(); }
   [[nodiscard]] std::vector<Position> kept(std::size_t layer, std::size_t kv_head) const override { return cache_.kept(layer, kv_head); }
-  [[nodiscard]] const RowTable& table(std::size_t layer, std::size_t kv_head) const override {
-    return cache_.table(layer, kv_head);
-  }
+  [[nodiscard]] const RowTable& table(std::size_t layer, std::size_t kv_head) const override { return cache_.table(layer, kv_head); }
   void read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) override {
     cache_.read(layer, kv_head, row, key, value);
   }

@@ -125,18 +125,18 @@ class Registry {
   };
 
   /// A name that make could not find, or would find elsewhere.
-void check_names(const detail::PartNames& names) const {
-  require(!names.storage.empty(), ErrorCode::option, "registry: the storage's name is empty, must be the name of a part");
-  for (const std::string* name : {&names.eviction, &names.storage, &names.retrieval}) {
-    require(name->find_first_of("+:,=") == std::string::npos, ErrorCode::option, "registry: the name \"", *name,
-            "\" is given, must be without any of + : , =");
-    require(*name != "full", ErrorCode::option, "registry: the name \"full\" is given, must be another one: it means f16");
+  void check_names(const detail::PartNames& names) const {
+    require(!names.storage.empty(), ErrorCode::option, "registry: the storage's name is empty, must be the name of a part");
+    for (const std::string* name : {&names.eviction, &names.storage, &names.retrieval}) {
+      require(name->find_first_of("+:,=") == std::string::npos, ErrorCode::option, "registry: the name \"", *name,
+              "\" is given, must be without any of + : , =");
+      require(*name != "full", ErrorCode::option, "registry: the name \"full\" is given, must be another one: it means f16");
+    }
+    for (const Entry& entry : entries_) {
+      require(entry.names != names, ErrorCode::option, "registry: ", name_of(names), " is given a second time, must be added once");
+    }
   }
-  for (const Entry& entry : entries_) {
-    require(entry.names != names, ErrorCode::option, "registry: ", name_of(names), " is given a second time, must be added once");
-  }
-}
-/// Remembers a part: evictions first, then what has a storage, then retrievals.
+  /// Remembers a part: evictions first, then what has a storage, then retrievals.
   template <class P>
   void note(const detail::PartNames& names, const std::string& name, int axis) {
     const auto known = [&](const PartInfo& part) { return part.name == name; };

@@ -26,8 +26,8 @@ Outputs outputs(const Text& text, const AttendOptions& options = {}, std::vector
     cache.append(0, text.key_rows(t, count), text.value_rows(t, count));
     AttendOptions here = options;
     here.log_sum_exp = log_sum_exp != nullptr ? log_sum_exp->data() + t * heads : nullptr;
-    cache.attend(0, text.query_rows(t, count), Output::tokens_first(out.data() + t * text.output_width(), count, heads, text.shape.value_width()),
-                 here);
+    cache.attend(0, text.query_rows(t, count),
+                 Output::tokens_first(out.data() + t * text.output_width(), count, heads, text.shape.value_width()), here);
     if (t + count == prompt) { cache.end_prompt(0); }
   }
   return out;
@@ -235,7 +235,8 @@ TEST(Attend, LayoutsAndStridesOfInputAndOutput) {
     Cache cache(shape);
     cache.append(0, rows(keys, 2), rows(values, 2));
     Outputs out(4 * 30 * pitch, -1.0F);
-    cache.attend(0, rows(queries, 4), pitch == 24 ? Output::heads_first(out.data(), 30, 4, 24) : Output(out.data(), 30, 4, 24, pitch, 30 * pitch));
+    cache.attend(0, rows(queries, 4),
+                 pitch == 24 ? Output::heads_first(out.data(), 30, 4, 24) : Output(out.data(), 30, 4, 24, pitch, 30 * pitch));
     const auto wanted = turned(expected, 4, pitch);
     for (std::size_t i = 0; i < out.size(); ++i) { ASSERT_EQ(out[i], std::isnan(wanted[i]) ? -1.0F : wanted[i]); }
   }
@@ -252,7 +253,8 @@ TEST(Attend, AnExecutorMayRunTheHeadsInAnyOrder) {
   };
   cache.attend(0, text.query_rows(0, 40), Output::tokens_first(out.data(), 40, 6, 16), workspaces, backwards);
   EXPECT_TRUE(out == expected);
-  EXPECT_THROW(cache.attend(0, text.query_rows(0, 40), Output::tokens_first(out.data(), 40, 6, 16), std::span<Workspace>{}, backwards), Error);
+  EXPECT_THROW(cache.attend(0, text.query_rows(0, 40), Output::tokens_first(out.data(), 40, 6, 16), std::span<Workspace>{}, backwards),
+               Error);
 }
 
 TEST(Rotation, TurnsAsTheReferenceDoes) {

@@ -283,7 +283,8 @@ void decode(const conformance::Case& one) {
     const std::size_t token = prompt + step;
     const auto attend = [&](auto& any, HeadArray& to) {
       any.append(0, k.rows(token, 1), v.rows(token, 1));
-      any.attend(0, q.rows(token, 1), {to.data.data() + token * to.dim, 1, to.heads, to.dim, to.dim, to.tokens * to.dim}, {.scale = official_scale});
+      any.attend(0, q.rows(token, 1), {to.data.data() + token * to.dim, 1, to.heads, to.dim, to.dim, to.tokens * to.dim},
+                 {.scale = official_scale});
     };
     attend(cache, out);
     attend(full, full_out);

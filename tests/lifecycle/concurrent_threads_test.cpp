@@ -21,7 +21,8 @@ Outputs step_on_two_threads(KVCache<P>& cache, const Text& text, std::size_t fir
   cache.append(0, text.key_rows(first, count), text.value_rows(first, count));
   const auto half = [&](std::size_t from) {
     Workspace workspace(shape);
-    cache.attend(0, text.query_rows(first, count), Output::tokens_first(out.data(), count, 8, 32), workspace, {}, HeadRange{from, from + 2});
+    cache.attend(0, text.query_rows(first, count), Output::tokens_first(out.data(), count, 8, 32), workspace, {},
+                 HeadRange{from, from + 2});
   };
   std::thread other([&] { half(2); });
   half(0);

@@ -19,6 +19,23 @@ using examples::registry;
 
 const Shape small{.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 32};
 
+TEST(Refusals, NullFunctions) {
+  const auto cache = registry().make("f16", small);
+  const auto refused = [](const std::string& sentence, auto&& verb) {
+    try {
+      verb();
+      ADD_FAILURE() << "no error, expected: " << sentence;
+    } catch (const Error& error) { EXPECT_EQ(error.what(), "kvcompress: " + sentence); }
+  };
+  File file;
+  std::span<const std::byte> from;
+  refused("save: sink.write is null, must be a function", [&] { save(*cache, ByteSink{}); });
+  refused("load: source.read is null, must be a function", [&] { load(*cache, ByteSource{}); });
+  refused("save: checksum is null, must be a function", [&] { cache->save(sink(file), nullptr); });
+  refused("load: checksum is null, must be a function", [&] { cache->load(source(from), nullptr); });
+  EXPECT_TRUE(file.empty());
+}
+
 TEST(Refusals, AnotherPolicy) {
   const auto expect = [](const char* file, const char* here, const std::string& sentence) {
     const auto other = registry().make(file, small);

@@ -30,6 +30,24 @@ Inputs inputs(unsigned seed) {
   return {random_matrix(rng, 9, 8), random_matrix(rng, 9, 8), random_matrix(rng, 9, 5)};
 }
 
+TEST(AttentionReference, WhatDoesNotFitIsAnError) {
+  const Inputs in = inputs(8);
+  const auto refused = [&](const reference::AttentionOptions& options) {
+    EXPECT_THROW(static_cast<void>(reference::attention(in.q, in.k, in.v, in.at, in.at, options)), Error);
+  };
+  refused({.scale = std::nan("")});
+  refused({.scale = -1.0});
+  refused({.scale = HUGE_VAL});
+  refused({.soft_cap = std::nan("")});
+  refused({.soft_cap = -1.0});
+  refused({.window = -1});
+  EXPECT_THROW(static_cast<void>(reference::attention(in.v, in.k, in.v, in.at, in.at)), Error);
+  EXPECT_THROW(static_cast<void>(reference::attention(in.q, in.k, in.v.topRows(8), in.at, in.at)), Error);
+  EXPECT_THROW(static_cast<void>(reference::attention(in.q, in.k, in.v, reference::consecutive(0, 8), in.at)), Error);
+  EXPECT_THROW(static_cast<void>(reference::rotate(in.q, reference::consecutive(0, 8))), Error);
+  EXPECT_THROW(static_cast<void>(reference::rotate(in.q, in.at, {.rotary_dim = 10})), Error);
+}
+
 TEST(AttentionReference, TwoKeysByHand) {
   const Matrix q{{1.0}};
   const Matrix k{{0.0}, {std::log(3.0)}};

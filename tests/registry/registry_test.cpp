@@ -4,6 +4,7 @@
 
 #include <set>
 
+#include "kvcompress/policies/full.hpp"
 #include "kvcompress/policies/h2o.hpp"
 #include "kvcompress/policies/kivi.hpp"
 #include "kvcompress/policies/quest.hpp"
@@ -194,6 +195,34 @@ TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
   expect_error("+h2o", "policy \"+h2o\" has an empty part");
   expect_error("h2o:budget", "policy \"h2o:budget\": \"budget\" is no setting, must be key=value");
   expect_error("h2o:=5", "policy \"h2o:=5\": \"\" is no setting, must be key=value");
+  expect_error("h2o:", "policy \"h2o:\": \"\" is no setting, must be key=value");
+  expect_error("h2o:budget=5,", "policy \"h2o:budget=5,\": \"\" is no setting, must be key=value");
+  expect_error("h2o:budget=", "policy \"h2o:budget=\": \"budget\" is no setting, must be key=value");
+  expect_error("h2o:budget=5,budget=7", "policy \"h2o:budget=5,budget=7\": option h2o:budget is given as 5 and as 7, must be given once");
+  expect_error("h2o+h2o", "policy \"h2o+h2o\" names two evictions: h2o and h2o");
+  expect_error("h2o:budget=18446744073709551616",
+               "option h2o:budget is \"18446744073709551616\", must be rows, a percentage like 20% or bytes like 1000000B");
+  expect_error("h2o:budget=18446744073709551615", "h2o: budget is 18446744073709551615 rows, must be at most 4294967294");
+  expect_error("gear4:sweeps=1001", "gear: sweeps is 1001, must be at most 1000");
+  expect_error("gear4:merge=max", "gear: merge is 18446744073709551615, must be 0 to 4294967294");
+  expect_error("xkv:rank_keys=max", "xkv: rank_keys is 18446744073709551615, must be 0 to 4294967294");
+  expect_error("shadowkv:rank=max", "shadowkv: rank is 18446744073709551615, must be 0 to 4294967294");
+}
+
+TEST(Registry, NamesOfPartsThatCouldNotBeFound) {
+  Registry own;
+  own.add<Full<float>>("", "f32");
+  const auto refused = [&](const char* storage, const std::string& sentence) {
+    try {
+      own.add<Full<float>>("", storage);
+      ADD_FAILURE() << "no error, expected: " << sentence;
+    } catch (const Error& error) { EXPECT_EQ(error.what(), "kvcompress: registry: " + sentence); }
+  };
+  refused("f32", "f32 is given a second time, must be added once");
+  refused("", "the storage's name is empty, must be the name of a part");
+  refused("a+b", "the name \"a+b\" is given, must be without any of + : , =");
+  refused("full", "the name \"full\" is given, must be another one: it means f16");
+  EXPECT_EQ(own.policies(), std::vector<std::string>{"f32"});
 }
 
 TEST(Registry, ErrorsSayWhyPartsDoNotGoTogether) {

@@ -49,7 +49,8 @@ struct Sequence {
 
   void step(std::size_t count) {
     cache.append(0, k.rows(done, count), v.rows(done, count));
-    cache.attend(0, q.rows(done, count), Output(out.data.data() + done * out.dim, count, out.heads, out.dim, out.dim, out.tokens * out.dim));
+    cache.attend(0, q.rows(done, count),
+                 Output(out.data.data() + done * out.dim, count, out.heads, out.dim, out.dim, out.tokens * out.dim));
     done += count;
   }
 

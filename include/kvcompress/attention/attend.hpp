@@ -219,8 +219,8 @@ class LaneAttention {
   }
   /// The probabilities alone, of queries whose log-sum-exp is known, (tokens, query heads of the group), `stride` from token to token. One pass.
   /// Stops at a query with a probability larger than 1; within `slack` of it (of the logarithm: a number, and a share of the logit) it is 1.
-  TooLikely run_known(std::span<const Position> positions, std::span<const std::size_t> row_limits, const float* log_sum_exp, std::size_t stride,
-                      std::pair<float, float> slack, Workspace& ws, auto&& load, auto&& see) const {
+  TooLikely run_known(std::span<const Position> positions, std::span<const std::size_t> row_limits, const float* log_sum_exp,
+                      std::size_t stride, std::pair<float, float> slack, Workspace& ws, auto&& load, auto&& see) const {
     TooLikely too_likely;
     for_blocks(positions, row_limits, true, std::max<std::size_t>(1, detail::block_queries / shape_.group()),
                [&](const detail::QueryBlock& block, std::size_t first, std::size_t rows) {

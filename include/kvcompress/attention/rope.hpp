@@ -160,10 +160,10 @@ class Rotation {
   std::int64_t rest_blocks_ = 0;  // positions / 65536 that rest_ holds
   std::uint64_t fingerprint_ = 0;
   Vector<double> frequencies_;  // (pairs) radians per position
-  Vector<double> digits_;         // (digits, base, 2, pairs): cosines, then sines, of value * base^(digit + 1) positions
-  Vector<double> rest_;           // (2, pairs)
-  Vector<float> low_;             // (base, 2, pairs): of 0 to 15 positions
-  Vector<float> block_;           // (2, pairs): of blocks_ * 16 positions
+  Vector<double> digits_;       // (digits, base, 2, pairs): cosines, then sines, of value * base^(digit + 1) positions
+  Vector<double> rest_;         // (2, pairs)
+  Vector<float> low_;           // (base, 2, pairs): of 0 to 15 positions
+  Vector<float> block_;         // (2, pairs): of blocks_ * 16 positions
   Vector<float> cosines_;
   Vector<float> sines_;
 };

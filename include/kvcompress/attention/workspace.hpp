@@ -18,13 +18,14 @@ class Workspace {
       : rotation(shape, memory), queries(Allocator<float>(memory)), turned(Allocator<float>(memory)), logits(Allocator<float>(memory)),
         weights(Allocator<float>(memory)), outputs(Allocator<float>(memory)), parts(Allocator<float>(memory)),
         store(Allocator<float>(memory)), chosen(Allocator<float>(memory)), positions(Allocator<Position>(memory)),
-        limits(Allocator<std::size_t>(memory)), order(Allocator<Position>(memory)), ranges(Allocator<RowRange>(memory)), query_heads_(shape.query_heads),
-        kv_heads_(shape.kv_heads), key_width_(shape.key_width()), value_width_(shape.value_width()) {}
+        limits(Allocator<std::size_t>(memory)), order(Allocator<Position>(memory)), ranges(Allocator<RowRange>(memory)),
+        query_heads_(shape.query_heads), kv_heads_(shape.kv_heads), key_width_(shape.key_width()), value_width_(shape.value_width()) {}
 
   /// Raises an Error unless this workspace serves caches of `shape`, as one that was made for it, `own`, does.
   void check(const char* verb, const Shape& shape, const Workspace& own) const {
     const auto equal = [verb](const char* name, std::size_t here, std::size_t there) {
-      require(here == there, ErrorCode::shape, verb, ": the workspace was made for a shape whose ", name, " is ", here, ", must be ", there);
+      require(here == there, ErrorCode::shape, verb, ": the workspace was made for a shape whose ", name, " is ", here, ", must be ",
+              there);
     };
     equal("query_heads", query_heads_, shape.query_heads);
     equal("kv_heads", kv_heads_, shape.kv_heads);

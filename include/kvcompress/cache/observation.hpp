@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <limits>
 #include <span>
 
 #include "kvcompress/attention/attend.hpp"
@@ -142,6 +143,8 @@ class LastQueries {
     archive.number(self.options_.soft_cap);
     archive.number(self.options_.window);
     archive.number(self.options_.start);
+    archive.check(self.options_.scale >= 0.0F && self.options_.scale <= std::numeric_limits<float>::max() && self.options_.soft_cap >= 0.0F,
+                  "the last queries attended with a scale or cap that no query can have");
     archive.number(self.forgotten_);
   }
   void account(MemoryReport& report) const noexcept {

@@ -71,8 +71,8 @@ void make_room_to_observe(const Shape& shape, const PolicyOptions<P>& options, L
 /// Computes the probabilities of the queries at ws.positions over the lane's rows, without outputs, and shows them to the eviction.
 /// `log_sum_exp` (or null): known from elsewhere, (tokens, query heads), the lane's first one at the front; says which one cannot be.
 template <class P>
-TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, auto&& load, const AttendOptions& attended,
-         const float* log_sum_exp, Workspace& ws) {
+TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, auto&& load,
+              const AttendOptions& attended, const float* log_sum_exp, Workspace& ws) {
   using Eviction = typename Lane<P>::Eviction;
   Lane<P>& lane = layer.lanes[head];
   const RowTable& table = layer.table(head);

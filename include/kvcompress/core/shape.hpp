@@ -76,8 +76,8 @@ struct Shape {
     check("value_dim", value_width());
     require(layers * kv_heads <= most_lanes, ErrorCode::shape, "shape.layers * shape.kv_heads is ", layers * kv_heads, ", must be at most ",
             most_lanes);
-    require(values_per_token() <= most_values, ErrorCode::shape,
-            "shape.layers * shape.kv_heads * (the key width + the value width) is ", values_per_token(), ", must be at most ", most_values);
+    require(values_per_token() <= most_values, ErrorCode::shape, "shape.layers * shape.kv_heads * (the key width + the value width) is ",
+            values_per_token(), ", must be at most ", most_values);
     require(query_heads % kv_heads == 0, ErrorCode::shape, "shape.query_heads is ", query_heads,
             ", must be a multiple of shape.kv_heads = ", kv_heads);
     check_named("shape.keys", keys);

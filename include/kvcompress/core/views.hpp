@@ -116,7 +116,9 @@ class Output {
   [[nodiscard]] bool empty() const noexcept { return data_ == nullptr; }
   [[nodiscard]] std::size_t token_stride() const noexcept { return token_stride_; }
   [[nodiscard]] std::size_t head_stride() const noexcept { return head_stride_; }
-  [[nodiscard]] float* row(std::size_t token, std::size_t head) const noexcept { return data_ + token * token_stride_ + head * head_stride_; }
+  [[nodiscard]] float* row(std::size_t token, std::size_t head) const noexcept {
+    return data_ + token * token_stride_ + head * head_stride_;
+  }
 
  private:
   float* data_ = nullptr;

@@ -27,7 +27,7 @@ class RebuiltKeys : public FactoredRows<T, F> {
       : FactoredRows<T, F>(dim, memory), rank_(options.rank), reuse_(options.reuse), mode_(options.factorisation), at_hand_(dim, memory) {}
 
   [[nodiscard]] static std::size_t rank_for(std::size_t rank, std::size_t columns) noexcept {
-    return rank != 0 ? rank : std::max<std::size_t>(1, columns * 5 / 32);
+    return rank != 0 ? std::min(rank, columns) : std::max<std::size_t>(1, columns * 5 / 32);
   }
   static void settle(std::span<RebuiltKeys* const> members, const Settling& settling) {
     RebuiltKeys& one = *members.front();

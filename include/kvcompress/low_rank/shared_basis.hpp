@@ -13,9 +13,10 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// Options of both stores.
 struct SharedBasisOptions {
   std::size_t layers_per_group = 4;  ///< layers that share a basis, at least 1; a last group may be shorter
-  std::size_t rank_keys = 0;         ///< per group; 0 means 1/8 of the group's key channels (512 at 4 layers of 8 heads of 128)
-  std::size_t rank_values = 0;       ///< per group; 0 means 3/16 of the group's value channels (768 there)
-  std::size_t first_layer = 0;       ///< layers before it stay exact
+  std::size_t rank_keys =
+      0;  ///< per group; more than its channels are all; 0 means 1/8 of the group's key channels (512 at 4 layers of 8 heads of 128)
+  std::size_t rank_values = 0;                            ///< per group, likewise; 0 means 3/16 of the group's value channels (768 there)
+  std::size_t first_layer = 0;                            ///< layers before it stay exact
   std::size_t last_layer = static_cast<std::size_t>(-1);  ///< the last one in a group; later ones stay exact
   bool merge_keys = true;                                 ///< false: keys stay exact
   bool merge_values = true;                               ///< false: values stay exact
@@ -93,7 +94,7 @@ class SharedBasisKeys : public FactoredRows<T, F> {
       : FactoredRows<T, F>(dim, memory), options_(options) {}
 
   static std::size_t rank_for(const SharedBasisOptions& options, std::size_t columns) noexcept {
-    return options.rank_keys != 0 ? options.rank_keys : std::max<std::size_t>(1, columns / 8);
+    return options.rank_keys != 0 ? std::min(options.rank_keys, columns) : std::max<std::size_t>(1, columns / 8);
   }
   static void settle(std::span<SharedBasisKeys* const> members, const Settling& settling) {
     const SharedBasisKeys& one = *members.front();
@@ -168,7 +169,7 @@ class SharedBasisValues : public FactoredRows<T> {
       : FactoredRows<T>(dim, memory), options_(options) {}
 
   static std::size_t rank_for(const SharedBasisOptions& options, std::size_t columns) noexcept {
-    return options.rank_values != 0 ? options.rank_values : std::max<std::size_t>(1, columns * 3 / 16);
+    return options.rank_values != 0 ? std::min(options.rank_values, columns) : std::max<std::size_t>(1, columns * 3 / 16);
   }
   static void settle(std::span<SharedBasisValues* const> members, const Settling& settling) {
     const SharedBasisValues& one = *members.front();

@@ -5,7 +5,6 @@
 #include <Eigen/Core>
 
 #include <algorithm>
-#include <cassert>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -14,10 +13,10 @@
 #include <span>
 #include <vector>
 
-#include "kvcompress/core/abi.hpp"
+#include "kvcompress/core/error.hpp"
 
 /// The slow definitions that every kernel and policy of the library answers to: double precision, loop by
-/// loop, in the order of the papers. Shapes are preconditions, checked with `assert`.
+/// loop, in the order of the papers. Shapes and options that do not fit are an Error.
 namespace kvcompress::inline KVCOMPRESS_ABI::reference {
 
 using Index = Eigen::Index;
@@ -38,7 +37,8 @@ template <class M>
 M append_rows(const M& a, const M& b) {
   if (a.rows() == 0) { return b; }
   if (b.rows() == 0) { return a; }
-  assert(a.cols() == b.cols() && "both matrices must have the same number of columns");
+  require(a.cols() == b.cols(), ErrorCode::shape, "reference: a matrix has ", b.cols(), " columns, must have as many as the other, ",
+          a.cols());
   M out(a.rows() + b.rows(), a.cols());
   out << a, b;
   return out;
@@ -55,7 +55,7 @@ struct HeadsView {
   Index head_stride = 0;
 
   [[nodiscard]] Matrix head(Index h) const {
-    assert(h >= 0 && h < heads && "head must be below the number of heads");
+    require(h >= 0 && h < heads, ErrorCode::shape, "reference: head is ", h, ", must be 0 to ", heads - 1);
     Matrix out(tokens, dim);
     for (Index t = 0; t < tokens; ++t) {
       for (Index c = 0; c < dim; ++c) { out(t, c) = static_cast<double>(data[h * head_stride + t * token_stride + c]); }
@@ -94,11 +94,21 @@ inline bool sees(std::int64_t query, std::int64_t key, const AttentionOptions& o
 /// `log_weight`, when not empty, is added to the logits of each key: (keys).
 inline AttentionResult attention(const Matrix& queries, const Matrix& keys, const Matrix& values, const Positions& query_positions,
                                  const Positions& key_positions, const AttentionOptions& options = {}, const Vector& log_weight = {}) {
-  assert(queries.cols() == keys.cols() && "queries and keys must have the same head size");
-  assert(keys.rows() == values.rows() && "there must be one value for every key");
-  assert(queries.rows() == query_positions.size() && "there must be one position for every query");
-  assert(keys.rows() == key_positions.size() && "there must be one position for every key");
-  assert((log_weight.size() == 0 || log_weight.size() == keys.rows()) && "there must be one log weight for every key");
+  require(queries.cols() == keys.cols(), ErrorCode::shape, "reference: queries have ", queries.cols(), " columns, must have the keys' ",
+          keys.cols());
+  require(keys.rows() == values.rows(), ErrorCode::shape, "reference: there are ", values.rows(), " values, must be one for every key, ",
+          keys.rows());
+  require(queries.rows() == query_positions.size(), ErrorCode::shape, "reference: query_positions.size() is ", query_positions.size(),
+          ", must be that of the queries, ", queries.rows());
+  require(keys.rows() == key_positions.size(), ErrorCode::shape, "reference: key_positions.size() is ", key_positions.size(),
+          ", must be that of the keys, ", keys.rows());
+  require((log_weight.size() == 0 || log_weight.size() == keys.rows()), ErrorCode::shape, "reference: log_weight.size() is ",
+          log_weight.size(), ", must be 0 or that of the keys, ", keys.rows());
+  require(options.scale >= 0.0 && std::isfinite(options.scale), ErrorCode::option, "reference: scale is ", options.scale,
+          ", must be finite and above 0, or 0 for 1/sqrt(head size)");
+  require(options.soft_cap >= 0.0, ErrorCode::option, "reference: soft_cap is ", options.soft_cap,
+          ", must be above 0, or 0 or infinity for none");
+  require(options.window >= 0, ErrorCode::option, "reference: window is ", options.window, ", must be 0 or more");
   constexpr double unseen = -std::numeric_limits<double>::infinity();
   const double scale = options.scale != 0.0 ? options.scale : 1.0 / std::sqrt(static_cast<double>(keys.cols()));
 
@@ -112,7 +122,7 @@ inline AttentionResult attention(const Matrix& queries, const Matrix& keys, cons
       double dot = 0.0;
       for (Index c = 0; c < keys.cols(); ++c) { dot += queries(i, c) * keys(j, c); }
       double logit = dot * scale;
-      if (options.soft_cap != 0.0) { logit = options.soft_cap * std::tanh(logit / options.soft_cap); }
+      if (options.soft_cap != 0.0 && std::isfinite(options.soft_cap)) { logit = options.soft_cap * std::tanh(logit / options.soft_cap); }
       if (log_weight.size() != 0) { logit += log_weight(j); }
       logits(j) = logit;
       largest = std::max(largest, logit);
@@ -136,8 +146,10 @@ inline std::vector<AttentionResult> grouped_attention(std::span<const Matrix> qu
                                                       std::span<const Matrix> values, const Positions& query_positions,
                                                       const Positions& key_positions, const AttentionOptions& options = {},
                                                       const Vector& log_weight = {}) {
-  assert(keys.size() == values.size() && "keys and values must have the same number of heads");
-  assert(!keys.empty() && queries.size() % keys.size() == 0 && "query heads must be a multiple of the KV heads");
+  require(keys.size() == values.size(), ErrorCode::shape, "reference: values have ", values.size(), " heads, must have the keys' ",
+          keys.size());
+  require(!keys.empty() && queries.size() % keys.size() == 0, ErrorCode::shape, "reference: there are ", queries.size(),
+          " query heads, must be a multiple of the KV heads, ", keys.size());
   const std::size_t group = queries.size() / keys.size();
   std::vector<AttentionResult> results;
   for (std::size_t h = 0; h < queries.size(); ++h) {
@@ -160,7 +172,7 @@ enum class HeadReduction { mean, max, sum };
 
 /// One score per row from the scores of each query head of a group.
 inline Vector reduce_heads(std::span<const Vector> scores, HeadReduction reduction) {
-  assert(!scores.empty() && "there must be at least one query head");
+  require(!scores.empty(), ErrorCode::shape, "reference: there must be at least one query head");
   Vector out = scores.front();
   for (const Vector& head : scores.subspan(1)) {
     for (Index j = 0; j < out.size(); ++j) { out(j) = reduction == HeadReduction::max ? std::max(out(j), head(j)) : out(j) + head(j); }

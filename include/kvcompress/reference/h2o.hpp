@@ -5,7 +5,6 @@
 #include <Eigen/Core>
 
 #include <algorithm>
-#include <cassert>
 #include <optional>
 #include <span>
 #include <vector>
@@ -30,7 +29,8 @@ struct H2OOptions {
 
 /// Accumulated scores after a call: old rows add the attention received, new rows start with theirs.
 inline Vector h2o_update(const Vector& scores, const Vector& received) {
-  assert(scores.size() <= received.size() && "every scored row must be a column of the call");
+  require(scores.size() <= received.size(), ErrorCode::shape, "reference: received.size() is ", received.size(), ", must be at least the ",
+          scores.size(), " scored rows");
   Vector out = received;
   for (Index j = 0; j < scores.size(); ++j) { out(j) += scores(j); }
   return out;
@@ -58,7 +58,8 @@ struct H2OState {
   Index seen = 0;         // tokens appended so far
 
   void append(const Matrix& new_keys, const Matrix& new_values) {
-    assert(new_keys.rows() == new_values.rows() && "there must be one value for every key");
+    require(new_keys.rows() == new_values.rows(), ErrorCode::shape, "reference: there are ", new_values.rows(),
+            " values, must be one for every key, ", new_keys.rows());
     keys = append_rows(keys, new_keys);
     values = append_rows(values, new_values);
     positions = append_rows(positions, consecutive(seen, new_keys.rows()));
@@ -69,7 +70,7 @@ struct H2OState {
   /// Attention of all query heads of this KV head, whose queries belong to the newest rows; adds the column
   /// sums, reduced over the heads, to the scores.
   std::vector<AttentionResult> attend(std::span<const Matrix> queries, const AttentionOptions& attend_options = {}) {
-    assert(!queries.empty() && "there must be at least one query head");
+    require(!queries.empty(), ErrorCode::shape, "reference: there must be at least one query head");
     const Index count = queries.front().rows();
     const Index rows = keys.rows();
     const Positions key_positions = options.in_cache_positions ? consecutive(0, rows) : positions;

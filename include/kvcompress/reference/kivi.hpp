@@ -5,7 +5,6 @@
 #include <Eigen/Core>
 
 #include <algorithm>
-#include <cassert>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -60,8 +59,9 @@ struct QuantizedGroup {
 /// codes of 0.
 template <class Scale = RoundToFloat, class Arithmetic = RoundToFloat>
 QuantizedGroup quantize_group(const Vector& x, int bits) {
-  assert(x.size() > 0 && x.allFinite() && "a group must hold at least one number, and finite ones only");
-  assert(bits >= 1 && bits <= 8 && "bits must lie between 1 and 8");
+  require(x.size() > 0 && x.allFinite(), ErrorCode::input, "reference: a group has ", x.size(),
+          " numbers, must have at least 1, all finite");
+  require(bits >= 1 && bits <= 8, ErrorCode::option, "reference: bits is ", bits, ", must be 1 to 8");
   const double top = static_cast<double>((1 << bits) - 1);
   const double smallest = x.minCoeff();
   const double largest = x.maxCoeff();
@@ -92,7 +92,7 @@ struct QuantizedMatrix {
 /// Quantises a matrix (tokens, channels) group by group: `tokens` for keys, `channels` for values.
 template <class Scale = RoundToFloat, class Arithmetic = RoundToFloat>
 QuantizedMatrix quantize(const Matrix& x, GroupAxis axis, int bits, Index group) {
-  assert(group >= 1 && "group must be at least 1");
+  require(group >= 1, ErrorCode::option, "reference: group is ", group, ", must be at least 1");
   const bool along_tokens = axis == GroupAxis::tokens;
   const Index token_step = along_tokens ? group : 1;
   const Index channel_step = along_tokens ? 1 : group;
@@ -130,7 +130,7 @@ Matrix dequantize(const QuantizedMatrix& x) {
 
 /// The official packing: 32 / bits consecutive codes per word, the first in the lowest bits.
 inline std::vector<std::uint32_t> pack(std::span<const int> codes, int bits) {
-  assert((bits == 1 || bits == 2 || bits == 4 || bits == 8) && "bits must divide 32 and be at most 8");
+  require((bits == 1 || bits == 2 || bits == 4 || bits == 8), ErrorCode::option, "reference: bits is ", bits, ", must be 1, 2, 4 or 8");
   const std::size_t per_word = 32 / static_cast<std::size_t>(bits);
   std::vector<std::uint32_t> words((codes.size() + per_word - 1) / per_word, 0U);
   for (std::size_t i = 0; i < codes.size(); ++i) {
@@ -161,7 +161,8 @@ struct KiviState {
   [[nodiscard]] Matrix decoded_values() const { return append_rows(dequantize<Arithmetic>(values), value_residual); }
 
   void append(const Matrix& new_keys, const Matrix& new_values) {
-    assert(new_keys.rows() == new_values.rows() && "there must be one value for every key");
+    require(new_keys.rows() == new_values.rows(), ErrorCode::shape, "reference: there are ", new_values.rows(),
+            " values, must be one for every key, ", new_keys.rows());
     key_residual = append_rows(key_residual, new_keys);
     value_residual = append_rows(value_residual, new_values);
   }
@@ -174,7 +175,8 @@ struct KiviState {
 
   /// Quantises every full block of `residual` keys, and the values that are older than the newest `residual`.
   void commit() {
-    assert(options.residual % options.group == 0 && "residual must be a multiple of group");
+    require(options.residual % options.group == 0, ErrorCode::option, "reference: residual is ", options.residual,
+            ", must be a multiple of group = ", options.group);
     flush(keys, key_residual, key_residual.rows() - key_residual.rows() % options.residual);
     flush(values, value_residual, std::max(Index{0}, value_residual.rows() - options.residual));
   }

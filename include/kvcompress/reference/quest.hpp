@@ -5,7 +5,6 @@
 #include <Eigen/Core>
 
 #include <algorithm>
-#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -37,7 +36,7 @@ struct QuestPages {
 
 /// Keys enter rotated.
 inline QuestPages quest_pages(const Matrix& keys, Index page) {
-  assert(page >= 1 && "a page must hold at least one token");
+  require(page >= 1, ErrorCode::option, "reference: page is ", page, ", must be at least 1");
   const Index pages = (keys.rows() + page - 1) / page;
   QuestPages out{Matrix(pages, keys.cols()), Matrix(pages, keys.cols())};
   for (Index p = 0; p < pages; ++p) {
@@ -55,7 +54,8 @@ inline QuestPages quest_pages(const Matrix& keys, Index page) {
 
 /// No key of the page has a larger product with the query, rotated: (1, dim).
 inline double quest_bound(const Matrix& query, const QuestPages& pages, Index page) {
-  assert(query.rows() == 1 && query.cols() == pages.minimum.cols() && "one query of the keys' size");
+  require(query.rows() == 1 && query.cols() == pages.minimum.cols(), ErrorCode::shape, "reference: the query is ", query.rows(),
+          " rows of ", query.cols(), ", must be one of ", pages.minimum.cols());
   double bound = 0.0;
   for (Index c = 0; c < query.cols(); ++c) {
     bound += std::max(query(0, c) * pages.minimum(page, c), query(0, c) * pages.maximum(page, c));
@@ -85,7 +85,8 @@ inline Index quest_page_count(Index tokens, const QuestOptions& options) {
 
 /// The pages that are read, ascending; among equal bounds the lower page wins.
 inline Rows quest_select(const Vector& bounds, Index tokens, const QuestOptions& options) {
-  assert(bounds.size() == (tokens + options.page - 1) / options.page && "there must be one bound per page");
+  require(bounds.size() == (tokens + options.page - 1) / options.page, ErrorCode::shape, "reference: bounds.size() is ", bounds.size(),
+          ", must be the number of pages, ", (tokens + options.page - 1) / options.page);
   const Index count = quest_page_count(tokens, options);
   if (options.rule == QuestRule::evaluation || count == 0) { return top_rows(bounds, count); }
   Rows pages = top_rows(bounds.head(bounds.size() - 1), count - 1);

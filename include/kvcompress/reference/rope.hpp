@@ -4,7 +4,6 @@
 
 #include <Eigen/Core>
 
-#include <cassert>
 #include <cmath>
 #include <cstdint>
 
@@ -33,9 +32,11 @@ struct Rope {
 /// Turns each row by its position. Rotating by a, then by b, equals rotating by a + b; negative positions
 /// turn back.
 inline Matrix rotate(const Matrix& rows, const Positions& positions, const Rope& rope = {}) {
-  assert(rows.rows() == positions.size() && "there must be one position for every row");
+  require(rows.rows() == positions.size(), ErrorCode::shape, "reference: positions.size() is ", positions.size(),
+          ", must be that of the rows, ", rows.rows());
   const Index dim = rope.rotary_dim == 0 ? rows.cols() : rope.rotary_dim;
-  assert(dim <= rows.cols() && dim % 2 == 0 && "rotary_dim must be even and at most the head size");
+  require(dim <= rows.cols() && dim % 2 == 0, ErrorCode::option, "reference: rotary_dim is ", dim,
+          ", must be even and at most the head size, ", rows.cols());
   Matrix out = rows;
   for (Index t = 0; t < rows.rows(); ++t) {
     for (Index pair = 0; pair < dim / 2; ++pair) {

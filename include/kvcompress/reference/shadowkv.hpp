@@ -5,7 +5,6 @@
 #include "kvcompress/reference/xkv.hpp"  // first: its Eigen includes are guarded
 
 #include <algorithm>
-#include <cassert>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -49,12 +48,14 @@ struct ShadowKVLayout {
 };
 
 inline ShadowKVLayout shadowkv_layout(Index prompt, const ShadowKVOptions& options) {
-  assert(options.chunk >= 1 && options.chunk_multiple >= 1 && "chunk and its multiple must be at least 1");
+  require(options.chunk >= 1 && options.chunk_multiple >= 1, ErrorCode::option, "reference: chunk is ", options.chunk,
+          " and chunk_multiple is ", options.chunk_multiple, ", must be at least 1");
   Index context = prompt / options.chunk - options.local_chunks;
   context -= context % options.chunk_multiple;
   const Index selected = options.sparse_tokens / options.chunk;
-  assert(context >= 0 && "the prompt must be longer than the local chunks");
-  assert(selected + options.outlier_chunks <= context && "the prompt must be longer than what is read");
+  require(context >= 0, ErrorCode::shape, "reference: the prompt has ", context, " chunks beside the local ones, must have at least 0");
+  require(selected + options.outlier_chunks <= context, ErrorCode::shape, "reference: the prompt has ", context,
+          " chunks to choose from, must have at least ", selected + options.outlier_chunks);
   const Index local = prompt - context * options.chunk;
   const Index start = local + options.outlier_chunks * options.chunk;
   return {prompt, context, local, options.outlier_chunks, selected, start, start + selected * options.chunk};
@@ -147,7 +148,7 @@ struct ShadowKVState {
   /// Takes the prompt. Outliers are the chunks of the smallest cosines; among equal ones the lower chunk
   /// wins.
   void prompt(const Heads& keys, const Heads& values) {
-    assert(!keys.empty() && keys.size() == values.size() && "keys and values must have the same heads");
+    require(!keys.empty() && keys.size() == values.size(), ErrorCode::shape, "reference: keys and values must have the same heads");
     layout = shadowkv_layout(keys.front().rows(), options);
     factors = shared_basis(std::vector<Heads>{keys}, options.rank);
     lanes.clear();
@@ -166,7 +167,7 @@ struct ShadowKVState {
 
   /// Generated tokens: always read, exact.
   void append(const Heads& keys, const Heads& values) {
-    assert(keys.size() == lanes.size() && values.size() == lanes.size() && "there must be rows for every head");
+    require(keys.size() == lanes.size() && values.size() == lanes.size(), ErrorCode::shape, "reference: there must be rows for every head");
     for (std::size_t h = 0; h < lanes.size(); ++h) {
       const Positions at = consecutive(lanes[h].keys.rows(), keys[h].rows());
       lanes[h].keys = append_rows(lanes[h].keys, rotation(keys[h], at));

@@ -5,7 +5,6 @@
 #include <Eigen/Core>
 
 #include <algorithm>
-#include <cassert>
 #include <limits>
 #include <span>
 #include <vector>
@@ -32,7 +31,8 @@ struct SnapKVOptions {
 /// window included.
 inline Vector snapkv_scores(const Matrix& queries, const Matrix& keys, Index window, const AttentionOptions& options = {}) {
   const Index tokens = keys.rows();
-  assert(window >= 1 && window <= queries.rows() && window <= tokens && "window must not exceed the prompt");
+  require(window >= 1 && window <= queries.rows() && window <= tokens, ErrorCode::option, "reference: window is ", window,
+          ", must be 1 to the number of queries, ", queries.rows(), ", and of tokens, ", tokens);
   const Matrix last = queries.bottomRows(window);
   const AttentionResult seen =
       attention(last, keys, Matrix::Zero(tokens, 0), consecutive(tokens - window, window), consecutive(0, tokens), options);
@@ -41,7 +41,7 @@ inline Vector snapkv_scores(const Matrix& queries, const Matrix& keys, Index win
 
 /// Scores smoothed along the tokens, stride 1, same length.
 inline Vector snapkv_pool(const Vector& scores, Index kernel, Pooling pooling) {
-  assert(kernel >= 1 && kernel % 2 == 1 && "kernel must be odd");
+  require(kernel >= 1 && kernel % 2 == 1, ErrorCode::option, "reference: kernel is ", kernel, ", must be odd and at least 1");
   Vector out(scores.size());
   for (Index j = 0; j < scores.size(); ++j) {
     double sum = 0.0;
@@ -58,9 +58,11 @@ inline Vector snapkv_pool(const Vector& scores, Index kernel, Pooling pooling) {
 /// The rows that stay, ascending: the best `capacity - window` of the pooled scores, then the window.
 /// `tokens` is the prompt length; a prompt shorter than the capacity stays whole.
 inline Rows snapkv_keep(const Vector& pooled, Index tokens, const SnapKVOptions& options) {
-  assert(options.capacity >= options.window && "capacity must include the window");
+  require(options.capacity >= options.window, ErrorCode::option, "reference: capacity is ", options.capacity,
+          ", must be at least window = ", options.window);
   if (tokens < options.capacity) { return top_rows(Vector::Zero(tokens), tokens); }
-  assert(pooled.size() == tokens - options.window && "there must be one pooled score for every row before the window");
+  require(pooled.size() == tokens - options.window, ErrorCode::shape, "reference: pooled.size() is ", pooled.size(), ", must be ",
+          tokens - options.window, ", the rows before the window");
   Rows kept = top_rows(pooled, options.capacity - options.window);
   for (Index row = tokens - options.window; row < tokens; ++row) { kept.push_back(row); }
   return kept;

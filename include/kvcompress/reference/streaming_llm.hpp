@@ -5,7 +5,6 @@
 #include <Eigen/Core>
 
 #include <algorithm>
-#include <cassert>
 
 #include "kvcompress/reference/attention.hpp"
 #include "kvcompress/reference/rope.hpp"
@@ -51,7 +50,8 @@ struct StreamingLLMState {
   Index seen = 0;         // tokens appended so far
 
   void append(const Matrix& new_keys, const Matrix& new_values) {
-    assert(new_keys.rows() == new_values.rows() && "there must be one value for every key");
+    require(new_keys.rows() == new_values.rows(), ErrorCode::shape, "reference: there are ", new_values.rows(),
+            " values, must be one for every key, ", new_keys.rows());
     keys = append_rows(keys, new_keys);
     values = append_rows(values, new_values);
     positions = append_rows(positions, consecutive(seen, new_keys.rows()));

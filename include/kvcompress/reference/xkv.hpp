@@ -15,7 +15,6 @@
 #endif
 
 #include <algorithm>
-#include <cassert>
 #include <cstddef>
 #include <optional>
 #include <span>
@@ -41,7 +40,8 @@ struct LowRank {
 /// The leading `rank` singular triplets; the rank is at most min(rows, columns). Divide and conquer takes 11
 /// s to compile, Jacobi 3 s, but Jacobi takes eight times as long to run (0.6 s for 256 x 256).
 inline LowRank truncated_svd(const Matrix& x, Index rank) {
-  assert(rank >= 1 && x.size() > 0 && x.allFinite() && "the matrix must be finite and the rank at least 1");
+  require(rank >= 1 && x.size() > 0 && x.allFinite(), ErrorCode::input, "reference: a matrix of ", x.size(), " numbers at rank ", rank,
+          ": must have at least 1, all finite, and a rank of at least 1");
   const Eigen::BDCSVD<Matrix> svd(x, Eigen::ComputeThinU | Eigen::ComputeThinV);
   const Index kept = std::min(rank, svd.singularValues().size());
   return {svd.matrixU().leftCols(kept) * svd.singularValues().head(kept).asDiagonal(), svd.matrixV().leftCols(kept).transpose(),
@@ -50,7 +50,7 @@ inline LowRank truncated_svd(const Matrix& x, Index rank) {
 
 /// Heads side by side: (tokens, heads * dim).
 inline Matrix join_heads(std::span<const Matrix> heads) {
-  assert(!heads.empty() && "there must be at least one head");
+  require(!heads.empty(), ErrorCode::shape, "reference: there must be at least one head");
   Matrix out(heads.front().rows(), static_cast<Index>(heads.size()) * heads.front().cols());
   for (std::size_t h = 0; h < heads.size(); ++h) { out.middleCols(static_cast<Index>(h) * heads[h].cols(), heads[h].cols()) = heads[h]; }
   return out;
@@ -86,7 +86,7 @@ struct SharedBasis {
 
 /// Factorises a tensor of one group of layers; the latents of MLA are keys with one head.
 inline SharedBasis shared_basis(std::span<const Heads> layers, Index rank) {
-  assert(!layers.empty() && !layers.front().empty() && "there must be at least one layer with one head");
+  require(!layers.empty() && !layers.front().empty(), ErrorCode::shape, "reference: there must be at least one layer with one head");
   LowRank low_rank = truncated_svd(SharedBasis::join_layers(layers), rank);
   return {static_cast<Index>(layers.front().size()), layers.front().front().cols(), std::move(low_rank.left), std::move(low_rank.right),
           std::move(low_rank.singular_values)};
@@ -110,9 +110,11 @@ struct XkvGroup {
 /// The groups of a model, ascending: chunks of `layers_per_group`, the last one possibly shorter, of equal
 /// ranks.
 inline std::vector<XkvGroup> xkv_groups(Index layers, const XkvOptions& options) {
-  assert(options.layers_per_group >= 1 && "a group must hold at least one layer");
+  require(options.layers_per_group >= 1, ErrorCode::option, "reference: layers_per_group is ", options.layers_per_group,
+          ", must be at least 1");
   const Index end = options.last_layer < 0 ? layers : options.last_layer + 1;
-  assert(options.first_layer >= 0 && end <= layers && "the compressed layers must be layers of the model");
+  require(options.first_layer >= 0 && end <= layers, ErrorCode::option, "reference: the layers ", options.first_layer, " to ", end,
+          " are compressed, must be layers of the model, which has ", layers);
   std::vector<XkvGroup> groups;
   for (Index first = options.first_layer; first < end; first += options.layers_per_group) {
     groups.push_back({first, std::min(options.layers_per_group, end - first), options.rank_keys, options.rank_values});
