@@ -41,13 +41,17 @@ class Exact {
     ++rows_;
     kernels::convert(row, writable(rows_ - 1), dim_);
   }
-  /// Puts `count` rows, `dim` floats each, before the others.
+  /// Puts `count` rows, `dim` floats each, before the others. What codes stand for may lie a step beyond what T can hold: then it is the nearest
+  /// that it can.
   void insert_front(const float* rows, std::size_t count) {
     if (count == 0) { return; }
     make_room(count);
     for (std::size_t r = 0; r < count; ++r) { append(rows); }
     for (std::size_t r = rows_; r > count; --r) { move(r - 1 - count, r - 1); }
-    for (std::size_t r = 0; r < count; ++r) { kernels::convert(rows + r * dim_, writable(r), dim_); }
+    for (std::size_t r = 0; r < count; ++r) {
+      T* to = writable(r);
+      for (std::size_t c = 0; c < dim_; ++c) { to[c] = T(std::clamp(rows[r * dim_ + c], -largest<T>, largest<T>)); }
+    }
   }
   /// Row `from` overwrites row `to`.
   void move(std::size_t from, std::size_t to) {
