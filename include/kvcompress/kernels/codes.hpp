@@ -137,9 +137,8 @@ class CodeProducts {
   template <bool Keys>
   void take(const float* x, std::size_t x_stride, std::size_t first, std::size_t count) noexcept {
     if constexpr (integers && Keys) { outliers_.start(); }
-    detail::in_query_blocks(queries_, [&]<std::size_t Queries>(std::size_t q) {
-      take_block<Keys, Queries>(q, x + q * x_stride, x_stride, first, count);
-    });
+    detail::in_query_blocks(
+        queries_, [&]<std::size_t Queries>(std::size_t q) { take_block<Keys, Queries>(q, x + q * x_stride, x_stride, first, count); });
   }
   template <bool Keys, std::size_t Queries>
   void take_block(std::size_t q, const float* x, std::size_t x_stride, std::size_t first, std::size_t count) noexcept {
@@ -180,7 +179,8 @@ class CodeProducts {
       float* row = x_ + (q + i) * stride_;
       const vec::f32 factor = vec::set(1.0F / units_[q + i]);
       std::fill_n(row, first, 0.0F);
-      for_vectors(count, [&](std::size_t at, auto part) { part.store(row + first + at, vec::mul(part.load(x + i * x_stride + at), factor)); });
+      for_vectors(count,
+                  [&](std::size_t at, auto part) { part.store(row + first + at, vec::mul(part.load(x + i * x_stride + at), factor)); });
       std::fill(row + first + count, row + stride_, 0.0F);
       if constexpr (choose) { outliers_.leave_out(q + i, row); }
     }

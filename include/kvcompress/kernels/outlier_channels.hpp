@@ -37,7 +37,8 @@ class OutlierChannels {
   /// left. `sizes` is scratch for as many numbers, in whole vectors.
   float choose(std::size_t q, const float* x, const float* scale, std::size_t channels, float* sizes) noexcept {
     namespace vec = simd::native;
-    for_vectors(channels, [&](std::size_t c, auto part) { vec::store(sizes + c, vec::abs(vec::mul(part.load(x + c), part.load(scale + c)))); });
+    for_vectors(channels,
+                [&](std::size_t c, auto part) { vec::store(sizes + c, vec::abs(vec::mul(part.load(x + c), part.load(scale + c)))); });
     Chosen chosen;
     for (;;) {
       vec::f32 sum = vec::set(0.0F);

@@ -231,7 +231,9 @@ class Encoder {
       if (top > 0.0 && top < 0x1p-12) {
         for (double share = 1.0; top * share * share < 0.25 && share < 0x1p20; share *= 2.0) { length *= 0.5; }
       }
-      for (std::size_t t = 0; t < job_.rows; ++t) { segment.a()[j * job_.rows + t] = Scale(static_cast<float>(q_[j * job_.rows + t] * length)); }
+      for (std::size_t t = 0; t < job_.rows; ++t) {
+        segment.a()[j * job_.rows + t] = Scale(static_cast<float>(q_[j * job_.rows + t] * length));
+      }
       for (std::size_t c = 0; c < job_.dim; ++c) { segment.b()[j * job_.dim + c] = Scale(static_cast<float>(p[c] / length)); }
     }
   }
