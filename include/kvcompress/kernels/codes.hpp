@@ -165,8 +165,9 @@ class CodeProducts {
       for (std::size_t i = 0; i < Queries; ++i) {
         float product = vec::reduce_max(products[i]);
         if constexpr (choose) {
-          if (product * static_cast<float>(count) > OutlierChannels<Bits>::bound * vec::reduce_add(sums[i])) {
-            product = outliers_.choose(q + i, x + i * x_stride, largest_, count, group_);
+          const float mean = vec::reduce_add(sums[i]) / static_cast<float>(count);
+          if (product > OutlierChannels<Bits>::suspicious * mean) {
+            product = outliers_.choose(q + i, x + i * x_stride, largest_, count, product, mean, group_);
           }
         }
         units_[q + i] = unit_for(vec::reduce_max(numbers[i]), product);

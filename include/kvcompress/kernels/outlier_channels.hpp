@@ -19,8 +19,8 @@ template <int Bits>
 class OutlierChannels {
  public:
   static constexpr std::size_t most = 16;  ///< of a query
-  /// A channel is one if it weighs more than that many times the average.
-  static constexpr float bound = 6.0F;
+  /// A query may have some if its largest weight is more than that many times the average: 16 equal ones of 64 are 3.8 times.
+  static constexpr float suspicious = 3.5F;
 
   /// `scratch` has floats(queries) numbers.
   OutlierChannels(float* scratch, std::size_t queries) noexcept : scratch_(scratch), quads_((queries + 3) / 4) {}
@@ -33,34 +33,45 @@ class OutlierChannels {
   /// Whether query q, or one that is served beside it, has any.
   [[nodiscard]] bool any(std::size_t q) const noexcept { return quad(q / 4).count() > 0; }
 
-  /// Chooses those of query q, x, of `channels` channels; the weight of a channel is |x[c]| times scale[c]. Returns the largest weight that is
-  /// left. `sizes` is scratch for as many numbers, in whole vectors.
-  float choose(std::size_t q, const float* x, const float* scale, std::size_t channels, float* sizes) noexcept {
+  /// Chooses those of query q, x, of `channels` channels; the weight of a channel is |x[c]| times scale[c]. `top` is the largest weight and `mean`
+  /// their average. Returns the largest weight that is left. `sizes` is scratch for as many numbers, in whole vectors.
+  ///
+  /// An outlier weighs 9 times the average of weights that are cut at their average: 4.8 deviations of normal numbers, which cost a unit less than
+  /// it would cost to meet them apart. Cut, because a few outliers raise the plain average as far as they please.
+  float choose(std::size_t q, const float* x, const float* scale, std::size_t channels, float top, float mean, float* sizes) noexcept {
     namespace vec = simd::native;
+    vec::f32 sum = vec::set(0.0F);
+    for_vectors(channels, [&](std::size_t c, auto part) {
+      sum = vec::add(sum, vec::min(vec::abs(vec::mul(part.load(x + c), part.load(scale + c))), vec::set(mean)));
+    });
+    const auto count = static_cast<float>(channels);
+    float cut = vec::reduce_add(sum) / count;
+    if (top <= 9.0F * cut) { return top; }
     for_vectors(channels,
                 [&](std::size_t c, auto part) { vec::store(sizes + c, vec::abs(vec::mul(part.load(x + c), part.load(scale + c)))); });
     Chosen chosen;
-    for (;;) {
-      vec::f32 sum = vec::set(0.0F);
-      vec::f32 top = sum;
-      for (std::size_t c = 0; c < channels; c += vec::lanes) {
-        const vec::f32 size = vec::load(sizes + c);
-        sum = vec::add(sum, size);
-        top = vec::max(top, size);
-      }
-      const float average = vec::reduce_add(sum) / static_cast<float>(channels);
-      const float largest = vec::reduce_max(top);
-      if (largest <= bound * average || chosen.count == std::min(most, channels)) {
-        add(q, x, chosen);
-        return largest;
-      }
+    while (top > 9.0F * cut && chosen.count < std::min(most, channels)) {
+      const float bound = 7.0F * cut;  // lower, so that one round finds most of them
       for (std::size_t first = 0; first < channels; first += vec::lanes) {
-        if (vec::reduce_max(vec::load(sizes + first)) <= 0.8F * bound * average) { continue; }
+        if (vec::reduce_max(vec::load(sizes + first)) <= bound) { continue; }
         for (std::size_t c = first; c < first + vec::lanes; ++c) {
-          if (sizes[c] > 0.8F * bound * average) { chosen.take(c, sizes); }
+          if (sizes[c] > bound) { chosen.take(c, sizes); }
         }
       }
+      vec::f32 all = vec::set(0.0F);
+      vec::f32 largest = all;
+      for (std::size_t c = 0; c < channels; c += vec::lanes) {
+        all = vec::add(all, vec::load(sizes + c));
+        largest = vec::max(largest, vec::load(sizes + c));
+      }
+      top = vec::reduce_max(largest);
+      mean = vec::reduce_add(all) / count;
+      sum = vec::set(0.0F);
+      for (std::size_t c = 0; c < channels; c += vec::lanes) { sum = vec::add(sum, vec::min(vec::load(sizes + c), vec::set(mean))); }
+      cut = vec::reduce_add(sum) / count;
     }
+    add(q, x, chosen);
+    return top;
   }
   /// Sets the numbers of `row`, query q, that are met here to 0.
   void leave_out(std::size_t q, float* row) const noexcept {

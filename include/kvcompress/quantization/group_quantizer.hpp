@@ -17,7 +17,8 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 ///
 /// Source: KIVI, jy-yuan/KIVI@876b4d2d08e3:quant/new_pack.py (clamp before rounding, real-valued minimum). There both are rounded to nearest.
 /// That leaves numbers more than half a step out of reach where the spread is tiny, or small beside the numbers (in half, below 1e-6, or below
-/// 2^-10 of them): then the minimum is rounded down and the scale up, to at least the smallest number of Scale.
+/// 2^-10 of them): then the scale is rounded up, and the minimum down where
+/// that leaves the smaller scale; no such scale is 0.
 template <int Bits, class Scale>
 struct GroupQuantizer {
   static_assert(Bits >= 1 && Bits <= 8, "a code has 1 to 8 bits");
@@ -56,18 +57,25 @@ struct GroupQuantizer {
 
  private:
   void fit(float low, float high) noexcept {
-    constexpr auto top = static_cast<float>(largest_code);
     scale = Scale(std::min((high - low) / top, largest<Scale>));
-    minimum = Scale(std::clamp(low, -largest<Scale>, largest<Scale>));
+    minimum = nearest(low);
     const auto step = static_cast<float>(scale);
     const auto start = static_cast<float>(minimum);
     if (!(start - low > 0.5F * step || high - start > (top + 0.5F) * step)) { return; }
     const float beyond = std::max(0.0F, (high - low) - top * largest<Scale>);  // one bit: both ends as far away
-    minimum = at_most<Scale>(std::clamp(low + 0.5F * beyond, -largest<Scale>, largest<Scale>));
-    const float range = high - static_cast<float>(minimum);
-    scale = at_least<Scale>(std::min(range / top, largest<Scale>));
-    if (range > 0.0F && static_cast<float>(scale) == 0.0F) { scale = smallest<Scale>(); }
+    const Scale below = at_most<Scale>(std::clamp(low + 0.5F * beyond, -largest<Scale>, largest<Scale>));
+    const Scale from_nearest = wide_enough(std::max(2.0F * (start - low), (high - start) / top));
+    const Scale from_below = wide_enough((high - static_cast<float>(below)) / top);
+    const bool stays = beyond == 0.0F && static_cast<float>(from_nearest) <= static_cast<float>(from_below);
+    minimum = stays ? minimum : below;
+    scale = stays ? from_nearest : from_below;
   }
+  static Scale nearest(float x) noexcept { return Scale(std::clamp(x, -largest<Scale>, largest<Scale>)); }
+  static Scale wide_enough(float step) noexcept {
+    return at_least<Scale>(std::clamp(step, static_cast<float>(smallest<Scale>()), largest<Scale>));
+  }
+
+  static constexpr auto top = static_cast<float>(largest_code);
 };
 
 }  // namespace kvcompress
