@@ -90,7 +90,7 @@ class CodeProducts {
     detail::in_query_blocks(queries_, [&]<std::size_t Queries>(std::size_t q) {
       LaneSums<Queries, Mode> sums;
       strip_dots<Bits>(codes, steps, first_step, count, weights_, q, ahead, sums);
-      if (integers && !Add && outliers_.any(q)) {  // only keys have any, and their products are set
+      if (integers && !Add && outliers_.any(q)) {  // keys' alone, whose products are set
         float more[Queries][16];
         outliers_.template dots<Queries>(codes, steps, q, more);
 #pragma GCC unroll 4
@@ -136,7 +136,6 @@ class CodeProducts {
   /// x of all queries for the steps [first, first + count), in units: a query's largest product with the scales that were seen.
   template <bool Keys>
   void take(const float* x, std::size_t x_stride, std::size_t first, std::size_t count) noexcept {
-    if constexpr (integers && Keys) { outliers_.start(); }
     detail::in_query_blocks(
         queries_, [&]<std::size_t Queries>(std::size_t q) { take_block<Keys, Queries>(q, x + q * x_stride, x_stride, first, count); });
   }

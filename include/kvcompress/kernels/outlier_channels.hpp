@@ -15,6 +15,10 @@ namespace kvcompress::inline KVCOMPRESS_ABI::kernels {
 /// their keys; up to 16 of them are left out of the integers and multiplied as they are. Each query has its own, so that its products do not
 /// depend on who is asked beside it; four queries meet the channels of all of them, with weight 0 where a query has it in its integers, which
 /// changes no bit.
+///
+/// Measured with AVX2 and GCC 12 at 4 queries, head size 128, 4 bits, from the third-level cache, in ns per token and KV head: near_exact 28.4, with four
+/// channels four times as large as the rest 31.0, with 12 and 16 channels 60 times as large 36.4 and 38.3; fast 21.7, 24.8 and, with 12, 29.2. Chosen for
+/// all queries of a block together and at most four, 29.1, 30.5, 31.7 and 31.8, but near_exact 1e-3 off with 12; none in fast, 22.0, 0.5 off.
 template <int Bits>
 class OutlierChannels {
  public:
@@ -23,13 +27,11 @@ class OutlierChannels {
   static constexpr float suspicious = 3.5F;
 
   /// `scratch` has floats(queries) numbers.
-  OutlierChannels(float* scratch, std::size_t queries) noexcept : scratch_(scratch), quads_((queries + 3) / 4) {}
-  static constexpr std::size_t floats(std::size_t queries) noexcept { return (queries + 3) / 4 * quad_floats; }
-
-  /// Forgets all channels.
-  void start() noexcept {
+  OutlierChannels(float* scratch, std::size_t queries) noexcept : scratch_(scratch), quads_((queries + 3) / 4) {
     for (std::size_t i = 0; i < quads_; ++i) { quad(i).count() = 0; }
   }
+  static constexpr std::size_t floats(std::size_t queries) noexcept { return (queries + 3) / 4 * quad_floats; }
+
   /// Whether query q, or one that is served beside it, has any.
   [[nodiscard]] bool any(std::size_t q) const noexcept { return quad(q / 4).count() > 0; }
 
