@@ -36,7 +36,7 @@ TYPED_TEST(PolicyAttention, EveryOutputIsAttentionOverTheHeldRows) {
 /// Drafts that are verified in one call are what decoding them one by one would have been.
 TYPED_TEST(PolicyAttention, AQueryHasTheSameBitsInAnyCompany) {
   constexpr std::size_t drafts = 100;
-  for (const auto& [heads, dim] : {std::pair<std::size_t, std::size_t>{2, 32}, {6, 20}, {14, 64}}) {
+  for (const auto& [heads, dim] : {std::pair<std::size_t, std::size_t>{2, 32}, {14, 20}}) {
     const Shape shape{.query_heads = heads, .kv_heads = 2, .head_dim = dim};
     Text text(shape, 300 + drafts, 12);
     for (std::size_t i = 0; i < text.keys.size(); ++i) { text.keys[i] *= i % dim % 9 == 4 ? 12.0F : 1.0F; }
@@ -53,7 +53,7 @@ TYPED_TEST(PolicyAttention, AQueryHasTheSameBitsInAnyCompany) {
       };
       for (const std::size_t count : {1U, 2U, 7U, 33U}) {  // as many queries a call
         ASSERT_TRUE(attend(together, text, 300 + drafts, count, 0, options) == part(300 + drafts, count)) << count << " queries";
-        for (std::size_t end = 300 + count; end <= 300 + drafts; end += 24) {
+        for (std::size_t end = 300 + count; end <= 300 + drafts; end += 33) {
           KVCache<TypeParam> fewer = cache.fork();
           fewer.append(0, text.key_rows(300, end - 300), text.value_rows(300, end - 300));
           ASSERT_TRUE(attend(fewer, text, end, count, 0, options) == part(end, count)) << count << " queries up to token " << end;

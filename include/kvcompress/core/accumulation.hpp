@@ -9,10 +9,16 @@
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Codes are multiplied by queries, or probabilities, times their scales: the weights. Error of a head's output against `exact`, relative to its
-/// length, with normal rows and queries, the worst head: near_exact at most 2e-4 (measured 9e-5 to 1.5e-4; codes of 8 bits in heads above 576:
-/// 3e-4), fast at most 5e-2 (2.6e-2 to 3.6e-2), for heads of up to 1000 and with up to 16 channels of keys that are far larger than the rest: with 12
-/// channels 60 times as large 7e-5 and 1.6e-2. More such channels cost the others their precision: with 20 of 128 up to 1e-3 and 3e-1. It grows with the
-/// spread of the logits. The benchmarks print it row by row and fail above 2e-4 (5e-2); tests/properties/accumulation_test.cpp holds these bounds.
+/// length, with normal rows, the worst head of many, measured by tests/properties/accumulation_test.cpp, which holds these bounds:
+///
+/// | logits of spread        | near_exact, heads of up to 576 | up to 1000             | fast, heads of up to 1000 |
+/// |-------------------------|--------------------------------|------------------------|---------------------------|
+/// | 1                       | 2e-4                           | 3e-4                   | 5e-2 (2e-2 in the mean)   |
+/// | 2                       | 3e-4; 8 bits above 256: 5e-4   | 4e-4; 8 bits: 1.2e-3   | 6e-2                      |
+/// | up to 16 channels of keys 60 times as large as the rest: 2e-4 and 5e-2                                         |
+///
+/// More such channels cost the others their precision: with 20 of 128 up to 1e-3 and 3e-1. Codes of 8 bits leave weights fewer bits in long heads,
+/// since sums must fit 31. The benchmarks print the error row by row and fail above 2e-4 (5e-2).
 ///
 /// In every mode the output of a query has the same bits whatever other queries share its call.
 enum class Accumulation {
