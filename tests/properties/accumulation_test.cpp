@@ -68,7 +68,7 @@ struct Bounds {
 };
 template <int Bits>
 Bounds bounds(std::size_t dim, bool spread) {
-  if (!spread) { return {dim <= 576 ? 2e-4 : 3e-4, 5e-2}; }
+  if (!spread) { return {dim <= 576 ? 2e-4 : Bits == 8 ? 4e-4 : 3e-4, 5e-2}; }
   const double near = Bits == 8 && dim > 256 ? (dim <= 576 ? 5e-4 : 1.2e-3) : dim <= 576 ? 3e-4 : 4e-4;
   return {near, 6e-2};
 }

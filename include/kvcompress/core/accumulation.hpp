@@ -13,7 +13,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 ///
 /// | logits of spread        | near_exact, heads of up to 576 | up to 1000             | fast, heads of up to 1000 |
 /// |-------------------------|--------------------------------|------------------------|---------------------------|
-/// | 1                       | 2e-4                           | 3e-4                   | 5e-2 (2e-2 in the mean)   |
+/// | 1                       | 2e-4                           | 3e-4; 8 bits: 4e-4     | 5e-2 (2e-2 in the mean)   |
 /// | 2                       | 3e-4; 8 bits above 256: 5e-4   | 4e-4; 8 bits: 1.2e-3   | 6e-2                      |
 /// | up to 16 channels of keys 60 times as large as the rest: 2e-4 and 5e-2                                         |
 ///
