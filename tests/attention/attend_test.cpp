@@ -159,6 +159,33 @@ TEST(Attend, LargeLogitsDoNotOverflow) {
   EXPECT_LT(deviation(outputs(text), full_attention(text)), 1e-3);
 }
 
+/// Logits of up to 1e30: the softmax is a choice of one row, in all storages.
+template <class P>
+void check_huge_logits(double rounding) {
+  const Shape shape{.query_heads = 4, .kv_heads = 1, .head_dim = 32};
+  Text text(shape, 161, 13);
+  for (float& x : text.queries) { x *= 1e15F; }
+  for (float& x : text.keys) { x *= 1e13F; }
+  KVCache<P> cache(shape);
+  cache.append(0, text.key_rows(0, 160), text.value_rows(0, 160));
+  cache.end_prompt(0);
+  std::vector<float> log_sum_exp(4);
+  cache.append(0, text.key_rows(160, 1), text.value_rows(160, 1));
+  Outputs out(text.output_width());
+  cache.attend(0, text.query_rows(160, 1), Output::tokens_first(out.data(), 4, 32), {.log_sum_exp = log_sum_exp.data()});
+  std::vector<float> expected_log;
+  const Outputs all = full_attention(text, {}, &expected_log);
+  for (std::size_t h = 0; h < 4; ++h) {
+    const float expected = expected_log[std::size_t{160} * 4 + h];
+    ASSERT_NEAR(log_sum_exp[h], expected, rounding * std::abs(expected));
+  }
+  ASSERT_LT(deviation(out, Outputs(all.end() - static_cast<std::ptrdiff_t>(out.size()), all.end())), 1e-3 + rounding);
+}
+TEST(Attend, HugeLogitsChooseOneRow) {
+  check_huge_logits<Full<float>>(1e-6);
+  check_huge_logits<Kivi<8, 32, 32, float>>(2e-2);
+}
+
 TEST(Attend, OnlyTheAskedForHeadsAreWritten) {
   const Text text({.query_heads = 6, .kv_heads = 3, .head_dim = 16}, 10, 7);
   Cache cache(text.shape);

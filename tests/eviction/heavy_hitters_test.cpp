@@ -139,6 +139,23 @@ TEST(HeavyHitters, LosingARowNobodySeesChangesNoOutput) {
   EXPECT_FALSE(std::ranges::binary_search(cache.kept(0, 0), Position{10}));
 }
 
+TEST(HeavyHitters, HalfOfTheBudgetIsRecentIfNothingElseIsSaid) {
+  const Shape shape{.query_heads = 2, .kv_heads = 1, .head_dim = 16};
+  Text text(shape, 120, 9);
+  for (std::size_t t = 0; t < text.tokens; ++t) {  // the older a row, the more it is attended to
+    for (std::size_t c = 0; c < 16; ++c) { text.keys[t * 16 + c] = c == 0 ? 4.0F - 0.05F * static_cast<float>(t) : 0.0F; }
+    text.queries[t * 32] = text.queries[t * 32 + 16] = 8.0F;
+  }
+  for (const auto& [budget, recent] : {std::pair<std::size_t, std::size_t>{24, 12}, {25, 12}, {3, 1}, {1, 1}}) {
+    Cache cache(shape, {.eviction = {.budget = budget}});
+    static_cast<void>(run(cache, text, 80, 120));
+    std::vector<Position> expected;
+    for (std::size_t i = 0; i < budget - recent; ++i) { expected.push_back(static_cast<Position>(i)); }
+    for (std::size_t i = 120 - recent; i < 120; ++i) { expected.push_back(static_cast<Position>(i)); }
+    EXPECT_EQ(cache.kept(0, 0), expected) << "budget " << budget;
+  }
+}
+
 TEST(HeavyHitters, PermutingHeadsPermutesWhatIsKept) {
   const Shape shape{.query_heads = 2, .kv_heads = 2, .head_dim = 16};
   const Text text(shape, 80, 6);

@@ -18,12 +18,14 @@ struct Settings {
   std::size_t budget = unbounded;  // rows that an eviction keeps
   std::size_t reads = unbounded;   // rows that a retrieval chooses
   std::size_t speculation = 0;
+  Accumulation accumulation = Accumulation::near_exact;
 };
 
 /// One composition; its name is eviction/storage/retrieval.
 struct Cell {
   std::string name;
   bool evicts;
+  bool encodes;  // in codes, which can be added up in several ways
   std::function<std::unique_ptr<AnyCache>(const Shape&, const Settings&, const Memory&)> make;
 };
 
@@ -31,20 +33,22 @@ inline void PrintTo(const Cell& cell, std::ostream* out) { *out << cell.name; }
 
 template <class P>
 Cell cell(const std::string& name) {
-  return {name, evicts<P>, [](const Shape& shape, const Settings& settings, const Memory& memory) {
-            PolicyOptions<P> options{};
-            set_budget(options.eviction, settings.budget);
-            set_reading(options.retrieval, settings.reads);
-            if constexpr (requires { options.storage.layers_per_group; }) { options.storage.layers_per_group = 2; }
-            if constexpr (requires { options.storage.residual; }) { options.storage.residual = 32; }
-            if constexpr (requires { options.eviction.in_cache_positions; }) {
-              options.eviction.in_cache_positions =
-                  options.eviction.in_cache_positions && KVCache<P>::Retrieval::renumbers(options.retrieval);
-            }
-            options.speculation = settings.speculation;
-            add_up_exactly(options.storage);
-            return AnyCache::of<P>(shape, options, memory);
-          }};
+  return {name, evicts<P>, requires(PolicyOptions<P> o){o.storage.accumulation;
+}
+, [](const Shape& shape, const Settings& settings, const Memory& memory) {
+  PolicyOptions<P> options{};
+  set_budget(options.eviction, settings.budget);
+  set_reading(options.retrieval, settings.reads);
+  if constexpr (requires { options.storage.layers_per_group; }) { options.storage.layers_per_group = 2; }
+  if constexpr (requires { options.storage.residual; }) { options.storage.residual = 32; }
+  if constexpr (requires { options.eviction.in_cache_positions; }) {
+    options.eviction.in_cache_positions = options.eviction.in_cache_positions && KVCache<P>::Retrieval::renumbers(options.retrieval);
+  }
+  options.speculation = settings.speculation;
+  add_up(options.storage, settings.accumulation);
+  return AnyCache::of<P>(shape, options, memory);
+}
+};
 }
 
 /// The cells of one storage: each eviction in `Evictions`, read in full and by Quest's pages.

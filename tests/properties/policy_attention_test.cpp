@@ -19,14 +19,47 @@ TYPED_TEST_SUITE(PolicyAttention, Policies);
 
 TYPED_TEST(PolicyAttention, EveryOutputIsAttentionOverTheHeldRows) {
   const Text text(small, 330, 1);
-  KVCache<TypeParam> cache(small, options_with<TypeParam>(48));
-  for (std::size_t first = 0, count = 0; first < text.tokens; first += count) {
-    count = first == 0 ? 70 : first % 7 == 0 ? 5 : 1;  // a prompt, then single and several tokens
-    count = std::min(count, text.tokens - first);
-    const Outputs out = step(cache, text, first, count);
-    const Outputs expected = attention_over_held_rows(cache, text, first + count, count);
-    ASSERT_LT(deviation(out, expected), 3e-5) << "tokens " << first << " to " << first + count;
-    first == 0 ? cache.end_prompt(0) : cache.commit(0);
+  for (const Accumulation mode : tested_modes) {
+    KVCache<TypeParam> cache(small, options_with<TypeParam>(48, mode));
+    for (std::size_t first = 0, count = 0; first < text.tokens; first += count) {
+      count = first == 0 ? 70 : first % 7 == 0 ? 5 : 1;  // a prompt, then single and several tokens
+      count = std::min(count, text.tokens - first);
+      const Outputs out = step(cache, text, first, count);
+      const Outputs expected = attention_over_held_rows(cache, text, first + count, count);
+      ASSERT_LT(deviation(out, expected), 3e-5 + accumulation_slack(mode)) << "tokens " << first << " to " << first + count;
+      first == 0 ? cache.end_prompt(0) : cache.commit(0);
+    }
+    if (!encodes<TypeParam>) { break; }
+  }
+}
+
+/// Drafts that are verified in one call are what decoding them one by one would have been.
+TYPED_TEST(PolicyAttention, AQueryHasTheSameBitsInAnyCompany) {
+  constexpr std::size_t drafts = 100;
+  for (const auto& [heads, dim] : {std::pair<std::size_t, std::size_t>{2, 32}, {14, 20}}) {
+    const Shape shape{.query_heads = heads, .kv_heads = 2, .head_dim = dim};
+    Text text(shape, 300 + drafts, 12);
+    for (std::size_t i = 0; i < text.keys.size(); ++i) { text.keys[i] *= i % dim % 9 == 4 ? 12.0F : 1.0F; }
+    for (std::size_t i = 0; i < text.queries.size(); ++i) { text.queries[i] *= i % 97 == 0 ? 30.0F : i % dim % 9 == 4 ? 0.2F : 1.0F; }
+    KVCache<TypeParam> cache(shape, options_with<TypeParam>(120));
+    static_cast<void>(run(cache, text, 290, 300));
+    for (const AttendOptions& options : {AttendOptions{}, AttendOptions{.soft_cap = 20.0F, .window = 60, .start = 250}}) {
+      KVCache<TypeParam> together = cache.fork();
+      together.append(0, text.key_rows(300, drafts), text.value_rows(300, drafts));
+      const Outputs all = attend(together, text, 300 + drafts, drafts, 0, options);
+      const auto part = [&](std::size_t end, std::size_t count) {
+        const auto at = [&](std::size_t token) { return all.begin() + static_cast<std::ptrdiff_t>((token - 300) * text.output_width()); };
+        return Outputs(at(end - count), at(end));
+      };
+      for (const std::size_t count : {1U, 2U, 7U, 33U}) {  // as many queries a call
+        ASSERT_TRUE(attend(together, text, 300 + drafts, count, 0, options) == part(300 + drafts, count)) << count << " queries";
+        for (std::size_t end = 300 + count; end <= 300 + drafts; end += 33) {
+          KVCache<TypeParam> fewer = cache.fork();
+          fewer.append(0, text.key_rows(300, end - 300), text.value_rows(300, end - 300));
+          ASSERT_TRUE(attend(fewer, text, end, count, 0, options) == part(end, count)) << count << " queries up to token " << end;
+        }
+      }
+    }
   }
 }
 

@@ -130,6 +130,35 @@ TEST(GearInvariants, OutliersAreThoseOfTheReference) {
   }
 }
 
+/// Sixteen bits hold scales, factors and outliers of numbers of any size: the low-rank part still takes error away.
+template <class Store>
+void check_magnitudes() {
+  for (const double size : {3e-8, 1e-7, 1e-6, 1e-4, 1.0, 1e3}) {
+    Heads x = random_heads(96, 32, 11);
+    for (Matrix& head : x) { head *= size; }
+    const auto codes = encoded<Store>(x, GearOptions<20>{.prompt_rank = 0, .sparsity = 0.0});
+    const auto outliers = encoded<Store>(x, GearOptions<20>{.prompt_rank = 0, .sparsity = 0.05});
+    const auto all = encoded<Store>(x, GearOptions<20>{.prompt_rank = 4, .sparsity = 0.05});
+    for (std::size_t h = 0; h < 2; ++h) {
+      const auto parts = codes.stores[h].body()[0].codes();
+      const Matrix rest = (x[h] - codes.decoded(h)).cwiseAbs();
+      double step = 0.0;
+      for (std::size_t i = 0; i < (Store::scope == Scope::lane ? 32U : 96U); ++i) {
+        step = std::max(step, static_cast<double>(static_cast<float>(parts.scales[i])));
+      }
+      const double rounding = 0x1p-25 + 0x1p-11 * x[h].cwiseAbs().maxCoeff();  // of the exact rows that codes are made of
+      EXPECT_LE(rest.maxCoeff(), 0.5 * step + rounding) << size;
+      EXPECT_LE(error(x, outliers, h), error(x, codes, h) * 1.01) << size;
+      EXPECT_LE(error(x, all, h), error(x, outliers, h) * 1.01) << size;
+      if (size >= 1e-6) { EXPECT_LE(error(x, all, h), error(x, outliers, h) * 0.97) << size; }
+    }
+  }
+}
+TEST(GearInvariants, HoldForTinyAndLargeNumbersInSixteenBits) {
+  check_magnitudes<GearKeys<2, Kcvt, half>>();
+  check_magnitudes<GearValues<2, Kcvt, ValueVectors::layer, half>>();
+}
+
 TEST(GearInvariants, ThePowerIterationIsAProjectionAndNeverBeatsTheBestRank) {
   std::mt19937 rng(6);
   for (const auto& [rows, dim, rank] : {std::array<std::size_t, 3>{60, 20, 4}, {5, 30, 5}, {40, 8, 8}, {30, 12, 1}}) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "kvcompress/policies/kivi.hpp"
+#include "kvcompress/policies/streaming_llm.hpp"
 #include "kvcompress/reference/kivi.hpp"
 #include "support/random_rows.hpp"
 
@@ -182,62 +183,35 @@ TEST(Kivi, TheStateDoesNotDependOnPromptAndDecodeSplit) {
   EXPECT_TRUE(state(10, 150) == expected);
 }
 
-template <int Bits>
-void check_quantizer() {
-  std::mt19937 rng(static_cast<unsigned>(Bits));
-  for (int round = 0; round < 300; ++round) {
-    const std::size_t count = rng() % 40 + 1;
-    const float spread = round % 3 == 0 ? 1e-3F : round % 3 == 1 ? 1.0F : 1000.0F;
-    auto x = normal_numbers(count, rng, spread);
-    const GroupQuantizer<Bits, float> in_float(x.data(), count, 1);
-    const GroupQuantizer<Bits, half> in_half(x.data(), count, 1);
-    const float top = static_cast<float>(GroupQuantizer<Bits, float>::largest_code);
-    std::vector<float> decoded(count);
-    for (std::size_t i = 0; i < count; ++i) {
-      const std::uint8_t code = in_float.encode(x[i]);
-      ASSERT_LE(code, top);
-      decoded[i] = in_float.decode(code, in_float.scale, in_float.minimum);
-      const float slack = 4e-7F * (std::abs(x[i]) + std::abs(in_float.minimum) + top * in_float.scale);
-      ASSERT_LE(std::abs(x[i] - decoded[i]), in_float.scale / 2 + slack) << Bits << " bits";
-      const float step = static_cast<float>(in_half.scale);
-      const float rounded = in_half.decode(in_half.encode(x[i]), in_half.scale, in_half.minimum);
-      const float half_slack = top * 0x1p-11F * step + 0x1p-11F * std::abs(static_cast<float>(in_half.minimum)) + (top + 1.0F) * 0x1p-24F;
-      ASSERT_LE(std::abs(x[i] - rounded), step / 2 + half_slack + slack) << Bits << " bits, half";
+TEST(Kivi, AnswersAreRightForTinyAndLargeNumbers) {
+  const Shape shape{.query_heads = 2, .kv_heads = 1, .head_dim = 32};
+  for (const float size : {1e-8F, 1e-6F, 1e-4F, 1.0F, 1e4F}) {
+    Text text(shape, 257, 16);
+    for (auto* numbers : {&text.keys, &text.values}) {
+      for (float& number : *numbers) { number *= size; }
     }
-    if (count > 1) {  // the extremes have the extreme codes and come back
-      const auto [low, high] = std::minmax_element(x.begin(), x.end());
-      ASSERT_EQ(in_float.encode(*low), 0);
-      ASSERT_EQ(in_float.encode(*high), static_cast<std::uint8_t>(top));
-      ASSERT_EQ(in_float.decode(0, in_float.scale, in_float.minimum), *low);
-    }
-    const GroupQuantizer<Bits, float> again(decoded.data(), count, 1);
-    for (std::size_t i = 0; i < count; ++i) { ASSERT_EQ(again.encode(decoded[i]), in_float.encode(x[i])) << "not idempotent"; }
-    auto moved = x;  // exact: a power of two, and no shift
-    for (float& one : moved) { one *= 4.0F; }
-    const GroupQuantizer<Bits, float> scaled(moved.data(), count, 1);
-    for (std::size_t i = 0; i < count; ++i) { ASSERT_EQ(scaled.encode(moved[i]), in_float.encode(x[i])) << "not equivariant"; }
+    for (float& number : text.queries) { number /= std::max(1.0F, size); }
+    KVCache<Kivi<8, 32, 32>> cache(shape);
+    cache.append(0, text.key_rows(0, 256), text.value_rows(0, 256));
+    cache.end_prompt(0);
+    const Outputs out = step(cache, text, 256, 1);
+    const Outputs all = full_attention(text);
+    const Outputs expected(all.end() - static_cast<std::ptrdiff_t>(out.size()), all.end());
+    double worst = 0.0;
+    for (std::size_t i = 0; i < out.size(); ++i) { worst = std::max(worst, static_cast<double>(std::abs(out[i] - expected[i]))); }
+    EXPECT_LE(worst, std::max(0x1p-25, 0.02 * static_cast<double>(size))) << size;  // half a step of the smallest scale, or of the values'
   }
 }
 
-TEST(GroupQuantizer, HoldsItsBoundsForOneToEightBits) {
-  [&]<int... Less>(std::integer_sequence<int, Less...>) { (check_quantizer<Less + 1>(), ...); }
-  (std::make_integer_sequence<int, 8>{});
-}
-
-TEST(GroupQuantizer, RoundsHalvesToEvenAndConstantsToCodeZero) {
-  const float probe[] = {0.0F, 0.5F, 1.5F, 2.5F, 3.0F};
-  const GroupQuantizer<2, float> quantizer(probe, 5, 1);
-  EXPECT_EQ(quantizer.encode(0.5F), 0);
-  EXPECT_EQ(quantizer.encode(1.5F), 2);
-  EXPECT_EQ(quantizer.encode(2.5F), 2);
-  const float constant[] = {-7.25F, -7.25F, -7.25F};
-  const GroupQuantizer<4, half> flat(constant, 3, 1);
-  EXPECT_EQ(flat.encode(-7.25F), 0);
-  EXPECT_EQ((flat.decode(0, flat.scale, flat.minimum)), -7.25F);
-  const float wide[] = {-60000.0F, 60000.0F};  // the range does not fit half, the scale does
-  const GroupQuantizer<2, half> ends(wide, 2, 1);
-  EXPECT_NEAR((ends.decode(ends.encode(60000.0F), ends.scale, ends.minimum)), 60000.0F, 100.0F);
-  EXPECT_NEAR((ends.decode(ends.encode(-60000.0F), ends.scale, ends.minimum)), -60000.0F, 100.0F);
+TEST(Kivi, RowsThatAreEncodedAnewStayFinite) {
+  const Shape shape{.query_heads = 1, .kv_heads = 1, .head_dim = 16};
+  Text text(shape, 400, 17);
+  for (auto* numbers : {&text.keys, &text.values}) {
+    for (float& number : *numbers) { number = number < 0.0F ? -65504.0F : 65504.0F; }  // what stands for the largest lies beyond it
+  }
+  for (float& number : text.queries) { number *= 1e-6F; }
+  KVCache<Combine<StreamingLLM, Kivi<4, 32, 32>>> cache(shape, {.eviction = {.sinks = 4, .window = 60}});
+  for (const float number : run(cache, text, 200, 400)) { ASSERT_LE(std::abs(number), 65536.0F); }
 }
 
 TEST(Kivi, GroupsAreIndependent) {

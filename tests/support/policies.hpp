@@ -50,16 +50,24 @@ inline void set_budget(ObservationWindow::Options& options, std::size_t rows) {
   options.window = 8;
   options.decode_budget = rows == unbounded ? 0 : rows / 3;
 }
-/// Codes are met in fp32, so that what is left is rounding; the other modes have tests of their own.
-inline void add_up_exactly(auto& storage) {
-  if constexpr (requires { storage.accumulation; }) { storage.accumulation = Accumulation::exact; }
+/// How codes are added up, where a storage has codes.
+inline void add_up(auto& storage, Accumulation mode) {
+  if constexpr (requires { storage.accumulation; }) { storage.accumulation = mode; }
 }
+/// In fp32, so that what is left is rounding.
+inline void add_up_exactly(auto& storage) { add_up(storage, Accumulation::exact); }
+/// The modes that tests against an oracle run in: fp32, whose rounding alone is left, and the default.
+inline constexpr Accumulation tested_modes[] = {Accumulation::exact, Accumulation::near_exact};
+/// What a mode adds to the deviation of outputs from the oracle.
+constexpr double accumulation_slack(Accumulation mode) { return mode == Accumulation::exact ? 0.0 : 4e-4; }
+
+/// Small settings, in the default mode of accumulation if no other is wanted.
 template <class P>
-PolicyOptions<P> options_with(std::size_t rows = unbounded) {
+PolicyOptions<P> options_with(std::size_t rows = unbounded, Accumulation mode = Accumulation::near_exact) {
   PolicyOptions<P> options{};
   set_budget(options.eviction, rows);
   set_reading(options.retrieval, rows);
-  add_up_exactly(options.storage);
+  add_up(options.storage, mode);
   return options;
 }
 

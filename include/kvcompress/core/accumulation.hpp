@@ -9,14 +9,23 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// Codes are multiplied by queries, or probabilities, times their scales: the weights. Error of a head's output against `exact`, relative to
-/// its length, with normal rows, the worst head of each row of the benchmarks: near_exact 7e-5 to 1.4e-4, fast 2e-2 to 5e-2; it grows with the
-/// spread of the logits. The benchmarks print it row by row and fail above 2e-4 (5e-2); tests/properties/accumulation_test.cpp prints it relative to
-/// the largest output of a text.
+/// Codes are multiplied by queries, or probabilities, times their scales: the weights. Error of a head's output against `exact`, relative to its
+/// length, with normal rows, the worst head of many, measured by tests/properties/accumulation_test.cpp, which holds these bounds:
+///
+/// | logits of spread        | near_exact, heads of up to 576 | up to 1000             | fast, heads of up to 1000 |
+/// |-------------------------|--------------------------------|------------------------|---------------------------|
+/// | 1                       | 2e-4                           | 3e-4; 8 bits: 4e-4     | 5e-2 (2e-2 in the mean)   |
+/// | 2                       | 3e-4; 8 bits above 256: 5e-4   | 4e-4; 8 bits: 1.2e-3   | 6e-2                      |
+/// | up to 16 channels of keys 60 times as large as the rest: 2e-4 and 5e-2                                         |
+///
+/// More such channels cost the others their precision: with 20 of 128 up to 1e-3 and 3e-1. Codes of 8 bits leave weights fewer bits in long heads,
+/// since sums must fit 31. The benchmarks print the error row by row and fail above 2e-4 (5e-2).
+///
+/// In every mode the output of a query has the same bits whatever other queries share its call.
 enum class Accumulation {
   exact,       ///< weights in fp32
-  near_exact,  ///< weights as 16-bit integers, in units of the largest weight of 128 to 256 rows; outlier channels of keys in fp32
-  fast         ///< weights as 8-bit integers
+  near_exact,  ///< weights as 16-bit integers, in units of a query's largest weight of 128 to 256 rows; outlier channels of keys in fp32
+  fast         ///< the same with 8-bit integers
 };
 
 /// What its values are called, in their order, in names of policies and in saved caches.

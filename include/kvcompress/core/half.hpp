@@ -70,6 +70,34 @@ inline constexpr float largest = 3.3895314e38F;
 template <>
 inline constexpr float largest<half> = 65504.0F;
 
+/// The smallest T above 0.
+template <class T>
+constexpr T smallest() noexcept {
+  if constexpr (sizeof(T) == 2) {
+    T result{};
+    result.bits = 1;
+    return result;
+  } else {
+    return std::bit_cast<float>(1U);
+  }
+}
+/// The largest T that is at most x, and the smallest that is at least x, for |x| up to largest<T>.
+template <class T>
+constexpr T at_most(float x) noexcept {
+  T result(x);
+  if constexpr (sizeof(T) == 2) {
+    if (static_cast<float>(result) > x) {
+      const bool negative = (result.bits & 0x8000U) != 0;
+      result.bits = static_cast<std::uint16_t>(negative ? result.bits + 1U : result.bits == 0 ? 0x8001U : result.bits - 1U);
+    }
+  }
+  return result;
+}
+template <class T>
+constexpr T at_least(float x) noexcept {
+  return T(-static_cast<float>(at_most<T>(-x)));
+}
+
 /// What T is called in names of policies and in saved caches.
 template <class T>
 inline constexpr const char* number_name = "f32";

@@ -31,9 +31,10 @@ namespace kvcompress::inline KVCOMPRESS_ABI::kernels {
 
 /// Products of strips of codes with a block of queries, or of rows of probabilities: what keys and values of all quantising storages share.
 /// First the queries are taken, with the scales of all groups to come, then group by group what shares its scales is folded and multiplied. A
-/// number x * scale is counted in units of x_unit * group_unit, so large that no weight exceeds largest_weight.
+/// number x * scale is counted in units of x_unit * group_unit, so large that no weight exceeds largest_weight. All that is made of a query depends
+/// on this query alone: its products have the same bits whatever else is asked in the same call.
 ///
-/// For near_exact the outlier channels of keys are left out of the integers.
+/// The outlier channels of keys are left out of the integers.
 template <int Bits, Accumulation Mode>
 class CodeProducts {
   static constexpr bool integers = Mode != Accumulation::exact;
@@ -51,17 +52,8 @@ class CodeProducts {
 
   /// Queries x (queries, x_stride), of `channels` numbers, and the scales scale_of(g) of `groups` groups of keys, one for each channel.
   void take_keys(const float* x, std::size_t x_stride, std::size_t channels, std::size_t groups, auto&& scale_of) noexcept {
-    if constexpr (integers) {
-      see(channels, groups, scale_of, nullptr, largest_);
-      if constexpr (Mode == Accumulation::near_exact) {
-        outliers_.choose(x, x_stride, largest_, channels, group_);
-        for (std::size_t i = 0; i < outliers_.count(); ++i) { largest_[outliers_.channel(i)] = 0.0F; }
-      }
-    }
-    take(x, x_stride, 0, channels);
-    for (std::size_t i = 0; i < outliers_.count(); ++i) {
-      for (std::size_t q = 0; q < queries_; ++q) { x_[q * stride_ + outliers_.channel(i)] = 0.0F; }
-    }
+    if constexpr (integers) { see(channels, groups, scale_of, nullptr, largest_); }
+    take<true>(x, x_stride, 0, channels);
   }
   /// Probabilities p (queries, p_stride) for the steps [first, first + count), and the scales scale_of(g) of `groups` groups of values, one for
   /// each of these steps. factors[g] becomes what brings the scales of group g to 1, which fold_values wants. Probabilities spread over orders
@@ -69,17 +61,20 @@ class CodeProducts {
   void take_values(const float* p, std::size_t p_stride, std::size_t first, std::size_t count, std::size_t groups, auto&& scale_of,
                    float* factors) noexcept {
     if constexpr (integers) {
-      for (std::size_t g = 0; g < groups; ++g) { factors[g] = 1.0F / usable(largest_of(scale_of(g), count)); }
+      for (std::size_t g = 0; g < groups; ++g) {
+        const float largest = largest_of(scale_of(g), count);
+        factors[g] = largest > 0x1p-80F ? 1.0F / largest : 1.0F;
+      }
       see(count, groups, scale_of, factors, largest_ + first);
     }
-    take(p, p_stride, first, count);
+    take<false>(p, p_stride, first, count);
   }
 
   /// Scales and minima of a group of keys, one for each step.
   template <class Scale>
   void fold_keys(const Scale* scale, const Scale* minimum, std::size_t steps) noexcept {
     fold<false>(scale, minimum, 0, steps, 1.0F);
-    if (outliers_.count() > 0) { outliers_.fold(scale, minimum); }
+    if constexpr (integers) { outliers_.fold(scale, minimum); }
   }
   /// Scales and minima of a group of values, one for each of the steps [first, first + count), and its factor from take_values.
   template <class Scale>
@@ -95,7 +90,7 @@ class CodeProducts {
     detail::in_query_blocks(queries_, [&]<std::size_t Queries>(std::size_t q) {
       LaneSums<Queries, Mode> sums;
       strip_dots<Bits>(codes, steps, first_step, count, weights_, q, ahead, sums);
-      if (outliers_.count() > 0) {
+      if (integers && !Add && outliers_.any(q)) {  // keys' alone, whose products are set
         float more[Queries][16];
         outliers_.template dots<Queries>(codes, steps, q, more);
 #pragma GCC unroll 4
@@ -114,8 +109,11 @@ class CodeProducts {
  private:
   static constexpr std::size_t slack = 16;
 
-  /// A unit that can be divided by. Where there is none, all weights are 0 and what counts is the offset.
-  static float usable(float unit) noexcept { return integers && unit > 1e-30F ? unit : 1.0F; }
+  /// The unit of a query with that largest number, and product with the scales that were seen: not so small that its numbers, or their products
+  /// with minima, leave the range of a float; what is then rounded to 0 is less than 2^-44 of what the largest number weighs.
+  float unit_for(float number, float product) const noexcept {
+    return std::max({product / largest_weight<Mode, Bits>(stride_), number * 0x1p-60F, 0x1p-120F});
+  }
 
   /// to[i] = the largest scale_of(g)[i] * factors[g] (null: 1) of all groups.
   void see(std::size_t count, std::size_t groups, auto&& scale_of, const float* factors, float* to) noexcept {
@@ -136,37 +134,55 @@ class CodeProducts {
     }
   }
   /// x of all queries for the steps [first, first + count), in units: a query's largest product with the scales that were seen.
+  template <bool Keys>
   void take(const float* x, std::size_t x_stride, std::size_t first, std::size_t count) noexcept {
-    detail::in_query_blocks(queries_,
-                            [&]<std::size_t Queries>(std::size_t q) { take_block<Queries>(q, x + q * x_stride, x_stride, first, count); });
+    detail::in_query_blocks(
+        queries_, [&]<std::size_t Queries>(std::size_t q) { take_block<Keys, Queries>(q, x + q * x_stride, x_stride, first, count); });
   }
-  template <std::size_t Queries>
+  template <bool Keys, std::size_t Queries>
   void take_block(std::size_t q, const float* x, std::size_t x_stride, std::size_t first, std::size_t count) noexcept {
     namespace vec = simd::native;
-    vec::f32 factors[Queries];
-#pragma GCC unroll 4
-    for (std::size_t i = 0; i < Queries; ++i) { factors[i] = vec::set(0.0F); }
+    constexpr bool choose = integers && Keys;
     if constexpr (integers) {
+      vec::f32 numbers[Queries];
+      vec::f32 products[Queries];
+      vec::f32 sums[Queries];
+#pragma GCC unroll 4
+      for (std::size_t i = 0; i < Queries; ++i) { numbers[i] = products[i] = sums[i] = vec::set(0.0F); }
       for_vectors(count, [&](std::size_t at, auto part) {
         const vec::f32 scale = part.load(largest_ + first + at);
 #pragma GCC unroll 4
         for (std::size_t i = 0; i < Queries; ++i) {
-          factors[i] = vec::max(factors[i], vec::abs(vec::mul(part.load(x + i * x_stride + at), scale)));
+          const vec::f32 number = vec::abs(part.load(x + i * x_stride + at));
+          const vec::f32 product = vec::mul(number, scale);
+          numbers[i] = vec::max(numbers[i], number);
+          products[i] = vec::max(products[i], product);
+          if constexpr (choose) { sums[i] = vec::add(sums[i], product); }
         }
       });
-    }
 #pragma GCC unroll 4
-    for (std::size_t i = 0; i < Queries; ++i) {
-      units_[q + i] = usable(vec::reduce_max(factors[i]) / largest_weight<Mode>(stride_));
-      factors[i] = vec::set(1.0F / units_[q + i]);
+      for (std::size_t i = 0; i < Queries; ++i) {
+        float product = vec::reduce_max(products[i]);
+        if constexpr (choose) {
+          const float mean = vec::reduce_add(sums[i]) / static_cast<float>(count);
+          if (product > OutlierChannels<Bits>::suspicious * mean) {
+            product = outliers_.choose(q + i, x + i * x_stride, largest_, count, product, mean, group_);
+          }
+        }
+        units_[q + i] = unit_for(vec::reduce_max(numbers[i]), product);
+      }
+    } else {
+      std::fill_n(units_ + q, Queries, 1.0F);
     }
 #pragma GCC unroll 4
     for (std::size_t i = 0; i < Queries; ++i) {
       float* row = x_ + (q + i) * stride_;
+      const vec::f32 factor = vec::set(1.0F / units_[q + i]);
       std::fill_n(row, first, 0.0F);
       for_vectors(count,
-                  [&](std::size_t at, auto part) { part.store(row + first + at, vec::mul(part.load(x + i * x_stride + at), factors[i])); });
+                  [&](std::size_t at, auto part) { part.store(row + first + at, vec::mul(part.load(x + i * x_stride + at), factor)); });
       std::fill(row + first + count, row + stride_, 0.0F);
+      if constexpr (choose) { outliers_.leave_out(q + i, row); }
     }
   }
   template <bool Scaled, class Scale>

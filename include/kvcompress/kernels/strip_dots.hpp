@@ -20,11 +20,14 @@ constexpr std::size_t padded_steps(std::size_t steps) noexcept { return (steps +
 /// Integer weights: 16 bits for near_exact, 8 for fast.
 template <Accumulation Mode>
 using Weight = std::conditional_t<Mode == Accumulation::near_exact, std::int16_t, std::int8_t>;
-/// The largest of them, such that sums over `steps` steps fit 31 bits.
-template <Accumulation Mode>
+/// The largest of them, such that sums over `steps` steps of the largest codes fit 31 bits. A backend may add up the fields of a byte where they lie,
+/// before it shifts them into place: the topmost ones of 4 bits count 15 * 16, and are half of the steps.
+template <Accumulation Mode, int Bits>
 constexpr float largest_weight(std::size_t steps) noexcept {
-  constexpr auto whole = static_cast<float>(Mode == Accumulation::near_exact ? 32767 : 127);
-  return steps <= 256 ? whole : whole * 256.0F / static_cast<float>(steps);
+  constexpr std::int32_t whole = Mode == Accumulation::near_exact ? 32767 : 127;
+  constexpr std::int64_t code = Bits == 8 ? 255 : Bits == 7 ? 127 : Bits >= 4 ? 120 : Bits >= 2 ? 48 : 16;
+  const auto most = 0x7FFF'FFFF / (code * static_cast<std::int64_t>(std::max<std::size_t>(steps, 1)));
+  return static_cast<float>(std::min<std::int64_t>(whole, most));
 }
 
 template <int Bits>

@@ -33,10 +33,11 @@ struct KiviStorage {
 /// "KIVI: A Tuning-Free Asymmetric 2bit Quantization for KV Cache"; jy-yuan/KIVI@876b4d2d08e3. Keys (rotated) in groups of `Group`
 /// tokens per channel, flushed `Residual` rows at a time; values in groups of `Group` channels per token, the newest `Residual` exact.
 /// `Scale` (half, bfloat16, float) is the type of scales, minima and exact rows: the model's dtype in the official code.
-/// Deviations: scales are rounded to Scale before codes are computed; a group that does not divide the head size has a shorter last
-/// group; several tokens at once flush as the same tokens one by one would. 1 to 8 bits.
+/// Deviations: scales are rounded to Scale before codes are computed, and away from 0 where a number would else be out of reach (see
+/// GroupQuantizer); a group that does not divide the head size has a shorter last group; several tokens at once flush as the same tokens one by
+/// one would. 1 to 8 bits.
 ///
-/// Keeps: every row. Observes: nothing. Loses: at most half a step per number. Bits per number: Bits + 32/Group behind the newest rows.
+/// Keeps: every row. Observes: nothing. Loses: at most half a step per number, tiny and large ones too. Bits per number: Bits + 32/Group behind the newest rows.
 /// With an eviction, rows die in place until fewer than half of the encoded rows are alive; then the live ones are encoded anew once
 /// (values are moved, not encoded: no further loss), so that bytes stay within twice those of live rows. What that adds to the relative
 /// error of decoded keys, Gaussian rows, 4000 tokens, residual 32 (tests/policies/rebuilding_test.cpp prints it for 2400): H2O with

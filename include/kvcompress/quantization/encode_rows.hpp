@@ -36,9 +36,26 @@ inline simd::native::i32 encode(simd::native::f32 x, simd::native::f32 minimum, 
 template <int Bits, class Scale>
 inline void store_fit(simd::native::f32 low, simd::native::f32 high, Scale* scales, Scale* minima) noexcept {
   namespace vec = simd::native;
-  const vec::f32 range = vec::div(vec::sub(high, low), vec::set(static_cast<float>((1 << Bits) - 1)));
-  vec::store(scales, vec::min(range, vec::set(largest<Scale>)));
-  vec::store(minima, low);
+  constexpr auto top = static_cast<float>((1 << Bits) - 1);
+  const vec::f32 bound = vec::set(largest<Scale>);
+  vec::store(scales, vec::min(vec::div(vec::sub(high, low), vec::set(top)), bound));
+  vec::store(minima, vec::max(vec::min(low, bound), vec::set(-largest<Scale>)));
+  // How far numbers lie out of reach: both products are exact, so this agrees with GroupQuantizer.
+  const vec::f32 step = vec::load(scales);
+  const vec::f32 start = vec::load(minima);
+  const vec::f32 below = vec::sub(vec::sub(start, low), vec::mul(step, vec::set(0.5F)));
+  const vec::f32 above = vec::sub(vec::sub(high, start), vec::mul(step, vec::set(top + 0.5F)));
+  if (vec::reduce_max(vec::max(below, above)) > 0.0F) {
+    float lows[vec::lanes];
+    float highs[vec::lanes];
+    vec::store(lows, low);
+    vec::store(highs, high);
+    for (std::size_t i = 0; i < vec::lanes; ++i) {
+      const GroupQuantizer<Bits, Scale> fitted(lows[i], highs[i]);
+      scales[i] = fitted.scale;
+      minima[i] = fitted.minimum;
+    }
+  }
 }
 
 }  // namespace detail

@@ -84,7 +84,10 @@ class Exact {
     }
     while (front_ + kept + count > blocks_.used() * block_rows) { blocks_.grow(); }
     for (std::size_t r = kept; count > 0 && r > 0; --r) { move(r - 1, r - 1 + count); }
-    for (std::size_t r = 0; r < count; ++r) { kernels::convert(rows + r * dim_, writable(r), dim_); }
+    for (std::size_t r = 0; r < count; ++r) {  // what codes stand for may lie a step beyond what T can hold
+      T* to = writable(r);
+      for (std::size_t c = 0; c < dim_; ++c) { to[c] = T(std::clamp(rows[r * dim_ + c], -largest<T>, largest<T>)); }
+    }
     resize(kept + count);  // last: it gives up blocks
   }
   /// Encodes what is due; here nothing ever is.

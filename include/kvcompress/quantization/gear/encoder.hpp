@@ -221,9 +221,21 @@ class Encoder {
       }
     }
     power_iteration(matrix_, job_.rows, job_.dim, job_.rank, job_.sweeps, p_, q_);
-    const double length = __builtin_sqrt(static_cast<double>(job_.rows));
-    for (std::size_t i = 0; i < job_.rank * job_.rows; ++i) { segment.a()[i] = Scale(static_cast<float>(q_[i] * length)); }
-    for (std::size_t i = 0; i < job_.rank * job_.dim; ++i) { segment.b()[i] = Scale(static_cast<float>(p_[i] / length)); }
+    // Columns of a have length sqrt(rows); where b would be so small that 16 bits lose its digits, both get half of the way there.
+    for (std::size_t j = 0; j < job_.rank; ++j) {
+      double* p = p_ + j * job_.dim;
+      double top = 0.0;
+      for (std::size_t c = 0; c < job_.dim; ++c) { top = std::max(top, p[c] < 0.0 ? -p[c] : p[c]); }
+      double length = __builtin_sqrt(static_cast<double>(job_.rows));
+      top /= length;
+      if (top > 0.0 && top < 0x1p-12) {
+        for (double share = 1.0; top * share * share < 0.25 && share < 0x1p20; share *= 2.0) { length *= 0.5; }
+      }
+      for (std::size_t t = 0; t < job_.rows; ++t) {
+        segment.a()[j * job_.rows + t] = Scale(static_cast<float>(q_[j * job_.rows + t] * length));
+      }
+      for (std::size_t c = 0; c < job_.dim; ++c) { segment.b()[j * job_.dim + c] = Scale(static_cast<float>(p[c] / length)); }
+    }
   }
 
   Job job_;
