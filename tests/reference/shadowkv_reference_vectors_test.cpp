@@ -47,6 +47,9 @@ void expect_layout(const reference::ShadowKVLayout& ours, const conformance::Sha
   same(ours.sparse_end, official.sparse_end);
 }
 
+// The official code divides by the root of 128 whatever the head size, the reference by the root of the head size.
+double to_official_scale(Index dim) { return std::sqrt(static_cast<double>(dim) / 128.0); }
+
 Heads rows_of(const Heads& heads, Index first, Index count) {
   Heads out;
   for (const Matrix& head : heads) { out.push_back(head.middleRows(first, count)); }
@@ -123,7 +126,8 @@ void compare_attended(const conformance::Case& one, const conformance::ShadowKVD
 
 void decode(const conformance::Case& one) {
   const auto given = conformance::shadowkv_decode_case(one);
-  const Heads q = conformance::heads(given.queries);
+  Heads q = conformance::heads(given.queries);
+  for (Matrix& head : q) { head *= to_official_scale(head.cols()); }
   const Heads k = conformance::heads(given.keys);
   const Heads v = conformance::heads(given.values);
   const std::size_t group = q.size() / k.size();
@@ -182,6 +186,7 @@ Rows selected_by_last_query(const conformance::ShadowKVPrefillCase& given, const
     Matrix& query = queries.emplace_back(1, state.lanes[head].keys.cols());
     const std::size_t first = (h + 1) * size - static_cast<std::size_t>(query.cols());  // of the last token
     for (Index c = 0; c < query.cols(); ++c) { query(0, c) = given.last_queries.values[first + static_cast<std::size_t>(c)]; }
+    query *= to_official_scale(query.cols());
   }
   return state.select(static_cast<Index>(head), queries);
 }
