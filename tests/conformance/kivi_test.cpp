@@ -113,13 +113,15 @@ void rounding(const conformance::Case& one) {
   throw conformance::NotCovered(one.path() + ": " + std::to_string(bits) + " bits");
 }
 
-/// Codes of one lane at the end of a stream that differ from the official ones, out of how many.
+/// At the end of a stream: codes that differ from the official ones, out of how many, and the largest differences of the groups' numbers.
 struct Flips {
   std::size_t differ = 0;
   std::size_t all = 0;
+  double scale = 0.0;
+  double minimum = 0.0;
 };
 
-template <int Bits>
+template <int Bits, std::size_t Group>
 void compare_final(const conformance::Case& one, const std::string& which, const auto& store, std::size_t head, std::size_t dim,
                    Flips& flips) {
   if (store.rows() == 0) { return; }
@@ -130,6 +132,20 @@ void compare_final(const conformance::Case& one, const std::string& which, const
   const std::size_t width = array.shape.at(2);
   ASSERT_EQ(lines, keys ? dim : store.rows());
   ASSERT_EQ(width * 32 / Bits, keys ? store.rows() : dim);
+  const reference::Matrix scale = conformance::heads(one.array(keys ? "final_k_scale_HDg" : "final_v_scale_HTg")).at(head);
+  const reference::Matrix minimum = conformance::heads(one.array(keys ? "final_k_min_HDg" : "final_v_min_HTg")).at(head);
+  ASSERT_EQ(static_cast<std::size_t>(scale.rows()), lines);
+  ASSERT_EQ(static_cast<std::size_t>(scale.cols()) * Group, width * 32 / Bits);
+  for (std::size_t line = 0; line < lines; ++line) {
+    for (reference::Index g = 0; g < scale.cols(); ++g) {
+      const auto first = static_cast<std::size_t>(g) * Group;
+      const auto row = static_cast<reference::Index>(line);
+      const double s = static_cast<double>(keys ? store.scale(first, line) : store.scale(line, first));
+      const double m = static_cast<double>(keys ? store.minimum(first, line) : store.minimum(line, first));
+      flips.scale = std::max(flips.scale, std::abs(s - scale(row, g)));
+      flips.minimum = std::max(flips.minimum, std::abs(m - minimum(row, g)));
+    }
+  }
   for (std::size_t line = 0; line < lines; ++line) {
     const auto first = words.begin() + static_cast<std::ptrdiff_t>((head * lines + line) * width);
     const std::vector<std::int32_t> run(first, first + static_cast<std::ptrdiff_t>(width));
@@ -173,10 +189,14 @@ void run_stream(const conformance::Case& one) {
   Flips key_flips;
   Flips value_flips;
   for (std::size_t head = 0; head < k.heads; ++head) {
-    compare_final<Bits>(one, "k", run.cache.keys(0, head).body(), head, k.dim, key_flips);
-    compare_final<Bits>(one, "v", run.cache.values(0, head).body(), head, v.dim, value_flips);
+    compare_final<Bits, Group>(one, "k", run.cache.keys(0, head).body(), head, k.dim, key_flips);
+    compare_final<Bits, Group>(one, "v", run.cache.values(0, head).body(), head, v.dim, value_flips);
   }
   EXPECT_EQ(value_flips.differ, 0U) << "values are not rotated, so their codes are exact";
+  conformance::expect_within(one, "scales of values", value_flips.scale, 0.0);
+  conformance::expect_within(one, "minima of values", value_flips.minimum, 0.0);
+  conformance::expect_within(one, "scales of keys", key_flips.scale, 1e-4);
+  conformance::expect_within(one, "minima of keys", key_flips.minimum, 1e-4);
   const auto share = static_cast<double>(key_flips.differ) / static_cast<double>(std::max<std::size_t>(1, key_flips.all));
   conformance::expect_within(one, "share of key codes off by one", share, 1e-3);  // keys are rotated with other tables
   double largest = 0.0;
@@ -187,10 +207,9 @@ void stream(const conformance::Case& one) {
   with_format(one, [&]<int Bits, std::size_t Group>() { run_stream<Bits, Group>(one); });
 }
 
-TEST(Kivi, ReproducesTheOfficialVectors) {
-  conformance::run_cases(
-      "kivi", {{"quantize_keys", quantize_keys}, {"quantize_values", quantize_values}, {"rounding", rounding}, {"stream", stream}});
-}
+const conformance::Method method(
+    "kivi", {{"quantize_keys", quantize_keys}, {"quantize_values", quantize_values}, {"rounding", rounding}, {"stream", stream}});
+TEST(Kivi, ReproducesTheOfficialVectors) { method.run(); }
 
 // For users without the official vectors: the same path against the shipped reference, on numbers made here.
 TEST(Kivi, HoldsTheCodesOfTheReference) {

@@ -8,7 +8,7 @@
 #include "kvcompress/policies/full.hpp"
 #include "kvcompress/policies/snapkv.hpp"
 #include "kvcompress/reference/snapkv.hpp"
-#include "support/cases.hpp"
+#include "support/kept_sets.hpp"
 #include "support/sequence.hpp"
 
 namespace {
@@ -65,29 +65,14 @@ double deviation(const std::vector<float>& scores, double divide_by, const refer
   return worst;
 }
 
-/// Average pooling: the same rows. Max pooling has exact ties across the cut: the same scores, and everything above the cut.
-void compare_selection(const std::vector<Position>& official, const std::vector<Position>& kept, const std::vector<float>& pooled,
-                       Pooling pooling) {
-  ASSERT_EQ(official.size(), kept.size());
-  if (pooling == Pooling::average) {
-    EXPECT_EQ(official, kept);
-    return;
-  }
-  const auto scores = [&](const std::vector<Position>& rows) {
-    std::vector<float> of;
-    for (const Position row : rows) {
-      if (row < pooled.size()) { of.push_back(pooled[row]); }
-    }
-    std::sort(of.begin(), of.end());
-    return of;
+/// The same rows but for near ties: averages have none in the vectors, maxima are equal for whole neighbourhoods of a row.
+void compare_selection(const conformance::Members& official, const conformance::Members& kept, const std::vector<float>& pooled,
+                       const std::string& what) {
+  const auto score = [&](std::int64_t row) {  // rows of the window have none: they are kept whatever they score
+    const auto at = static_cast<std::size_t>(row);
+    return at < pooled.size() ? static_cast<double>(pooled[at]) : std::numeric_limits<double>::infinity();
   };
-  const auto ours = scores(kept);
-  const auto theirs = scores(official);
-  ASSERT_EQ(ours.size(), theirs.size());
-  for (std::size_t i = 0; i < ours.size(); ++i) { EXPECT_NEAR(ours[i], theirs[i], 5e-6F); }
-  for (std::size_t row = 0; row < pooled.size() && !ours.empty(); ++row) {
-    if (pooled[row] > ours.front() + 5e-6F) { EXPECT_TRUE(std::binary_search(official.begin(), official.end(), row)) << "row " << row; }
-  }
+  conformance::expect_same_set(what, kept, official, score, 5e-6);
 }
 
 void prompt(const conformance::Case& one) {
@@ -118,24 +103,22 @@ void prompt(const conformance::Case& one) {
   double worst_sum = 0.0;
   double worst_pooled = 0.0;
   for (std::size_t head = 0; head < k.heads; ++head) {
-    std::vector<Position> official;
-    for (reference::Index i = 0; i < stored.cols(); ++i) {
-      official.push_back(static_cast<Position>(stored(static_cast<reference::Index>(head), i)));
-    }
-    std::sort(official.begin(), official.end());
-    const auto& scores = Watched::lanes.at(head);
+    const auto official = conformance::members(stored.row(static_cast<reference::Index>(head)).eval().reshaped());
+    const auto kept = conformance::members(run.cache.kept(0, head));
     if (k.tokens < capacity) {
-      EXPECT_EQ(run.cache.kept(0, head), official);
+      EXPECT_EQ(kept, official);
       continue;
     }
+    const auto& scores = Watched::lanes.at(head);
     if (one.has(sum_name)) {
       worst_sum = std::max(worst_sum, deviation(scores.sums, divide_by, conformance::matrix(one.array(sum_name)), head));
     }
     if (one.has("score_pooled")) {
       worst_pooled = std::max(worst_pooled, deviation(scores.pooled, divide_by, conformance::matrix(one.array("score_pooled")), head));
     }
-    compare_selection(official, run.cache.kept(0, head), scores.pooled, pooling);
+    compare_selection(official, kept, scores.pooled, one.path() + " head " + std::to_string(head));
   }
+  conformance::expect_rows_kept(one, "k_out", "v_out", stored, run);
   conformance::expect_within(one, "scores before pooling", worst_sum, 5e-6);
   conformance::expect_within(one, "pooled scores", worst_pooled, 5e-6);
 }
@@ -159,7 +142,15 @@ void scores(const conformance::Case& one) {
   conformance::expect_within(one, "scores", worst, 5e-6);
 }
 
-TEST(SnapKV, ReproducesTheOfficialVectors) { conformance::run_cases("snapkv", {{"prompt", prompt}, {"scores", scores}}); }
+const conformance::Method method("snapkv", {{"prompt", prompt}, {"scores", scores}});
+TEST(SnapKV, ReproducesTheOfficialVectors) {
+  method.run();
+  // A case without a folder: PyramidKV's budgets by layer, which the library does not compute.
+  if (std::filesystem::is_regular_file(conformance::directory() / "snapkv" / "pyramidkv_budgets_L_cap_w_qlen.npy")) {
+    std::cout << "conformance: snapkv/pyramidkv_budgets has no handler, not covered\n";
+    conformance::Tally::get().count("snapkv", conformance::Verdict::not_covered);
+  }
+}
 
 // For users without the official vectors: the same path against the shipped reference, on numbers made here.
 TEST(SnapKV, SelectsWhatTheReferenceSelects) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <fstream>
@@ -14,6 +15,7 @@
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -22,17 +24,28 @@
 #include "kvcompress/reference/attention.hpp"
 #include "kvcompress/reference/rope.hpp"
 #include "support/npy.hpp"
+#include "support/tally.hpp"
 
-/// A case is a folder with a params.json somewhere below <directory>/<method>/. The directory is the compile
-/// definition KVCOMPRESS_CONFORMANCE_DIR; without it, or where it does not exist, tests skip with a sentence.
+/// A case is a folder with a params.json somewhere below <directory>/<method>/. The directory is the environment variable or else the
+/// compile definition KVCOMPRESS_CONFORMANCE_DIR and, where there is none, the few vectors that lie in tests/conformance/vectors.
 namespace kvcompress::conformance {
 
 inline std::filesystem::path directory() {
+  std::string wanted;
 #ifdef KVCOMPRESS_CONFORMANCE_DIR
-  return KVCOMPRESS_CONFORMANCE_DIR;
-#else
-  return {};
+  wanted = KVCOMPRESS_CONFORMANCE_DIR;
 #endif
+  if (const char* const given = std::getenv("KVCOMPRESS_CONFORMANCE_DIR"); given != nullptr) { wanted = given; }
+  if (!wanted.empty() && std::filesystem::is_directory(wanted)) { return wanted; }
+  const std::string missing = "KVCOMPRESS_CONFORMANCE_DIR (" + wanted + ") is no directory, so its official vectors were skipped";
+#ifdef KVCOMPRESS_VECTORS_DIR
+  if (std::filesystem::is_directory(KVCOMPRESS_VECTORS_DIR)) {
+    Tally::get().note(missing + "; the counts are of " KVCOMPRESS_VECTORS_DIR);
+    return KVCOMPRESS_VECTORS_DIR;
+  }
+#endif
+  Tally::get().note(missing);
+  return {};
 }
 
 /// Thrown by a handler that does not know this variant of a kind: counted, not failed.
@@ -45,6 +58,7 @@ struct Case {
   std::string kind;
   std::filesystem::path folder;
   nlohmann::json params;
+  std::string broken{};  // why params.json cannot be read
 
   [[nodiscard]] std::string path() const { return method + "/" + folder.filename().string(); }
 
@@ -52,7 +66,7 @@ struct Case {
   [[nodiscard]] bool has(const std::string& name) const { return !locate(name).empty(); }
   [[nodiscard]] npy::Array array(const std::string& name) const {
     const std::filesystem::path file = locate(name);
-    if (file.empty()) { throw NotCovered(path() + " has no array " + name + ".npy"); }
+    if (file.empty()) { throw std::runtime_error(path() + " has no array " + name + ".npy"); }
     return npy::read(file);
   }
 
@@ -66,7 +80,7 @@ struct Case {
 
   template <class T>
   [[nodiscard]] T get(const std::string& key) const {
-    if (!params.contains(key)) { throw NotCovered(path() + ": params.json has no entry " + key); }
+    if (!params.contains(key)) { throw std::runtime_error(path() + ": params.json has no entry " + key); }
     return params.at(key).get<T>();
   }
 
@@ -89,74 +103,83 @@ struct Case {
   }
 };
 
-/// Cases per "method/kind", and the summary printed when the test program ends.
-class Tally : public ::testing::Environment {
- public:
-  static Tally& get() {
-    static Tally* const tally = new Tally;  // owned by GoogleTest once registered below
-    return *tally;
-  }
-  void ran(const std::string& method, const std::string& kind) { ++counts_[method + "/" + kind].first; }
-  void missed(const std::string& method, const std::string& kind) { ++counts_[method + "/" + kind].second; }
+inline constexpr const char* no_parameters = "(no params.json)";
 
-  void TearDown() override {
-    for (const auto& [name, count] : counts_) {
-      std::cout << "conformance: " << name;
-      if (count.first > 0) { std::cout << " " << count.first << (count.first == 1 ? " case ran" : " cases ran"); }
-      if (count.second > 0) { std::cout << (count.first > 0 ? ", " + std::to_string(count.second) : "") << " not covered"; }
-      std::cout << "\n";
-    }
-  }
-
- private:
-  std::map<std::string, std::pair<int, int>> counts_;  // ran, not covered
-};
-inline ::testing::Environment* const tally_environment = ::testing::AddGlobalTestEnvironment(&Tally::get());
-
-/// Every case folder of a method, in the order of their paths.
+/// Every case of a method, in the order of their paths: its folders with a params.json; a folder without any counts as one case, too.
 inline std::vector<Case> find_cases(const std::string& method) {
+  namespace fs = std::filesystem;
   std::vector<Case> cases;
-  const std::filesystem::path root = directory() / method;
-  if (directory().empty() || !std::filesystem::is_directory(root)) { return cases; }
-  for (const auto& entry : std::filesystem::recursive_directory_iterator(root)) {
-    if (entry.path().filename() != "params.json") { continue; }
-    std::ifstream file(entry.path());
-    nlohmann::json params = nlohmann::json::parse(file);
-    std::string kind = params.value("kind", "unnamed");
-    cases.push_back({method, std::move(kind), entry.path().parent_path(), std::move(params)});
+  const fs::path root = directory() / method;
+  if (directory().empty() || !fs::is_directory(root)) { return cases; }
+  const auto add_below = [&](const fs::path& folder) {
+    const std::size_t before = cases.size();
+    for (const auto& entry : fs::recursive_directory_iterator(folder)) {
+      if (entry.path().filename() != "params.json") { continue; }
+      Case& one = cases.emplace_back(Case{method, "unnamed", entry.path().parent_path(), nlohmann::json::object()});
+      try {
+        std::ifstream file(entry.path());
+        one.params = nlohmann::json::parse(file);
+        one.kind = one.params.value("kind", one.kind);
+      } catch (const std::exception& error) { one.broken = entry.path().string() + ": " + error.what(); }
+    }
+    if (cases.size() == before) { cases.push_back({method, no_parameters, folder, nlohmann::json::object()}); }
+  };
+  for (const auto& entry : fs::directory_iterator(root)) {
+    if (entry.is_directory()) { add_below(entry.path()); }
   }
+  if (cases.empty()) { add_below(root); }
   std::sort(cases.begin(), cases.end(), [](const Case& a, const Case& b) { return a.folder < b.folder; });
   return cases;
 }
 
+/// Failures of the running test up to now.
+inline std::size_t failures() {
+  const ::testing::TestResult& result = *::testing::UnitTest::GetInstance()->current_test_info()->result();
+  std::size_t count = 0;
+  for (int i = 0; i < result.total_part_count(); ++i) { count += result.GetTestPartResult(i).failed() ? 1U : 0U; }
+  return count;
+}
+
 using Handlers = std::map<std::string, std::function<void(const Case&)>>;  // by kind
 
-/// The body of a test: runs every case of a method whose kind has a handler, and counts the others.
+/// The body of a test: runs every case of a method whose kind has a handler, and counts all of them. What cannot be read is wrong.
 inline void run_cases(const std::string& method, const Handlers& handlers) {
-  if (directory().empty() || !std::filesystem::is_directory(directory())) {
-    GTEST_SKIP() << "KVCOMPRESS_CONFORMANCE_DIR names no directory, so no official vectors were run";
-  }
+  if (directory().empty()) { GTEST_SKIP() << "KVCOMPRESS_CONFORMANCE_DIR names no directory, so no official vectors were run"; }
   const std::vector<Case> cases = find_cases(method);
   if (cases.empty()) { GTEST_SKIP() << "there are no official vectors of " << method; }
   for (const Case& one : cases) {
     SCOPED_TRACE(one.path());
+    const std::size_t before = failures();
     const auto handler = handlers.find(one.kind);
-    if (handler == handlers.end()) {
-      std::cout << "conformance: " << one.path() << " is of kind " << one.kind << ", not covered\n";
-      Tally::get().missed(method, one.kind);
-      continue;
-    }
+    Verdict verdict = Verdict::right;
     try {
+      if (!one.broken.empty()) { throw std::runtime_error(one.broken); }
+      if (handler == handlers.end()) { throw NotCovered(one.path() + " is of kind " + one.kind + ", not covered"); }
       handler->second(one);
-      Tally::get().ran(method, one.kind);
     } catch (const NotCovered& why) {
       std::cout << "conformance: " << why.what() << "\n";
-      Tally::get().missed(method, one.kind);
+      verdict = Verdict::not_covered;
     } catch (const std::exception& error) {  // a broken file must not hide the cases after it
       ADD_FAILURE() << error.what();
     }
+    Tally::get().count(method, failures() > before ? Verdict::wrong : verdict);
   }
 }
+
+/// A method and its handlers. Made before main, so that methods without handlers can be told from the others.
+class Method {
+ public:
+  Method(std::string name, Handlers handlers) : name_(std::move(name)), handlers_(std::move(handlers)) { names().insert(name_); }
+  void run() const { run_cases(name_, handlers_); }
+  static std::set<std::string>& names() {
+    static std::set<std::string> names;
+    return names;
+  }
+
+ private:
+  std::string name_;
+  Handlers handlers_;
+};
 
 /// An array (heads, tokens, dim) as one matrix (tokens, dim) per head.
 inline std::vector<reference::Matrix> heads(const npy::Array& array) {

@@ -112,11 +112,13 @@ inline Handlers handlers(const Compress& compress, const Iterate& iterate, doubl
   };
   const auto power = [=](const Case& one) {
     const auto x = heads(one.any({"X", "x"}));
+    bool any = false;
     for (int rank = 1; rank <= 64; ++rank) {
       const std::string r = std::to_string(rank);
       for (int sweeps = 1; sweeps <= 64; ++sweeps) {
         const std::string name = "Y_r" + r + "_loop" + std::to_string(sweeps);
         if (!one.has(name)) { continue; }
+        any = true;
         const auto start = heads(one.any({"P0_r" + r, "P0"}));
         const auto expected = heads(one.array(name));
         std::vector<Matrix> actual;
@@ -130,6 +132,7 @@ inline Handlers handlers(const Compress& compress, const Iterate& iterate, doubl
         compare(one, name, actual, expected, sweeps <= 3 ? 1e-5 : rank <= 4 ? 1e-3 : 1e-2);
       }
     }
+    if (!any) { throw NotCovered(one.path() + " has no array Y_r<rank>_loop<sweeps>"); }
   };
   return {{"backbone", backbone}, {"cluster", backbone},    {"compress", compressed},          {"sparse_only", compressed},
           {"sparse", compressed}, {"outliers", compressed}, {"compress_canonical", canonical}, {"power_iteration", power}};

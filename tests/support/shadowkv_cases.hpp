@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "support/cases.hpp"
+#include "support/kept_sets.hpp"
 
 namespace kvcompress::conformance {
 
@@ -68,19 +68,6 @@ struct ShadowKVDecodeCase {
   std::vector<Attended> attended{};
 };
 
-/// A case of kind "prefill_offload_class": fast memory after the prompt, inputs of its own. Its arrays are
-/// told by the beginning of their names and by their sizes.
-struct ShadowKVPrefillCase {
-  ShadowKVParameters of{};
-  npy::Array keys{};          // (KV heads, prompt, dim), not rotated
-  npy::Array values{};        // (KV heads, prompt, dim)
-  npy::Array last_queries{};  // (query heads, dim) or (query heads, 1, dim), rotated; perhaps none
-  npy::Array key_buffer{};    // (KV heads, at least sparse_end, dim)
-  npy::Array value_buffer{};  // the same
-  Sets outliers{};            // empty where the case has none
-  Sets selected{};            // empty where the case has none
-};
-
 namespace detail {
 
 inline npy::Array optional_array(const Case& one, const std::string& name) { return one.has(name) ? one.array(name) : npy::Array{}; }
@@ -97,13 +84,18 @@ inline Sets sets_of(const npy::Array& array) {
   return sets;
 }
 
-inline ShadowKVParameters shadowkv_parameters(const Case& one) {
+/// Without the layout.
+inline ShadowKVParameters shadowkv_common_parameters(const Case& one) {
   ShadowKVParameters out;
   out.sparse_tokens = one.get<std::size_t>("sparse_budget");
   out.chunk = one.params.value("chunk", out.chunk);
   out.rank = one.params.value("rank", out.rank);
   out.local_chunks = one.params.value("local_chunks", out.local_chunks);
   out.rope = one.rope();
+  return out;
+}
+inline ShadowKVParameters shadowkv_parameters(const Case& one) {
+  ShadowKVParameters out = shadowkv_common_parameters(one);
   // The same seven numbers lie in layout.npy.
   const auto places = optional_array(one, "layout").as<std::size_t>();
   const nlohmann::json given = one.params.value("layout", nlohmann::json::object());
@@ -115,25 +107,6 @@ inline ShadowKVParameters shadowkv_parameters(const Case& one) {
   out.layout = {read("prompt", 0),          read("context_chunks", 1), read("local_tokens", 2), read("outlier_chunks", 3),
                 read("selected_chunks", 6), read("sparse_start", 4),   read("sparse_end", 5)};
   return out;
-}
-
-/// The first array in the case's own folder whose name begins so and whose shape suits.
-template <class Suits>
-npy::Array own_array(const Case& one, const std::vector<std::string>& beginnings, Suits suits) {
-  for (const std::string& beginning : beginnings) {
-    std::vector<std::filesystem::path> files;
-    for (const auto& entry : std::filesystem::directory_iterator(one.folder)) {
-      std::string name = entry.path().filename().string();
-      if (entry.path().extension() != ".npy" || name.rfind(beginning, 0) != 0) { continue; }
-      files.push_back(entry.path());
-    }
-    std::sort(files.begin(), files.end());
-    for (const auto& file : files) {
-      npy::Array array = npy::read(file);
-      if (suits(array)) { return array; }
-    }
-  }
-  return {};
 }
 
 }  // namespace detail
@@ -171,48 +144,14 @@ inline ShadowKVDecodeCase shadowkv_decode_case(const Case& one) {
   return out;
 }
 
-inline ShadowKVPrefillCase shadowkv_prefill_case(const Case& one) {
-  ShadowKVPrefillCase out;
-  out.of = detail::shadowkv_parameters(one);
-  const ShadowKVPlaces& at = out.of.layout;
-  const auto of_prompt = [&](const npy::Array& a) { return a.shape.size() == 3 && a.shape[1] == at.prompt; };
-  const auto buffer = [&](const npy::Array& a) {
-    const std::size_t landmarks = at.context_chunks - at.outlier_chunks;
-    return a.shape.size() == 3 && a.shape[1] >= at.sparse_end && a.shape[1] < at.prompt && a.shape[1] != landmarks;
-  };
-  const auto chunks = [&](std::size_t count) {
-    return [count](const npy::Array& a) { return a.shape.size() == 2 && count > 0 && a.shape[1] == count; };
-  };
-  out.keys = detail::own_array(one, {"k_prerope", "k", "K"}, of_prompt);
-  out.values = detail::own_array(one, {"v", "V"}, of_prompt);
-  out.last_queries = detail::own_array(one, {"q_last", "q_postrope", "q", "Q", "last"}, [&](const npy::Array& a) {
-    return !out.keys.shape.empty() && !a.shape.empty() && a.shape.back() == out.keys.shape[2];
-  });
-  out.key_buffer = detail::own_array(one, {"k", "K"}, buffer);
-  out.value_buffer = detail::own_array(one, {"v", "V"}, buffer);
-  out.outliers = detail::sets_of(detail::own_array(one, {"outlier"}, chunks(at.outlier_chunks)));
-  out.selected = detail::sets_of(detail::own_array(one, {"selected", "initial", "position", "pos"}, chunks(at.selected_chunks)));
-  if (out.keys.shape.empty() || out.values.shape.empty()) {
-    throw NotCovered(one.path() + " has no keys and values of the prompt whose names begin with k and v");
-  }
-  if (out.key_buffer.shape.empty() || out.value_buffer.shape.empty()) {
-    throw NotCovered(one.path() + " has no buffers of keys and values whose names begin with k and v");
-  }
-  return out;
-}
-
-/// Whether two sets differ only in members whose scores lie within `margin` of the cut. `larger` says that
-/// the largest scores are in the set; scores belong to the numbers 0, 1, 2, ...
+/// Whether two sets differ only by near ties, which are counted. `larger` says that the largest scores are in the set; scores belong to
+/// the numbers 0, 1, 2, ...
 inline bool same_but_near_ties(const reference::Rows& ours, const reference::Rows& official, const reference::Vector& scores, double margin,
                                bool larger) {
-  if (ours.size() != official.size()) { return false; }
-  if (ours.empty()) { return true; }
-  const double sign = larger ? 1.0 : -1.0;
-  double cut = sign * scores(ours.front());
-  for (const reference::Index i : ours) { cut = std::min(cut, sign * scores(i)); }
-  return std::all_of(official.begin(), official.end(), [&](reference::Index i) {
-    return std::find(ours.begin(), ours.end(), i) != ours.end() || sign * scores(i) >= cut - margin;
-  });
+  const auto score = [&](std::int64_t i) { return (larger ? 1.0 : -1.0) * scores(static_cast<reference::Index>(i)); };
+  const auto ties = near_ties(members(ours), members(official), score, margin);
+  Tally::get().near_ties(ties.value_or(0));
+  return ties.has_value();
 }
 
 /// The largest absolute number.

@@ -104,17 +104,28 @@ inline void read_layer_range(const Case& one, XkvCase& out) {
 
 }  // namespace detail
 
+/// A rank of params.json, 0 where there is none. "full" is as many as a group of those layers can have.
+inline std::size_t rank_param(const Case& one, const std::vector<std::string>& keys, const std::vector<npy::Array>& layers,
+                              std::size_t layers_per_group) {
+  const auto given = first_param<nlohmann::json>(one, keys, 0);
+  if (!given.is_string()) { return given.get<std::size_t>(); }
+  if (given == "exact" || given == "none") { return 0; }
+  if (given != "full") { throw NotCovered(one.path() + ": rank " + given.get<std::string>()); }
+  const auto& shape = layers.front().shape;  // heads, tokens, dim
+  return std::min(shape.at(1), std::min(layers_per_group, layers.size()) * shape.at(0) * shape.at(2));
+}
+
 inline XkvCase xkv_compress_case(const Case& one) {
   XkvCase out;
+  out.keys = layers_of(one.any({"K_prerope_LHTd"}));
+  out.values = layers_of(one.any({"V_LHTd"}));
   out.layers_per_group = first_param<std::size_t>(one, {"layers_per_group", "group_size", "layers_in_group"}, 4);
-  out.rank_keys = first_param<std::size_t>(one, {"rank_keys", "rank_k", "rank"}, 0);
-  out.rank_values = first_param<std::size_t>(one, {"rank_values", "rank_v"}, 0);
+  out.rank_keys = rank_param(one, {"rank_keys", "rank_k", "rank"}, out.keys, out.layers_per_group);
+  out.rank_values = rank_param(one, {"rank_values", "rank_v"}, out.values, out.layers_per_group);
   if (detail::turned_off(one, {"merge_keys", "merge_key", "compress_keys"})) { out.rank_keys = 0; }
   if (detail::turned_off(one, {"merge_values", "merge_value", "compress_values", "values"})) { out.rank_values = 0; }
   if (out.rank_keys + out.rank_values == 0) { throw NotCovered(one.path() + ": params.json has no rank"); }
   out.rope = one.rope();
-  out.keys = layers_of(one.any({"K_prerope_LHTd"}));
-  out.values = layers_of(one.any({"V_LHTd"}));
   out.decode_keys = detail::optional_layers(one, "k_decode_prerope_LHNd");
   out.decode_values = detail::optional_layers(one, "v_decode_LHNd");
   out.keys_before_rope = detail::optional_layers(one, "K_hat_prerope_LHTd");
@@ -140,7 +151,7 @@ inline XkvCase xkv_latents_case(const Case& one) {
   }
   if (out.keys.empty() || out.keys_before_rope.empty()) { throw NotCovered(one.path() + " has no latent*.npy before and *hat*.npy after"); }
   out.layers_per_group = first_param<std::size_t>(one, {"layers_per_group", "group_size", "layers_in_group"}, 4);
-  out.rank_keys = first_param<std::size_t>(one, {"rank_keys", "rank_latents", "rank_k", "rank"}, 0);
+  out.rank_keys = rank_param(one, {"rank_keys", "rank_latents", "rank_k", "rank"}, out.keys, out.layers_per_group);
   if (out.rank_keys == 0) { throw NotCovered(one.path() + ": params.json has no rank"); }
   detail::read_layer_range(one, out);
   return out;
