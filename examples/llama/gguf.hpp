@@ -152,11 +152,9 @@ inline Gguf::Unplaced Gguf::parse_tensor() {
   std::array<std::uint64_t, 4> shape = {1, 1, 1, 1};
   for (std::uint32_t i = 0; i < dimensions; ++i) { shape.at(i) = reader_.number<std::uint64_t>("a tensor dimension"); }
   const auto raw_format = reader_.number<std::uint32_t>("a tensor type");
-  if (!is_supported(raw_format)) {
-    fail("{}: tensor {} has type {}; this engine reads F32 (0), F16 (1), Q4_0 (2), Q8_0 (8) and BF16 (30).", file_, in_quotes(name),
-         raw_format);
-  }
-  tensor.format = static_cast<Format>(raw_format);
+  const FormatInfo* format = find_format(raw_format);
+  if (format == nullptr) { fail("{}: tensor {} has type {}; this engine reads {}.", file_, in_quotes(name), raw_format, format_names()); }
+  tensor.format = format->format;
   // No tensor has more elements than four per byte of the file: this bounds every product below.
   const std::uint64_t most = 4 * static_cast<std::uint64_t>(mapped_.bytes().size());
   std::uint64_t elements = 1;
@@ -169,8 +167,9 @@ inline Gguf::Unplaced Gguf::parse_tensor() {
   }
   tensor.columns = static_cast<std::size_t>(shape[0]);
   tensor.rows = static_cast<std::size_t>(elements / shape[0]);
-  if (is_blocked(tensor.format) && tensor.columns % block_columns != 0) {
-    fail("{}: tensor {} is quantised in blocks of {}, but its rows have {} values.", file_, in_quotes(name), block_columns, tensor.columns);
+  if (tensor.columns % format->values != 0) {
+    fail("{}: tensor {} is quantised in blocks of {}, but its rows have {} values.", file_, in_quotes(name), format->values,
+         tensor.columns);
   }
   const auto offset = reader_.number<std::uint64_t>("a tensor offset");
   const auto [place, fresh] = tensors_.emplace(name, tensor);
