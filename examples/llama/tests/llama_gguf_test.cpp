@@ -93,24 +93,24 @@ TEST(LlamaGguf, SaysWhatIsWrongWithTheMetadata) {
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.value("general.alignment", std::string("x")); }), "must be an integer"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.value("llama.rope.freq_base", -1.0F); }), "RoPE base -1"));
   EXPECT_TRUE(
-      says(refusal_with([](tiny::Writer& w) { w.value("llama.rope.scaling.type", std::string("yarn")); }), "scales RoPE by \"yarn\""));
+      says(refusal_with([](tiny::Writer& w) { w.value("llama.rope.scaling.type", std::string("cubic")); }), "scales RoPE by \"cubic\""));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.value("llama.block_count", 2U); }), "appears twice"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.array("llama.rope.freq_base", std::vector<float>{}); }), "must be a single value"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.value("tokenizer.ggml.bos_token_id", 4000U); }),
                    "\"tokenizer.ggml.bos_token_id\" is 4000; the vocabulary has 262 tokens."));
   tiny::Writer other;
   other.value("general.architecture", std::string("mamba\x1B[2J"));
-  EXPECT_TRUE(says(refusal(other.bytes()), "has architecture \"mamba?[2J\"; this engine runs \"llama\"."));
+  EXPECT_TRUE(says(refusal(other.bytes()), "has architecture \"mamba?[2J\"; this engine runs \"llama\" and \"qwen2\"."));
 }
 
 TEST(LlamaGguf, SaysWhatIsWrongWithTheTensors) {
   const std::string good = tiny::Model{}.write().bytes();
   EXPECT_TRUE(says(refusal(replaced(good, "blk.1.ffn_up.weight", "blk.1.ffn_UP.weight")), "\"blk.1.ffn_up.weight\" is missing"));
-  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("blk.0.attn_q.bias", {4}, 0, std::string(16, '\0')); }),
-                   "has a tensor \"blk.0.attn_q.bias\" that this engine does not know"));
+  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("blk.0.attn_q_norm.weight", {4}, 0, std::string(16, '\0')); }),
+                   "has a tensor \"blk.0.attn_q_norm.weight\" that this engine does not know"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("rope_freqs.weight", {5}, 0, std::string(20, '\0')); }),
                    "\"rope_freqs.weight\" has 1 rows of 5; its metadata calls for 1 rows of 4."));
-  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {32}, 12, std::string(99, '\0')); }), "has type 12"));
+  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {32}, 9, std::string(99, '\0')); }), "has type 9; this engine reads F32 (0), F16 (1), "));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {33}, 8, std::string(99, '\0')); }), "in blocks of 32"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {}, 0, ""); }), "has 0 dimensions"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {1U << 30, 1U << 30, 1U << 30}, 0, ""); }), "has shape"));

@@ -69,7 +69,9 @@ TEST(SentencePiece, RefusesATokenOutsideTheVocabulary) {
 
 llama::Vocabulary byte_level(const char* rule) {
   const tiny::TemporaryFile file;
-  file.write(tiny::Model{}.write([&](tiny::Writer& out) { out.value("tokenizer.ggml.pre", std::string(rule)); }).bytes());
+  tiny::Model model;
+  model.rule = rule;
+  file.write(model.write().bytes());
   return llama::Vocabulary(llama::Gguf(file.path()));
 }
 
