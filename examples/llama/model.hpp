@@ -195,9 +195,9 @@ inline std::vector<float> Model::read_rope_divisors(const RopeScaling& scaling) 
   const std::size_t pairs = config.rope_dims / 2;
   std::vector<float> divisors(pairs, 1.0F);
   if (scaling.kind == RopeScaling::Kind::longrope) {
-    const std::vector<float> longer = vector("rope_factors_long.weight", pairs);
-    const std::vector<float> shorter = vector("rope_factors_short.weight", pairs);
-    divisors = static_cast<double>(config.context) > scaling.original_context ? longer : shorter;
+    const bool longer = static_cast<double>(config.context) > scaling.original_context;
+    divisors = vector(longer ? "rope_factors_long.weight" : "rope_factors_short.weight", pairs);
+    static_cast<void>(vector_or_none(longer ? "rope_factors_short.weight" : "rope_factors_long.weight", pairs));
   }
   if (has("rope_freqs.weight")) { divisors = vector("rope_freqs.weight", pairs); }
   for (const float divisor : divisors) {

@@ -352,8 +352,8 @@ inline std::string Vocabulary::decode(std::span<const Token> tokens) const {
   bool begins = adds_space_;  // a stretch of text, in front of which encode() put a space
   for (const Token token : tokens) {
     const std::string next = piece(token);
-    result += begins && next.starts_with(' ') ? std::string_view(next).substr(1) : next;
     const bool cut_out = kinds_[token] == Kind::user_defined && texts_[token].find(space_mark) == std::string::npos;
+    result += begins && !cut_out && next.starts_with(' ') ? std::string_view(next).substr(1) : next;
     begins = adds_space_ && (cut_out || (begins && next.empty()));
   }
   return result;
