@@ -135,9 +135,12 @@ inline void Vocabulary::load_tokens(const Gguf& gguf) {
 inline void Vocabulary::load_kinds(const Gguf& gguf) {
   kinds_.assign(texts_.size(), Kind::normal);
   if (!gguf.has("tokenizer.ggml.token_type")) {
-    if (bos_) { kinds_[*bos_] = Kind::control; }
-    if (eos_) { kinds_[*eos_] = Kind::control; }
-    if (unknown_) { kinds_[*unknown_] = Kind::unknown; }
+    const auto mark = [&](std::optional<Token> token, Kind kind) {
+      if (token && texts_[*token].starts_with('<') && texts_[*token].ends_with('>')) { kinds_[*token] = kind; }
+    };
+    mark(bos_, Kind::control);
+    mark(eos_, Kind::control);
+    mark(unknown_, Kind::unknown);
     return;
   }
   const auto kinds = gguf.integers("tokenizer.ggml.token_type");
