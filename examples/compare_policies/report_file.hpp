@@ -74,12 +74,13 @@ class ReportFile {
       to.replaceable = false;
       if (!may_write(path_)) { to.refusal = "permission denied"; }
     } else {
+      error.clear();  // that nothing is there is no error
       if (to.exists) { to.path = fs::canonical(path_, error); }
       fs::path folder = to.path.parent_path();
       if (folder.empty()) { folder = "."; }
       if (error) {
         to.refusal = error.message();
-      } else if (!fs::is_directory(folder, error)) {
+      } else if (std::error_code ignored; !fs::is_directory(folder, ignored)) {
         to.refusal = folder.string() + " is no directory";
       } else if (!may_write(folder) || (to.exists && !may_write(to.path))) {
         to.refusal = "permission denied";
