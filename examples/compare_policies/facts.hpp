@@ -29,9 +29,9 @@ inline std::vector<Fact> model_facts(const llama::Model& model, const std::files
       {"Model",
        fmt::format("{} ({}), {:.2f} million parameters, {:.1f} MB", model.gguf.text_or("general.name", "unnamed"), path.filename().string(),
                    static_cast<double>(parameters) / 1e6, static_cast<double>(std::filesystem::file_size(path)) / 1e6)},
-      {"Architecture",
-       fmt::format("Llama: {} layers, {} query heads and {} KV heads of {} channels, vocabulary {}, context {}, RoPE base {}", c.layers,
-                   c.query_heads, c.kv_heads, c.head_dim, c.vocabulary, c.context, c.rope_base)},
+      {"Architecture", fmt::format("{}: {} layers, {} query heads and {} KV heads of {} channels, vocabulary {}, context {}, RoPE base {}",
+                                   c.rope_halves ? "Qwen2" : "Llama", c.layers, c.query_heads, c.kv_heads, c.head_dim, c.vocabulary,
+                                   c.context, c.rope_base)},
       {"KV cache", fmt::format("{} numbers per token, {} bytes in f16", 2 * c.layers * c.kv_heads * c.head_dim,
                                4 * c.layers * c.kv_heads * c.head_dim)},
   };

@@ -15,6 +15,7 @@
 #include "compare_policies/progress.hpp"
 #include "compare_policies/protocol.hpp"
 #include "compare_policies/report.hpp"
+#include "compare_policies/report_file.hpp"
 
 namespace {
 
@@ -79,7 +80,13 @@ void run(Options& o, const std::string& command) {
   o.setup.budget = comparison::budget_rows(o.budget, o.setup.context / 2);
   o.setup.policies = comparison::read_policies(o.policies, o.setup.budget, o.setup.context / 2);
   std::optional<comparison::ReportFile> report;
-  if (!o.report.empty()) { report.emplace(o.report); }
+  if (!o.report.empty()) { report.emplace("--report", o.report); }
+  for (const std::string& input : {o.setup.model, o.setup.text}) {
+    std::error_code not_there;
+    if (report && std::filesystem::equivalent(o.report, input, not_there)) {
+      throw comparison::BadArgument("--report " + o.report + ": would replace what is read");
+    }
+  }
   comparison::Comparison result = comparison::compare_policies(o.setup);
   const std::filesystem::path model(o.setup.model);
   result.model = comparison::model_facts(llama::Model(model), model);
@@ -88,9 +95,9 @@ void run(Options& o, const std::string& command) {
   result.machine = comparison::machine_facts(comparison::simd_backend());
   result.date = comparison::date_now();
   result.command = command;
-  if (report) { report->write(result); }
-  fmt::print("{}", comparison::formatted(result, o.format));
+  fmt::print("{}", comparison::formatted(result, o.format));  // first, so that a report that fails does not take it along
   if (std::fflush(stdout) != 0) { throw std::runtime_error("standard output cannot be written"); }
+  if (report) { report->write(comparison::html_report(result)); }
 }
 
 }  // namespace

@@ -2,8 +2,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <filesystem>
-#include <fstream>
 #include <string>
 
 #include "compare_policies/results.hpp"
@@ -13,20 +11,7 @@ namespace comparison {
 /// The results as "table", "json" or "csv".
 std::string formatted(const Comparison& comparison, const std::string& format);
 
-/// A file that appears only when it is complete: opened before the work, so that a bad path is known at once.
-class ReportFile {
- public:
-  explicit ReportFile(std::filesystem::path path);
-  ReportFile(const ReportFile&) = delete;
-  ReportFile& operator=(const ReportFile&) = delete;
-  ~ReportFile();
-
-  void write(const Comparison& comparison);
-
- private:
-  std::filesystem::path path_;
-  std::filesystem::path part_;
-  std::ofstream file_;
-};
+/// The results as one HTML file that needs nothing else.
+std::string html_report(const Comparison& comparison);
 
 }  // namespace comparison

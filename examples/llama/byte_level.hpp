@@ -44,6 +44,7 @@ inline std::array<std::string, 256> byte_characters() {
 enum class WordRule {
   gpt2,    // 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
   smollm,  // the same after every digit was cut out by itself
+  qwen2,   // as llama3, and every digit stands alone
   llama3,  // (?i:'s|...)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|
            // ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+
 };
@@ -102,6 +103,7 @@ class WordCutter {
     return symbol ? Kind::other : Kind::letter;
   }
 
+  [[nodiscard]] bool like_llama3() const { return rule_ == WordRule::llama3 || rule_ == WordRule::qwen2; }
   [[nodiscard]] Kind kind(std::size_t i) const { return characters_[std::min(i, characters_.size() - 1)].kind; }
   [[nodiscard]] std::size_t start(std::size_t i) const { return characters_[std::min(i, characters_.size() - 1)].start; }
   [[nodiscard]] char ascii(std::size_t i) const { return kind(i) == Kind::end ? '\0' : text_[start(i)]; }
@@ -114,12 +116,14 @@ class WordCutter {
 
   /// Characters of the word that starts at character i: the alternatives of the pattern, in its order.
   [[nodiscard]] std::size_t word(std::size_t i) const {
-    const bool llama3 = rule_ == WordRule::llama3;
+    const bool llama3 = like_llama3();
     if (const std::size_t length = contraction(i); length > 0) { return length; }
     const std::size_t blank = ascii(i) == ' ' ? 1 : 0;
     const bool glue = llama3 ? kind(i) == Kind::space || kind(i) == Kind::other : blank == 1;
     if (const std::size_t lead = glue ? 1 : 0; kind(i + lead) == Kind::letter) { return lead + run(i + lead, Kind::letter); }
-    if (kind(i) == Kind::digit && rule_ != WordRule::gpt2) { return std::min<std::size_t>(run(i, Kind::digit), llama3 ? 3 : 1); }
+    if (kind(i) == Kind::digit && rule_ != WordRule::gpt2) {
+      return std::min<std::size_t>(run(i, Kind::digit), rule_ == WordRule::llama3 ? 3 : 1);
+    }
     if (kind(i + blank) == Kind::digit && rule_ == WordRule::gpt2) { return blank + run(i + blank, Kind::digit); }
     if (kind(i + blank) == Kind::other) {
       const std::size_t length = blank + run(i + blank, Kind::other);
@@ -132,7 +136,7 @@ class WordCutter {
     if (ascii(i) != '\'') { return 0; }
     const auto lower = [&](std::size_t at) {
       const char c = ascii(at);
-      return rule_ == WordRule::llama3 && c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+      return like_llama3() && c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
     };
     const char first = lower(i + 1);
     const char second = lower(i + 2);
@@ -148,7 +152,7 @@ class WordCutter {
       ++length;
       if (kind(i + length - 1) == Kind::line_end) { line_end = length; }
     }
-    if (rule_ == WordRule::llama3 && line_end > 0) { return line_end; }
+    if (like_llama3() && line_end > 0) { return line_end; }
     // \s+(?!\S) leaves the last space to the word that follows; a digit of smollm is a cut of its own and
     // takes none.
     const bool keeps_all = kind(i + length) == Kind::end || (rule_ == WordRule::smollm && kind(i + length) == Kind::digit);

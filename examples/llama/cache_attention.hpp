@@ -24,7 +24,7 @@ inline kvcompress::Shape shape_of(const Model& model, std::vector<double>& frequ
   shape.head_dim = config.head_dim;
   shape.keys = kvcompress::KeyForm::rotated;
   shape.rope.theta = config.rope_base;
-  shape.rope.pairing = kvcompress::RopePairing::interleaved;
+  shape.rope.pairing = config.rope_halves ? kvcompress::RopePairing::half_split : kvcompress::RopePairing::interleaved;
   shape.rope.rotary_dim = config.rope_dims;
   shape.rope.scale = 1.0 / config.rope_scale;
   bool even = true;

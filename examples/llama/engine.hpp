@@ -31,7 +31,9 @@ struct Slice {
 /// number of threads, on how many tokens are given at once, nor on which slices are given together.
 class Engine {
  public:
-  explicit Engine(const std::filesystem::path& path, std::size_t threads = 1) : model_(path), pool_(threads) {}
+  /// `context` positions will be used, 0 for all that the model knows.
+  explicit Engine(const std::filesystem::path& path, std::size_t threads = 1, std::size_t context = 0)
+      : model_(path, context), pool_(threads) {}
 
   [[nodiscard]] const Model& model() const noexcept { return model_; }
   [[nodiscard]] const Config& config() const noexcept { return model_.config; }
@@ -60,7 +62,8 @@ class Engine {
 
   void normalise(const std::vector<float>& weight);
   void rotate(std::vector<float>& heads, std::size_t count);
-  void add_product(const Tensor& weights, const std::vector<float>& in);
+  void add_bias(std::vector<float>& rows, const std::vector<float>& bias) const;
+  void add_product(const Tensor& weights, const std::vector<float>& bias, const std::vector<float>& in);
 
   Model model_;
   ThreadPool pool_;
@@ -109,6 +112,9 @@ inline void Engine::attend(const Layer& layer, std::size_t index, std::span<cons
   normalise(layer.attention_norm);
   const Product products[] = {{&layer.query, queries_.data()}, {&layer.key, keys_.data()}, {&layer.value, values_.data()}};
   multiply(products, normed_.data(), rows_, pool_);
+  add_bias(queries_, layer.query_bias);
+  add_bias(keys_, layer.key_bias);
+  add_bias(values_, layer.value_bias);
   rotate(queries_, c.query_heads);
   rotate(keys_, c.kv_heads);
 
@@ -142,7 +148,7 @@ inline void Engine::attend(const Layer& layer, std::size_t index, std::span<cons
       }
     });
   }
-  add_product(layer.attention_output, mixed_);
+  add_product(layer.attention_output, layer.attention_output_bias, mixed_);
 }
 
 /// stream += Wdown (silu(Wgate norm(stream)) * Wup norm(stream))
@@ -155,7 +161,7 @@ inline void Engine::feed_forward(const Layer& layer) {
     for (std::size_t i = first * hidden; i < last * hidden; ++i) { gate_[i] *= up_[i] / (1.0F + std::exp(-gate_[i])); }
   };
   pool_.parallel_for(rows_, activate);
-  add_product(layer.down, gate_);
+  add_product(layer.down, {}, gate_);
 }
 
 /// logits = Wout norm(stream), for the rows that were asked for.
@@ -201,8 +207,8 @@ inline void Engine::find_angles(std::span<const Slice> slices) {
     for (std::size_t t = 0; t < slice.tokens.size(); ++t) {
       for (const double frequency : model_.rope_frequency) {
         const double angle = static_cast<double>(slice.position + t) * frequency;
-        cosine_[at] = static_cast<float>(std::cos(angle));
-        sine_[at] = static_cast<float>(std::sin(angle));
+        cosine_[at] = static_cast<float>(config().rope_magnitude * std::cos(angle));
+        sine_[at] = static_cast<float>(config().rope_magnitude * std::sin(angle));
         ++at;
       }
     }
@@ -212,21 +218,32 @@ inline void Engine::find_angles(std::span<const Slice> slices) {
 /// RoPE in place. heads: (rows, count, head_dim)
 inline void Engine::rotate(std::vector<float>& heads, std::size_t count) {
   const std::size_t pairs = config().rope_dims / 2;
+  const std::size_t step = config().rope_halves ? 1 : 2;       // from a pair to the next
+  const std::size_t apart = config().rope_halves ? pairs : 1;  // from the first of a pair to its second
   for (std::size_t i = 0; i < rows_ * count; ++i) {
     float* head = heads.data() + i * config().head_dim;
     const float* cosine = cosine_.data() + i / count * pairs;
     const float* sine = sine_.data() + i / count * pairs;
     for (std::size_t p = 0; p < pairs; ++p) {
-      const float x = head[2 * p];
-      const float y = head[2 * p + 1];
-      head[2 * p] = x * cosine[p] - y * sine[p];
-      head[2 * p + 1] = x * sine[p] + y * cosine[p];
+      const float x = head[step * p];
+      const float y = head[step * p + apart];
+      head[step * p] = x * cosine[p] - y * sine[p];
+      head[step * p + apart] = x * sine[p] + y * cosine[p];
     }
   }
 }
 
-inline void Engine::add_product(const Tensor& weights, const std::vector<float>& in) {
+/// rows += bias, for each row; nothing when there is none. rows: (rows, bias.size())
+inline void Engine::add_bias(std::vector<float>& rows, const std::vector<float>& bias) const {
+  if (bias.empty()) { return; }
+  for (std::size_t row = 0; row < rows_; ++row) {
+    for (std::size_t i = 0; i < bias.size(); ++i) { rows[row * bias.size() + i] += bias[i]; }
+  }
+}
+
+inline void Engine::add_product(const Tensor& weights, const std::vector<float>& bias, const std::vector<float>& in) {
   multiply(weights, in.data(), rows_, update_.data(), pool_);
+  add_bias(update_, bias);
   for (std::size_t i = 0; i < rows_ * config().dim; ++i) { stream_[i] += update_[i]; }
 }
 

@@ -34,9 +34,12 @@ class Gguf {
   /// The path, for messages.
   [[nodiscard]] const std::string& file() const noexcept { return file_; }
 
+  /// All keys of the metadata, in alphabetical order.
+  [[nodiscard]] std::vector<std::string_view> keys() const;
   // Metadata. The plain forms raise an Error when the key is missing; all of them do when it has another
   // type.
   [[nodiscard]] bool has(std::string_view key) const { return values_.find(key) != values_.end(); }
+  [[nodiscard]] bool is_array(std::string_view key) const { return has(key) && value(key).is_array; }
   [[nodiscard]] std::uint64_t integer(std::string_view key) const { return integer_at(key, scalar(key), 0); }
   [[nodiscard]] std::uint64_t integer_or(std::string_view key, std::uint64_t other) const { return has(key) ? integer(key) : other; }
   [[nodiscard]] double real(std::string_view key) const { return real_at(key, scalar(key), 0); }
@@ -68,6 +71,7 @@ class Gguf {
   };
 
   // The parser.
+  void refuse_part() const;
   Type read_type(std::string_view what);
   void parse_value();
   struct Unplaced {
@@ -103,9 +107,20 @@ inline Gguf::Gguf(const std::filesystem::path& path) : file_(path.string()), map
   const auto values = reader_.number<std::uint64_t>("the metadata count");
   // Nothing is reserved from a count: each entry takes bytes, so a false count runs into the end of the file.
   for (std::uint64_t i = 0; i < values; ++i) { parse_value(); }
+  refuse_part();
   std::vector<Unplaced> unplaced;
   for (std::uint64_t i = 0; i < tensors; ++i) { unplaced.push_back(parse_tensor()); }
   place_tensors(unplaced);
+}
+
+/// A model in several files: any one of them would seem to lack something.
+inline void Gguf::refuse_part() const {
+  const std::uint64_t number = integer_or("split.no", 0);
+  const std::uint64_t count = integer_or("split.count", 0);
+  if (number > 0 || count > 1) {
+    fail("{}: is file {} of {} of a split model (\"split.no\", \"split.count\"); this engine reads whole ones, so merge them first.", file_,
+         number + 1, count);
+  }
 }
 
 inline Gguf::Type Gguf::read_type(std::string_view what) {
@@ -152,11 +167,9 @@ inline Gguf::Unplaced Gguf::parse_tensor() {
   std::array<std::uint64_t, 4> shape = {1, 1, 1, 1};
   for (std::uint32_t i = 0; i < dimensions; ++i) { shape.at(i) = reader_.number<std::uint64_t>("a tensor dimension"); }
   const auto raw_format = reader_.number<std::uint32_t>("a tensor type");
-  if (!is_supported(raw_format)) {
-    fail("{}: tensor {} has type {}; this engine reads F32 (0), F16 (1), Q4_0 (2), Q8_0 (8) and BF16 (30).", file_, in_quotes(name),
-         raw_format);
-  }
-  tensor.format = static_cast<Format>(raw_format);
+  const FormatInfo* format = find_format(raw_format);
+  if (format == nullptr) { fail("{}: tensor {} has type {}; this engine reads {}.", file_, in_quotes(name), raw_format, format_names()); }
+  tensor.format = format->format;
   // No tensor has more elements than four per byte of the file: this bounds every product below.
   const std::uint64_t most = 4 * static_cast<std::uint64_t>(mapped_.bytes().size());
   std::uint64_t elements = 1;
@@ -169,8 +182,9 @@ inline Gguf::Unplaced Gguf::parse_tensor() {
   }
   tensor.columns = static_cast<std::size_t>(shape[0]);
   tensor.rows = static_cast<std::size_t>(elements / shape[0]);
-  if (is_blocked(tensor.format) && tensor.columns % block_columns != 0) {
-    fail("{}: tensor {} is quantised in blocks of {}, but its rows have {} values.", file_, in_quotes(name), block_columns, tensor.columns);
+  if (tensor.columns % format->values != 0) {
+    fail("{}: tensor {} is quantised in blocks of {}, but its rows have {} values.", file_, in_quotes(name), format->values,
+         tensor.columns);
   }
   const auto offset = reader_.number<std::uint64_t>("a tensor offset");
   const auto [place, fresh] = tensors_.emplace(name, tensor);
@@ -202,6 +216,12 @@ inline void Gguf::place_tensors(const std::vector<Unplaced>& unplaced) {
 }
 
 // ---- metadata ----
+
+inline std::vector<std::string_view> Gguf::keys() const {
+  std::vector<std::string_view> result;
+  for (const auto& [key, value] : values_) { result.push_back(key); }
+  return result;
+}
 
 inline const Gguf::Value& Gguf::value(std::string_view key) const {
   const auto found = values_.find(key);

@@ -86,8 +86,7 @@ void score(llama::Engine& engine, const Options& options) {
   const std::vector<llama::Token> tokens = engine.vocabulary().encode(text);
   const auto start = std::chrono::steady_clock::now();
   const llama::Perplexity result = llama::perplexity(
-      engine, tokens, options.context == 0 ? engine.config().context : options.context,
-      [&] { return make_attention(engine, options.policy); },
+      engine, tokens, engine.config().context, [&] { return make_attention(engine, options.policy); },
       [](const llama::Perplexity& so_far) { fmt::print(stderr, "\r{} chunks: {:.4f}", so_far.chunks, so_far.value); });
   fmt::print(stderr, "\r{} chunks in {:.1f} s\n", result.chunks, seconds_since(start));
   fmt::print("perplexity {:.4f} +/- {:.4f} over {} tokens of {} chunks\n", result.value, result.error, result.tokens, result.chunks);
@@ -96,7 +95,7 @@ void score(llama::Engine& engine, const Options& options) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Runs a Llama-architecture GGUF model: continues a prompt, or scores a text.", "llama");
+  CLI::App app("Runs a GGUF model of the Llama or Qwen2 architecture: continues a prompt, or scores a text.", "llama");
   Options options;
   app.add_option("MODEL", options.model, "a GGUF file")->required();
   app.add_option("--policy", options.policy, "how the cache is compressed, e.g. snapkv:budget=256+kivi4")->capture_default_str();
@@ -105,12 +104,12 @@ int main(int argc, char** argv) {
   app.add_option("--temperature", options.sampling.temperature, "0 takes the likeliest token")->capture_default_str();
   app.add_option("--top-p", options.sampling.top_p, "draw among the likeliest tokens of this probability")->capture_default_str();
   app.add_option("--seed", options.sampling.seed, "of the draws")->capture_default_str();
-  CLI::Option* scored = app.add_option("--score", options.score, "print the perplexity of this text file instead")->excludes(prompt);
-  app.add_option("--context", options.context, "chunk length of --score; 0 is the model's context")->needs(scored);
+  app.add_option("--score", options.score, "print the perplexity of this text file instead")->excludes(prompt);
+  app.add_option("--context", options.context, "positions in use, and the chunk length of --score; 0 is what the model knows");
   app.add_option("--threads", options.threads, "how many threads")->check(CLI::Range(1, 256))->capture_default_str();
   CLI11_PARSE(app, argc, argv);
   try {
-    llama::Engine engine(options.model, options.threads);
+    llama::Engine engine(options.model, options.threads, options.context);
     if (options.score.empty()) {
       generate(engine, options);
     } else {

@@ -79,24 +79,28 @@ inline void tile_rows(const std::byte* rows, std::size_t row_bytes, std::size_t 
 /// cache.
 inline constexpr std::size_t row_block = 16;
 
-/// out[t, r] = w[r] . x[t] for rows [first, last), which are at most `row_block`. scratch: (row_block,
-/// columns)
-template <class Codec>
+/// out[t, r] = w[r] . x[t] for rows [first, last), which are at most `row_block`. A single token is multiplied as the rows are read,
+/// where the format has a codec; else rows are decoded first. scratch: (row_block, columns)
 inline void multiply_rows(const Tensor& w, std::size_t first, std::size_t last, const float* x, std::size_t tokens, float* out,
                           float* scratch) noexcept {
-  if (tokens == 1) {
-    tile_rows<Codec, 1>(w.row(first), w.row_bytes(), last - first, x, w.columns, out + first, 1, w.rows);
+  if (tokens == 1 && info_of(w.format).decode == nullptr) {
+    with_codec(w.format, [&](auto codec) {
+      tile_rows<decltype(codec), 1>(w.row(first), w.row_bytes(), last - first, x, w.columns, out + first, 1, w.rows);
+    });
     return;
   }
-  for (std::size_t r = first; r < last; ++r) { decode_row<Codec>(w.row(r), w.columns, scratch + (r - first) * w.columns); }
+  // Four rows at a time for one token: they are used once, and so stay in the first or second-level cache.
+  const std::size_t step = tokens == 1 ? 4 : row_block;
   const auto* rows = reinterpret_cast<const std::byte*>(scratch);
   const std::size_t bytes = w.columns * sizeof(float);
-  std::size_t t = 0;
-  for (; t + vec::tile_tokens <= tokens; t += vec::tile_tokens) {
-    tile_rows<F32, vec::tile_tokens>(rows, bytes, last - first, x + t * w.columns, w.columns, out + t * w.rows + first, 1, w.rows);
-  }
-  for (; t < tokens; ++t) {
-    tile_rows<F32, 1>(rows, bytes, last - first, x + t * w.columns, w.columns, out + t * w.rows + first, 1, w.rows);
+  for (; first < last; first += step) {
+    const std::size_t count = std::min(step, last - first);
+    for (std::size_t r = 0; r < count; ++r) { decode_row(w, first + r, scratch + r * w.columns); }
+    std::size_t t = 0;
+    for (; t + vec::tile_tokens <= tokens; t += vec::tile_tokens) {
+      tile_rows<F32, vec::tile_tokens>(rows, bytes, count, x + t * w.columns, w.columns, out + t * w.rows + first, 1, w.rows);
+    }
+    for (; t < tokens; ++t) { tile_rows<F32, 1>(rows, bytes, count, x + t * w.columns, w.columns, out + t * w.rows + first, 1, w.rows); }
   }
 }
 
@@ -111,7 +115,9 @@ inline void multiply(std::span<const Product> products, const float* x, std::siz
   std::size_t blocks = 0;
   for (const Product& product : products) { blocks += (product.weights->rows + row_block - 1) / row_block; }
   pool.parallel_for(blocks, [&](std::size_t first, std::size_t last) {
-    std::vector<float> scratch(tokens > 1 ? row_block * products.front().weights->columns : 0);
+    const bool decodes = std::any_of(products.begin(), products.end(),
+                                     [&](const Product& p) { return tokens > 1 || info_of(p.weights->format).decode != nullptr; });
+    std::vector<float> scratch(decodes ? row_block * products.front().weights->columns : 0);
     std::size_t start = 0;  // the first block of this product
     for (const Product& product : products) {
       const Tensor& w = *product.weights;
@@ -119,7 +125,7 @@ inline void multiply(std::span<const Product> products, const float* x, std::siz
       for (std::size_t block = std::max(first, start); block < std::min(last, end); ++block) {
         const std::size_t row = (block - start) * row_block;
         const std::size_t row_end = std::min(row + row_block, w.rows);
-        with_codec(w.format, [&](auto codec) { multiply_rows<decltype(codec)>(w, row, row_end, x, tokens, product.out, scratch.data()); });
+        multiply_rows(w, row, row_end, x, tokens, product.out, scratch.data());
       }
       start = end;
     }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstddef>
@@ -11,6 +12,7 @@
 #include <string>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "byte_level.hpp"
@@ -23,7 +25,8 @@ namespace llama {
 using Token = std::uint32_t;
 
 /// The vocabulary of a GGUF file: `tokenizer.ggml.model` "llama" (SentencePiece BPE with scores and byte
-/// fallback) or "gpt2" (byte-level BPE with a list of merges). Marks such as "<s>" inside a text are text.
+/// fallback) or "gpt2" (byte-level BPE with a list of merges). Marks such as "<s>" inside a text are text, unless the file calls them
+/// user-defined: those tokens are cut out of a text before anything else.
 class Vocabulary {
  public:
   explicit Vocabulary(const Gguf& gguf);
@@ -52,13 +55,23 @@ class Vocabulary {
   using TextMap = std::unordered_map<std::string, T, Hash, std::equal_to<>>;
 
   void load_tokens(const Gguf& gguf);
+  void load_kinds(const Gguf& gguf);
+  void find_byte_tokens(const Gguf& gguf);
+  void find_user_defined();
   void load_scores(const Gguf& gguf);
   void load_merges(const Gguf& gguf);
-  [[nodiscard]] std::optional<Token> special(const Gguf& gguf, std::string_view key) const;
+  void load_rule(const Gguf& gguf);
+  [[nodiscard]] std::optional<Token> special(const Gguf& gguf, std::string_view key, std::optional<Token> other) const;
   [[nodiscard]] std::optional<Token> find(std::string_view text) const {
     const auto found = tokens_.find(text);
     return found == tokens_.end() ? std::nullopt : std::optional(found->second);
   }
+  /// A stretch of text, or the user-defined token that stands there.
+  struct Stretch {
+    std::string_view text;
+    std::optional<Token> token;
+  };
+  [[nodiscard]] std::vector<Stretch> cut(std::string_view text) const;
   void encode_sentence_piece(std::string_view text, std::vector<Token>& out) const;
   void encode_byte_level(std::string_view text, std::vector<Token>& out) const;
 
@@ -74,6 +87,7 @@ class Vocabulary {
   std::vector<Kind> kinds_;                            // (vocabulary)
   std::vector<double> scores_;                         // (vocabulary), SentencePiece only
   TextMap<Token> tokens_;                              // what merging may produce: normal, user-defined and unused tokens
+  std::vector<Token> user_defined_;                    // longest text first
   TextMap<double> merges_;                             // "left right" to priority, byte level only
   std::array<std::optional<Token>, 256> byte_tokens_;  // SentencePiece: <0x00> ... <0xFF>
   std::array<std::string, 256> byte_characters_ = byte_characters();
@@ -86,10 +100,8 @@ inline Vocabulary::Vocabulary(const Gguf& gguf) {
     fail("{}: has a tokeniser of model {}; this engine has \"llama\" and \"gpt2\".", gguf.file(), in_quotes(model));
   }
   byte_level_ = model == "gpt2";
+  if (byte_level_) { load_rule(gguf); }
   load_tokens(gguf);
-  bos_ = special(gguf, "tokenizer.ggml.bos_token_id");
-  eos_ = special(gguf, "tokenizer.ggml.eos_token_id");
-  unknown_ = special(gguf, "tokenizer.ggml.unknown_token_id");
   adds_space_ = !byte_level_ && gguf.flag_or("tokenizer.ggml.add_space_prefix", true);
   const bool wants_bos = gguf.flag_or("tokenizer.ggml.add_bos_token", !byte_level_ || rule_ == WordRule::llama3);
   adds_bos_ = wants_bos && bos_.has_value();
@@ -100,33 +112,19 @@ inline void Vocabulary::load_tokens(const Gguf& gguf) {
   if (texts_.empty() || texts_.size() > (1U << 24)) {
     fail("{}: has a vocabulary of {} tokens; this engine takes 1 to 16777216.", gguf.file(), texts_.size());
   }
-  kinds_.assign(texts_.size(), Kind::normal);
-  if (gguf.has("tokenizer.ggml.token_type")) {
-    const auto kinds = gguf.integers("tokenizer.ggml.token_type");
-    if (kinds.size() != texts_.size()) { fail("{}: has {} token types for {} tokens.", gguf.file(), kinds.size(), texts_.size()); }
-    for (std::size_t i = 0; i < kinds.size(); ++i) {
-      if (kinds[i] < 1 || kinds[i] > 6) { fail("{}: token {} has type {}; the types are 1 to 6.", gguf.file(), i, kinds[i]); }
-      kinds_[i] = static_cast<Kind>(kinds[i]);
-    }
-  }
+  // SentencePiece's own numbers, for files that do not say.
+  const auto usual = [&](Token token) { return byte_level_ || token >= texts_.size() ? std::nullopt : std::optional(token); };
+  bos_ = special(gguf, "tokenizer.ggml.bos_token_id", usual(1));
+  eos_ = special(gguf, "tokenizer.ggml.eos_token_id", usual(2));
+  unknown_ = special(gguf, "tokenizer.ggml.unknown_token_id", usual(0));
+  load_kinds(gguf);
+  if (!byte_level_) { find_byte_tokens(gguf); }
   for (std::size_t i = 0; i < texts_.size(); ++i) {
-    const auto token = static_cast<Token>(i);
-    if (kinds_[i] == Kind::byte) {
-      unsigned value = 256;
-      if (texts_[i].size() == 6 && texts_[i].starts_with("<0x") && texts_[i].back() == '>') {
-        const std::string_view digits = "0123456789ABCDEF";
-        const std::size_t high = digits.find(texts_[i][3]);
-        const std::size_t low = digits.find(texts_[i][4]);
-        if (high < 16 && low < 16) { value = static_cast<unsigned>(16 * high + low); }
-      }
-      if (value > 255) {
-        fail("{}: token {} is a byte, but its text is {} instead of <0x00> to <0xFF>.", gguf.file(), i, in_quotes(texts_[i]));
-      }
-      byte_tokens_[value] = token;
-    } else if (kinds_[i] != Kind::control && kinds_[i] != Kind::unknown) {
-      tokens_.emplace(texts_[i], token);
+    if (kinds_[i] != Kind::control && kinds_[i] != Kind::unknown && kinds_[i] != Kind::byte) {
+      tokens_.emplace(texts_[i], static_cast<Token>(i));
     }
   }
+  find_user_defined();
   if (byte_level_) {
     load_merges(gguf);
   } else {
@@ -134,7 +132,61 @@ inline void Vocabulary::load_tokens(const Gguf& gguf) {
   }
 }
 
+inline void Vocabulary::load_kinds(const Gguf& gguf) {
+  kinds_.assign(texts_.size(), Kind::normal);
+  if (!gguf.has("tokenizer.ggml.token_type")) {
+    const auto mark = [&](std::optional<Token> token, Kind kind) {
+      if (token && texts_[*token].starts_with('<') && texts_[*token].ends_with('>')) { kinds_[*token] = kind; }
+    };
+    mark(bos_, Kind::control);
+    mark(eos_, Kind::control);
+    mark(unknown_, Kind::unknown);
+    return;
+  }
+  const auto kinds = gguf.integers("tokenizer.ggml.token_type");
+  if (kinds.size() != texts_.size()) { fail("{}: has {} token types for {} tokens.", gguf.file(), kinds.size(), texts_.size()); }
+  for (std::size_t i = 0; i < kinds.size(); ++i) {
+    if (kinds[i] < 1 || kinds[i] > 6) { fail("{}: token {} has type {}; the types are 1 to 6.", gguf.file(), i, kinds[i]); }
+    kinds_[i] = static_cast<Kind>(kinds[i]);
+  }
+}
+
+/// The tokens <0x00> to <0xFF>: those of the type, and where it is missing those of the text.
+inline void Vocabulary::find_byte_tokens(const Gguf& gguf) {
+  const auto value_of = [](std::string_view text) -> std::optional<std::size_t> {
+    constexpr std::string_view digits = "0123456789ABCDEF";
+    if (text.size() != 6 || !text.starts_with("<0x") || text.back() != '>') { return std::nullopt; }
+    const std::size_t high = digits.find(text[3]);
+    const std::size_t low = digits.find(text[4]);
+    return high < 16 && low < 16 ? std::optional(16 * high + low) : std::nullopt;
+  };
+  for (std::size_t i = 0; i < texts_.size(); ++i) {
+    if (kinds_[i] != Kind::byte) { continue; }
+    const std::optional<std::size_t> value = value_of(texts_[i]);
+    if (!value) { fail("{}: token {} is a byte, but its text is {} instead of <0x00> to <0xFF>.", gguf.file(), i, in_quotes(texts_[i])); }
+    byte_tokens_[*value] = static_cast<Token>(i);
+  }
+  for (std::size_t i = 0; i < texts_.size(); ++i) {
+    const std::optional<std::size_t> value = kinds_[i] == Kind::normal ? value_of(texts_[i]) : std::nullopt;
+    if (value && !byte_tokens_[*value]) {
+      byte_tokens_[*value] = static_cast<Token>(i);
+      kinds_[i] = Kind::byte;
+    }
+  }
+}
+
+inline void Vocabulary::find_user_defined() {
+  for (std::size_t i = 0; i < texts_.size(); ++i) {
+    if (kinds_[i] == Kind::user_defined && !texts_[i].empty()) { user_defined_.push_back(static_cast<Token>(i)); }
+  }
+  std::stable_sort(user_defined_.begin(), user_defined_.end(), [&](Token a, Token b) { return texts_[a].size() > texts_[b].size(); });
+}
+
 inline void Vocabulary::load_scores(const Gguf& gguf) {
+  if (!gguf.has("tokenizer.ggml.scores")) {
+    scores_.assign(texts_.size(), 0.0);
+    return;
+  }
   scores_ = gguf.reals("tokenizer.ggml.scores");
   if (scores_.size() != texts_.size()) { fail("{}: has {} scores for {} tokens.", gguf.file(), scores_.size(), texts_.size()); }
   for (std::size_t i = 0; i < scores_.size(); ++i) {
@@ -142,23 +194,34 @@ inline void Vocabulary::load_scores(const Gguf& gguf) {
   }
 }
 
-inline void Vocabulary::load_merges(const Gguf& gguf) {
-  const std::string_view rule = gguf.text_or("tokenizer.ggml.pre", "gpt-2");
+/// A wrong rule gives wrong tokens without any other sign, so none is guessed.
+inline void Vocabulary::load_rule(const Gguf& gguf) {
+  constexpr std::string_view known = "this engine has \"gpt-2\", \"llama-bpe\", \"qwen2\" and \"smollm\"";
+  if (!gguf.has("tokenizer.ggml.pre")) {
+    fail("{}: does not say how it cuts text into words (\"tokenizer.ggml.pre\" is missing); {}. Convert the model again.", gguf.file(),
+         known);
+  }
+  const std::string_view rule = gguf.text("tokenizer.ggml.pre");
   if (rule == "llama-bpe" || rule == "llama3" || rule == "llama-v3") {
     rule_ = WordRule::llama3;
     whole_words_first_ = true;
+  } else if (rule == "qwen2") {
+    rule_ = WordRule::qwen2;
   } else if (rule == "smollm") {
     rule_ = WordRule::smollm;
   } else if (rule != "gpt-2") {
-    fail("{}: cuts words by the rule {}; this engine has \"gpt-2\", \"llama-bpe\" and \"smollm\".", gguf.file(), in_quotes(rule));
+    fail("{}: cuts words by the rule {}; {}.", gguf.file(), in_quotes(rule), known);
   }
+}
+
+inline void Vocabulary::load_merges(const Gguf& gguf) {
   double priority = 0.0;
   for (const std::string_view merge : gguf.texts("tokenizer.ggml.merges")) { merges_.emplace(merge, priority--); }
   for (std::size_t byte = 0; byte < 256; ++byte) { character_bytes_.emplace(byte_characters_[byte], static_cast<char>(byte)); }
 }
 
-inline std::optional<Token> Vocabulary::special(const Gguf& gguf, std::string_view key) const {
-  if (!gguf.has(key)) { return std::nullopt; }
+inline std::optional<Token> Vocabulary::special(const Gguf& gguf, std::string_view key, std::optional<Token> other) const {
+  if (!gguf.has(key)) { return other; }
   const std::uint64_t token = gguf.integer(key);
   if (token >= texts_.size()) { fail("{}: {} is {}; the vocabulary has {} tokens.", gguf.file(), in_quotes(key), token, texts_.size()); }
   return static_cast<Token>(token);
@@ -167,13 +230,37 @@ inline std::optional<Token> Vocabulary::special(const Gguf& gguf, std::string_vi
 inline std::vector<Token> Vocabulary::encode(std::string_view text, bool with_bos) const {
   std::vector<Token> result;
   if (with_bos && adds_bos_) { result.push_back(*bos_); }
-  if (text.empty()) { return result; }
-  if (byte_level_) {
-    encode_byte_level(text, result);
-  } else {
-    encode_sentence_piece(text, result);
+  for (const Stretch& stretch : cut(text)) {
+    if (stretch.token) {
+      result.push_back(*stretch.token);
+    } else if (byte_level_) {
+      encode_byte_level(stretch.text, result);
+    } else {
+      encode_sentence_piece(stretch.text, result);
+    }
   }
   return result;
+}
+
+/// Cuts the user-defined tokens out: the longest wherever it stands, then the next in what is left.
+inline std::vector<Vocabulary::Stretch> Vocabulary::cut(std::string_view text) const {
+  std::vector<Stretch> stretches;
+  if (!text.empty()) { stretches.push_back({text, std::nullopt}); }
+  for (const Token token : user_defined_) {
+    const std::string_view wanted = texts_[token];
+    if (text.find(wanted) == std::string_view::npos) { continue; }
+    std::vector<Stretch> finer;
+    for (Stretch stretch : stretches) {
+      for (std::size_t at = 0; !stretch.token && (at = stretch.text.find(wanted)) != std::string_view::npos;) {
+        if (at > 0) { finer.push_back({stretch.text.substr(0, at), std::nullopt}); }
+        finer.push_back({stretch.text.substr(at, wanted.size()), token});
+        stretch.text.remove_prefix(at + wanted.size());
+      }
+      if (!stretch.text.empty()) { finer.push_back(stretch); }
+    }
+    stretches = std::move(finer);
+  }
+  return stretches;
 }
 
 inline void Vocabulary::encode_sentence_piece(std::string_view text, std::vector<Token>& out) const {
@@ -242,6 +329,9 @@ inline std::string Vocabulary::piece(Token token) const {
         if (byte_tokens_[byte] == token) { result.assign(1, static_cast<char>(byte)); }
       }
       return result;
+    case Kind::user_defined:
+      if (byte_level_) { return std::string(text); }  // stored as it stands in a text
+      break;
     default:
       break;
   }
@@ -262,8 +352,13 @@ inline std::string Vocabulary::piece(Token token) const {
 
 inline std::string Vocabulary::decode(std::span<const Token> tokens) const {
   std::string result;
-  for (const Token token : tokens) { result += piece(token); }
-  if (adds_space_ && result.starts_with(' ')) { result.erase(0, 1); }
+  bool begins = adds_space_;  // a stretch of text, in front of which encode() put a space
+  for (const Token token : tokens) {
+    const std::string next = piece(token);
+    const bool cut_out = kinds_[token] == Kind::user_defined && texts_[token].find(space_mark) == std::string::npos;
+    result += begins && !cut_out && next.starts_with(' ') ? std::string_view(next).substr(1) : next;
+    begins = adds_space_ && (cut_out || (begins && next.empty()));
+  }
   return result;
 }
 

@@ -3,8 +3,17 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
+#include <random>
 #include <sstream>
+#include <thread>
+
+#if defined(__unix__)
+#include <sys/stat.h>
+#endif
 
 #include "compare_policies/counting_memory.hpp"
 #include "compare_policies/data_formats.hpp"
@@ -12,6 +21,7 @@
 #include "compare_policies/metrics.hpp"
 #include "compare_policies/needles.hpp"
 #include "compare_policies/policy_list.hpp"
+#include "compare_policies/report_file.hpp"
 #include "compare_policies/report_html.hpp"
 #include "compare_policies/schedule.hpp"
 #include "compare_policies/table.hpp"
@@ -179,6 +189,96 @@ TEST(Report, NeedsNothingFromElsewhere) {
 }
 
 TEST(Report, JoinsOnlyTheBestTradeOffs) { EXPECT_EQ(pareto_front(example().rows), (std::vector<std::size_t>{1, 0})); }
+
+/// A folder of this test that goes away with the object.
+struct Folder {
+  std::filesystem::path path = std::filesystem::temp_directory_path() / ("kvcompress-report-" + std::to_string(std::random_device{}()));
+  Folder() { std::filesystem::create_directory(path); }
+  Folder(const Folder&) = delete;
+  Folder& operator=(const Folder&) = delete;
+  ~Folder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path, ignored);
+  }
+  void put(const char* name, const std::string& text) const { std::ofstream(path / name, std::ios::binary) << text; }
+  [[nodiscard]] std::string text(const char* name) const {
+    std::ifstream file(path / name, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+  [[nodiscard]] std::size_t files() const {
+    return static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(path), std::filesystem::directory_iterator()));
+  }
+};
+
+std::string refusal_of(const std::filesystem::path& path) {
+  try {
+    const ReportFile file("--report", path);
+  } catch (const BadArgument& error) { return error.what(); }
+  return {};
+}
+
+TEST(ReportFile, TouchesNothingBeforeItWrites) {
+  const Folder folder;
+  folder.put("old", "before");
+  folder.put("old.part", "somebody's");
+  {
+    const ReportFile old("--report", folder.path / "old");
+    const ReportFile fresh("--report", folder.path / "fresh");
+    EXPECT_EQ(folder.files(), 2U);
+  }
+  EXPECT_EQ(folder.text("old"), "before");
+  EXPECT_EQ(folder.text("old.part"), "somebody's");
+  EXPECT_EQ(folder.files(), 2U);
+}
+
+TEST(ReportFile, ReplacesAFileOrNothingAndLeavesNoOtherBehind) {
+  const Folder folder;
+  folder.put("old", "before, and longer");
+  folder.put("old.part", "somebody's");
+  ReportFile("--report", folder.path / "old").write("after");
+  ReportFile("--report", folder.path / "fresh").write("new");
+  EXPECT_EQ(folder.text("old"), "after");
+  EXPECT_EQ(folder.text("fresh"), "new");
+  EXPECT_EQ(folder.text("old.part"), "somebody's");
+  EXPECT_EQ(folder.files(), 3U);
+}
+
+TEST(ReportFile, SaysWhyAPathCannotBeWritten) {
+  const Folder folder;
+  EXPECT_EQ(refusal_of(folder.path), "--report " + folder.path.string() + ": cannot be written: is a directory");
+  EXPECT_NE(refusal_of(folder.path / "no" / "where").find("is no directory"), std::string::npos);
+  folder.put("file", "x");
+  EXPECT_NE(refusal_of(folder.path / "file" / "below"), "");
+  EXPECT_NE(refusal_of(""), "");
+  EXPECT_EQ(folder.files(), 1U);
+}
+
+#if defined(__unix__)
+TEST(ReportFile, KeepsLinksAndPipesAndDevices) {
+  const Folder folder;
+  folder.put("file", "before");
+  std::filesystem::create_symlink("file", folder.path / "link");
+  ReportFile("--report", folder.path / "link").write("after");
+  EXPECT_TRUE(std::filesystem::is_symlink(folder.path / "link"));
+  EXPECT_EQ(folder.text("file"), "after");
+
+  std::filesystem::create_symlink("nowhere", folder.path / "dangling");
+  EXPECT_NE(refusal_of(folder.path / "dangling").find("is a link to nothing"), std::string::npos);
+
+  ASSERT_EQ(::mkfifo((folder.path / "pipe").c_str(), 0600), 0);
+  std::string read;
+  std::thread reader([&] { read = folder.text("pipe"); });
+  ReportFile("--report", folder.path / "pipe").write("through");
+  reader.join();
+  EXPECT_EQ(read, "through");
+  EXPECT_TRUE(std::filesystem::is_fifo(folder.path / "pipe"));
+  EXPECT_EQ(folder.files(), 4U);
+
+  ReportFile("--report", "/dev/null").write("nothing");
+  EXPECT_TRUE(std::filesystem::is_character_file("/dev/null"));
+  if (std::filesystem::exists("/dev/full")) { EXPECT_THROW(ReportFile("--report", "/dev/full").write("x"), std::runtime_error); }
+}
+#endif
 
 TEST(Formats, JsonHasTheAgreedFields) {
   const auto json = nlohmann::json::parse(json_text(example()));

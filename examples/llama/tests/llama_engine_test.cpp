@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <numeric>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -37,11 +39,13 @@ class Definition {
       std::vector<Vector> queries, keys, values;
       for (std::size_t t = 0; t < tokens.size(); ++t) {
         const Vector h = norm(stream[t], layer.attention_norm);
-        queries.push_back(rotated(times(layer.query, h), t));
-        keys.push_back(rotated(times(layer.key, h), t));
-        values.push_back(times(layer.value, h));
+        queries.push_back(rotated(plus(times(layer.query, h), layer.query_bias), t));
+        keys.push_back(rotated(plus(times(layer.key, h), layer.key_bias), t));
+        values.push_back(plus(times(layer.value, h), layer.value_bias));
       }
-      for (std::size_t t = 0; t < tokens.size(); ++t) { add(stream[t], times(layer.attention_output, mixed(queries[t], keys, values, t))); }
+      for (std::size_t t = 0; t < tokens.size(); ++t) {
+        add(stream[t], plus(times(layer.attention_output, mixed(queries[t], keys, values, t)), layer.attention_output_bias));
+      }
       for (Vector& x : stream) {
         const Vector h = norm(x, layer.ffn_norm);
         Vector gate = times(layer.gate, h);
@@ -72,6 +76,10 @@ class Definition {
   static void add(Vector& x, const Vector& y) {
     for (std::size_t i = 0; i < x.size(); ++i) { x[i] += y[i]; }
   }
+  static Vector plus(Vector x, const std::vector<float>& bias) {
+    for (std::size_t i = 0; i < bias.size(); ++i) { x[i] += static_cast<double>(bias[i]); }
+    return x;
+  }
   Vector norm(const Vector& x, const std::vector<float>& weight) const {
     const double mean = std::inner_product(x.begin(), x.end(), x.begin(), 0.0) / static_cast<double>(x.size());
     Vector result = x;
@@ -84,10 +92,12 @@ class Definition {
     for (std::size_t head = 0; head < heads.size(); head += c.head_dim) {
       for (std::size_t p = 0; p < c.rope_dims / 2; ++p) {
         const double angle = static_cast<double>(position) * m.rope_frequency[p];
-        const double x = heads[head + 2 * p];
-        const double y = heads[head + 2 * p + 1];
-        heads[head + 2 * p] = x * std::cos(angle) - y * std::sin(angle);
-        heads[head + 2 * p + 1] = x * std::sin(angle) + y * std::cos(angle);
+        double& first = heads[head + (c.rope_halves ? p : 2 * p)];
+        double& second = heads[head + (c.rope_halves ? p + c.rope_dims / 2 : 2 * p + 1)];
+        const double x = c.rope_magnitude * first;
+        const double y = c.rope_magnitude * second;
+        first = x * std::cos(angle) - y * std::sin(angle);
+        second = x * std::sin(angle) + y * std::cos(angle);
       }
     }
     return heads;
@@ -118,8 +128,8 @@ class Definition {
 /// A tiny model in a file that lives as long as the object.
 struct TinyFile : tiny::TemporaryFile {
   template <class Extra>
-  explicit TinyFile(const Extra& extra) {
-    write(tiny::Model{}.write(extra).bytes());
+  explicit TinyFile(const Extra& extra, tiny::Model model = {}) {
+    write(model.write(extra).bytes());
   }
   TinyFile() : TinyFile([](tiny::Writer&) {}) {}
 };
@@ -162,6 +172,93 @@ TEST(LlamaEngine, ScalesRope) {
     out.tensor("rope_freqs.weight", {4}, 0, content);
   });
   EXPECT_DOUBLE_EQ(llama::Model(factors.path()).rope_frequency[3], std::pow(10000.0, -0.75) / 8.0);
+}
+
+/// What a file with these RoPE keys comes to: {frequency of the last pair by the plain one, magnitude}.
+template <class Extra>
+std::pair<double, double> rope_of(const Extra& extra, std::size_t context = 0) {
+  const TinyFile file(extra);
+  const llama::Model model(file.path(), context);
+  return {model.rope_frequency[3] / std::pow(10000.0, -0.75), model.config.rope_magnitude};
+}
+using RopeOf = std::pair<double, double>;
+
+TEST(LlamaRope, IsReadAsLlamaCppReadsIt) {
+  const auto with = [](const std::vector<std::pair<std::string, float>>& numbers, const std::string& type = "") {
+    return rope_of([&](tiny::Writer& out) {
+      if (!type.empty()) { out.value("llama.rope.scaling.type", type); }
+      for (const auto& [key, value] : numbers) { out.value("llama.rope." + key, value); }
+    });
+  };
+  EXPECT_EQ(with({{"scaling.factor", 4}}), RopeOf(0.25, 1.0)) << "no type means linear";
+  EXPECT_EQ(with({{"scale_linear", 4}}), RopeOf(0.25, 1.0));
+  EXPECT_EQ(with({{"scale_linear", 8}, {"scaling.factor", 2}}), RopeOf(0.5, 1.0)) << "the newer key wins";
+  EXPECT_EQ(with({{"scale_linear", 8}, {"scaling.factor", 0}}), RopeOf(1.0, 1.0));
+  EXPECT_EQ(with({{"scale_linear", 4}, {"scaling.factor", 4}}, "none"), RopeOf(1.0, 1.0));
+  EXPECT_EQ(with({{"scaling.attn_factor", 1.5}}), RopeOf(1.0, 1.5));
+  EXPECT_EQ(with({{"scaling.attn_factor", 1.5}}, "none"), RopeOf(1.0, 1.5));
+  EXPECT_EQ(with({{"scaling.factor", 0.5}}, "yarn"), RopeOf(2.0, 1.0));
+  EXPECT_EQ(with({}, "yarn"), RopeOf(1.0, 1.0));
+  const RopeOf yarn = with({{"scaling.factor", 4}, {"scaling.attn_factor", 2}}, "yarn");
+  EXPECT_DOUBLE_EQ(yarn.first, 0.25) << "a pair that never turns once is stretched";
+  EXPECT_DOUBLE_EQ(yarn.second, 2.0 * (1.0 + 0.1 * std::log(4.0)));
+}
+
+TEST(LlamaRope, YarnLeavesHighFrequenciesAlone) {
+  const TinyFile file([](tiny::Writer& out) {
+    out.value("llama.rope.freq_base", 100.0F);
+    out.value("llama.rope.scaling.type", std::string("yarn"));
+    out.value("llama.rope.scaling.factor", 4.0F);
+    out.value("llama.rope.scaling.original_context_length", 1600U);
+  });
+  expect_definition(file);
+  // Pair i turns 1600 / (2 pi) 100^(-i / 4) times: 32 times at i = 1.80, once at 4.81. So the ramp goes from 1 to 5.
+  const llama::Model model(file.path());
+  for (std::size_t i = 0; i < 4; ++i) {
+    const double stretched = std::max(0.0, (static_cast<double>(i) - 1.0) / 4.0);
+    const double plain = std::pow(100.0, -static_cast<double>(i) / 4.0);
+    EXPECT_NEAR(model.rope_frequency[i], plain * (1.0 - stretched + stretched / 4.0), 1e-12) << i;
+  }
+}
+
+TEST(LlamaRope, LongropeGoesByTheContextInUse) {
+  const auto extra = [](tiny::Writer& out) {
+    out.value("llama.rope.scaling.type", std::string("longrope"));
+    out.value("llama.rope.scaling.original_context_length", 32U);
+    out.value("llama.rope.scaling.attn_factor", 1.25F);
+    for (const char* name : {"rope_factors_long.weight", "rope_factors_short.weight"}) {
+      std::string content;
+      for (const float factor : {1.0F, 2.0F, 4.0F, 8.0F}) {
+        tiny::put(content, std::string(name) == "rope_factors_long.weight" ? factor : 2.0F);
+      }
+      out.tensor(name, {4}, 0, content);
+    }
+  };
+  EXPECT_EQ(rope_of(extra), RopeOf(0.125, 1.25));
+  EXPECT_EQ(rope_of(extra, 33), RopeOf(0.125, 1.25));
+  EXPECT_EQ(rope_of(extra, 32), RopeOf(0.5, 1.25));
+  expect_definition(TinyFile(extra));
+  const TinyFile without([](tiny::Writer& out) { out.value("llama.rope.scaling.type", std::string("longrope")); });
+  EXPECT_NE(tiny::sentence_of([&] { llama::Model model(without.path()); }).find("\"rope_factors_short.weight\" is missing"),
+            std::string::npos);
+}
+
+TEST(LlamaEngine, RunsFilesWithBiasesAndOfQwen2) {
+  const auto biases = [](tiny::Writer& out) {
+    for (const char* name : {"blk.0.attn_q.bias", "blk.1.attn_k.bias", "blk.1.attn_v.bias", "blk.0.attn_output.bias"}) {
+      const std::uint64_t rows = std::string_view(name).find("attn_q") != std::string_view::npos ? 48 : name[4] == '0' ? 40 : 24;
+      std::string content;
+      for (std::uint64_t i = 0; i < rows; ++i) { tiny::put(content, 0.5F * std::sin(static_cast<float>(i))); }
+      out.tensor(name, {rows}, 0, content);
+    }
+  };
+  expect_definition(TinyFile(biases));
+  tiny::Model qwen2;
+  qwen2.architecture = "qwen2";
+  qwen2.rule = "qwen2";
+  const TinyFile file(biases, qwen2);
+  expect_definition(file);
+  EXPECT_TRUE(llama::Model(file.path()).config.rope_halves);
 }
 
 TEST(LlamaEngine, DoesNotDependOnStepsOrThreads) {

@@ -93,24 +93,72 @@ TEST(LlamaGguf, SaysWhatIsWrongWithTheMetadata) {
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.value("general.alignment", std::string("x")); }), "must be an integer"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.value("llama.rope.freq_base", -1.0F); }), "RoPE base -1"));
   EXPECT_TRUE(
-      says(refusal_with([](tiny::Writer& w) { w.value("llama.rope.scaling.type", std::string("yarn")); }), "scales RoPE by \"yarn\""));
+      says(refusal_with([](tiny::Writer& w) { w.value("llama.rope.scaling.type", std::string("cubic")); }), "scales RoPE by \"cubic\""));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.value("llama.block_count", 2U); }), "appears twice"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.array("llama.rope.freq_base", std::vector<float>{}); }), "must be a single value"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.value("tokenizer.ggml.bos_token_id", 4000U); }),
                    "\"tokenizer.ggml.bos_token_id\" is 4000; the vocabulary has 262 tokens."));
   tiny::Writer other;
   other.value("general.architecture", std::string("mamba\x1B[2J"));
-  EXPECT_TRUE(says(refusal(other.bytes()), "has architecture \"mamba?[2J\"; this engine runs \"llama\"."));
+  EXPECT_TRUE(says(refusal(other.bytes()), "has architecture \"mamba?[2J\"; this engine runs \"llama\" and \"qwen2\"."));
+}
+
+TEST(LlamaGguf, NamesAPartOfASplitModel) {
+  const auto part = [](std::uint16_t number, std::uint16_t count) {
+    return refusal_with([&](tiny::Writer& w) {
+      w.value("split.no", number);
+      w.value("split.count", count);
+    });
+  };
+  EXPECT_TRUE(says(part(1, 3), "is file 2 of 3 of a split model (\"split.no\", \"split.count\")"));
+  EXPECT_TRUE(says(part(0, 2), "is file 1 of 2 of a split model"));
+  EXPECT_EQ(part(0, 1), "");
+  EXPECT_EQ(part(0, 0), "") << "as a merged file says";
+}
+
+TEST(LlamaGguf, RefusesByNameWhatWouldChangeTheResult) {
+  const auto with = [](const char* key, auto value) { return refusal_with([&](tiny::Writer& w) { w.value(key, value); }); };
+  EXPECT_TRUE(says(with("llama.expert_count", 8U), "is a mixture of 8 experts (\"llama.expert_count\")"));
+  EXPECT_TRUE(says(with("llama.attention.causal", false), "\"llama.attention.causal\" is false"));
+  EXPECT_TRUE(says(with("llama.attention.sliding_window", 32U), "the last 32 positions only (\"llama.attention.sliding_window\")"));
+  for (const char* key : {"llama.attn_logit_softcapping", "llama.logit_scale", "llama.attention.scale", "llama.rope.scaling.alpha",
+                          "llama.rope.scaling.yarn_log_multiplier", "llama.something.new"}) {
+    EXPECT_TRUE(says(with(key, 2.0F), "has metadata \"" + std::string(key) + "\", which this engine does not know"));
+  }
+  EXPECT_EQ(with("llama.expert_count", 0U), "");
+  EXPECT_EQ(with("llama.attention.causal", true), "");
+  EXPECT_EQ(with("llama.attention.sliding_window", 64U), "");
+  EXPECT_EQ(with("llama.vocab_size", 262U), "");
+  EXPECT_EQ(with("llama.tensor_data_layout", std::string("Meta AI original pth")), "");
+  EXPECT_EQ(with("qwen2.logit_scale", 2.0F), "") << "another model's";
+}
+
+TEST(LlamaGguf, TakesASizeGivenForEveryLayer) {
+  const std::string key = "llama.attention.head_count_kv";
+  const auto with = [&](const std::vector<std::uint32_t>& heads) {
+    tiny::Writer writer = tiny::Model{}.write();
+    std::string scalar;
+    tiny::put_text(scalar, key);
+    tiny::put(scalar, std::uint32_t{4});
+    tiny::put(scalar, std::uint32_t{2});
+    tiny::Writer other;
+    other.array(key, heads);
+    writer.values = replaced(writer.values, scalar, other.values);
+    return refusal(writer.bytes());
+  };
+  EXPECT_EQ(with({2, 2}), "");
+  EXPECT_TRUE(says(with({2, 4}), "is not the same for all layers"));
 }
 
 TEST(LlamaGguf, SaysWhatIsWrongWithTheTensors) {
   const std::string good = tiny::Model{}.write().bytes();
   EXPECT_TRUE(says(refusal(replaced(good, "blk.1.ffn_up.weight", "blk.1.ffn_UP.weight")), "\"blk.1.ffn_up.weight\" is missing"));
-  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("blk.0.attn_q.bias", {4}, 0, std::string(16, '\0')); }),
-                   "has a tensor \"blk.0.attn_q.bias\" that this engine does not know"));
+  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("blk.0.attn_q_norm.weight", {4}, 0, std::string(16, '\0')); }),
+                   "has a tensor \"blk.0.attn_q_norm.weight\" that this engine does not know"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("rope_freqs.weight", {5}, 0, std::string(20, '\0')); }),
                    "\"rope_freqs.weight\" has 1 rows of 5; its metadata calls for 1 rows of 4."));
-  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {32}, 12, std::string(99, '\0')); }), "has type 12"));
+  EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {32}, 9, std::string(99, '\0')); }),
+                   "has type 9; this engine reads F32 (0), F16 (1), "));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {33}, 8, std::string(99, '\0')); }), "in blocks of 32"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {}, 0, ""); }), "has 0 dimensions"));
   EXPECT_TRUE(says(refusal_with([](tiny::Writer& w) { w.tensor("x", {1U << 30, 1U << 30, 1U << 30}, 0, ""); }), "has shape"));

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cmath>
@@ -13,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "block_values.hpp"
 #include "llama/matmul.hpp"
 #include "llama/thread_pool.hpp"
 #include "tiny_gguf.hpp"
@@ -20,8 +22,6 @@
 namespace {
 
 using llama::Format;
-
-constexpr Format formats[] = {Format::f32, Format::f16, Format::bf16, Format::q8_0, Format::q4_0};
 
 /// Halves as IEEE 754 defines them.
 double half_value(std::uint16_t half) {
@@ -41,7 +41,7 @@ struct Matrix {
   Matrix(Format format, std::size_t rows, std::size_t columns) {
     std::mt19937 random(3);
     std::normal_distribution<float> normal;
-    for (std::size_t i = 0; i < rows * columns; i += llama::is_blocked(format) ? 32U : 1U) { put(format, random, normal(random)); }
+    for (std::size_t i = 0; i < rows * columns; i += llama::info_of(format).values) { put(format, random, normal(random)); }
     tensor = {format, rows, columns, reinterpret_cast<const std::byte*>(bytes.data())};
     EXPECT_EQ(tensor.row_bytes() * rows, bytes.size());
   }
@@ -82,7 +82,22 @@ struct Matrix {
         for (const std::uint8_t code : codes) { values.push_back(half_value(half) * ((code >> 4) - 8)); }
         break;
       }
+      default:
+        put_block(format, random);
     }
+  }
+
+  /// Random bytes, as llama::decode_row reads them: DecodesEveryBlock below says that it reads them right.
+  void put_block(Format format, std::mt19937& random) {
+    const llama::FormatInfo& info = llama::info_of(format);
+    std::string content(info.bytes, '\0');
+    std::vector<float> decoded(info.values);
+    do {  // until the scales are moderate
+      for (char& byte : content) { byte = static_cast<char>(random()); }
+      llama::decode_row({format, 1, info.values, reinterpret_cast<const std::byte*>(content.data())}, 0, decoded.data());
+    } while (!std::all_of(decoded.begin(), decoded.end(), [](float x) { return std::abs(x) < 1e4F; }));
+    bytes += content;
+    values.insert(values.end(), decoded.begin(), decoded.end());
   }
 };
 
@@ -110,26 +125,42 @@ TEST(LlamaTensor, ReadsEveryHalf) {
 }
 
 TEST(LlamaTensor, DecodesEveryFormat) {
-  for (const Format format : formats) {
-    const std::size_t columns = llama::is_blocked(format) ? 96 : 83;
-    const Matrix matrix(format, 3, columns);
+  for (const llama::FormatInfo& info : llama::formats) {
+    const std::size_t columns = info.values == 1 ? 83 : 3 * info.values;
+    const Matrix matrix(info.format, 3, columns);
     std::vector<float> row(columns);
     for (std::size_t r = 0; r < 3; ++r) {
       llama::decode_row(matrix.tensor, r, row.data());
       for (std::size_t i = 0; i < columns; ++i) {
         const double expected = matrix.values[r * columns + i];
-        EXPECT_NEAR(static_cast<double>(row[i]), expected, 1e-7 * std::abs(expected));
+        EXPECT_NEAR(static_cast<double>(row[i]), expected, 1e-7 * std::abs(expected)) << info.name;
       }
+    }
+  }
+}
+
+TEST(LlamaTensor, DecodesEveryBlock) {
+  for (const tiny::BlockValues& known : tiny::block_values) {
+    const llama::FormatInfo& info = llama::info_of(known.format);
+    ASSERT_EQ(known.bytes.size(), info.bytes) << info.name;
+    ASSERT_EQ(known.quarters.size(), info.values) << info.name;
+    std::vector<std::uint8_t> twice = known.bytes;  // two rows of one block: the second must start where it does
+    twice.insert(twice.end(), known.bytes.begin(), known.bytes.end());
+    const llama::Tensor tensor{known.format, 2, info.values, reinterpret_cast<const std::byte*>(twice.data())};
+    std::vector<float> row(info.values);
+    llama::decode_row(tensor, 1, row.data());
+    for (std::size_t i = 0; i < row.size(); ++i) {
+      ASSERT_EQ(4.0F * row[i], static_cast<float>(known.quarters[i])) << info.name << " " << i;
     }
   }
 }
 
 TEST(LlamaMatmul, MatchesTheDefinition) {
   llama::ThreadPool pool(1);
-  for (const Format format : formats) {
+  for (const llama::FormatInfo& info : llama::formats) {
     const std::size_t rows = 37;
-    const std::size_t columns = llama::is_blocked(format) ? 96 : 83;
-    const Matrix matrix(format, rows, columns);
+    const std::size_t columns = info.values == 1 ? 83 : 3 * info.values;
+    const Matrix matrix(info.format, rows, columns);
     for (const std::size_t tokens : {1U, 2U, 5U}) {
       const std::vector<float> x = activations(tokens * columns);
       std::vector<float> out(tokens * rows);
@@ -143,7 +174,7 @@ TEST(LlamaMatmul, MatchesTheDefinition) {
             expected += term;
             size += std::abs(term);
           }
-          EXPECT_NEAR(static_cast<double>(out[t * rows + r]), expected, 1e-6 * size);
+          EXPECT_NEAR(static_cast<double>(out[t * rows + r]), expected, 1e-6 * size) << info.name;
         }
       }
     }
@@ -152,18 +183,18 @@ TEST(LlamaMatmul, MatchesTheDefinition) {
 
 TEST(LlamaMatmul, DoesNotDependOnThreadsOrTokens) {
   const std::size_t rows = 100;
-  const std::size_t columns = 64;
+  const std::size_t columns = 256;
   const std::size_t tokens = 5;
   const std::vector<float> x = activations(tokens * columns);
   llama::ThreadPool one(1);
   llama::ThreadPool three(3);
-  for (const Format format : formats) {
-    const Matrix matrix(format, rows, columns);
+  for (const llama::FormatInfo& info : llama::formats) {
+    const Matrix matrix(info.format, rows, columns);
     std::vector<float> together(tokens * rows);
     std::vector<float> apart(tokens * rows);
     llama::multiply(matrix.tensor, x.data(), tokens, together.data(), three);
     for (std::size_t t = 0; t < tokens; ++t) { llama::multiply(matrix.tensor, x.data() + t * columns, 1, apart.data() + t * rows, one); }
-    EXPECT_EQ(together, apart) << static_cast<int>(format);
+    EXPECT_EQ(together, apart) << info.name;
   }
 }
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -69,7 +70,9 @@ TEST(SentencePiece, RefusesATokenOutsideTheVocabulary) {
 
 llama::Vocabulary byte_level(const char* rule) {
   const tiny::TemporaryFile file;
-  file.write(tiny::Model{}.write([&](tiny::Writer& out) { out.value("tokenizer.ggml.pre", std::string(rule)); }).bytes());
+  tiny::Model model;
+  model.rule = rule;
+  file.write(model.write().bytes());
   return llama::Vocabulary(llama::Gguf(file.path()));
 }
 
@@ -80,7 +83,7 @@ TEST(ByteLevel, MergesInTheOrderOfTheList) {
 }
 
 TEST(ByteLevel, GivesBackEveryText) {
-  for (const char* rule : {"gpt-2", "llama-bpe", "smollm"}) {
+  for (const char* rule : {"gpt-2", "llama-bpe", "qwen2", "smollm"}) {
     const llama::Vocabulary vocabulary = byte_level(rule);
     for (const std::string text : awkward) { EXPECT_EQ(vocabulary.decode(vocabulary.encode(text)), text) << rule; }
     EXPECT_EQ(vocabulary.decode(vocabulary.encode(all_bytes())), all_bytes()) << rule;
@@ -89,6 +92,102 @@ TEST(ByteLevel, GivesBackEveryText) {
 
 TEST(ByteLevel, RefusesARuleItDoesNotHave) {
   EXPECT_NE(tiny::sentence_of([] { byte_level("deepseek-llm"); }).find("cuts words by the rule \"deepseek-llm\""), std::string::npos);
+}
+
+TEST(ByteLevel, RefusesToGuessTheRule) {
+  const std::string sentence = tiny::sentence_of([] { byte_level(""); });
+  EXPECT_NE(sentence.find("\"tokenizer.ggml.pre\" is missing"), std::string::npos) << sentence;
+}
+
+/// A vocabulary as a file with these tokens and types states it; `extra` adds metadata.
+template <class Extra>
+llama::Vocabulary vocabulary_of(const char* model, const std::vector<std::string>& tokens, const std::vector<std::int32_t>& types,
+                                const Extra& extra) {
+  tiny::Writer out;
+  out.value("tokenizer.ggml.model", std::string(model));
+  out.array("tokenizer.ggml.tokens", tokens);
+  if (!types.empty()) { out.array("tokenizer.ggml.token_type", types); }
+  extra(out);
+  const tiny::TemporaryFile file;
+  file.write(out.bytes());
+  return llama::Vocabulary(llama::Gguf(file.path()));
+}
+
+/// The vocabulary of the example model with what `extra` adds: the tokens in the test, then types and scores where they are wanted.
+template <class Extra>
+llama::Vocabulary sentence_piece(bool types, bool scores, const std::vector<std::string>& user_defined, const Extra& extra) {
+  const llama::Gguf gguf(KVCOMPRESS_MODEL);
+  std::vector<std::string> tokens;
+  std::vector<std::int32_t> kinds;
+  std::vector<float> all_scores;
+  for (const std::string_view text : gguf.texts("tokenizer.ggml.tokens")) { tokens.emplace_back(text); }
+  for (const std::uint64_t kind : gguf.integers("tokenizer.ggml.token_type")) { kinds.push_back(static_cast<std::int32_t>(kind)); }
+  for (const double score : gguf.reals("tokenizer.ggml.scores")) { all_scores.push_back(static_cast<float>(score)); }
+  for (const std::string& text : user_defined) {
+    tokens.push_back(text);
+    kinds.push_back(4);
+    all_scores.push_back(0.0F);
+  }
+  return vocabulary_of("llama", tokens, types ? kinds : std::vector<std::int32_t>(), [&](tiny::Writer& out) {
+    if (scores) { out.array("tokenizer.ggml.scores", all_scores); }
+    extra(out);
+  });
+}
+const auto nothing = [](tiny::Writer&) {};
+
+// The numbers below are llama.cpp's for the same files.
+TEST(UserDefined, TokensAreFoundInAText) {
+  const llama::Vocabulary vocabulary = sentence_piece(true, true, {"<|im_start|>", "<|im_END|>", "  ", "    "}, nothing);
+  EXPECT_EQ(vocabulary.encode("<|im_start|>user\nhello", false), (std::vector<Token>{4096, 598, 271, 13, 260, 292, 4021}));
+  EXPECT_EQ(vocabulary.encode("a<|im_start|> b <|im_start|><|im_END|>c", false),
+            (std::vector<Token>{261, 4096, 4017, 272, 4017, 4096, 4097, 280}));
+  EXPECT_EQ(vocabulary.encode("       ", false).front(), Token{4099}) << "the longest first";
+  for (const char* text : {"<|im_start|>user", "a<|im_start|> b", "    x", "  <|im_start|>  ", "def f():\n      return", " a", "a   b"}) {
+    EXPECT_EQ(vocabulary.decode(vocabulary.encode(text)), text);
+  }
+}
+
+TEST(UserDefined, TokensAreFoundWithoutASpaceInFront) {
+  const llama::Vocabulary vocabulary =
+      sentence_piece(true, true, {"<|im_start|>"}, [](tiny::Writer& out) { out.value("tokenizer.ggml.add_space_prefix", false); });
+  EXPECT_EQ(vocabulary.encode("<|im_start|>user\nhello", false), (std::vector<Token>{4096, 431, 271, 13, 260, 292, 4021}));
+}
+
+TEST(UserDefined, LongestTextIsCutOutFirst) {
+  std::vector<std::string> tokens;
+  for (const std::string& character : llama::byte_characters()) { tokens.push_back(character); }
+  std::vector<std::int32_t> types(tokens.size(), 1);
+  for (const char* text : {"ab", "bcd", "<end>", "caf\xC3\xA9"}) {
+    tokens.emplace_back(text);
+    types.push_back(tokens.back() == "<end>" ? 3 : 4);
+  }
+  const llama::Vocabulary vocabulary = vocabulary_of("gpt2", tokens, types, [](tiny::Writer& out) {
+    out.value("tokenizer.ggml.pre", std::string("qwen2"));
+    out.array("tokenizer.ggml.merges", std::vector<std::string>{});
+  });
+  EXPECT_EQ(pieces(vocabulary, "abcdab"), (std::vector<std::string>{"a", "bcd", "ab"}));
+  EXPECT_EQ(vocabulary.encode("<end>").size(), 5U) << "control tokens are text";
+  EXPECT_EQ(pieces(vocabulary, "caf\xC3\xA9"), std::vector<std::string>{"caf\xC3\xA9"});
+}
+
+TEST(SentencePiece, KnowsWhatAFileLeavesOut) {
+  const llama::Vocabulary whole(llama::Gguf(KVCOMPRESS_MODEL));
+  const llama::Vocabulary no_types = sentence_piece(false, true, {}, nothing);
+  const llama::Vocabulary no_scores = sentence_piece(true, false, {}, nothing);
+  EXPECT_EQ(no_types.bos(), Token{1});
+  EXPECT_EQ(no_types.eos(), Token{2});
+  EXPECT_EQ(no_types.encode("line\nline").front(), Token{1});
+  for (const std::string text : awkward) {
+    EXPECT_EQ(no_types.encode(text), whole.encode(text)) << text;
+    EXPECT_EQ(no_types.decode(no_types.encode(text)), whole.decode(whole.encode(text))) << text;
+  }
+  EXPECT_EQ(no_types.encode("\n", false).back(), Token{13}) << "<0x0A>";
+  EXPECT_EQ(no_types.piece(1), "");
+  EXPECT_EQ(no_scores.decode(no_scores.encode("the whale")), "the whale");
+  // All equal: the leftmost pair that is a token is merged first.
+  const llama::Vocabulary few = vocabulary_of("llama", {"<unk>", "<s>", "</s>", "a", "b", "c", "ab", "bc"}, {},
+                                              [](tiny::Writer& out) { out.value("tokenizer.ggml.add_space_prefix", false); });
+  EXPECT_EQ(few.encode("abc"), (std::vector<Token>{1, 6, 5}));
 }
 
 using Words = std::vector<std::string_view>;
@@ -106,6 +205,15 @@ TEST(WordCutter, FollowsThePatternOfLlama3) {
   EXPECT_EQ(cut("It'S 2024, we'll see!\n\nx"), (Words{"It", "'S", " ", "202", "4", ",", " we", "'ll", " see", "!\n\n", "x"}));
   EXPECT_EQ(cut("a  \n  b"), (Words{"a", "  \n", " ", " b"}));
   EXPECT_EQ(cut("(word)"), (Words{"(word", ")"}));
+}
+
+TEST(WordCutter, CutsLongNumbersByTheirOwnRules) {
+  const auto cut = [](llama::WordRule rule) { return llama::WordCutter("1234567", rule).words(); };
+  EXPECT_EQ(cut(llama::WordRule::gpt2), Words{"1234567"});
+  EXPECT_EQ(cut(llama::WordRule::llama3), (Words{"123", "456", "7"}));
+  EXPECT_EQ(cut(llama::WordRule::qwen2), (Words{"1", "2", "3", "4", "5", "6", "7"}));
+  EXPECT_EQ(llama::WordCutter("It'S 12, we!\n\nx", llama::WordRule::qwen2).words(),
+            (Words{"It", "'S", " ", "1", "2", ",", " we", "!\n\n", "x"}));
 }
 
 TEST(WordCutter, SmollmCutsEveryDigitOut) {

@@ -56,6 +56,7 @@ inline void put_text(std::string& out, std::string_view text) {
 template <class T>
 constexpr std::uint32_t type_of() {
   if constexpr (std::is_same_v<T, bool>) { return 7; }
+  if constexpr (std::is_same_v<T, std::uint16_t>) { return 2; }
   if constexpr (std::is_same_v<T, std::uint32_t>) { return 4; }
   if constexpr (std::is_same_v<T, std::int32_t>) { return 5; }
   if constexpr (std::is_same_v<T, float>) { return 6; }
@@ -124,21 +125,22 @@ struct Writer {
 struct Model {
   std::uint32_t layers = 2, dim = 40, query_heads = 4, kv_heads = 2, head_dim = 12, hidden = 52, context = 64, rope_dims = 8;
   std::uint64_t vocabulary = 0;
+  std::string architecture = "llama", rule = "gpt-2";
 
   template <class Extra>
   Writer write(const Extra& extra) {
     Writer out;
-    out.value("general.architecture", std::string("llama"));
-    out.value("llama.block_count", layers);
-    out.value("llama.embedding_length", dim);
-    out.value("llama.feed_forward_length", hidden);
-    out.value("llama.context_length", context);
-    out.value("llama.attention.head_count", query_heads);
-    out.value("llama.attention.head_count_kv", kv_heads);
-    out.value("llama.attention.key_length", head_dim);
-    out.value("llama.attention.value_length", head_dim);
-    out.value("llama.attention.layer_norm_rms_epsilon", 1e-5F);
-    out.value("llama.rope.dimension_count", rope_dims);
+    out.value("general.architecture", architecture);
+    out.value(architecture + ".block_count", layers);
+    out.value(architecture + ".embedding_length", dim);
+    out.value(architecture + ".feed_forward_length", hidden);
+    out.value(architecture + ".context_length", context);
+    out.value(architecture + ".attention.head_count", query_heads);
+    out.value(architecture + ".attention.head_count_kv", kv_heads);
+    out.value(architecture + ".attention.key_length", head_dim);
+    out.value(architecture + ".attention.value_length", head_dim);
+    out.value(architecture + ".attention.layer_norm_rms_epsilon", 1e-5F);
+    out.value(architecture + ".rope.dimension_count", rope_dims);
     std::vector<std::string> tokens;
     for (const std::string& character : llama::byte_characters()) { tokens.push_back(character); }
     for (const char* word : {"he", "ll", "hell", "hello",
@@ -151,6 +153,7 @@ struct Model {
     std::vector<std::int32_t> kinds(tokens.size(), 1);
     kinds.back() = 3;
     out.value("tokenizer.ggml.model", std::string("gpt2"));
+    if (!rule.empty()) { out.value("tokenizer.ggml.pre", rule); }
     out.array("tokenizer.ggml.tokens", tokens);
     out.array("tokenizer.ggml.token_type", kinds);
     out.array("tokenizer.ggml.merges", std::vector<std::string>{"h e", "l l", "he ll", "hell o", "\xC4\xA0 w"});
