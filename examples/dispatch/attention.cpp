@@ -1,4 +1,4 @@
-// examples/dispatch/attention.cpp - compiled once for each instruction set, each time into a shared object of its own.
+// examples/dispatch/attention.cpp - compiled once for each instruction set, each time under another name: KVCOMPRESS_VARIANT.
 // SPDX-License-Identifier: MIT
 #include "dispatch/attention.hpp"
 
@@ -14,7 +14,9 @@ Rows rows(const Cache& cache, const float* data, std::size_t tokens, std::size_t
   return Rows::tokens_first(data, tokens, heads, cache.shape().head_dim);
 }
 
-constexpr AttentionVariant variant{
+}  // namespace
+
+const AttentionVariant KVCOMPRESS_VARIANT{
     .backend = simd::backend,
     .create = [](std::size_t query_heads, std::size_t kv_heads, std::size_t head_dim) -> void* {
       return new Cache({.query_heads = query_heads, .kv_heads = kv_heads, .head_dim = head_dim});
@@ -32,8 +34,3 @@ constexpr AttentionVariant variant{
     },
     .destroy = [](void* cache) { delete static_cast<Cache*>(cache); },
     };
-
-}  // namespace
-
-extern "C" [[gnu::visibility("default")]] const AttentionVariant* attention_variant();
-const AttentionVariant* attention_variant() { return &variant; }

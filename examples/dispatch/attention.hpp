@@ -17,5 +17,7 @@ struct AttentionVariant {
   void (*destroy)(void* cache);
 };
 
-/// Every variant exports one function of this type, named attention_variant.
-using AttentionVariantFunction = const AttentionVariant* (*)();
+// attention.cpp, compiled for each instruction set.
+extern const AttentionVariant attention_baseline;
+extern const AttentionVariant attention_avx2;
+extern const AttentionVariant attention_avx512;

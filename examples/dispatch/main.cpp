@@ -1,15 +1,12 @@
 // examples/dispatch/main.cpp - run-time dispatch: one program that uses the widest vector instructions its machine has.
 // SPDX-License-Identifier: MIT
 //
-// The library chooses its kernels by compiler flags. A program for many machines compiles one file several times (attention.cpp), as shared
-// objects with hidden symbols: linked together statically, inline functions of the same name would be merged, whatever their flags.
-#include <dlfcn.h>
-
+// The library chooses its kernels by compiler flags. A program for many machines compiles one file several times (attention.cpp); in each the
+// library stands in an inline namespace of that instruction set, so that they are linked into one program and each runs its own code.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <random>
-#include <string>
 #include <vector>
 
 #include "dispatch/attention.hpp"
@@ -17,28 +14,19 @@
 namespace {
 
 /// Variants that this machine can run, the fastest first.
-std::vector<std::string> usable_variants() {
-  std::vector<std::string> names;
+std::vector<const AttentionVariant*> usable_variants() {
+  std::vector<const AttentionVariant*> variants;
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni")) {
-    names.emplace_back("avx512");
+    variants.push_back(&attention_avx512);
   }
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) { names.emplace_back("avx2"); }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+    variants.push_back(&attention_avx2);
+  }
 #endif
-  names.emplace_back("baseline");
-  return names;
-}
-
-const AttentionVariant* load(const std::string& name) {
-  const std::string path = std::string(KVCOMPRESS_DISPATCH_FOLDER) + "/libattention_" + name + ".so";
-  void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
-  void* symbol = library != nullptr ? dlsym(library, "attention_variant") : nullptr;
-  if (symbol == nullptr) {
-    std::fprintf(stderr, "%s\n", dlerror());
-    std::exit(EXIT_FAILURE);
-  }
-  return reinterpret_cast<AttentionVariantFunction>(symbol)();
+  variants.push_back(&attention_baseline);
+  return variants;
 }
 
 std::vector<float> gaussian(std::size_t count, unsigned seed) {
@@ -70,19 +58,18 @@ std::vector<float> attend(const AttentionVariant& variant) {
 }  // namespace
 
 int main() {
-  const std::vector<std::string> names = usable_variants();
-  const std::vector<float> expected = attend(*load(names.back()));
-  for (const std::string& name : names) {
-    const AttentionVariant& variant = *load(name);
-    const std::vector<float> out = attend(variant);
+  const std::vector<const AttentionVariant*> variants = usable_variants();
+  const std::vector<float> expected = attend(*variants.back());
+  for (const AttentionVariant* variant : variants) {
+    const std::vector<float> out = attend(*variant);
     double worst = 0.0;
     double largest = 0.0;
     for (std::size_t i = 0; i < out.size(); ++i) {
       worst = std::fmax(worst, std::fabs(static_cast<double>(out[i]) - static_cast<double>(expected[i])));
       largest = std::fmax(largest, std::fabs(static_cast<double>(expected[i])));
     }
-    std::printf("%-8s  %-12s  differs from the baseline by %.1e of the largest output%s\n", name.c_str(), variant.backend, worst / largest,
-                name == names.front() ? "  <- this machine's choice" : "");
+    std::printf("%-12s  differs from the baseline by %.1e of the largest output%s\n", variant->backend, worst / largest,
+                variant == variants.front() ? "  <- this machine's choice" : "");
     if (worst > 2e-4 * largest) { return EXIT_FAILURE; }
   }
   return EXIT_SUCCESS;

@@ -328,7 +328,7 @@ class KVCache {
     for (std::size_t row = 0; row < table.rows(); ++row) {
       if (table.alive(row)) { positions.push_back(table.position(row)); }
     }
-    std::sort(positions.begin(), positions.end());
+    std::sort(positions.begin(), positions.end(), [](Position a, Position b) { return a < b; });  // not std::less: see core/abi.hpp
     return positions;
   }
   /// Inspection of one lane: which row holds which position, the stores, the policy's state; valid until the next verb that is not const.

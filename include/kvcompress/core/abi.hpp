@@ -4,6 +4,10 @@
 // Inline functions of one name are merged by the linker, whatever flags they were compiled with. So that source files with different
 // -m flags can be linked into one program and each runs its own code, everything stands in kvcompress::<KVCOMPRESS_ABI>, which users do
 // not write. What such files hand to each other must not be of a type of the library: that would be another type in each of them.
+//
+// Functions of the standard library and of Eigen stand outside of it. Of the former those that compute on our data take a type or a
+// comparator of the library as a template argument, so that they are distinct too; what is left is inlined by any optimisation (at -O0 it is
+// not, and is merged). Eigen's are merged: include low_rank.hpp and reference/ in files of one instruction set only.
 #pragma once
 
 #include "kvcompress/simd/available.hpp"

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "kvcompress/low_rank/eigen_core.hpp"
+
 #include <Eigen/Eigenvalues>
 #include <Eigen/QR>
 

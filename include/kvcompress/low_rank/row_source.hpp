@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <Eigen/Core>
+#include "kvcompress/low_rank/eigen_core.hpp"
 
 #include <algorithm>
 #include <concepts>

@@ -2,18 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-// GCC 12 with -march=native for AVX-512: false alarms from its intrinsics inside Eigen.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wuninitialized"
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
-#endif
-#include <Eigen/Core>
-#include <Eigen/SVD>
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic pop
-#endif
+#include "kvcompress/low_rank/eigen_core.hpp"
 
+#include <Eigen/SVD>
 #include <algorithm>
 #include <cstddef>
 #include <optional>

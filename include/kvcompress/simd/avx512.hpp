@@ -16,6 +16,13 @@
 #include "kvcompress/core/half.hpp"
 #include "kvcompress/simd/x86_quads.hpp"
 
+// GCC 12 finds "__Y is used uninitialized" in its own AVX-512 intrinsics (GCC bug 105593), wherever they are inlined.
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 namespace kvcompress::inline KVCOMPRESS_ABI::simd::avx512 {
 
 inline constexpr std::size_t lanes = 16;
@@ -236,5 +243,9 @@ inline void lane_dots(const std::uint8_t* lines, std::size_t count, const Weight
 }
 
 }  // namespace kvcompress::simd::avx512
+
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 13
+#pragma GCC diagnostic pop
+#endif
 
 #endif

@@ -20,6 +20,12 @@ inline std::size_t most_outliers(std::size_t per_side, std::size_t length) noexc
   return 2 * per_side > length ? length : 2 * per_side;
 }
 
+/// std::nth_element, with a comparator of this namespace: plain pointers and the default one would make an instance that the linker shares
+/// between translation units of different instruction sets (see core/abi.hpp).
+inline void put_in_place(float* begin, float* nth, float* end) noexcept {
+  std::nth_element(begin, nth, end, [](float a, float b) { return a < b; });
+}
+
 /// Writes to `indices`, ascending, those of `count` numbers among which the `per_side` smallest and largest certainly are, ties included: the
 /// numbers outside of borders that a sample suggests, or all. Returns how many those are. `sample` has room for `count` numbers.
 inline std::size_t likely_outliers(const float* x, std::size_t count, std::size_t per_side, float* sample,
@@ -28,8 +34,8 @@ inline std::size_t likely_outliers(const float* x, std::size_t count, std::size_
   const std::size_t rank = samples * per_side / count * 3 / 2 + 4;  // the borders had better lie too far inside
   if (2 * rank < samples) {
     for (std::size_t i = 0; i < samples; ++i) { sample[i] = x[i * (count / samples)]; }
-    std::nth_element(sample, sample + rank, sample + samples);
-    std::nth_element(sample + rank + 1, sample + (samples - 1 - rank), sample + samples);
+    put_in_place(sample, sample + rank, sample + samples);
+    put_in_place(sample + rank + 1, sample + (samples - 1 - rank), sample + samples);
     const float low = sample[rank];
     const float high = sample[samples - 1 - rank];
     std::size_t found = 0;
@@ -61,8 +67,8 @@ inline std::size_t choose_outliers(const float* x, std::size_t count, std::size_
   std::transform(chosen, chosen + likely, sorted, [&](std::uint32_t i) { return x[i]; });
   float* const end = sorted + likely;
   float* const large = end - per_side;
-  std::nth_element(sorted, sorted + (per_side - 1), end);
-  std::nth_element(sorted + per_side, large, end);
+  put_in_place(sorted, sorted + (per_side - 1), end);
+  put_in_place(sorted + per_side, large, end);
   const float low = sorted[per_side - 1];
   const float high = *large;
   auto lows = std::count(sorted, sorted + per_side, low);  // so many of those equal to the bound are chosen
