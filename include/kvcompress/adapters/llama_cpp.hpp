@@ -44,7 +44,7 @@ struct Options {
 /// attention, which configure turns on.
 ///
 /// Cost: attention itself and one piece of llama.cpp's graph per layer; with several threads attach a thread pool
-/// (llama_attach_threadpool), or llama.cpp starts threads for each piece.
+/// (llama_cpp/thread_pool.hpp), or llama.cpp starts threads for each piece.
 class Cache {
  public:
   /// `registry` makes the caches and must outlive this object.
@@ -134,10 +134,12 @@ class Cache {
     llama_memory_seq_cp(llama_get_memory(context), from, to, -1, last);
     sequences_[to] = std::move(copied);
   }
-  /// llama_memory_seq_keep: all other sequences go.
+  /// All other sequences go. (llama_memory_seq_keep leaves them where each sequence has a stream of cells of its own.)
   void keep(llama_context* context, llama_seq_id id) {
+    for (const auto& [other, sequence] : sequences_) {
+      if (other != id) { llama_memory_seq_rm(llama_get_memory(context), other, -1, -1); }
+    }
     std::erase_if(sequences_, [id](const auto& sequence) { return sequence.first != id; });
-    llama_memory_seq_keep(llama_get_memory(context), id);
   }
   /// llama_memory_clear: all sequences go.
   void clear(llama_context* context) {

@@ -43,7 +43,8 @@ class Attention {
     layer.taken = false;
   }
   /// Appends the layer's new rows to the sequences of its tokens and writes the ubatch's attention to `out`, (tokens, query heads, width).
-  void attend(const AttentionNode& node, const std::map<llama_seq_id, Batch::Part>& tokens, std::map<llama_seq_id, Sequence>& sequences, float* out) {
+  void attend(const AttentionNode& node, const std::map<llama_seq_id, Batch::Part>& tokens, std::map<llama_seq_id, Sequence>& sequences,
+              float* out) {
     Layer& layer = layer_at(node.layer());
     require(root(node.keys) != root(node.values), ErrorCode::option, "llama_cpp: values are part of the keys (MLA)");
     require(node.alibi == 0.0F, ErrorCode::option, "llama_cpp: attention has a bias by position (ALiBi)");
@@ -72,7 +73,8 @@ class Attention {
 
   [[nodiscard]] Sequence load(const ByteSource& source, Checksum checksum) {
     return Sequence::load(source, checksum, [this](const Kind& kind, std::size_t layers) {
-      require(layers == layers_.size(), ErrorCode::format, "llama_cpp: load: the file's model has ", layers, " layers, this one ", layers_.size());
+      require(layers == layers_.size(), ErrorCode::format, "llama_cpp: load: the file's model has ", layers, " layers, this one ",
+              layers_.size());
       return registry_.make(kind.policy, kind.shape(layers));
     });
   }
@@ -102,8 +104,9 @@ class Attention {
     const auto number = static_cast<std::size_t>(node.layer());
     const bool forgets = !ring_ && window_ > 0 && static_cast<std::size_t>(node.cells()) < cells_;
     layer.sliding = layer.sliding || forgets;
-    return {node.query_heads(), node.kv_heads(), node.key_width(), node.value_width(), layer.rotary,
-            forgets ? LayerPolicies::windowed(registry_, policies_.of(number), window_) : policies_.of(number)};
+    return {node.query_heads(), node.kv_heads(),
+            node.key_width(),   node.value_width(),
+            layer.rotary,       forgets ? LayerPolicies::windowed(registry_, policies_.of(number), window_) : policies_.of(number)};
   }
   [[nodiscard]] AnyCache* cache_for(Sequence& sequence, const Kind& kind) const {
     const auto [place, added] = sequence.caches.try_emplace(kind);
@@ -143,22 +146,27 @@ class Attention {
       begin = end;
     }
   }
-  void attend(const AttentionNode& node, const Batch::Part& part, bool alone, std::size_t length, Layer& layer, const Kind& kind, AnyCache& cache) {
+  void attend(const AttentionNode& node, const Batch::Part& part, bool alone, std::size_t length, Layer& layer, const Kind& kind,
+              AnyCache& cache) {
     const std::size_t heads = node.query_heads();
     const std::size_t width = node.value_width();
     const std::size_t tokens = part.places.size();
     outputs_.resize(alone ? 0 : tokens * heads * width);
     float* outputs = alone ? result_.data() : outputs_.data();
     log_sum_exps_.resize(tokens * heads);
-    AttendOptions options{.scale = node.scale, .soft_cap = node.soft_cap, .log_sum_exp = node.sinks != nullptr ? log_sum_exps_.data() : nullptr};
+    AttendOptions options{
+        .scale = node.scale, .soft_cap = node.soft_cap, .log_sum_exp = node.sinks != nullptr ? log_sum_exps_.data() : nullptr};
     look_back(node, part, length, layer, options);
     const Rows queries = rows_of_part(node.query_rows(), part, alone, queries_);
     const Output output = Output::tokens_first(outputs, heads, width);
     std::vector<Workspace>& workspaces = workspaces_[kind];
     while (workspaces.size() < workers_) { workspaces.emplace_back(cache.shape()); }
     const auto number = static_cast<std::size_t>(node.layer());
-    if (executor_) { cache.attend(number, queries, output, workspaces, executor_, options); }
-    else { cache.attend(number, queries, output, workspaces.front(), options, {}); }
+    if (executor_) {
+      cache.attend(number, queries, output, workspaces, executor_, options);
+    } else {
+      cache.attend(number, queries, output, workspaces.front(), options, {});
+    }
     for (std::size_t i = 0; node.sinks != nullptr && i < tokens * heads; ++i) {  // a learned sink is one more term of the denominator
       const float keep = 1.0F / (1.0F + std::exp(node.sinks[i % heads] - log_sum_exps_[i]));
       for (std::size_t c = 0; c < width; ++c) { outputs[i * width + c] *= keep; }

@@ -53,8 +53,8 @@ class Batch {
       const llama_seq_id id = unified ? tokens_[read_ + i].sequence : static_cast<llama_seq_id>(cells[i] / cells_per_stream);
       const std::vector<Position>& positions = positions_[id];
       std::size_t& read = read_of_[id];
-      require(read < positions.size(), ErrorCode::phase, "llama_cpp: the graph has more tokens of sequence ", id, " than the batch: ",
-              positions.size());
+      require(read < positions.size(), ErrorCode::phase, "llama_cpp: the graph has more tokens of sequence ", id,
+              " than the batch: ", positions.size());
       parts[id].places.push_back(i);
       parts[id].positions.push_back(positions[read++]);
     }

@@ -33,8 +33,8 @@ struct CacheTensor {
 }
 
 /// A float tensor of rows (tokens, heads, dim) as the library takes them; `token_bytes` and `head_bytes` are its strides.
-[[nodiscard]] inline Rows rows_of(const ggml_tensor* tensor, std::size_t tokens, std::size_t heads, std::size_t dim, std::size_t token_bytes,
-                                  std::size_t head_bytes) noexcept {
+[[nodiscard]] inline Rows rows_of(const ggml_tensor* tensor, std::size_t tokens, std::size_t heads, std::size_t dim,
+                                  std::size_t token_bytes, std::size_t head_bytes) noexcept {
   return {static_cast<const float*>(tensor->data), tokens, heads, dim, token_bytes / sizeof(float), head_bytes / sizeof(float)};
 }
 

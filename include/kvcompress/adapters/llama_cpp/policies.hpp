@@ -65,7 +65,8 @@ class LayerPolicies {
     if (text.starts_with("rest:")) { return {0, every_layer, std::string(trimmed(text.substr(5)))}; }
     if (!text.starts_with("layers ")) { return {0, every_layer, std::string(text)}; }
     const std::size_t colon = text.find(':');
-    require(colon != std::string_view::npos, ErrorCode::option, "policies \"", whole, "\": \"", text, "\" must be \"layers FIRST-LAST: POLICY\"");
+    require(colon != std::string_view::npos, ErrorCode::option, "policies \"", whole, "\": \"", text,
+            "\" must be \"layers FIRST-LAST: POLICY\"");
     const std::string_view range = trimmed(text.substr(7, colon - 7));
     Entry found{0, 0, std::string(trimmed(text.substr(colon + 1)))};
     const char* end = range.data() + range.size();

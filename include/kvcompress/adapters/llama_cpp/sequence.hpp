@@ -24,7 +24,12 @@ struct Kind {
 
   /// For a model of so many layers; its rotary embedding points into this object.
   [[nodiscard]] Shape shape(std::size_t layers) const noexcept {
-    return {.layers = layers, .query_heads = query_heads, .kv_heads = kv_heads, .head_dim = key_width, .value_dim = value_width, .rope = rotary.linked()};
+    return {.layers = layers,
+            .query_heads = query_heads,
+            .kv_heads = kv_heads,
+            .head_dim = key_width,
+            .value_dim = value_width,
+            .rope = rotary.linked()};
   }
   friend bool operator<(const Kind& a, const Kind& b) {
     const auto members = [](const Kind& k) {
@@ -37,8 +42,8 @@ struct Kind {
 
 struct Sequence {
   std::map<Kind, std::unique_ptr<AnyCache>> caches;
-  Position first = 0;         ///< position of its oldest token
-  Position next = 0;          ///< the position after its newest token
+  Position first = 0;  ///< position of its oldest token
+  Position next = 0;   ///< the position after its newest token
   bool prompt_ended = false;
 
   /// Calls visit(cache, layer) for all layers that hold rows.
@@ -100,8 +105,8 @@ struct Sequence {
     out.number(format), out.number(caches.size()), out.number(first), out.number(next), out.number(prompt_ended ? 1 : 0);
     for (const auto& [kind, cache] : caches) {
       const RotaryEmbedding& r = kind.rotary;
-      for (const std::size_t n : {cache->shape().layers, kind.query_heads, kind.kv_heads, kind.key_width, kind.value_width, r.rope.rotary_dim,
-                                  static_cast<std::size_t>(r.rope.pairing), r.factors.size(), kind.policy.size()}) {
+      for (const std::size_t n : {cache->shape().layers, kind.query_heads, kind.kv_heads, kind.key_width, kind.value_width,
+                                  r.rope.rotary_dim, static_cast<std::size_t>(r.rope.pairing), r.factors.size(), kind.policy.size()}) {
         out.number(n);
       }
       out.real(r.rope.theta), out.real(r.rope.scale);
@@ -141,14 +146,17 @@ struct Sequence {
   static constexpr std::uint64_t format = 0x31'6C'6C'61'6D'61'6B'76;  // "vkamall1"
   struct Out {
     const ByteSink& sink;
-    void number(std::uint64_t value) const { require(sink.write(sink.context, &value, sizeof value), ErrorCode::io, "llama_cpp: save: the sink failed"); }
+    void number(std::uint64_t value) const {
+      require(sink.write(sink.context, &value, sizeof value), ErrorCode::io, "llama_cpp: save: the sink failed");
+    }
     void real(double value) const { number(std::bit_cast<std::uint64_t>(value)); }
   };
   struct In {
     const ByteSource& source;
     [[nodiscard]] std::uint64_t number() const {
       std::uint64_t value = 0;
-      require(source.read(source.context, &value, sizeof value) == sizeof value, ErrorCode::format, "llama_cpp: load: the file is cut short");
+      require(source.read(source.context, &value, sizeof value) == sizeof value, ErrorCode::format,
+              "llama_cpp: load: the file is cut short");
       return value;
     }
     [[nodiscard]] std::size_t at_most(const char* name, std::uint64_t bound) const {
