@@ -74,6 +74,9 @@ if(NOT TARGET llama_cpp::headers)
     target_include_directories(llama_cpp::headers INTERFACE ${KVCOMPRESS_LLAMA_H_DIR})
   endif()
 endif()
+if(PROJECT_IS_TOP_LEVEL)  # the libraries, for its tests and examples
+  find_library(KVCOMPRESS_LIBLLAMA NAMES llama libllama.v0.4.0.so HINTS ${KVCOMPRESS_LLAMA_CPP_DIR}/lib NO_DEFAULT_PATH)
+endif()
 
 if(KVCOMPRESS_BUILD_TESTS OR KVCOMPRESS_BUILD_BENCH OR KVCOMPRESS_BUILD_EXAMPLES)
   find_package(Threads REQUIRED)

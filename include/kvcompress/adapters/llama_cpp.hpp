@@ -21,12 +21,21 @@ enum class Phases {
   said    ///< by end_prompt and begin_prompt alone: for programs that decode drafts of several tokens
 };
 
+/// llama.cpp's functions that change what a context remembers. An object that stands before libllama (LD_PRELOAD) gives libllama's own.
+struct Functions {
+  decltype(&llama_decode) decode = llama_decode;
+  decltype(&llama_memory_seq_rm) seq_rm = llama_memory_seq_rm;
+  decltype(&llama_memory_seq_cp) seq_cp = llama_memory_seq_cp;
+  decltype(&llama_memory_clear) clear = llama_memory_clear;
+};
+
 struct Options {
   std::string policy = "full";  ///< see LayerPolicies: one policy, or "layers 0-1: full; rest: kivi4"
   Phases phases = Phases::found;
   bool ring = false;              ///< llama.cpp keeps only the cells it must: for texts longer than its n_ctx
   AnyCache::Executor executor{};  ///< spreads attention over your threads (see KVCache::attend); empty: the calling thread alone
   std::size_t workers = 1;        ///< how many of them run at once
+  Functions functions{};
 };
 
 /// The key-value cache of one llama_context. llama.cpp keeps its book of cells and computes everything but attention: its nodes that store
@@ -75,7 +84,7 @@ class Cache {
 
   /// llama_decode with this cache: its return value; or -1 where this cache refuses the batch, 2 where it finds out later: error() says why,
   /// and the sequences are as before.
-  int decode(llama_context* context, llama_batch batch, int (*llama_cpps_decode)(llama_context*, llama_batch) = llama_decode) {
+  int decode(llama_context* context, llama_batch batch) {
     error_.clear();
     try {
       start(context, batch);
@@ -83,7 +92,7 @@ class Cache {
       error_ = error.what();
       return -1;
     }
-    const int result = llama_cpps_decode(context, batch);
+    const int result = options_.functions.decode(context, batch);
     put_back();
     if (result == 0 && error_.empty()) {
       for (const auto& [id, positions] : batch_.positions()) { sequences_[id].next = positions.back() + 1; }
@@ -123,28 +132,28 @@ class Cache {
       error_ = error.what();
       return false;
     }
-    return llama_memory_seq_rm(llama_get_memory(context), id, first, last);
+    return options_.functions.seq_rm(llama_get_memory(context), id, first, last);
   }
   /// llama_memory_seq_cp of the positions before `last` (negative: all): both share their rows until one of them writes.
   void copy(llama_context* context, llama_seq_id from, llama_seq_id to, llama_pos last = -1) {
     if (from == to) { return; }
     Sequence copied = sequences_[from].fork();
     if (last >= 0) { copied.truncate(static_cast<Position>(last)); }
-    llama_memory_seq_rm(llama_get_memory(context), to, -1, -1);
-    llama_memory_seq_cp(llama_get_memory(context), from, to, -1, last);
+    options_.functions.seq_rm(llama_get_memory(context), to, -1, -1);
+    options_.functions.seq_cp(llama_get_memory(context), from, to, -1, last);
     sequences_[to] = std::move(copied);
   }
   /// All other sequences go. (llama_memory_seq_keep leaves them where each sequence has a stream of cells of its own.)
   void keep(llama_context* context, llama_seq_id id) {
     for (const auto& [other, sequence] : sequences_) {
-      if (other != id) { llama_memory_seq_rm(llama_get_memory(context), other, -1, -1); }
+      if (other != id) { options_.functions.seq_rm(llama_get_memory(context), other, -1, -1); }
     }
     std::erase_if(sequences_, [id](const auto& sequence) { return sequence.first != id; });
   }
   /// llama_memory_clear: all sequences go.
   void clear(llama_context* context) {
     sequences_.clear();
-    llama_memory_clear(llama_get_memory(context), false);  // true would write zeros into cells that have no memory
+    options_.functions.clear(llama_get_memory(context), false);  // true would write zeros into cells that have no memory
   }
 
   // ------------------------------------------------------------------ state of this side
@@ -186,7 +195,7 @@ class Cache {
               " here: shift, copy and load it by the verbs of this cache");
       if (options_.phases == Phases::found) { positions.size() > 1 ? sequence.begin_prompt() : sequence.end_prompt(); }
       if (options_.ring && newest > static_cast<llama_pos>(window_)) {
-        llama_memory_seq_rm(memory, id, 0, newest - static_cast<llama_pos>(window_));
+        options_.functions.seq_rm(memory, id, 0, newest - static_cast<llama_pos>(window_));
       }
     }
     first_layer_ = -1;
