@@ -65,6 +65,19 @@ if(NOT TARGET xxHash::xxhash)
   endif()
 endif()
 
+# llama.cpp's headers, for its adapter; without them there is no kvcompress::llama_cpp. cmake/get_llama_cpp.sh fills the folder below.
+set(KVCOMPRESS_LLAMA_CPP_DIR ${PROJECT_SOURCE_DIR}/build/llama_cpp CACHE PATH "Where llama.cpp is installed: include/ and lib/")
+if(NOT TARGET llama_cpp::headers)
+  find_path(KVCOMPRESS_LLAMA_H_DIR llama.h HINTS ${KVCOMPRESS_LLAMA_CPP_DIR}/include DOC "Folder with llama.h and ggml.h")
+  if(KVCOMPRESS_LLAMA_H_DIR)
+    add_library(llama_cpp::headers INTERFACE IMPORTED GLOBAL)
+    target_include_directories(llama_cpp::headers INTERFACE ${KVCOMPRESS_LLAMA_H_DIR})
+  endif()
+endif()
+if(PROJECT_IS_TOP_LEVEL)  # the libraries, for its tests and examples
+  find_library(KVCOMPRESS_LIBLLAMA NAMES llama libllama.v0.4.0.so HINTS ${KVCOMPRESS_LLAMA_CPP_DIR}/lib NO_DEFAULT_PATH)
+endif()
+
 if(KVCOMPRESS_BUILD_TESTS OR KVCOMPRESS_BUILD_BENCH OR KVCOMPRESS_BUILD_EXAMPLES)
   find_package(Threads REQUIRED)
   kvcompress_need(fmt 9 TARGET fmt::fmt DEBIAN libfmt-dev FROM https://github.com/fmtlib/fmt.git 9.1.0)

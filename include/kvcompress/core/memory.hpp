@@ -94,6 +94,16 @@ struct MemoryReport {
   /// The total without the slow tier: what attention reads at full speed.
   [[nodiscard]] std::size_t fast() const noexcept { return total() - slow_tier; }
 
+  /// Adds another cache's bytes.
+  void add(const MemoryReport& other) noexcept {
+    for (const auto purpose : {&MemoryReport::codes, &MemoryReport::scales, &MemoryReport::exact_rows, &MemoryReport::factors,
+                               &MemoryReport::outliers, &MemoryReport::positions, &MemoryReport::policy_state, &MemoryReport::indices,
+                               &MemoryReport::scratch, &MemoryReport::slow_tier, &MemoryReport::spare, &MemoryReport::shared,
+                               &MemoryReport::slow_file}) {
+      this->*purpose += other.*purpose;
+    }
+  }
+
   /// Calls add(*this); if `all_shared`, everything that it adds is held by a fork too.
   template <class Add>
   void add_held(bool all_shared, Add&& add) noexcept {

@@ -39,6 +39,15 @@ class Rows {
     return Rows(data, tokens, heads, dim, dim, tokens * dim);
   }
 
+  /// The rows of the tokens [begin, end).
+  [[nodiscard]] Rows slice(std::size_t begin, std::size_t end) const noexcept {
+    Rows some = *this;
+    const std::size_t bytes = begin * token_stride_ * (element_ == Element::f32 ? sizeof(float) : sizeof(half));
+    some.data_ = static_cast<const char*>(data_) + bytes;
+    some.tokens_ = end - begin;
+    return some;
+  }
+
   [[nodiscard]] std::size_t tokens() const noexcept { return tokens_; }
   [[nodiscard]] std::size_t heads() const noexcept { return heads_; }
   [[nodiscard]] std::size_t dim() const noexcept { return dim_; }

@@ -1,0 +1,171 @@
+// include/kvcompress/adapters/llama_cpp/sequence.hpp - what one of llama.cpp's sequences holds: a cache per kind of layer.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <map>
+#include <memory>
+#include <string>
+#include <tuple>
+
+#include "kvcompress/adapters/llama_cpp/nodes.hpp"
+#include "kvcompress/any_cache.hpp"
+#include "llama.h"
+
+namespace kvcompress::inline KVCOMPRESS_ABI::llama_cpp {
+
+/// Layers of one kind share a cache, each at its own number, so that policies see the whole model: those of equal widths, rotary embedding
+/// and policy.
+struct Kind {
+  std::size_t query_heads, kv_heads, key_width, value_width;
+  RotaryEmbedding rotary;
+  std::string policy;
+
+  /// For a model of so many layers; its rotary embedding points into this object.
+  [[nodiscard]] Shape shape(std::size_t layers) const noexcept {
+    return {.layers = layers,
+            .query_heads = query_heads,
+            .kv_heads = kv_heads,
+            .head_dim = key_width,
+            .value_dim = value_width,
+            .rope = rotary.linked()};
+  }
+  friend bool operator<(const Kind& a, const Kind& b) {
+    const auto members = [](const Kind& k) {
+      return std::tie(k.query_heads, k.kv_heads, k.key_width, k.value_width, k.rotary.rope.theta, k.rotary.rope.scale,
+                      k.rotary.rope.pairing, k.rotary.rope.rotary_dim, k.rotary.factors, k.policy);
+    };
+    return members(a) < members(b);
+  }
+};
+
+struct Sequence {
+  std::map<Kind, std::unique_ptr<AnyCache>> caches;
+  Position first = 0;  ///< position of its oldest token
+  Position next = 0;   ///< the position after its newest token
+  bool prompt_ended = false;
+
+  /// Calls visit(cache, layer) for all layers that hold rows.
+  void for_layers(auto&& visit) {
+    for (auto& [kind, cache] : caches) {
+      for (std::size_t layer = 0; layer < cache->shape().layers; ++layer) {
+        if (cache->tokens(layer) > 0) { visit(*cache, layer); }
+      }
+    }
+  }
+  void end_prompt() {
+    if (prompt_ended) { return; }
+    for_layers([](AnyCache& cache, std::size_t layer) { cache.end_prompt(layer); });
+    prompt_ended = next > 0;
+  }
+  void begin_prompt() {
+    if (!prompt_ended) { return; }
+    for_layers([](AnyCache& cache, std::size_t layer) { cache.begin_prompt(layer); });
+    prompt_ended = false;
+  }
+  /// Forgets all rows from a position on; raises an Error, with nothing changed, where a policy cannot.
+  void truncate(Position position) {
+    if (position >= next) { return; }
+    if (position <= first) {
+      *this = {};
+      return;
+    }
+    Sequence cut = fork();
+    for (auto& [kind, cache] : cut.caches) { cache->truncate(position); }
+    cut.next = position;
+    *this = std::move(cut);
+  }
+  /// Forgets the rows at [begin, end), negative: from the beginning, to the end; in the middle once the prompt has ended.
+  void remove(llama_pos begin, llama_pos end) {
+    const Position from = begin < 0 ? 0 : static_cast<Position>(begin);
+    const Position to = end < 0 ? next : static_cast<Position>(end);
+    if (from >= to || from >= next) { return; }
+    if (to >= next) { return truncate(from); }
+    Sequence left = fork();
+    left.for_layers([](AnyCache& cache, std::size_t layer) { cache.commit(layer); });
+    for (auto& [kind, cache] : left.caches) { cache->remove(from, to); }
+    *this = std::move(left);
+  }
+  [[nodiscard]] Sequence fork() const {
+    Sequence copy;
+    for (const auto& [kind, cache] : caches) { copy.caches.emplace(kind, cache->fork()); }
+    copy.first = first, copy.next = next, copy.prompt_ended = prompt_ended;
+    return copy;
+  }
+  void account(MemoryReport& report) const noexcept {
+    for (const auto& [kind, cache] : caches) { report.add(cache->memory()); }
+  }
+
+  // ------------------------------------------------------------------ saving
+
+  /// The kinds of layers and, behind each, its cache.
+  void save(const ByteSink& sink, Checksum checksum) const {
+    const Out out{sink};
+    out.number(format), out.number(caches.size()), out.number(first), out.number(next), out.number(prompt_ended ? 1 : 0);
+    for (const auto& [kind, cache] : caches) {
+      const RotaryEmbedding& r = kind.rotary;
+      for (const std::size_t n : {cache->shape().layers, kind.query_heads, kind.kv_heads, kind.key_width, kind.value_width,
+                                  r.rope.rotary_dim, static_cast<std::size_t>(r.rope.pairing), r.factors.size(), kind.policy.size()}) {
+        out.number(n);
+      }
+      out.real(r.rope.theta), out.real(r.rope.scale);
+      for (const double factor : r.factors) { out.real(factor); }
+      for (const char c : kind.policy) { out.number(static_cast<unsigned char>(c)); }
+      cache->save(sink, checksum);
+    }
+  }
+  /// make(kind, layers) gives an empty cache.
+  [[nodiscard]] static Sequence load(const ByteSource& source, Checksum checksum, auto&& make) {
+    const In in{source};
+    Sequence loaded;
+    require(in.number() == format, ErrorCode::format, "llama_cpp: load: this is no saved sequence, or one of another version");
+    const std::size_t count = in.at_most("caches", 4096);
+    loaded.first = static_cast<Position>(in.number()), loaded.next = static_cast<Position>(in.number());
+    loaded.prompt_ended = in.number() != 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      const std::size_t layers = in.at_most("layers", 1U << 20U);
+      Kind kind{};
+      kind.query_heads = in.at_most("query heads", 1U << 20U), kind.kv_heads = in.at_most("KV heads", 1U << 20U);
+      kind.key_width = in.at_most("key width", 1U << 20U), kind.value_width = in.at_most("value width", 1U << 20U);
+      kind.rotary.rope.rotary_dim = in.at_most("rotary dim", 1U << 20U);
+      kind.rotary.rope.pairing = in.at_most("pairing", 1) == 0 ? RopePairing::half_split : RopePairing::interleaved;
+      kind.rotary.factors.resize(in.at_most("frequency factors", 1U << 20U));
+      kind.policy.resize(in.at_most("the policy's name", 1U << 16U));
+      kind.rotary.rope.theta = in.real(), kind.rotary.rope.scale = in.real();
+      for (double& factor : kind.rotary.factors) { factor = in.real(); }
+      for (char& c : kind.policy) { c = static_cast<char>(in.number()); }
+      std::unique_ptr<AnyCache> cache = make(kind, layers);
+      cache->load(source, checksum);
+      loaded.caches.emplace(std::move(kind), std::move(cache));
+    }
+    return loaded;
+  }
+
+ private:
+  static constexpr std::uint64_t format = 0x31'6C'6C'61'6D'61'6B'76;  // "vkamall1"
+  struct Out {
+    const ByteSink& sink;
+    void number(std::uint64_t value) const {
+      require(sink.write(sink.context, &value, sizeof value), ErrorCode::io, "llama_cpp: save: the sink failed");
+    }
+    void real(double value) const { number(std::bit_cast<std::uint64_t>(value)); }
+  };
+  struct In {
+    const ByteSource& source;
+    [[nodiscard]] std::uint64_t number() const {
+      std::uint64_t value = 0;
+      require(source.read(source.context, &value, sizeof value) == sizeof value, ErrorCode::format,
+              "llama_cpp: load: the file is cut short");
+      return value;
+    }
+    [[nodiscard]] std::size_t at_most(const char* name, std::uint64_t bound) const {
+      const std::uint64_t value = number();
+      require(value <= bound, ErrorCode::format, "llama_cpp: load: ", name, ": ", value, ", must be at most ", bound);
+      return static_cast<std::size_t>(value);
+    }
+    [[nodiscard]] double real() const { return std::bit_cast<double>(number()); }
+  };
+};
+
+}  // namespace kvcompress::llama_cpp

@@ -1,0 +1,145 @@
+// tests/c_api/c_api_test.cpp - the C interface does what the C++ one does, and says why it does not.
+// SPDX-License-Identifier: MIT
+#include "kvcompress/c_api.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "registry/registry.hpp"
+
+namespace {
+
+struct Cache {
+  explicit Cache(const char* policy, kvc_shape shape = kvc_shape_of(2, 4, 2, 16)) {
+    EXPECT_EQ(kvc_create(policy, &shape, &cache), KVC_OK) << kvc_last_error();
+  }
+  ~Cache() { kvc_destroy(cache); }
+  Cache(const Cache&) = delete;
+  Cache& operator=(const Cache&) = delete;
+  kvc_cache* cache = nullptr;
+};
+std::vector<float> numbers(std::size_t count, float seed) {
+  std::vector<float> all(count);
+  for (std::size_t i = 0; i < count; ++i) { all[i] = std::sin(seed + 0.37F * static_cast<float>(i)); }
+  return all;
+}
+/// A prompt of 40 tokens and one more, through the C interface; the last output of layer 0.
+std::vector<float> run(kvc_cache* cache) {
+  const auto k = numbers(41 * 2 * 16, 1.0F);
+  const auto v = numbers(41 * 2 * 16, 2.0F);
+  const auto q = numbers(41 * 4 * 16, 3.0F);
+  std::vector<float> out(40 * 4 * 16);
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    EXPECT_EQ(kvc_append(cache, layer, k.data(), v.data(), 40), KVC_OK) << kvc_last_error();
+    EXPECT_EQ(kvc_attend(cache, layer, q.data(), 40, out.data(), nullptr), KVC_OK) << kvc_last_error();
+    EXPECT_EQ(kvc_end_prompt(cache, layer), KVC_OK) << kvc_last_error();
+    EXPECT_EQ(kvc_append(cache, layer, k.data() + 40 * 32, v.data() + 40 * 32, 1), KVC_OK) << kvc_last_error();
+  }
+  out.resize(4 * 16);
+  EXPECT_EQ(kvc_attend(cache, 0, q.data() + 40 * 64, 1, out.data(), nullptr), KVC_OK) << kvc_last_error();
+  return out;
+}
+
+TEST(CApi, GivesTheNumbersOfTheCppInterface) {
+  const Cache c("h2o:budget=16+kivi4:residual=8");
+  const std::vector<float> out = run(c.cache);
+
+  const auto cache =
+      examples::registry().make("h2o:budget=16+kivi4:residual=8", {.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 16});
+  const auto k = numbers(41 * 2 * 16, 1.0F);
+  const auto v = numbers(41 * 2 * 16, 2.0F);
+  const auto q = numbers(41 * 4 * 16, 3.0F);
+  std::vector<float> expected(40 * 4 * 16);
+  using namespace kvcompress;
+  Workspace workspace(cache->shape());
+  cache->append(0, Rows::tokens_first(k.data(), 40, 2, 16), Rows::tokens_first(v.data(), 40, 2, 16));
+  cache->attend(0, Rows::tokens_first(q.data(), 40, 4, 16), Output::tokens_first(expected.data(), 40, 4, 16), workspace, {}, {});
+  cache->end_prompt(0);
+  cache->append(0, Rows::tokens_first(k.data() + 40 * 32, 1, 2, 16), Rows::tokens_first(v.data() + 40 * 32, 1, 2, 16));
+  expected.resize(64);
+  cache->attend(0, Rows::tokens_first(q.data() + 40 * 64, 1, 4, 16), Output::tokens_first(expected.data(), 1, 4, 16), workspace, {}, {});
+  EXPECT_EQ(out, expected);
+
+  std::size_t count = 0;
+  std::vector<std::uint32_t> positions(3);
+  ASSERT_EQ(kvc_kept(c.cache, 0, 1, positions.data(), positions.size(), &count), KVC_OK);
+  const auto kept = cache->kept(0, 1);
+  EXPECT_EQ(count, kept.size());
+  EXPECT_EQ(positions, std::vector<std::uint32_t>(kept.begin(), kept.begin() + 3));
+}
+
+TEST(CApi, HeadsApartGiveTheSameNumbers) {
+  const Cache whole("kivi4:residual=8");
+  const Cache apart("kivi4:residual=8");
+  const std::vector<float> expected = run(whole.cache);
+  static_cast<void>(run(apart.cache));
+  const auto q = numbers(41 * 4 * 16, 3.0F);
+  std::vector<float> out(64);
+  kvc_workspace* workspace = nullptr;
+  ASSERT_EQ(kvc_workspace_create(apart.cache, &workspace), KVC_OK);
+  for (std::size_t head = 0; head < 2; ++head) {
+    ASSERT_EQ(kvc_attend_heads(apart.cache, 0, q.data() + 40 * 64, 1, out.data(), nullptr, head, head + 1, workspace), KVC_OK);
+  }
+  kvc_workspace_destroy(workspace);
+  EXPECT_EQ(out, expected);
+}
+
+TEST(CApi, AFileHoldsAllOfACache) {
+  const std::string path = (std::filesystem::temp_directory_path() / "kvcompress_c_api_test.cache").string();
+  const Cache saved("kivi4:residual=8");
+  static_cast<void>(run(saved.cache));
+  ASSERT_EQ(kvc_save_file(saved.cache, path.c_str()), KVC_OK) << kvc_last_error();
+  const Cache loaded("kivi4:residual=8");
+  ASSERT_EQ(kvc_load_file(loaded.cache, path.c_str()), KVC_OK) << kvc_last_error();
+  const auto q = numbers(64, 5.0F);
+  std::vector<float> a(64);
+  std::vector<float> b(64);
+  ASSERT_EQ(kvc_attend(saved.cache, 1, q.data(), 1, a.data(), nullptr), KVC_OK);
+  ASSERT_EQ(kvc_attend(loaded.cache, 1, q.data(), 1, b.data(), nullptr), KVC_OK);
+  EXPECT_EQ(a, b);
+  const Cache other("kivi2:residual=8");
+  EXPECT_EQ(kvc_load_file(other.cache, path.c_str()), KVC_FORMAT);
+  EXPECT_EQ(kvc_load_file(other.cache, "/no/such/file"), KVC_IO);
+  EXPECT_EQ(kvc_save_file(other.cache, "/no/such/file"), KVC_IO);
+  EXPECT_NE(std::string(kvc_last_error()).find("/no/such/file"), std::string::npos);
+  std::filesystem::remove(path);
+}
+
+TEST(CApi, ErrorsAreStatusesAndSentences) {
+  kvc_shape shape = kvc_shape_of(1, 4, 2, 16);
+  kvc_cache* none = nullptr;
+  EXPECT_EQ(kvc_create("nonsense", &shape, &none), KVC_OPTION);
+  EXPECT_NE(std::string(kvc_last_error()).find("nonsense"), std::string::npos);
+  EXPECT_EQ(kvc_create(nullptr, &shape, &none), KVC_INPUT);
+  EXPECT_EQ(kvc_create("full", nullptr, &none), KVC_INPUT);
+  EXPECT_EQ(kvc_create("full", &shape, nullptr), KVC_INPUT);
+  shape.kv_heads = 3;
+  EXPECT_EQ(kvc_create("full", &shape, &none), KVC_SHAPE);
+  EXPECT_EQ(none, nullptr);
+
+  const Cache c("full");
+  const auto row = numbers(64, 1.0F);
+  std::vector<float> out(64);
+  EXPECT_EQ(kvc_append(nullptr, 0, row.data(), row.data(), 1), KVC_INPUT);
+  EXPECT_EQ(kvc_append(c.cache, 7, row.data(), row.data(), 1), KVC_SHAPE);
+  EXPECT_EQ(kvc_append(c.cache, 0, nullptr, row.data(), 1), KVC_INPUT);
+  EXPECT_EQ(kvc_attend(c.cache, 0, row.data(), 1, out.data(), nullptr), KVC_PHASE);
+  EXPECT_EQ(kvc_append(c.cache, 0, row.data(), row.data(), 1), KVC_OK);
+  EXPECT_EQ(kvc_attend(c.cache, 0, row.data(), 1, nullptr, nullptr), KVC_INPUT);
+  EXPECT_EQ(kvc_append_at(c.cache, 0, row.data(), row.data(), 1, 0), KVC_POSITION);
+  kvc_options options = kvc_options_default();
+  options.scale = NAN;
+  EXPECT_NE(kvc_attend(c.cache, 0, row.data(), 1, out.data(), &options), KVC_OK);
+  EXPECT_EQ(kvc_attend_heads(c.cache, 0, row.data(), 1, out.data(), nullptr, 0, 1, nullptr), KVC_INPUT);
+  EXPECT_EQ(kvc_tokens(c.cache, 0, nullptr), KVC_INPUT);
+  std::size_t tokens = 0;
+  EXPECT_EQ(kvc_tokens(c.cache, 0, &tokens), KVC_OK);
+  EXPECT_EQ(tokens, 1U);
+}
+
+}  // namespace
