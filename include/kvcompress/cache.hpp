@@ -105,6 +105,7 @@ class KVCache {
       for (std::size_t head = 0; head < shape_.kv_heads; ++head) { append_row(l.lanes[head], keys, values, t, head, position); }
       for (RowTable& table : l.tables) { table.append(position); }
     }
+    l.note_appended(first_position, first_position + static_cast<Position>(keys.tokens()));
     l.next = first_position + static_cast<Position>(keys.tokens());
     l.open += keys.tokens();
   }
@@ -128,8 +129,9 @@ class KVCache {
       const auto store = detail::output_storer(shape_, head, out, options);
       if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
         if (!l.in_prompt && (Prepares<Values> || !Retrieval::reads_all(options_.retrieval, layer))) {
-          const auto choose = [&](const float* group, std::size_t stride, Position shift, std::size_t rows) {
-            return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, rows, ws);
+          const auto choose = [&](const float* group, std::size_t stride, Position shift, const Visible& visible, std::size_t rows) {
+            return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, visible, options.soft_cap, rows,
+                                     ws);
           };
           attention.run(
               ws.positions, ws.limits, false, ws, false, load, store, [](auto&&...) {}, choose);
@@ -166,7 +168,7 @@ class KVCache {
 
   /// For an engine with its own attention: shows the policy queries (tokens, query_heads, key width) at `positions`, as attend would.
   /// `log_sum_exp`, if the engine has it: that of every query's logits over the rows it may see, (tokens, query_heads); it saves a pass over
-  /// the logits. Does nothing for a policy that observes nothing.
+  /// the logits. A policy that observes nothing learns from it what is padding (see end_prompt), if it evicts or retrieves, and else nothing.
   void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options = {},
                const float* log_sum_exp = nullptr) {
     detail::check_layer(shape_, "observe", layer);
@@ -176,6 +178,7 @@ class KVCache {
     detail::check_positions(positions, queries.tokens(), l.next);
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
       workspace_.positions.assign(positions.begin(), positions.end());
+      note_queries(layer, head, options, workspace_);
       if constexpr (Eviction::observes == Observes::every_query) {
         detail::see<P>(shape_, options_, writable(layer), head, detail::query_loader(shape_, queries, head, workspace_), options,
                        log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
@@ -191,16 +194,21 @@ class KVCache {
     require(!at(layer).in_prompt, ErrorCode::phase, "commit(layer = ", layer, ") before end_prompt(layer)");
     if (at(layer).open > 0) { finish(layer, false); }
   }
-  /// The commit that closes a prompt. May come again, for a later prompt given in one append.
+  /// The commit that closes a prompt. May come again, for a later prompt given in one append. Needs at least one query since the last commit in
+  /// every lane, shown by attend or observe, if the policy decides by the prompt's attention.
+  ///
+  /// Padding: rows before the smallest AttendOptions::start of all queries of the first prompt, which none of them saw. A policy that evicts
+  /// drops them here, before it decides: they are no sinks, count in no budget and vote for nothing. The others keep them.
   void end_prompt(std::size_t layer) {
     detail::check_layer(shape_, "end_prompt", layer);
     require(at(layer).open > 0, ErrorCode::phase, "end_prompt(layer = ", layer, ") without rows since the last commit");
     const RowRange group = detail::layers_with<P>(options_, shape_, layer);
     for (std::size_t other = group.first; other < group.last; ++other) {
-      require(!at(other).waiting || at(other).next == at(layer).next, ErrorCode::phase, "end_prompt(layer = ", layer, "): it has seen ",
-              at(layer).next, " tokens, must have seen as many as layer ", other, ", which is encoded together with it: ", at(other).next);
+      if (at(other).waiting) { at(layer).check_prompt_of(at(other), layer, other); }
     }
     for (const Lane& lane : at(layer).lanes) {
+      require(Eviction::observes != Observes::every_query || !lane.shown.none(), ErrorCode::phase, "end_prompt(layer = ", layer,
+              ") before attend or observe: ", Eviction::name, " needs the queries of the prompt, of every KV head");
       require(detail::query_window<P>(options_) == 0 || !lane.last.positions().empty(), ErrorCode::phase, "end_prompt(layer = ", layer,
               ") before attend or observe: ", Eviction::observes == Observes::last_prompt_queries ? Eviction::name : Retrieval::name,
               " needs the last queries of the prompt");
@@ -216,12 +224,16 @@ class KVCache {
       if (shared.read().next > position) { shared.write().truncate(position, query_width()); }
     }
   }
-  /// Removes the rows at positions [first, last) that are still there; positions of other rows stay. Needs everything committed.
+  /// Removes the rows at positions [first, last) that are still there; positions of other rows stay. Needs everything committed, and layers
+  /// that are encoded together at the same token.
   void remove(Position first, Position last) {
     require(first <= last, ErrorCode::position, "remove: first is ", first, ", must be at most last = ", last);
     for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
       require(at(layer).open == 0, ErrorCode::phase, "remove with ", at(layer).open, " uncommitted rows in layer ", layer,
               ": commit first");
+      const std::size_t first_layer = detail::layers_with<P>(options_, shape_, layer).first;
+      require(at(layer).next == at(first_layer).next, ErrorCode::phase, "remove: layer ", layer, " has seen ", at(layer).next,
+              " tokens, must have seen as many as layer ", first_layer, ", which is encoded together with it: ", at(first_layer).next);
     }
     for (Shared<Layer>& shared : layers_) {
       Layer& l = shared.write();
@@ -339,7 +351,7 @@ class KVCache {
   KVCache(const KVCache& other, Sharing)
       : shape_(other.shape_), options_(other.options_), memory_(other.memory_), layers_(other.layers_),
         workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_), reserved_(other.reserved_) {
-    if constexpr (Eviction::observes != Observes::nothing || !std::is_same_v<Retrieval, ReadAll>) {
+    if constexpr (detail::notes_queries<P>) {
       for (Shared<Layer>& layer : layers_) {  // attend writes observations and fetched rows without asking
         if (layer.read().open > 0) { static_cast<void>(layer.write()); }
       }
@@ -395,17 +407,26 @@ class KVCache {
   /// Places a head's queries in the workspace and keeps those that the policy will want at the end of the prompt.
   void place_queries(std::size_t layer, std::size_t head, const Rows& queries, const AttendOptions& options, Workspace& ws) {
     detail::place_queries(at(layer).table(head), queries.tokens(), ws);
+    note_queries(layer, head, options, ws);
     if (const std::size_t window = detail::query_window<P>(options_); window > 0) {
       detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, options, ws);
     }
   }
 
+  void note_queries(std::size_t layer, std::size_t head, const AttendOptions& options, const Workspace& ws) noexcept {
+    if constexpr (detail::notes_queries<P>) {
+      Layer& l = writable(layer);
+      l.lanes[head].shown.add(ws.positions.front(), options.start, l.in_prompt);
+    }
+  }
+
   // ------------------------------------------------------------------ commits
 
-  /// The eviction's budget in rows, which follows from the tokens of the prompt.
+  /// The eviction's budget in rows, which follows from the tokens of the prompt that are no padding.
   void settle_budget(Layer& l) const {
     if constexpr (HasBudget<Eviction>) {
-      l.budget = options_.eviction.budget.resolve(l.prompt_tokens, shape_.layers * shape_.kv_heads,
+      const std::size_t tokens = l.prompt_tokens - std::min<std::size_t>(l.prompt_tokens, l.start());
+      l.budget = options_.eviction.budget.resolve(tokens, shape_.layers * shape_.kv_heads,
                                                   [this](std::size_t bytes) { return detail::rows_in<P>(shape_, options_, bytes); });
     }
   }

@@ -12,6 +12,7 @@
 #include "kvcompress/core/row_table.hpp"
 #include "kvcompress/core/shape.hpp"
 #include "kvcompress/core/views.hpp"
+#include "kvcompress/core/visible.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 class Reader;
@@ -356,6 +357,8 @@ struct Retrieving {
   Rotation& rotation;
   Vector<float>& scratch;   ///< any size
   Vector<Position>& order;  ///< any size
+  Visible visible{};        ///< which rows the token may see: a unit of others must not be chosen, whatever the queries say to it
+  float soft_cap = 0.0F;    ///< the attention's (see AttendOptions)
 };
 
 /// Decides which rows a query reads after the prompt. Static functions over an Options value and a State that the cache owns per lane and
@@ -363,9 +366,9 @@ struct Retrieving {
 ///
 /// validate(options, shape): raises an Error for bad options.   reads_all(options, layer): this layer is read in full.
 /// state(options, shape, memory): the State of one lane.        bytes_for(options, shape, rows): what it takes for that many rows.
-/// refresh(options, state, table, end_of_prompt, read, scratch): brings the index up to date at a commit, before rows are encoded;
-///   read(row, out) gives a key in the stored form.
-/// select(options, state, retrieving, ranges): appends ascending, disjoint ranges of indexed rows.
+/// refresh(options, state, table, end_of_prompt, padding, read, scratch): brings the index up to date at a commit, before rows are encoded;
+///   read(row, out) gives a key in the stored form; of the first `padding` rows, which no query of the prompt saw, nothing should depend.
+/// select(options, state, retrieving, ranges): appends ascending, disjoint ranges of indexed rows, with what is visible (see Retrieving).
 /// state.reads(): what stores may want to know.                 wants_last_query(options): calls remember_first(state, ranges) with what
 ///   the prompt's last query chooses.                           renumbers(options): can follow in-cache positions.
 template <class R>
@@ -382,7 +385,7 @@ concept Retrieval = std::semiregular<typename R::Options> && RowState<typename R
   { R::bytes_for(options, shape, n) } -> std::same_as<std::size_t>;
   { state.indexed() } -> std::same_as<std::size_t>;
   { state.reads() } -> std::same_as<Reads>;
-  R::refresh(options, state, table, true, read, scratch);
+  R::refresh(options, state, table, true, n, read, scratch);
   R::select(options, state, retrieving, ranges);
   state.remember_first(ranges);
 };

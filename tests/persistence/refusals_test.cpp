@@ -157,8 +157,8 @@ TEST(Refusals, AnotherFileOrVersion) {
   expect_refused(*cache, file, "load: this is no saved cache: it does not begin with KVCACHE");
   expect_refused(*cache, {}, "load: this is no saved cache: it does not begin with KVCACHE");
   file = saved(*cache);
-  file[sizeof archive::magic] = std::byte{2};
-  expect_refused(*cache, file, "load: the format version is 2 in the file, 1 here");
+  file[sizeof archive::magic] = std::byte{3};
+  expect_refused(*cache, file, "load: the format version is 3 in the file, 2 here");
 }
 
 /// A part that says nothing about saving: behind AnyCache that shows when it is saved.

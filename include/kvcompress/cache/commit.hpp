@@ -37,6 +37,7 @@ struct Commit {
     if constexpr (Eviction::observes == Observes::last_prompt_queries) {
       for (std::size_t head = 0; end_of_prompt && head < l.lanes.size(); ++head) { see_last<P>(shape, options, l, head, workspace); }
     }
+    drop_padding(l, end_of_prompt);
     if (!end_of_prompt || !decides_together) { evict(l, end_of_prompt); }
     if constexpr (storage_scope<typename Axes<P>::Storage>() == Scope::group) {
       run_group(layer, l, end_of_prompt);
@@ -55,7 +56,7 @@ struct Commit {
     std::size_t waiting = 0;
     for (std::size_t other = group.first; other < group.last; ++other) { waiting += layers[other].read().waiting ? 1U : 0U; }
     if (end_of_prompt ? waiting + 1 < group.size() : waiting > 0 || layer + 1 != group.last) {
-      l.close(end_of_prompt, reserved);
+      l.close(end_of_prompt, reserved, end_of_prompt);
       l.waiting = end_of_prompt;
       return;
     }
@@ -64,7 +65,10 @@ struct Commit {
     for (std::size_t other = group.first; other < group.last; ++other) { together.push_back(&layers[other].write()); }
     encode({together.data(), together.size()}, group.first, end_of_prompt);
     l.close(end_of_prompt, reserved);
-    for (Layer<P>* other : together) { other->waiting = false; }  // last: until then end_prompt can be called again
+    for (Layer<P>* other : together) {
+      if (other->waiting) { other->forget_queries(); }
+      other->waiting = false;  // last: until then end_prompt can be called again
+    }
   }
   /// Evicts what is decided for all of these layers together, indexes the rows that stay, and encodes those that are due.
   void encode(std::span<Layer<P>* const> together, std::size_t first, bool end_of_prompt) const {
@@ -78,6 +82,19 @@ struct Commit {
       }
     }
     Encoding<P>{shape, options, workspace.rotation, memory, end_of_prompt, scratch}.run(together, first);
+  }
+  /// What no query of the prompt saw goes before the eviction decides, so that none has to know of it.
+  void drop_padding(Layer<P>& l, bool end_of_prompt) const {
+    if constexpr (Eviction::decides != Decides::never) {
+      const Position start = l.start();
+      if (start <= l.committed) { return; }  // older rows were looked at before
+      for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
+        const RowTable& table = l.tables[unit];
+        scratch.start(table.rows());
+        for (std::size_t row = 0; row < table.rows(); ++row) { scratch.drop[row] = table.position(row) < start ? 1 : 0; }
+        l.evict(unit, scratch, end_of_prompt);
+      }
+    }
   }
   void evict(Layer<P>& l, bool end_of_prompt) const {
     if constexpr (Eviction::decides != Decides::never) {

@@ -25,7 +25,7 @@ struct ReadAll {
   static constexpr bool renumbers(const Options&) noexcept { return true; }
   static State state(const Options&, const Shape&, const Memory&) noexcept { return {}; }
   static constexpr std::size_t bytes_for(const Options&, const Shape&, std::size_t) noexcept { return 0; }
-  static void refresh(const Options&, State&, const RowTable&, bool, auto&&, Vector<float>&) noexcept {}
+  static void refresh(const Options&, State&, const RowTable&, bool, std::size_t, auto&&, Vector<float>&) noexcept {}
   static void select(const Options&, const State&, const Retrieving&, Vector<RowRange>&) noexcept {}
 };
 
