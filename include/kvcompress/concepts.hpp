@@ -203,7 +203,7 @@ enum class Observes {
   last_prompt_queries  ///< those of the last `window(options)` queries of a prompt, computed at its end
 };
 
-/// What an eviction decides from, and where it writes its decision.
+/// What an eviction decides from, and where it writes its decision. Padding is gone already (see KVCache::end_prompt).
 struct Selection {
   const RowTable& rows;           ///< positions, which rows are alive
   bool end_of_prompt;             ///< this commit closes a prompt

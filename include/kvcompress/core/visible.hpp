@@ -20,7 +20,8 @@ struct Visible {
 
   [[nodiscard]] bool sees(const RowTable& table, std::size_t row) const noexcept {
     const Position p = table.position(row);  // no_position, of dead rows, is newer than every query
-    return p <= at && p >= start && (window == 0 || slot - table.slot(row) < window);
+    const Position behind = slot - table.slot(row);
+    return (p <= at) & (p >= start) & ((window == 0) | (behind < window));  // no branches: masks call it for every row
   }
   /// Whether it sees every live row that is not newer.
   [[nodiscard]] bool all() const noexcept { return start == 0 && (window == 0 || window > slot); }

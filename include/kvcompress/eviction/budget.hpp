@@ -15,7 +15,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// `Budget::bytes(n)` for the rows of the whole cache (all layers and heads, as the storage holds them).
 struct Budget {
   std::size_t rows_of = 0;   ///< rows, if the others are 0
-  double fraction_of = 0.0;  ///< of the prompt's tokens, in (0, 1]
+  double fraction_of = 0.0;  ///< of the prompt's tokens that are no padding (see KVCache::end_prompt), in (0, 1]
   std::size_t bytes_of = 0;  ///< bytes over all lanes
 
   constexpr Budget() noexcept = default;

@@ -64,8 +64,12 @@ inline bool see_at_most(std::size_t most, std::span<const Position> units, const
   if (units.size() > most) { return false; }
   if (table.all_alive() && visible.all()) { return units.size() * size <= most; }
   std::size_t seen = 0;
-  for (const Position unit : units) { seen += visible.count(table, first_row(unit), first_row(unit) + size); }
-  return seen <= most;
+  for (const Position unit : units) {
+    const std::size_t first = first_row(unit);
+    seen += visible.all() ? table.live_in(first, first + size) : visible.count(table, first, first + size);
+    if (seen > most) { return false; }
+  }
+  return true;
 }
 
 /// Appends the rows of ascending `units` of `size` rows each; neighbours become one range.

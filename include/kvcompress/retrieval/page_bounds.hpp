@@ -228,6 +228,7 @@ struct PageBounds {
   static bool fits(std::size_t budget, const State& state, const Retrieving& in) {
     std::size_t newer = in.table.rows();
     while (newer > state.indexed() && in.table.position(newer - 1) > in.visible.at) { --newer; }
+    if (in.visible.all()) { return in.table.live() - (in.table.rows() - newer) <= budget; }
     const std::size_t behind = in.visible.count(in.table, state.indexed(), newer);
     return behind <= budget &&
            detail::see_at_most(budget - behind, in.order, in.table, in.visible, state.page(), [&](Position p) { return p * state.page(); });
