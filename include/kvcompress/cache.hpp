@@ -109,6 +109,7 @@ class KVCache {
         for (std::size_t head = 0; head < shape_.kv_heads; ++head) { append_row(l.lanes[head], keys, values, t, head, position); }
         for (RowTable& table : l.tables) { table.append(position); }
       }
+      l.note_appended(first_position, first_position + static_cast<Position>(keys.tokens()));
       l.next = first_position + static_cast<Position>(keys.tokens());
       l.open += keys.tokens();
     });
@@ -158,7 +159,7 @@ class KVCache {
   /// `log_sum_exp`, if the engine has it: that of every query's logits over the rows it may see, (tokens, query_heads), -infinity where it
   /// sees none; it saves a pass over the logits, and policies that observe the last queries of a prompt do without it. One that makes a
   /// probability larger than 1 is an Error, beyond rounding: 5 %, 1 % of the logit, and for a row that is encoded what its code may add to it.
-  /// Does nothing for a policy that observes nothing.
+  /// A policy that observes nothing learns from it what is padding (see end_prompt), if it evicts or retrieves, and else nothing.
   void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options = {},
                const float* log_sum_exp = nullptr) {
     detail::check_layer(shape_, "observe", layer);
@@ -175,6 +176,7 @@ class KVCache {
     }
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
       workspace_.positions.assign(positions.begin(), positions.end());
+      note_queries(layer, head, options, workspace_);
       if constexpr (Eviction::observes == Observes::every_query) {
         const TooLikely wrong =
             detail::see<P>(shape_, options_, writable(layer), head, detail::query_loader(shape_, queries, head, workspace_), how,
@@ -209,16 +211,21 @@ class KVCache {
             detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
     changes().commit_and(layer, 0, 0, [](Layer& l) { l.in_prompt = true; });
   }
-  /// The commit that closes a prompt. May come again, for a later prompt given in one append, or in several after begin_prompt.
+  /// The commit that closes a prompt. May come again, for a later prompt given in one append, or in several after begin_prompt. Needs at least
+  /// one query since the last commit in every lane, shown by attend or observe, if the policy decides by the prompt's attention.
+  ///
+  /// Padding: rows before the smallest AttendOptions::start of all queries of the first prompt, which none of them saw. A policy that evicts
+  /// drops them here, before it decides: they are no sinks, count in no budget and vote for nothing. The others keep them.
   void end_prompt(std::size_t layer) {
     detail::check_layer(shape_, "end_prompt", layer);
     require(at(layer).open > 0, ErrorCode::phase, "end_prompt(layer = ", layer, ") without rows since the last commit");
     const RowRange group = detail::layers_with<P>(options_, shape_, layer);
     for (std::size_t other = group.first; other < group.last; ++other) {
-      require(!at(other).waiting || at(other).next == at(layer).next, ErrorCode::phase, "end_prompt(layer = ", layer, "): it has seen ",
-              at(layer).next, " tokens, must have seen as many as layer ", other, ", which is encoded together with it: ", at(other).next);
+      if (at(other).waiting) { at(layer).check_prompt_of(at(other), layer, other); }
     }
     for (const Lane& lane : at(layer).lanes) {
+      require(Eviction::observes != Observes::every_query || !lane.shown.none(), ErrorCode::phase, "end_prompt(layer = ", layer,
+              ") before attend or observe: ", Eviction::name, " needs the queries of the prompt, of every KV head");
       require(detail::query_window<P>(options_) == 0 || !lane.last.positions().empty(), ErrorCode::phase, "end_prompt(layer = ", layer,
               ") before attend or observe: ", Eviction::observes == Observes::last_prompt_queries ? Eviction::name : Retrieval::name,
               " needs the last queries of the prompt");
@@ -243,12 +250,16 @@ class KVCache {
       if (shared.read().next > position) { shared.write_in_place().truncate(position, query_width()); }
     }
   }
-  /// Removes the rows at positions [first, last) that are still there; positions of other rows stay. Needs everything committed.
+  /// Removes the rows at positions [first, last) that are still there; positions of other rows stay. Needs everything committed, and layers
+  /// that are encoded together at the same token.
   void remove(Position first, Position last) {
     require(first <= last, ErrorCode::position, "remove: first is ", first, ", must be at most last = ", last);
     for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
       require(at(layer).open == 0, ErrorCode::phase, "remove with ", at(layer).open, " uncommitted rows in layer ", layer,
               ": commit first");
+      const std::size_t first_layer = detail::layers_with<P>(options_, shape_, layer).first;
+      require(at(layer).next == at(first_layer).next, ErrorCode::phase, "remove: layer ", layer, " has seen ", at(layer).next,
+              " tokens, must have seen as many as layer ", first_layer, ", which is encoded together with it: ", at(first_layer).next);
     }
     Vector<Shared<Layer>> after(layers_);
     for (Shared<Layer>& shared : after) {
@@ -366,7 +377,7 @@ class KVCache {
       : shape_(other.shape_), options_(other.options_), memory_(other.memory_), numbers_(other.numbers_), most_(other.most_),
         layers_(other.layers_), workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_),
         reserved_(other.reserved_) {
-    constexpr bool attend_writes = Eviction::observes != Observes::nothing || !std::is_same_v<Retrieval, ReadAll>;
+    constexpr bool attend_writes = detail::notes_queries<P>;
     for (Shared<Layer>& layer : layers_) {  // attend writes observations and fetched rows without asking; room belongs to one cache
       if (reserved_ > 0 || (attend_writes && layer.read().open > 0)) { static_cast<void>(layer.write()); }
       if (reserved_ > 0) {
@@ -461,8 +472,8 @@ class KVCache {
       const auto store = detail::output_storer(shape_, head, out, options);
       if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
         if (chooses(layer)) {
-          const auto choose = [&](const float* group, std::size_t stride, Position shift, std::size_t rows) {
-            return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, rows, ws);
+          const auto choose = [&](const float* group, std::size_t stride, Position shift, const Visible& visible, std::size_t rows) {
+            return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, visible, options.soft_cap, rows, ws);
           };
           attention.run(
               ws.positions, ws.limits, false, ws, false, load, store, [](auto&&...) {}, choose);
@@ -487,12 +498,16 @@ class KVCache {
       detail::make_room_to_observe<P>(shape_, options_, writable(layer), head, tokens, options, true, ws);
     }
   }
-  /// Keeps the queries that the policy will want at the end of the prompt. Cannot fail, once there is room.
+  /// Notes what the queries said of padding and keeps those that the policy will want at the end of the prompt. Cannot fail, once there is
+  /// room.
   void remember(std::size_t layer, const Rows& queries, const AttendOptions& options, HeadRange heads, Workspace& ws) noexcept {
     const std::size_t window = detail::query_window<P>(options_);
-    for (std::size_t head = heads.first; window > 0 && head < heads.last; ++head) {
-      Lane& lane = writable(layer).lanes[head];
+    if (!detail::notes_queries<P> && window == 0) { return; }
+    for (std::size_t head = heads.first; head < heads.last; ++head) {
       detail::place_queries(at(layer).table(head), queries.tokens(), ws);
+      note_queries(layer, head, options, ws);
+      if (window == 0) { continue; }
+      Lane& lane = writable(layer).lanes[head];
       detail::remember<P>(shape_, window, lane, queries, head, options, ws);
       if constexpr (!std::is_same_v<Retrieval, ReadAll>) {  // what it fetched decides what it keeps
         if (chooses(layer) && Retrieval::wants_last_query(options_.retrieval)) { lane.observed_end = at(layer).next; }
@@ -500,13 +515,20 @@ class KVCache {
     }
   }
 
+  void note_queries(std::size_t layer, std::size_t head, const AttendOptions& options, const Workspace& ws) noexcept {
+    if constexpr (detail::notes_queries<P>) {
+      Layer& l = writable(layer);
+      l.lanes[head].shown.add(ws.positions.front(), options.start, l.prompt_tokens == 0);
+    }
+  }
+
   // ------------------------------------------------------------------ commits
 
-  /// The eviction's budget in rows, which follows from the tokens of the prompt.
+  /// The eviction's budget in rows, which follows from the tokens of the prompt that are no padding.
   void settle_budget(Layer& l) const {
     if constexpr (HasBudget<Eviction>) {
-      l.budget =
-          options_.eviction.budget.resolve(l.prompt_tokens, shape_.layers * shape_.kv_heads, [this](std::size_t) { return most_.live; });
+      const std::size_t tokens = l.prompt_tokens - std::min<std::size_t>(l.prompt_tokens, l.start());
+      l.budget = options_.eviction.budget.resolve(tokens, shape_.layers * shape_.kv_heads, [this](std::size_t) { return most_.live; });
     }
   }
   [[nodiscard]] detail::Changes<P> changes() noexcept { return {shape_, options_, memory_, layers_, workspace_, scratch_, reserved_}; }

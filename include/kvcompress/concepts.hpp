@@ -15,6 +15,7 @@
 #include "kvcompress/core/row_table.hpp"
 #include "kvcompress/core/shape.hpp"
 #include "kvcompress/core/views.hpp"
+#include "kvcompress/core/visible.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 class Reader;
@@ -214,7 +215,7 @@ enum class Observes {
   last_prompt_queries  ///< those of the last `window(options)` queries of a prompt, computed at its end
 };
 
-/// What an eviction decides from, and where it writes its decision.
+/// What an eviction decides from, and where it writes its decision. Padding is gone already (see KVCache::end_prompt).
 struct Selection {
   const RowTable& rows;                                     ///< positions, which rows are alive
   bool end_of_prompt;                                       ///< this commit closes a prompt
@@ -375,6 +376,8 @@ struct Retrieving {
   Rotation& rotation;
   Vector<float>& scratch;   ///< any size
   Vector<Position>& order;  ///< any size
+  Visible visible{};        ///< which rows the token may see: a unit of others must not be chosen, whatever the queries say to it
+  float soft_cap = 0.0F;    ///< the attention's (see AttendOptions)
 };
 
 /// Decides which rows a query reads after the prompt. Static functions over an Options value and a State that the cache owns per lane and
@@ -382,9 +385,9 @@ struct Retrieving {
 ///
 /// validate(options, shape): raises an Error for bad options.   reads_all(options, layer): this layer is read in full.
 /// state(options, shape, memory): the State of one lane.        bytes_for(options, shape, rows): what it takes for that many rows.
-/// refresh(options, state, table, end_of_prompt, read, scratch): brings the index up to date at a commit, before rows are encoded;
-///   read(row, out) gives a key in the stored form.
-/// select(options, state, retrieving, ranges): appends ascending, disjoint ranges of indexed rows.
+/// refresh(options, state, table, end_of_prompt, padding, read, scratch): brings the index up to date at a commit, before rows are encoded;
+///   read(row, out) gives a key in the stored form; of the first `padding` rows, which no query of the prompt saw, nothing should depend.
+/// select(options, state, retrieving, ranges): appends ascending, disjoint ranges of indexed rows, with what is visible (see Retrieving).
 /// make_room_to_refresh(options, state, rows, scratch): afterwards refresh with up to so many rows cannot fail; or grows_at(options, state,
 ///   rows): a commit with so many rows may index some, on copies (see RowStore). One that has neither commits on copies always.
 /// state.reads(): what stores may want to know.                 wants_last_query(options): calls remember_first(state, ranges) with what
@@ -404,7 +407,7 @@ concept Retrieval = std::semiregular<typename R::Options> && RowState<typename R
   { R::bytes_for(options, shape, n) } -> std::same_as<std::size_t>;
   { state.indexed() } -> std::same_as<std::size_t>;
   { state.reads() } -> std::same_as<Reads>;
-  R::refresh(options, state, table, true, read, scratch);
+  R::refresh(options, state, table, true, n, read, scratch);
   R::select(options, state, retrieving, ranges);
   state.remember_first(ranges);
 };

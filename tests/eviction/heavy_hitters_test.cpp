@@ -85,10 +85,11 @@ TEST(HeavyHitters, OlderRowsWinTies) {
   Cache cache(shape, {.eviction = {.budget = 12, .recent = 4}});
   static_cast<void>(run(cache, text, 30, 40));
   EXPECT_EQ(cache.kept(0, 0), (std::vector<Position>{0, 1, 2, 3, 4, 5, 6, 7, 36, 37, 38, 39}));
-  Cache blind(shape, {.eviction = {.budget = 12, .recent = 4}});  // ... and without queries all are equal
-  blind.append(0, text.key_rows(0, 30), text.value_rows(0, 30));
-  blind.end_prompt(0);
-  EXPECT_EQ(blind.kept(0, 0), (std::vector<Position>{0, 1, 2, 3, 4, 5, 6, 7, 26, 27, 28, 29}));
+  Cache one(shape, {.eviction = {.budget = 12, .recent = 4}});  // ... and after the last query alone all are equal
+  one.append(0, text.key_rows(0, 30), text.value_rows(0, 30));
+  static_cast<void>(attend(one, text, 30, 1));
+  one.end_prompt(0);
+  EXPECT_EQ(one.kept(0, 0), (std::vector<Position>{0, 1, 2, 3, 4, 5, 6, 7, 26, 27, 28, 29}));
 }
 
 TEST(HeavyHitters, WhatIsEvictedNeverReturnsAndTheNewestStay) {
@@ -227,6 +228,56 @@ TEST(HeavyHitters, ObserveCountsWhatAttendCounts) {
         ASSERT_EQ(attended.kept(0, 1), cache->kept(0, 1)) << "in-cache positions " << in_cache << ", token " << t;
         ASSERT_NEAR(total_score(attended, 0), total_score(*cache, 0), 1e-4);
       }
+    }
+  }
+}
+
+TEST(HeavyHitters, APromptThatNobodyAttendedIsRefused) {
+  const Shape shape{.query_heads = 4, .kv_heads = 2, .head_dim = 8};
+  const Text text(shape, 320, 21);
+  KVCache<H2O> cache(shape, {.eviction = {.budget = 64, .recent = 16}});
+  const auto expect_refused = [&] {
+    const auto before = cache.kept(0, 0);
+    try {
+      cache.end_prompt(0);
+      FAIL() << "no error";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::phase);
+      EXPECT_STREQ(error.what(),
+                   "kvcompress: end_prompt(layer = 0) before attend or observe: heavy_hitters needs the queries of the prompt, of every "
+                   "KV head");
+    }
+    EXPECT_EQ(cache.kept(0, 0), before);
+  };
+  cache.append(0, text.key_rows(0, 300), text.value_rows(0, 300));
+  expect_refused();
+  Outputs out(300 * text.output_width());
+  const Output to = Output::tokens_first(out.data(), 4, 8);
+  cache.attend(0, text.query_rows(0, 300), to, {}, {0, 1});
+  expect_refused();  // nobody asked the second KV head
+  cache.attend(0, text.query_rows(0, 300), to, {}, {1, 2});
+  cache.end_prompt(0);
+  EXPECT_EQ(cache.kept(0, 1).size(), 64U);
+  static_cast<void>(step(cache, text, 300, 1));
+  cache.append(0, text.key_rows(301, 19), text.value_rows(301, 19));
+  expect_refused();  // a second prompt
+  const std::vector<Position> newest{319};
+  cache.observe(0, text.query_rows(319, 1), newest);
+  EXPECT_NO_THROW(cache.end_prompt(0));
+}
+
+TEST(HeavyHitters, PaddingUsesNoBudget) {
+  const Shape shape{.query_heads = 2, .kv_heads = 1, .head_dim = 8};
+  const Text text(shape, 300, 22);
+  for (const Budget budget : {Budget(40), Budget::fraction(0.4)}) {  // of the 100 tokens that are no padding
+    for (const std::size_t padding : {200U, 262U}) {
+      KVCache<H2O> padded(shape, {.eviction = {.budget = budget, .recent = 6}});
+      static_cast<void>(step(padded, text, 0, 300, 0, {.start = static_cast<Position>(padding)}));
+      padded.end_prompt(0);
+      const auto kept = padded.kept(0, 0);
+      const std::size_t tokens = 300 - padding;
+      EXPECT_EQ(kept.size(), budget.rows_of != 0 ? std::min<std::size_t>(40, tokens) : tokens * 4 / 10);
+      EXPECT_GE(kept.front(), padding);
     }
   }
 }

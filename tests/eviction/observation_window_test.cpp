@@ -203,4 +203,21 @@ TEST(ObservationWindow, TheRowWithTheSmallestScoreGoesFirst) {
   EXPECT_FALSE(std::ranges::binary_search(cache.kept(0, 0), static_cast<Position>(least)));
 }
 
+TEST(ObservationWindow, PaddingNeitherAsksNorStays) {
+  const Shape shape{.query_heads = 2, .kv_heads = 1, .head_dim = 8};
+  const Text text(shape, 300, 31);
+  for (const std::size_t padding : {50U, 200U, 270U, 296U}) {  // in the last one, most queries of the window are padding
+    const AttendOptions options{.start = static_cast<Position>(padding)};
+    KVCache<SnapKV> padded(shape, {.eviction = {.budget = 40, .window = 8}});
+    static_cast<void>(step(padded, text, 0, 300, 0, options));
+    padded.end_prompt(0);
+    KVCache<SnapKV> plain(shape, {.eviction = {.budget = 40, .window = 8}});
+    plain.append(0, text.key_rows(padding, 300 - padding), text.value_rows(padding, 300 - padding), static_cast<Position>(padding));
+    static_cast<void>(attend(plain, text, 300, 300 - padding));
+    plain.end_prompt(0);
+    EXPECT_EQ(padded.kept(0, 0), plain.kept(0, 0));
+    EXPECT_EQ(padded.kept(0, 0).size(), std::min<std::size_t>(40, 300 - padding));
+  }
+}
+
 }  // namespace

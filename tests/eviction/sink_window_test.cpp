@@ -167,4 +167,68 @@ TEST(SinkWindow, PositionsWithGapsKeepTheirOrder) {
   EXPECT_EQ(cache.table(0, 0).shift(cache.table(0, 0).rows() - 1), 99U);
 }
 
+TEST(SinkWindow, AWindowCountsInCachePositions) {
+  const Shape shape{.head_dim = 8};
+  Text text(shape, 601, 7);
+  std::fill(text.keys.begin(), text.keys.end(), 0.0F);
+  std::fill(text.values.begin(), text.values.end(), 0.0F);
+  std::fill_n(text.values.begin(), 4 * 8, 1.0F);  // the sinks
+  for (const bool in_cache : {true, false}) {
+    KVCache<StreamingLLM> cache(shape, {.eviction = {.sinks = 4, .window = 60, .in_cache_positions = in_cache}});
+    cache.append(0, text.key_rows(0, 600), text.value_rows(0, 600));
+    cache.end_prompt(0);
+    cache.append(0, text.key_rows(600, 1), text.value_rows(600, 1));
+    const auto seen = [&](std::size_t window) { return attend(cache, text, 601, 1, 0, {.window = window})[0]; };
+    EXPECT_NEAR(seen(0), 4.0F / 65.0F, 1e-6F);
+    EXPECT_NEAR(seen(256), in_cache ? 4.0F / 65.0F : 0.0F, 1e-6F);
+    EXPECT_NEAR(seen(64), in_cache ? 3.0F / 64.0F : 0.0F, 1e-6F) << "the query is at 64";
+    EXPECT_NEAR(seen(598), in_cache ? 4.0F / 65.0F : 1.0F / 62.0F, 1e-6F);
+    std::vector<Workspace> two(2, Workspace(shape));  // by parts of the rows
+    Outputs out(8);
+    cache.attend(0, text.query_rows(600, 1), Output::tokens_first(out.data(), 1, 8), two, SerialExecutor{}, {.window = 64});
+    EXPECT_EQ(out[0], seen(64));
+  }
+}
+
+TEST(SinkWindow, PaddingIsNoSink) {
+  const Shape shape{.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 8};
+  const Text text(shape, 500, 8);
+  std::vector<Position> expected{200, 201, 202, 203};
+  for (Position p = 440; p < 500; ++p) { expected.push_back(p); }
+  KVCache<Policy> cache = make(shape, 4, 60);
+  static_cast<void>(step(cache, text, 0, 300, 0, {.start = 200}));
+  const KVCache<Policy> fork = cache.fork();
+  static_cast<void>(step(cache, text, 300, 200, 0, {.start = 203}));  // some see less, but nobody sees more
+  cache.append(1, text.key_rows(0, 500), text.value_rows(0, 500));
+  std::vector<Position> positions{499};
+  cache.observe(1, text.query_rows(499, 1), positions, {.start = 200});  // an engine with its own attention
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    cache.end_prompt(layer);
+    EXPECT_EQ(cache.kept(layer, 0), expected);
+    EXPECT_EQ(cache.kept(layer, 1), expected);
+  }
+  KVCache<Policy> again = fork;
+  again.truncate(250);  // the queries of the tokens that stay said it too
+  static_cast<void>(step(again, text, 250, 250, 0, {.start = 240}));
+  again.end_prompt(0);
+  EXPECT_EQ(again.kept(0, 0), expected);
+  again = fork;
+  again.truncate(0);
+  static_cast<void>(step(again, text, 0, 500, 0, {.start = 100}));
+  again.end_prompt(0);
+  EXPECT_EQ(again.kept(0, 0).front(), 100U) << "what taken back queries said is forgotten";
+}
+
+TEST(SinkWindow, PaddingThatComesInChunksOfAStreamedPromptGoesWithEachChunk) {
+  const Shape shape{.head_dim = 8};
+  const Text text(shape, 200, 9);
+  KVCache<Policy> cache = make(shape, 2, 20);
+  for (std::size_t t = 0; t < 200; t += 40) {
+    static_cast<void>(step(cache, text, t, 40, 0, {.start = 90}));
+    cache.end_prompt(0);
+    EXPECT_EQ(cache.kept(0, 0).size(), t < 80 ? 0U : 22U);
+  }
+  EXPECT_EQ(cache.kept(0, 0)[1], 91U);
+}
+
 }  // namespace

@@ -32,10 +32,10 @@ struct Texts {
 };
 
 /// Appends and attends tokens [first, first + count) of every layer: the outputs of all layers.
-Outputs forward(AnyCache& cache, const Texts& texts, std::size_t first, std::size_t count) {
+Outputs forward(AnyCache& cache, const Texts& texts, std::size_t first, std::size_t count, const AttendOptions& options = {}) {
   Outputs all;
   for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-    const Outputs out = step(cache, texts.of_layer[layer], first, count, layer);
+    const Outputs out = step(cache, texts.of_layer[layer], first, count, layer, options);
     all.insert(all.end(), out.begin(), out.end());
   }
   return all;
@@ -110,6 +110,55 @@ TEST_P(Matrix, AQueryHasTheSameBitsInAnyCompany) {
         ASSERT_TRUE(attend(*fewer, text, end, count, layer) == Outputs(at(end - count), at(end)))
             << count << " queries up to token " << end << ", layer " << layer;
       }
+    }
+  }
+}
+
+TEST_P(Matrix, ABudgetOfTheVisibleRowsReadsThemAll) {
+  Texts texts(210, 9);
+  for (Text& text : texts.of_layer) {  // what is hidden would be chosen first
+    for (std::size_t i = 0; i < 100 * shape.kv_heads * shape.head_dim; ++i) { text.keys[i] *= 4.0F; }
+  }
+  const AttendOptions hiding[]{{.window = 30}, {.start = 170}, {.window = 30, .start = 185}, {.soft_cap = 3.0F, .window = 30}};
+  const auto cache = at(texts, 180, {.budget = 48, .reads = 32});
+  for (std::size_t t = 180; t < 201; t += 3) {
+    const AttendOptions& options = hiding[t / 3 % 4];
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      const Outputs out = step(*cache, texts.of_layer[layer], t, 3, layer, options);
+      const Outputs expected = attention_over_held_rows(*cache, texts.of_layer[layer], t + 3, 3, layer, options);
+      ASSERT_LT(deviation(out, expected), 4e-5) << "token " << t << ", layer " << layer;
+    }
+    commit(*cache);
+  }
+}
+
+TEST_P(Matrix, PaddingIsGoneWithThePromptIfAnythingIs) {
+  if (!GetParam().evicts) { return; }
+  const Texts texts(180, 10);
+  for (const std::size_t padding : {1U, 60U, 147U, 150U}) {  // the last leaves nothing of the prompt
+    const AttendOptions options{.start = static_cast<Position>(padding)};
+    const auto padded = make({.budget = 48, .reads = 32});
+    const auto plain = make({.budget = 48, .reads = 32});
+    static_cast<void>(forward(*padded, texts, 0, prompt, options));
+    end_prompt(*padded);
+    for (std::size_t layer = 0; layer < shape.layers && padding < prompt; ++layer) {
+      const Text& text = texts.of_layer[layer];
+      plain->append(layer, text.key_rows(padding, prompt - padding), text.value_rows(padding, prompt - padding),
+                    static_cast<Position>(padding));
+      static_cast<void>(attend(*plain, text, prompt, prompt - padding, layer));
+    }
+    if (padding < prompt) { end_prompt(*plain); }
+    for (std::size_t t = prompt; t < 180 && padding < prompt; ++t) {
+      ASSERT_LT(deviation(forward(*padded, texts, t, 1, options), forward(*plain, texts, t, 1)), 4e-5)
+          << padding << " of padding, token " << t;
+      commit(*padded);
+      commit(*plain);
+      for (std::size_t layer = 0; layer < shape.layers; ++layer) { ASSERT_EQ(padded->kept(layer, 1), plain->kept(layer, 1)); }
+    }
+    if (padding == prompt) {
+      EXPECT_TRUE(padded->kept(0, 0).empty());
+      const Outputs out = step(*padded, texts.of_layer[0], prompt, 9, 0, options);
+      EXPECT_LT(deviation(out, attention_over_held_rows(*padded, texts.of_layer[0], prompt + 9, 9, 0, options)), 4e-5);
     }
   }
 }

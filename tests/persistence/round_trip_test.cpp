@@ -250,4 +250,29 @@ TEST(RoundTrip, SpeculativeQueriesCanBeTakenBackAfterLoading) {
   EXPECT_TRUE(saved(loaded) == saved(cache));
 }
 
+/// What queries of the prompt said, and the choice of its last one, which waits for the other layers.
+TEST(RoundTrip, PaddingAndWhatWaitsIsLoaded) {
+  const Text text(small, prompt + 10, 87);
+  for (const std::string name :
+       {"streaming:sinks=2,window=30+kivi4:residual=32", "snapkv:budget=40,window=8", "xkv+landmarks:behaviour=offload"}) {
+    const auto cache = registry().make(name, small);
+    const AttendOptions padded{.start = 20};
+    static_cast<void>(step(*cache, text, 0, prompt, 0, padded));
+    const auto loaded = registry().make(name, small);
+    load_from(*loaded, saved(*cache));
+    for (AnyCache* one : {cache.get(), loaded.get()}) { one->end_prompt(0); }
+    load_from(*loaded, saved(*cache));
+    for (AnyCache* one : {cache.get(), loaded.get()}) {
+      static_cast<void>(step(*one, text, 0, prompt, 1, padded));
+      one->end_prompt(1);
+    }
+    EXPECT_EQ(loaded->kept(0, 1), cache->kept(0, 1)) << name;
+    EXPECT_EQ(loaded->kept(0, 1).front(), name.front() == 'x' ? 0U : 20U) << name;
+    for (std::size_t t = prompt; t < prompt + 10; ++t) {
+      for (const std::size_t layer : {0U, 1U}) { ASSERT_TRUE(step(*loaded, text, t, 1, layer) == step(*cache, text, t, 1, layer)) << name; }
+    }
+    EXPECT_TRUE(saved(*loaded) == saved(*cache)) << name;
+  }
+}
+
 }  // namespace

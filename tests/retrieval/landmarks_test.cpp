@@ -211,4 +211,93 @@ TEST(Landmarks, DecodedRowsAreReadUnderAWindow) {
   }
 }
 
+TEST(Landmarks, ChunksThatAQueryDoesNotSeeAreNoCandidates) {
+  const auto check = [&]<class P>(KVCache<P> cache, const Text& text) {
+    cache.append(0, text.key_rows(320, 1), text.value_rows(320, 1));
+    EXPECT_NEAR(attend(cache, text, 321, 1, 0, {.window = 64})[0], 32.5F, 1e-3F);
+    const std::size_t fetched = cache.fetched();
+    EXPECT_NEAR(attend(cache, text, 321, 1, 0, {.start = 256})[0], 32.0F, 1e-3F);
+    EXPECT_NEAR(attend(cache, text, 321, 1, 0, {.window = 64, .start = 300})[0], 54.0F, 1e-3F);
+    EXPECT_NEAR(attend(cache, text, 321, 1, 0, {.window = 2})[0], 63.5F, 1e-3F);
+    EXPECT_LE(cache.fetched() - fetched, 4 * 8 * sizeof(float)) << "one chunk more than the window of 64 had";
+  };
+  const Shape one{.head_dim = 8};
+  Text text(one, 321, 41);
+  for (std::size_t t = 0; t < 321; ++t) {  // the rows that will be hidden have the larger keys
+    std::fill_n(text.keys.begin() + static_cast<std::ptrdiff_t>(8 * t), 8, t < 256 ? 1.0F : 0.0F);
+    std::fill_n(text.values.begin() + static_cast<std::ptrdiff_t>(8 * t), 8, t < 256 ? -1000.0F : static_cast<float>(t - 256));
+    std::fill_n(text.queries.begin() + static_cast<std::ptrdiff_t>(8 * t), 8, 1.0F);
+  }
+  check(prompted(text, small_options<Combine<Landmarks, Full<float>>>(64), 320), text);
+  check(prompted(text, small_options<Shadow>(64), 320), text);
+}
+
+TEST(Landmarks, ASmallBudgetIsSpentOnVisibleChunks) {
+  Text text(shape, 301, 42);
+  for (std::size_t i = 0; i < 200 * 32; ++i) { text.keys[i] *= 4.0F; }
+  auto cache = prompted(text, small_options<Shadow>(), 300);
+  auto plain = prompted(text, small_options<Combine<Landmarks, Full<float>>>(), 300);
+  cache.append(0, text.key_rows(300, 1), text.value_rows(300, 1));
+  const std::size_t indexed = cache.index(0, 0).indexed();
+  for (const AttendOptions& options : {AttendOptions{.window = 100}, AttendOptions{.start = 203}, AttendOptions{.window = 85, .start = 203},
+                                       AttendOptions{.window = 9}, AttendOptions{.soft_cap = 2.0F, .start = 120}}) {
+    const auto sees = [&](std::size_t row) { return row >= options.start && (options.window == 0 || 300 - row < options.window); };
+    for (std::size_t lane = 0; lane < 2; ++lane) {
+      const Visible visible{options.start, options.window, 300, 300};
+      std::size_t outliers = 0;
+      for (const RowRange range : cache.index(0, lane).outliers()) { outliers += sees(range.last - 1) ? 1U : 0U; }
+      std::size_t candidates = 0;
+      for (std::size_t row = 3; row < indexed; row += 4) { candidates += sees(row) ? 1U : 0U; }
+      std::size_t chunks = 0;
+      for (const RowRange range : chosen(cache, text, 300, lane, visible, options.soft_cap)) {
+        for (std::size_t row = range.first; row < range.last; row += 4, ++chunks) { EXPECT_TRUE(sees(row + 3)) << "chunk " << row / 4; }
+      }
+      EXPECT_EQ(chunks, outliers + std::min<std::size_t>(6, candidates - outliers));
+      const auto probable = chosen(plain, text, 300, lane, visible, options.soft_cap);
+      EXPECT_EQ(probable.empty(), chunks == 0);
+    }
+  }
+}
+
+TEST(Landmarks, PaddingIsNoOutlierAndCountsInNoMean) {
+  Text text(shape, 200, 43);
+  for (std::size_t i = 0; i < 50 * 32; ++i) { text.keys[i] *= i % 3 == 0 ? -50.0F : 20.0F; }
+  KVCache<Shadow> cache(shape, small_options<Shadow>());
+  static_cast<void>(step(cache, text, 0, 200, 0, {.start = 50}));
+  cache.end_prompt(0);
+  for (std::size_t lane = 0; lane < 2; ++lane) {
+    const auto& state = cache.index(0, lane);
+    EXPECT_EQ(state.outliers().size(), 3U);
+    for (const RowRange range : state.outliers()) { EXPECT_GT(range.last, 50U); }
+    const auto border = std::find(state.ids().begin(), state.ids().end(), 12U);  // the rows 48 to 51
+    if (border == state.ids().end()) { continue; }
+    const float* mean = state.landmark(static_cast<std::size_t>(border - state.ids().begin()));
+    for (std::size_t c = 0; c < 16; ++c) {
+      const float sum = text.keys[(50 * 2 + lane) * 16 + c] + text.keys[(51 * 2 + lane) * 16 + c];
+      EXPECT_NEAR(mean[c], sum / 2.0F, 1e-5F);
+    }
+  }
+}
+
+TEST(Landmarks, TheLastQuerysChoiceWaitsForTheLayersOfItsGroup) {
+  Shape deep = shape;
+  deep.layers = 4;
+  const Text text(deep, 340, 44);
+  auto options = small_options<Combine<XKV<float>, Landmarks>>();
+  options.retrieval.behaviour = ShadowKVClass::offload;
+  options.storage = {.layers_per_group = 3, .rank_keys = 96, .rank_values = 96, .factorisation = low_rank::Factorisation::exact};
+  KVCache<Combine<XKV<float>, Landmarks>> cache(deep, options);
+  for (const std::size_t layer : {2U, 0U, 3U, 1U}) {
+    static_cast<void>(step(cache, text, 0, 300, layer, {.window = 120}));
+    cache.end_prompt(layer);
+  }
+  for (std::size_t t = 300; t < 340; ++t) {
+    for (std::size_t layer = 0; layer < 4; ++layer) {
+      const Outputs out = step(cache, text, t, 1, layer, {.window = 24});
+      ASSERT_LT(deviation(out, attention_over_held_rows(cache, text, t + 1, 1, layer, {.window = 24})), 2e-5);
+    }
+  }
+  EXPECT_EQ(cache.index(1, 0).indexed(), (300 / 4 - 2) / 8 * 8 * 4U);
+}
+
 }  // namespace

@@ -307,6 +307,65 @@ TEST(Quest, ABudgetOfAllRowsChangesNoBit) {
   EXPECT_TRUE(run(cache, text, 300, 400) == run(plain, text, 300, 400));
 }
 
+TEST(Quest, PagesThatAQueryDoesNotSeeAreNoCandidates) {
+  const Shape one{.head_dim = 8};
+  Text text(one, 321, 14);
+  for (std::size_t t = 0; t < 321; ++t) {  // the rows that will be hidden have the larger keys
+    std::fill_n(text.keys.begin() + static_cast<std::ptrdiff_t>(8 * t), 8, t < 256 ? 1.0F : 0.0F);
+    std::fill_n(text.values.begin() + static_cast<std::ptrdiff_t>(8 * t), 8, t < 256 ? -1000.0F : static_cast<float>(t - 256));
+    std::fill_n(text.queries.begin() + static_cast<std::ptrdiff_t>(8 * t), 8, 1.0F);
+  }
+  auto cache = prompted<QuestFull>(text, 320, {.retrieval = {.budget = 96, .dense_layers = 0}});
+  cache.append(0, text.key_rows(320, 1), text.value_rows(320, 1));
+  EXPECT_NEAR(attend(cache, text, 321, 1, 0, {.window = 64})[0], 32.5F, 1e-4F);
+  EXPECT_NEAR(attend(cache, text, 321, 1, 0, {.start = 256})[0], 32.0F, 1e-4F);
+  EXPECT_NEAR(attend(cache, text, 321, 1, 0, {.window = 64, .start = 300})[0], 54.0F, 1e-4F);
+}
+
+/// Which of the committed pages a query that sees the rows [first, at] of them reads, when hidden keys are four times as large.
+TEST(Quest, ASmallBudgetIsSpentOnVisiblePages) {
+  Text text(mha, 301, 15);
+  for (std::size_t i = 0; i < 200 * mha.kv_heads * mha.head_dim; ++i) { text.keys[i] *= 4.0F; }
+  auto cache = prompted<QuestKivi>(text, 300, {.retrieval = {.budget = 40, .page = 8, .dense_layers = 0}});
+  cache.append(0, text.key_rows(300, 1), text.value_rows(300, 1));
+  const AttendOptions hiding[]{{.window = 100}, {.start = 203}, {.window = 85, .start = 203}, {.window = 9}, {.start = 301}};
+  for (const AttendOptions& options : hiding) {
+    const Visible visible{options.start, options.window, 300, 300};
+    Workspace ws(mha);
+    std::vector<float> query(kernels::padded(32), 0.0F);
+    std::copy_n(text.queries.begin() + 300 * 64, 32, query.begin());
+    Vector<RowRange> ranges;
+    Pages::select(cache.options().retrieval, cache.index(0, 0),
+                  {cache.table(0, 0), query.data(), query.size(), 1, 32, 0, ws.rotation, ws.chosen, ws.order, visible}, ranges);
+    std::size_t pages = 0;
+    for (const RowRange range : ranges) {
+      for (std::size_t row = range.first; row < range.last; row += 8, ++pages) {
+        std::size_t seen = 0;
+        for (std::size_t r = row; r < row + 8; ++r) {
+          seen += r >= options.start && (options.window == 0 || 300 - r < options.window) ? 1U : 0U;
+        }
+        EXPECT_GT(seen, 0U) << "page " << row / 8;
+      }
+    }
+    EXPECT_EQ(pages, options.window == 9 ? 1U : options.start == 301 ? 0U : 4U);
+  }
+  EXPECT_EQ(attend(cache, text, 301, 1, 0, {.start = 301}), Outputs(64, 0.0F)) << "nothing to see";
+}
+
+TEST(Quest, PaddingDoesNotCountInTheBoundsOfItsPage) {
+  Text text(mha, 120, 16);
+  std::fill_n(text.keys.begin(), 13 * 64, 1000.0F);
+  KVCache<QuestFull> padded(mha, {.retrieval = {.budget = 40, .page = 8, .dense_layers = 0}});
+  static_cast<void>(step(padded, text, 0, 100, 0, {.start = 13}));
+  padded.end_prompt(0);
+  for (std::size_t c = 0; c < 32; ++c) {
+    float high = -1e30F;
+    for (std::size_t r = 13; r < 16; ++r) { high = std::max(high, text.keys[r * 64 + c]); }
+    EXPECT_NEAR(static_cast<float>(padded.index(0, 0).maxima(1)[c]), high, 2e-3F);
+  }
+  EXPECT_EQ(padded.kept(0, 0).size(), 100U) << "a policy that evicts nothing keeps it";
+}
+
 TEST(Quest, TheFirstLayersAreReadInFull) {
   Shape deep = gqa;
   deep.layers = 3;

@@ -42,7 +42,8 @@ inline Index index(std::size_t n) { return static_cast<Index>(n); }
 
 /// The ranges that the index of a lane chooses for the queries of token `token`, outliers included.
 template <class Cache>
-std::vector<RowRange> chosen(const Cache& cache, const Text& text, std::size_t token, std::size_t lane) {
+std::vector<RowRange> chosen(const Cache& cache, const Text& text, std::size_t token, std::size_t lane, const Visible& visible = {},
+                             float soft_cap = 0.0F) {
   const std::size_t stride = kernels::padded(text.shape.head_dim);
   const std::size_t group = text.shape.group();
   const float scale = 1.0F / math::sqrt(static_cast<float>(text.shape.head_dim));
@@ -56,7 +57,8 @@ std::vector<RowRange> chosen(const Cache& cache, const Text& text, std::size_t t
   Vector<RowRange> ranges;
   KVCache<typename Cache::Policy>::Retrieval::select(
       cache.options().retrieval, cache.index(0, lane),
-      {cache.table(0, lane), queries.data(), stride, group, text.shape.head_dim, 0, ws.rotation, ws.chosen, ws.order}, ranges);
+      {cache.table(0, lane), queries.data(), stride, group, text.shape.head_dim, 0, ws.rotation, ws.chosen, ws.order, visible, soft_cap},
+      ranges);
   return {ranges.begin(), ranges.end()};
 }
 /// The chunks among them that are not outliers.

@@ -86,7 +86,7 @@ template <class P>
 inline constexpr double row_rounding = std::is_same_v<typename KVCache<P>::Keys::exact_type, float> ? 1e-6 : 5e-4;
 
 /// What a cache must answer for the newest `count` tokens of `text`, whose rows are open: attention in double over the rows that it
-/// holds, as it decodes them, at the positions or slots that it gives them.
+/// holds, as it decodes them, at the positions or slots that it gives them: a window counts slots, left padding is a matter of positions.
 template <class Cache>
 Outputs attention_over_held_rows(Cache& cache, const Text& text, std::size_t end, std::size_t count, std::size_t layer = 0,
                                  const AttendOptions& options = {}) {
@@ -118,6 +118,8 @@ Outputs attention_over_held_rows(Cache& cache, const Text& text, std::size_t end
       slots(i) = table.renumbers() ? (positions.array() < positions(i)).count() : positions(i);
     }
     if (table.renumbers()) { keys = reference::rerotate(keys, positions, slots, rope); }
+    reference::AttentionOptions hiding = reference_options(options);
+    if (table.renumbers()) { hiding.start = (positions.array() < hiding.start).count(); }
     const reference::Positions query_slots = slots.tail(static_cast<Index>(count));
     const reference::Positions query_positions = positions.tail(static_cast<Index>(count));
     for (std::size_t h = 0; h < shape.group(); ++h) {
@@ -128,7 +130,7 @@ Outputs attention_over_held_rows(Cache& cache, const Text& text, std::size_t end
       } else if (table.renumbers()) {
         queries = reference::rerotate(queries, query_positions, query_slots, rope);
       }
-      const auto result = reference::attention(queries, keys, values, query_positions, positions, reference_options(options));
+      const auto result = reference::attention(queries, keys, values, query_slots, slots, hiding);
       for (std::size_t t = 0; t < count; ++t) {
         for (std::size_t c = 0; c < shape.value_width(); ++c) {
           out[(t * shape.query_heads + head) * shape.value_width() + c] =

@@ -82,9 +82,10 @@ Outputs attend(Cache& cache, const Text& text, std::size_t end, std::size_t coun
 
 /// Appends and attends the tokens [first, first + count).
 template <class Cache>
-Outputs step(Cache& cache, const Text& text, std::size_t first, std::size_t count, std::size_t layer = 0) {
+Outputs step(Cache& cache, const Text& text, std::size_t first, std::size_t count, std::size_t layer = 0,
+             const AttendOptions& options = {}) {
   cache.append(layer, text.key_rows(first, count), text.value_rows(first, count));
-  return attend(cache, text, first + count, count, layer);
+  return attend(cache, text, first + count, count, layer, options);
 }
 
 /// A prompt in one piece, its commit, and decoding token by token up to `end`: all outputs.

@@ -13,6 +13,7 @@
 #include "kvcompress/attention/workspace.hpp"
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/core/math.hpp"
+#include "kvcompress/core/visible.hpp"
 #include "kvcompress/kernels/exact.hpp"
 #include "kvcompress/kernels/softmax.hpp"
 
@@ -23,8 +24,9 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 struct AttendOptions {
   float scale = 0.0F;            ///< factor on q . k, finite and above 0; 0 means 1/sqrt(key width)
   float soft_cap = 0.0F;         ///< logits become cap * tanh(logit / cap), a cap above 0; 0 or infinity means no cap
-  std::size_t window = 0;        ///< sliding window: a query sees the rows less than this far behind it; 0 means all
-  Position start = 0;            ///< rows before this position (left padding) are not seen
+  std::size_t window = 0;        ///< sliding window: a query sees the rows less than this far behind it, by in-cache positions where the
+                                 ///< policy has them; 0 means all
+  Position start = 0;            ///< rows before this position (left padding) are not seen: see KVCache::end_prompt
   float* log_sum_exp = nullptr;  ///< optional output (tokens, query_heads): log of the softmax's denominator
 };
 
@@ -46,6 +48,9 @@ struct QueryBlock {
   bool by_position;               // rows need not be older than the query: compare positions
   Position shift;                 // the queries' distance between position and slot
   [[nodiscard]] std::size_t queries() const noexcept { return tokens * group; }
+  [[nodiscard]] Visible visible(std::size_t token, const AttendOptions& options) const noexcept {
+    return {options.start, options.window, positions[token], positions[token] - shift};
+  }
 };
 
 /// Logits of the rows in `range` to ws.logits + offset, as runs of rows with equal shift: where slots replace positions, the query is
@@ -84,11 +89,9 @@ inline void mask_chunk(const RowTable& table, RowRange range, const QueryBlock& 
     const std::size_t limit = std::clamp(block.row_limits[token], range.first, range.last);
     std::fill(row_logits + (limit - range.first), row_logits + range.size(), kernels::minus_infinity);
     if (!by_row) { continue; }
-    const Position at = block.positions[token];
+    const Visible visible = block.visible(token, options);
     for (std::size_t r = range.first; r < limit; ++r) {
-      const Position p = table.position(r);
-      const bool seen = p <= at && p >= options.start && (options.window == 0 || at - p < options.window);
-      if (!seen) { row_logits[r - range.first] = kernels::minus_infinity; }
+      if (!visible.sees(table, r)) { row_logits[r - range.first] = kernels::minus_infinity; }
     }
   }
 }
@@ -178,8 +181,8 @@ struct ReadEverything {};
 ///
 /// `load(token, head, row)` writes one query in the stored keys' form; `store(token, head, output, log_sum_exp)` receives the result;
 /// `see(token, head, probabilities)` is called, if `observe`, in text order with heads ascending. `reading`, unless it is ReadEverything,
-/// is asked for one token's queries at a time: reading(queries, stride, shift, rows) -> ascending ranges of the rows [0, rows). Results
-/// do not depend on how queries are spread over calls.
+/// is asked for one token's queries at a time: reading(queries, stride, shift, visible, rows) -> ascending ranges of the rows [0, rows).
+/// Results do not depend on how queries are spread over calls.
 template <KeyStore Keys, ValueStore Values>
 class LaneAttention {
  public:
@@ -204,7 +207,7 @@ class LaneAttention {
       load_queries(block, first, ws, load);
       const RowRange all{0, rows};
       std::span<const RowRange> ranges(&all, 1);
-      if constexpr (chooses) { ranges = reading(ws.queries.data(), key_stride_, block.shift, rows); }
+      if constexpr (chooses) { ranges = reading(ws.queries.data(), key_stride_, block.shift, block.visible(0, options_), rows); }
       const detail::RunningSoftmax done =
           detail::attend_block(keys_, values_, table_, block, ranges, rows, key_stride_, value_stride_, observe, options_, ws);
       for (std::size_t q = 0; q < block.queries(); ++q) {

@@ -41,6 +41,7 @@ struct Commit {
     if constexpr (Eviction::observes == Observes::last_prompt_queries) {
       for (std::size_t head = 0; end_of_prompt && head < l.lanes.size(); ++head) { see_last<P>(shape, options, l, head, workspace); }
     }
+    drop_padding(l, end_of_prompt);
     if (!end_of_prompt || !decides_together) {
       start(l);
       decide(l, end_of_prompt);
@@ -49,13 +50,16 @@ struct Commit {
     if (encodes(layer, end_of_prompt)) {
       with_group(layer, [&](std::span<Layer<P>* const> together) {
         encode(together, first_of(layer), end_of_prompt);
-        for (Layer<P>* other : together) { other->waiting = false; }
+        for (Layer<P>* other : together) {
+          if (other->waiting) { other->forget_queries(); }
+          other->waiting = false;
+        }
       });
     } else {
       l.waiting = end_of_prompt;
     }
     if (end_of_prompt) { l.compact(reserved); }
-    l.close(end_of_prompt);
+    l.close(end_of_prompt, l.waiting);
   }
 
   /// Whether rows are indexed or encoded in a way that needs copies.
@@ -203,6 +207,13 @@ struct Commit {
   }
   void start(const Layer<P>& l) const {
     if constexpr (decides) { l.start(scratch); }
+  }
+  /// What no query of the prompt saw goes before the eviction decides, so that none has to know of it.
+  void drop_padding(Layer<P>& l, bool end_of_prompt) const {
+    if constexpr (decides) {
+      const Position start = l.start();
+      if (end_of_prompt && start > l.committed && l.mark(0, start, scratch)) { evict(l, true); }  // older rows were looked at before
+    }
   }
   void evict(Layer<P>& l, bool in_order) const {
     if constexpr (decides) {

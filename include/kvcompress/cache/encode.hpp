@@ -110,6 +110,23 @@ struct Encoding {
     }
   }
 
+  /// How many of the first `rows` rows are encoded or at the same positions in all layers: others wait until they are.
+  template <class S>
+  static std::size_t alike(std::span<S* const> members, std::span<Layer<P>* const> layers, std::size_t rows) noexcept {
+    const std::size_t settled = members.front()->settled();
+    for (const S* member : members) {
+      if (member->settled() != settled) { return 0; }
+    }
+    const RowTable& first = layers.front()->tables.front();
+    for (const Layer<P>* l : layers.subspan(1)) {
+      const RowTable& table = l->tables.front();
+      if (table.positions().empty() && first.positions().empty()) { continue; }
+      for (std::size_t row = settled; row < rows; ++row) {
+        if (table.position(row) != first.position(row)) { rows = row; }
+      }
+    }
+    return rows;
+  }
   template <class S>
   void together(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, Vector<S*>& members, auto&& work) const {
     members.clear();
@@ -123,6 +140,7 @@ struct Encoding {
       // A layer that is ahead, with a token whose step is open, holds rows that the others have not seen yet.
       rows = std::min(rows, l->tables.front().rows() - (end_of_prompt || l == layers.back() ? 0 : l->open));
     }
+    if constexpr (scope_of<S>() == Scope::group) { rows = alike<S>(members, layers, rows); }
     work(std::span<S* const>(members.data(), members.size()),
          settling(*layers.front(), 0, layer, rows, {scratch.reads.data(), scratch.reads.size()}));
   }

@@ -5,12 +5,19 @@
 #include <algorithm>
 #include <cstddef>
 #include <span>
+#include <type_traits>
 
 #include "kvcompress/cache/observation.hpp"
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/policies/combine.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
+
+/// Whether a policy wants to know what queries see of the rows: which are padding (what chooses among rows must not choose them), and that
+/// it was shown queries at all.
+template <class P>
+inline constexpr bool notes_queries = Axes<P>::Eviction::decides != Decides::never || Axes<P>::Eviction::observes != Observes::nothing ||
+                                      !std::is_same_v<typename Axes<P>::Retrieval, ReadAll>;
 
 /// One KV head of one layer.
 template <class P>
@@ -44,6 +51,7 @@ struct Lane {
   typename Retrieval::State index;
   LastQueries last;
   Pending pending;
+  Shown shown;
   Position observed_end = 0;  // observations of queries before this position can no longer be taken back
   std::size_t fetched = 0;    // bytes read from the slow tier so far
 

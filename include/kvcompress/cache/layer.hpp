@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <type_traits>
 
@@ -182,7 +183,7 @@ struct Layer {
     for (std::size_t head = 0; head < lanes.size(); ++head) {
       Lane<P>& lane = lanes[head];
       const auto read = [&](std::size_t row, float* out) { lane.read_key(row, table(head), rotation, out); };
-      Lane<P>::Retrieval::refresh(options.retrieval, lane.index, table(head), end_of_prompt, read, scratch);
+      Lane<P>::Retrieval::refresh(options.retrieval, lane.index, table(head), end_of_prompt, padding_in_place(), read, scratch);
     }
   }
   /// Afterwards a refresh of the indices that finds at most the rows that are there cannot fail.
@@ -201,11 +202,19 @@ struct Layer {
     for (Lane<P>& lane : lanes) { lane.state.compact(room_for(lane.keys.rows())); }
     for (RowTable& table : tables) { table.compact(room_for(table.rows())); }
   }
-  /// Ends the open step and forgets what was seen; after a prompt (end_of_prompt) the memory of it goes too.
-  void close(bool end_of_prompt) noexcept {
+  /// No query of the first prompt saw rows before this position: they are padding.
+  [[nodiscard]] Position start() const noexcept {
+    Position start = no_position;
+    for (const Lane<P>& lane : lanes) { start = std::min(start, lane.shown.start()); }
+    return start == no_position ? 0 : start;
+  }
+  /// Ends the open step and forgets what was seen; after a prompt (end_of_prompt) the memory of it goes too. With `waits` the last queries stay
+  /// until the layer is encoded.
+  void close(bool end_of_prompt, bool waits = false) noexcept {
     for (Lane<P>& lane : lanes) {
       lane.pending.clear();
-      lane.last.clear(end_of_prompt || lane.last.positions().size() > most_queries);
+      if (!waits) { lane.last.clear(end_of_prompt || lane.last.positions().size() > most_queries); }
+      lane.shown.close();
       lane.observed_end = 0;
     }
     open = 0;
@@ -213,6 +222,22 @@ struct Layer {
     in_prompt = false;
   }
 
+  /// What a layer that waited kept for its encoding.
+  void forget_queries() {
+    for (Lane<P>& lane : lanes) { lane.last.clear(true); }
+  }
+
+  /// Raises an Error if the prompt that ends here cannot be encoded together with that of `other`, which has ended.
+  void check_prompt_of(const Layer& other, std::size_t number, std::size_t other_number) const {
+    require(next == other.next, ErrorCode::phase, "end_prompt(layer = ", number, "): it has seen ", next,
+            " tokens, must have seen as many as layer ", other_number, ", which is encoded together with it: ", other.next);
+    require(appended == other.appended, ErrorCode::position, "end_prompt(layer = ", number,
+            "): its rows came at other positions than those of layer ", other_number,
+            ", which is encoded together with it: they must be appended alike");
+    require(Eviction::decides == Decides::never || start() == other.start(), ErrorCode::input, "end_prompt(layer = ", number,
+            "): its queries see nothing before position ", start(), ", must be that of layer ", other_number,
+            ", which is encoded together with it: ", other.start());
+  }
   /// Raises an Error if the rows at positions >= position cannot be forgotten exactly.
   void check_truncate(Position position, std::size_t layer, std::size_t speculation) const {
     if (position >= next) { return; }
@@ -229,17 +254,25 @@ struct Layer {
               ": the queries before the observation window are gone");
     }
   }
+  /// Rows at the positions [first, end) have come. Pieces of a text add up to the same number as the whole.
+  void note_appended(Position first, Position end) noexcept {
+    if constexpr (storage_scope<typename Axes<P>::Storage>() == Scope::group) { appended += scatter(first) - scatter(end); }
+  }
   /// Forgets the rows at positions >= position, which lie at the end, in order.
   void truncate(Position position, std::size_t query_width) noexcept {
     const std::size_t before = tables.front().rows();
     for (std::size_t unit_index = 0; unit_index < tables.size(); ++unit_index) {
       RowTable& table = tables[unit_index];
       std::size_t rows = table.rows();
-      while (rows > 0 && table.alive(rows - 1) && table.position(rows - 1) >= position) { --rows; }
+      while (rows > 0 && table.alive(rows - 1) && table.position(rows - 1) >= position) {
+        --rows;
+        if (unit_index == 0) { note_appended(table.position(rows) + 1, table.position(rows)); }
+      }
       for (Lane<P>& lane : unit(unit_index)) {
         lane.resize(rows);
         lane.pending.truncate(position);
         lane.last.truncate(position, query_width);
+        lane.shown.truncate(position, prompt_tokens == 0);
       }
       table.resize(rows);
     }
@@ -287,6 +320,7 @@ struct Layer {
   bool waiting = false;           // its prompt has ended, that of a layer that it is encoded together with has not
   std::size_t prompt_tokens = 0;  // tokens up to the last end_prompt
   std::size_t budget = 0;         // the eviction's budget in rows, known from the first end_prompt on
+  std::uint64_t appended = 0;     // tells which positions came, where layers are encoded together
   std::size_t most_dead = static_cast<std::size_t>(-1);  // rows that may lie dead among the encoded ones; never more than live there
   std::size_t most_decoded = static_cast<std::size_t>(-1);  // rows decoded after the prompt
   std::size_t most_queries = static_cast<std::size_t>(-1);  // of a step, for which memory stays
@@ -302,6 +336,22 @@ struct Layer {
  private:
   static constexpr std::size_t slack = 64;  // entries that tables and states keep free for decoding
 
+  /// A number for a position (the last step of SplitMix64), so that sums of them tell sets of positions apart.
+  static constexpr std::uint64_t scatter(Position position) noexcept {
+    std::uint64_t x = position + std::uint64_t{0x9E37'79B9'7F4A'7C15};
+    x = (x ^ (x >> 30U)) * 0xBF58'476D'1CE4'E5B9U;
+    x = (x ^ (x >> 27U)) * 0x94D0'49BB'1331'11EBU;
+    return x ^ (x >> 31U);
+  }
+  /// Rows of padding at the front, where nothing has evicted them.
+  [[nodiscard]] std::size_t padding_in_place() const noexcept {
+    if (Eviction::decides != Decides::never) { return 0; }
+    const RowTable& table = tables.front();
+    const Position first = start();
+    std::size_t row = table.positions().empty() ? std::min<std::size_t>(first, table.rows()) : 0;
+    while (row < table.rows() && table.position(row) < first) { ++row; }
+    return row;
+  }
   static void move_row(RowTable& table, std::span<Lane<P>> members, std::size_t from, std::size_t to) {
     for (Lane<P>& lane : members) { lane.move(from, to); }
     table.move(from, to);

@@ -80,6 +80,34 @@ class Pending {
   Vector<float> probabilities_;  // of all entries, one behind the other
 };
 
+/// Which queries attend and observe have shown since the last commit, and what those of the first prompt say about padding.
+class Shown {
+ public:
+  /// Queries from `oldest` on, which do not see the rows before `start`.
+  void add(Position oldest, Position start, bool first_prompt) noexcept {
+    oldest_ = std::min(oldest_, oldest);
+    if (first_prompt) { start_ = std::min(start_, start); }
+  }
+  [[nodiscard]] bool none() const noexcept { return oldest_ == no_position; }
+  /// No query of the first prompt saw rows before this position; no_position if it had none.
+  [[nodiscard]] Position start() const noexcept { return start_; }
+  /// What all queries since the commit said is forgotten with the last of them.
+  void truncate(Position position, bool first_prompt) noexcept {
+    if (position > oldest_) { return; }
+    oldest_ = no_position;
+    if (first_prompt) { start_ = no_position; }
+  }
+  void close() noexcept { oldest_ = no_position; }
+  static void persist(auto& self, auto& archive) {
+    archive.number(self.oldest_);
+    archive.number(self.start_);
+  }
+
+ private:
+  Position oldest_ = no_position;
+  Position start_ = no_position;
+};
+
 /// The newest queries of the open rows, at most a window of them, in the stored keys' form.
 class LastQueries {
  public:

@@ -77,7 +77,12 @@ TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
   Lane<P>& lane = layer.lanes[head];
   const RowTable& table = layer.table(head);
   ws.limits.resize(ws.positions.size());
-  for (std::size_t t = 0; t < ws.positions.size(); ++t) { ws.limits[t] = table.rows_up_to(ws.positions[t]); }
+  std::size_t limit = table.rows();  // open rows lie at the end in order: the query's own row is the last one that it may see
+  for (std::size_t t = ws.positions.size(); t-- > 0;) {
+    if (table.positions().empty()) { limit = std::min<std::size_t>(limit, std::size_t{ws.positions[t]} + 1); }
+    while (limit > 0 && table.position(limit - 1) > ws.positions[t]) { --limit; }
+    ws.limits[t] = limit;
+  }
   const LaneAttention<typename Lane<P>::Keys, typename Lane<P>::Values> attention(shape, lane.keys, nullptr, table, attended);
   const auto show = [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
     if constexpr (Eviction::observes == Observes::every_query) {
@@ -159,11 +164,12 @@ void see_last(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
       last.options(), nullptr, ws));
 }
 
-/// The ranges of the rows [0, rows) that one token's queries read: those that the retrieval chooses and all that are not indexed. Fetches
-/// what must be fetched, which may fail.
+/// The ranges of the rows [0, rows) that one token's queries read: those that the retrieval chooses and, from the first one that they see,
+/// all that are not indexed. Fetches what must be fetched, which may fail.
 template <class P>
 std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t number, std::size_t head,
-                                 const float* queries, std::size_t stride, Position shift, std::size_t rows, Workspace& ws) {
+                                 const float* queries, std::size_t stride, Position shift, const Visible& visible, float soft_cap,
+                                 std::size_t rows, Workspace& ws) {
   using Retrieval = typename Lane<P>::Retrieval;
   Lane<P>& lane = layer.lanes[head];
   const RowTable& table = layer.table(head);
@@ -171,13 +177,16 @@ std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& opt
   const std::size_t indexed = all ? 0 : std::min(lane.index.indexed(), rows);
   ws.ranges.clear();
   if (!all) {
-    Retrieval::select(options.retrieval, lane.index,
-                      {table, queries, stride, shape.group(), shape.key_width(), shift, ws.rotation, ws.chosen, ws.order}, ws.ranges);
+    Retrieval::select(
+        options.retrieval, lane.index,
+        {table, queries, stride, shape.group(), shape.key_width(), shift, ws.rotation, ws.chosen, ws.order, visible, soft_cap}, ws.ranges);
   }
-  if (!ws.ranges.empty() && ws.ranges.back().last == indexed) {
+  constexpr std::size_t step = 16;  // rows that are read fastest together
+  const std::size_t seen = visible.all() ? indexed : std::max(indexed, visible.first_seen(table, indexed, rows) / step * step);
+  if (!ws.ranges.empty() && ws.ranges.back().last == seen) {
     ws.ranges.back().last = rows;
   } else {
-    ws.ranges.push_back({indexed, rows});
+    ws.ranges.push_back({seen, rows});
   }
   const std::span<const RowRange> ranges(ws.ranges.data(), ws.ranges.size());
   lane.prepare(ranges, table, ws.rotation, ws.chosen);
@@ -199,8 +208,19 @@ void choose_first(const Shape& shape, const PolicyOptions<P>& options, Layer<P>&
       for (std::size_t c = 0; c < shape.key_width(); ++c) { ws.queries[h * stride + c] = scale * from[h * shape.key_width() + c]; }
     }
     ws.ranges.clear();
-    const Retrieving retrieving{layer.table(head), ws.queries.data(), stride,  shape.group(), shape.key_width(), 0,
-                                ws.rotation,       ws.chosen,         ws.order};
+    const AttendOptions& attended = lane.last.options();
+    const Position at = lane.last.positions().back();
+    const Retrieving retrieving{layer.table(head),
+                                ws.queries.data(),
+                                stride,
+                                shape.group(),
+                                shape.key_width(),
+                                0,
+                                ws.rotation,
+                                ws.chosen,
+                                ws.order,
+                                {attended.start, attended.window, at, at},
+                                attended.soft_cap};
     Lane<P>::Retrieval::select(options.retrieval, lane.index, retrieving, ws.ranges);
     lane.index.remember_first(ws.ranges);
   }

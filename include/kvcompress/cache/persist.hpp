@@ -75,6 +75,7 @@ struct Persistence {
     archive.number(layer.in_prompt);
     archive.number(layer.waiting);
     archive.number(layer.prompt_tokens);
+    archive.number(layer.appended);
     archive.check(layer.committed <= layer.next && layer.prompt_tokens <= layer.next, "its phase contradicts its tokens");
     for (auto& table : layer.tables) {
       RowTable::persist(table, archive, layer.next);
@@ -92,6 +93,7 @@ struct Persistence {
     Lane<P>::Retrieval::State::persist(lane.index, archive, rows);
     LastQueries::persist(lane.last, archive, layer.next, shape.group() * shape.key_width());
     Pending::persist(lane.pending, archive, rows, shape.group());
+    Shown::persist(lane.shown, archive);
     archive.number(lane.observed_end);
     archive.number(lane.fetched);
     archive.check(lane.settled() <= rows - std::min(rows, layer.open), "open rows are encoded");

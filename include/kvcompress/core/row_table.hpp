@@ -37,10 +37,8 @@ class RowTable {
     if (positions_.empty() || row >= rows_) { return rows_; }
     return static_cast<std::size_t>(std::find(positions_.begin() + at(row), positions_.end(), no_position) - positions_.begin());
   }
-  /// An upper bound of the rows that hold positions up to `position`: exact while positions are implied.
-  [[nodiscard]] std::size_t rows_up_to(Position position) const noexcept {
-    return positions_.empty() ? std::min<std::size_t>(rows_, std::size_t{position} + 1) : rows_;
-  }
+  /// The row's slot; its position unless the table renumbers.
+  [[nodiscard]] Position slot(std::size_t row) const noexcept { return slots_.empty() ? position(row) : slots_[row]; }
   /// How far row's position is ahead of its slot; 0 unless the table renumbers.
   [[nodiscard]] Position shift(std::size_t row) const noexcept { return slots_.empty() ? 0 : positions_[row] - slots_[row]; }
   /// Live rows in [first, last).

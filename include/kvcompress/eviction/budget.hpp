@@ -17,7 +17,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// (whoever reserves more rows than fit, or commits more than 32 at once, adds their memory). Too few bytes for one row are an Error.
 struct Budget {
   std::size_t rows_of = 0;   ///< rows, if the others are 0
-  double fraction_of = 0.0;  ///< of the prompt's tokens, in (0, 1]
+  double fraction_of = 0.0;  ///< of the prompt's tokens that are no padding (see KVCache::end_prompt), in (0, 1]
   std::size_t bytes_of = 0;  ///< of the whole cache
 
   constexpr Budget() noexcept = default;

@@ -11,6 +11,7 @@
 #include "kvcompress/core/row_table.hpp"
 #include "kvcompress/core/shape.hpp"
 #include "kvcompress/core/views.hpp"
+#include "kvcompress/core/visible.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
@@ -48,12 +49,27 @@ inline void keep_best_units(Vector<Position>& units, std::size_t count, const fl
   std::sort(units.begin(), units.end());
 }
 
-/// The units of [0, count) that have a live row, to `units`: first_row(unit) is the first of `size`.
-inline void live_units(const RowTable& table, std::size_t count, std::size_t size, auto&& first_row, Vector<Position>& units) {
+/// The units of [0, count) of which a query sees a row, to `units`: first_row(unit) is the first of `size`.
+inline void visible_units(const RowTable& table, const Visible& visible, std::size_t count, std::size_t size, auto&& first_row,
+                          Vector<Position>& units) {
   units.resize(count);
   std::iota(units.begin(), units.end(), Position{0});
-  if (table.all_alive()) { return; }
-  std::erase_if(units, [&](Position unit) { return table.live_in(first_row(unit), first_row(unit) + size) == 0; });
+  if (table.all_alive() && visible.all()) { return; }
+  std::erase_if(units, [&](Position unit) { return !visible.any(table, first_row(unit), first_row(unit) + size); });
+}
+
+/// Whether a query sees at most `most` rows of `units`, each of which it sees a row of.
+inline bool see_at_most(std::size_t most, std::span<const Position> units, const RowTable& table, const Visible& visible, std::size_t size,
+                        auto&& first_row) {
+  if (units.size() > most) { return false; }
+  if (table.all_alive() && visible.all()) { return units.size() * size <= most; }
+  std::size_t seen = 0;
+  for (const Position unit : units) {
+    const std::size_t first = first_row(unit);
+    seen += visible.all() ? table.live_in(first, first + size) : visible.count(table, first, first + size);
+    if (seen > most) { return false; }
+  }
+  return true;
 }
 
 /// Appends the rows of ascending `units` of `size` rows each; neighbours become one range.

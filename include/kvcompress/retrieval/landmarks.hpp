@@ -63,8 +63,8 @@ class LandmarkState {
   static void compact(std::size_t) noexcept {}
 
   /// Indexes chunks up to `chunks`. The `outliers` new chunks whose rows are least like their mean (smallest minimum of their cosines, ties to
-  /// the older chunk) get no landmark.
-  void grow(std::size_t chunks, std::size_t outliers, auto&& read, Vector<float>& scratch) {
+  /// the older chunk) get no landmark. The first `padding` rows count in no mean, and none of them makes an outlier.
+  void grow(std::size_t chunks, std::size_t outliers, std::size_t padding, auto&& read, Vector<float>& scratch) {
     if (chunks <= chunks_) { return; }
     const std::size_t fresh = chunks - chunks_;
     Vector<RowRange> always(outliers_);  // what can fail comes first
@@ -77,8 +77,9 @@ class LandmarkState {
     float* rows = unlikeness + fresh;
     for (std::size_t c = 0; c < fresh; ++c) {
       order[c] = static_cast<Position>(c);
-      unlikeness[c] = -describe(chunks_ + c, read, rows);
+      unlikeness[c] = -describe(chunks_ + c, padding, read, rows);
     }
+    order.erase(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(std::min(fresh, hidden(chunks_, padding))));
     detail::keep_best_units(order, std::min(outliers, fresh), unlikeness);
     std::size_t next = 0;
     for (std::size_t c = 0; c < fresh; ++c) {
@@ -87,7 +88,7 @@ class LandmarkState {
         ++next;
         continue;
       }
-      describe(chunks_ + c, read, rows);
+      describe(chunks_ + c, padding, read, rows);
       ids_.push_back(static_cast<Position>(chunks_ + c));
       for (std::size_t i = 0; i < width_; ++i) { means_.push_back(T(rows[chunk_ * width_ + i])); }
     }
@@ -111,19 +112,25 @@ class LandmarkState {
   }
 
  private:
-  /// Rows of a chunk to `rows`, their mean behind them; returns the smallest cosine between the mean and a row.
-  float describe(std::size_t chunk, auto&& read, float* rows) const {
+  /// Chunks from `chunk` on that lie wholly in the first `padding` rows.
+  [[nodiscard]] std::size_t hidden(std::size_t chunk, std::size_t padding) const noexcept {
+    return padding / chunk_ - std::min(padding / chunk_, chunk);
+  }
+  /// Rows of a chunk to `rows`, their mean behind them; returns the smallest cosine between the mean and a row. In a chunk that begins with
+  /// padding, only the others count.
+  float describe(std::size_t chunk, std::size_t padding, auto&& read, float* rows) const {
     float* mean = rows + chunk_ * width_;
-    for (std::size_t r = 0; r < chunk_; ++r) { read(chunk * chunk_ + r, rows + r * width_); }
+    const std::size_t first = padding / chunk_ == chunk ? padding % chunk_ : 0;
+    for (std::size_t r = first; r < chunk_; ++r) { read(chunk * chunk_ + r, rows + r * width_); }
     double mean_length = 0.0;
     for (std::size_t c = 0; c < width_; ++c) {
       double sum = 0.0;
-      for (std::size_t r = 0; r < chunk_; ++r) { sum += static_cast<double>(rows[r * width_ + c]); }
-      mean[c] = static_cast<float>(sum / static_cast<double>(chunk_));
+      for (std::size_t r = first; r < chunk_; ++r) { sum += static_cast<double>(rows[r * width_ + c]); }
+      mean[c] = static_cast<float>(sum / static_cast<double>(chunk_ - first));
       mean_length += static_cast<double>(mean[c]) * static_cast<double>(mean[c]);
     }
     double smallest = 2.0;
-    for (std::size_t r = 0; r < chunk_; ++r) {
+    for (std::size_t r = first; r < chunk_; ++r) {
       double dot = 0.0;
       double length = 0.0;
       for (std::size_t c = 0; c < width_; ++c) {
@@ -175,13 +182,14 @@ class LandmarkState {
 };
 
 /// Chunks of `chunk` rows of the prompt, each represented by the mean of its keys. A query reads the `budget / chunk` chunks whose landmark
-/// gets the largest softmax probability among all landmarks (the largest over the query heads of the KV head; ties to the older chunk);
-/// besides, always, the `outlier_chunks` whose keys are least like their mean, the last `local_chunks` of the prompt with what follows them,
-/// and every row decoded later.
+/// gets the largest softmax probability among the landmarks of chunks of which it sees a row (the largest over the query heads of the KV
+/// head; ties to the older chunk), or all of these where it sees no more than `budget` of their rows; besides, as far as it sees them, the
+/// `outlier_chunks` whose keys are least like their mean, the last `local_chunks` of the prompt with what follows them, and every row
+/// decoded later.
 ///
 /// Source: "ShadowKV: KV Cache in Shadows for High-Throughput Long-Context LLM Inference"; ByteDance-Seed/ShadowKV@e51904cdeab7:
 /// models/kv_cache.py. Deviations: probabilities are compared as logarithms in fp32 (the code rounds them to the model's dtype); the logits have
-/// the attention's own scale (the code: 1/sqrt(128)); a prompt too short for the budget is read in full.
+/// the attention's own scale and soft cap (the code: 1/sqrt(128), none); a prompt too short for the budget is read in full.
 /// Cost: a dot product per landmark and query head; 1 / chunk of the bytes of the keys. Loses: what chunk means do not show, for this query.
 /// A later end_prompt indexes nothing new, unless `fold_in` is set.
 template <class T>
@@ -247,46 +255,46 @@ struct LandmarkIndex {
   static bool grows_at(const Options& options, const State& state, std::size_t rows) noexcept {
     return options.fold_in > 0 && rows >= state.indexed() + options.local_chunks * options.chunk + options.fold_in;
   }
-  static void refresh(const Options& options, State& state, const RowTable& table, bool end_of_prompt, auto&& read,
+  static void refresh(const Options& options, State& state, const RowTable& table, bool end_of_prompt, std::size_t padding, auto&& read,
                       Vector<float>& scratch) {
     const std::size_t local = options.local_chunks * options.chunk;
     const bool first = end_of_prompt && state.indexed() == 0;
     const bool fold = !first && grows_at(options, state, table.rows());
     if (first) {
-      state.grow(context_chunks(options, table.rows()), outlier_chunks(options), read, scratch);
+      state.grow(context_chunks(options, table.rows()), outlier_chunks(options), padding, read, scratch);
     } else if (fold) {
-      state.grow((table.rows() - local) / options.chunk, 0, read, scratch);
+      state.grow((table.rows() - local) / options.chunk, 0, padding, read, scratch);
     }
   }
 
   static void select(const Options& options, const State& state, const Retrieving& in, Vector<RowRange>& ranges) {
     const auto& ids = state.ids();
     const std::size_t wanted = options.budget / options.chunk;
-    if (ids.size() <= wanted) {
-      in.order.assign(ids.begin(), ids.end());
-    } else {
-      const float* scores = log_probabilities(state, in);
-      detail::live_units(
-          in.table, ids.size(), options.chunk, [&](Position i) { return ids[i] * options.chunk; }, in.order);
-      detail::keep_best_units(in.order, wanted, scores);
-      for (Position& unit : in.order) { unit = ids[unit]; }
+    const auto first_row = [&](Position i) { return ids[i] * options.chunk; };
+    detail::visible_units(in.table, in.visible, ids.size(), options.chunk, first_row, in.order);
+    if (in.order.size() > wanted && !detail::see_at_most(options.budget, in.order, in.table, in.visible, options.chunk, first_row)) {
+      detail::keep_best_units(in.order, wanted, log_probabilities(state, in));
     }
+    for (Position& unit : in.order) { unit = ids[unit]; }
     const std::size_t before = ranges.size();
     detail::append_units({in.order.data(), in.order.size()}, options.chunk, ranges);
-    ranges.insert(ranges.end(), state.outliers().begin(), state.outliers().end());
+    for (const RowRange outlier : state.outliers()) {
+      if (in.visible.any(in.table, outlier.first, outlier.last)) { ranges.push_back(outlier); }
+    }
     std::sort(ranges.begin() + static_cast<std::ptrdiff_t>(before), ranges.end(), [](RowRange a, RowRange b) { return a.first < b.first; });
   }
 
  private:
-  /// (landmarks): the logarithm of the largest probability that a query head of the group gives each landmark. Landmarks that lie interleaved, 16
+  /// (landmarks): the logarithm of the largest probability that a query head of the group gives each landmark of in.order, among these. Landmarks that lie interleaved, 16
   /// side by side, so that no sum crosses lanes, took 1.47 instead of 1.55 ms for 8 heads of 16384 (Zen 4, half, cold): not worth a layout of their own.
   /// In bfloat16, by pairs, a landmark takes 11.7 instead of 13.4 ns; left to the hardware's own prefetching 10.4 by themselves, but 10 % more in a
   /// step of ShadowKV.
   static const float* log_probabilities(const State& state, const Retrieving& in) {
-    const std::size_t count = state.ids().size();
-    in.scratch.resize(std::max(in.scratch.size(), (in.group + 1) * count + in.group * (1 + in.key_width)));
+    const std::size_t first = in.order.front();
+    const std::size_t count = in.order.back() + 1 - first;
+    in.scratch.resize(std::max(in.scratch.size(), first + (in.group + 1) * count + in.group * (1 + in.key_width)));
     float* largest = in.scratch.data();
-    float* logits = largest + count;
+    float* logits = largest + first + count;
     float* sums = logits + in.group * count;
     constexpr bool by_pairs = std::is_same_v<T, bfloat16>;
     auto* rounded = reinterpret_cast<bfloat16*>(sums + in.group);  // queries
@@ -296,16 +304,30 @@ struct LandmarkIndex {
     constexpr std::size_t at_once = 64;
     for (std::size_t i = 0; i < count; i += at_once) {
       const std::size_t now = std::min(at_once, count - i);
-      const T* ahead = i + 2 * at_once <= count ? state.landmark(i + at_once) : nullptr;
+      const T* ahead = i + 2 * at_once <= count ? state.landmark(first + i + at_once) : nullptr;
       if constexpr (by_pairs) {
-        kernels::dot_pairs(state.landmark(i), now, in.key_width, rounded, in.key_width, in.group, logits + i, count, ahead);
+        kernels::dot_pairs(state.landmark(first + i), now, in.key_width, rounded, in.key_width, in.group, logits + i, count, ahead);
       } else {
-        kernels::dot_rows(state.landmark(i), now, in.key_width, in.queries, in.stride, in.group, logits + i, count, ahead);
+        kernels::dot_rows(state.landmark(first + i), now, in.key_width, in.queries, in.stride, in.group, logits + i, count, ahead);
       }
     }
-    for (std::size_t q = 0; q < in.group; ++q) { sums[q] = kernels::log_sum_exp(logits + q * count, count); }
-    kernels::largest_less_shift(logits, count, in.group, count, sums, largest);
+    for (std::size_t q = 0; q < in.group; ++q) {
+      float* of_query = logits + q * count;
+      if (in.soft_cap > 0.0F) { kernels::soft_cap(of_query, count, in.soft_cap); }
+      if (in.order.size() < count) { leave_out_others(in, first, count, of_query); }
+      sums[q] = kernels::log_sum_exp(of_query, count);
+    }
+    kernels::largest_less_shift(logits, count, in.group, count, sums, largest + first);
     return largest;
+  }
+  /// The logits of landmarks that are not in in.order become -infinity.
+  static void leave_out_others(const Retrieving& in, std::size_t first, std::size_t count, float* logits) noexcept {
+    std::size_t at = 0;
+    for (const Position unit : in.order) {
+      std::fill(logits + at, logits + (unit - first), kernels::minus_infinity);
+      at = unit - first + 1;
+    }
+    std::fill(logits + at, logits + count, kernels::minus_infinity);
   }
 };
 

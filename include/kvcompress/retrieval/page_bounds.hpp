@@ -133,7 +133,8 @@ class PageState {
 
 /// A query reads the `budget / page` pages whose keys could have the largest dot product with it: sum over channels of
 /// max(q_c * minimum_c, q_c * maximum_c), the largest bound among the query heads of a KV head. The newest rows, from the last
-/// complete page on, are always read and count as one page. The first `dense_layers` layers are read in full, and so are prompts.
+/// complete page on, are always read and count as one page. Pages of which the query sees no row are no candidates, and where all that it
+/// sees is no more than `budget` rows, all of it is read. The first `dense_layers` layers are read in full, and so are prompts.
 ///
 /// Source: "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference"; mit-han-lab/Quest@01c1623bf939, by the rule of its kernels:
 /// the newest page and the budget - 1 best of the others (its evaluation code forces no page and takes at least 3). Beyond it: grouped
@@ -178,22 +179,27 @@ struct PageBounds {
   static void make_room_to_refresh(const Options&, State& state, std::size_t rows, Vector<float>& scratch) {
     state.make_room_to_refresh(rows, scratch);
   }
-  static void refresh(const Options&, State& state, const RowTable& table, bool /*end_of_prompt*/, auto&& read, Vector<float>& scratch) {
-    state.refresh(table.rows(), read, scratch);
+  static void refresh(const Options&, State& state, const RowTable& table, bool /*end_of_prompt*/, std::size_t padding, auto&& read,
+                      Vector<float>& scratch) {
+    const auto read_seen = [&](std::size_t row, float* out) {  // in a page that begins with padding its first other row stands for it
+      read(row < padding && padding < (row / state.page() + 1) * state.page() ? padding : row, out);
+    };
+    state.refresh(table.rows(), read_seen, scratch);
   }
 
   static void select(const Options& options, const State& state, const Retrieving& in, Vector<RowRange>& ranges) {
     const std::size_t pages = state.pages();
     const std::size_t wanted = options.budget / options.page - 1;
-    detail::live_units(
-        in.table, pages, state.page(), [&](Position p) { return p * state.page(); }, in.order);
-    if (in.order.size() > wanted) {
+    const auto first_row = [&](Position p) { return p * state.page(); };
+    detail::visible_units(in.table, in.visible, pages, state.page(), first_row, in.order);
+    if (in.order.size() > wanted && !fits(options.budget, state, in)) {
+      const std::size_t first = in.order.front();
       in.scratch.resize(std::max(in.scratch.size(), pages + in.group * in.stride + scratch_floats(in)));
       float* scores = in.scratch.data();
       float* turned = scores + pages;
       float* scratch = turned + in.group * in.stride;
       if (!in.table.renumbers()) {
-        bounds(in, in.queries, state, 0, pages, scores, scratch);
+        bounds(in, in.queries, state, first, in.order.back() + 1 - first, scores + first, scratch);
       } else {
         turned_bounds(in, state, scores, turned, scratch);
       }
@@ -234,6 +240,15 @@ struct PageBounds {
  private:
   static constexpr std::size_t at_once = 64;  // pages
 
+  /// Whether all that the queries see, of the pages in in.order and behind them, is no more than the budget.
+  static bool fits(std::size_t budget, const State& state, const Retrieving& in) {
+    std::size_t newer = in.table.rows();
+    while (newer > state.indexed() && in.table.position(newer - 1) > in.visible.at) { --newer; }
+    if (in.visible.all()) { return in.table.live() - (in.table.rows() - newer) <= budget; }
+    const std::size_t behind = in.visible.count(in.table, state.indexed(), newer);
+    return behind <= budget &&
+           detail::see_at_most(budget - behind, in.order, in.table, in.visible, state.page(), [&](Position p) { return p * state.page(); });
+  }
   /// The same where in-cache positions move the rows of a page apart: a page has a bound for every distance.
   static void turned_bounds(const Retrieving& in, const State& state, float* scores, float* turned, float* scratch) noexcept {
     const float* queries = in.queries;

@@ -26,7 +26,7 @@ struct ReadAll {
   static State state(const Options&, const Shape&, const Memory&) noexcept { return {}; }
   static constexpr std::size_t bytes_for(const Options&, const Shape&, std::size_t) noexcept { return 0; }
   static void make_room_to_refresh(const Options&, State&, std::size_t, Vector<float>&) noexcept {}
-  static void refresh(const Options&, State&, const RowTable&, bool, auto&&, Vector<float>&) noexcept {}
+  static void refresh(const Options&, State&, const RowTable&, bool, std::size_t, auto&&, Vector<float>&) noexcept {}
   static void select(const Options&, const State&, const Retrieving&, Vector<RowRange>&) noexcept {}
 };
 

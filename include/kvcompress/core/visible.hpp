@@ -1,0 +1,60 @@
+// include/kvcompress/core/visible.hpp - which rows of a lane a query may see: the one rule for masks and for whoever chooses rows.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+
+#include "kvcompress/core/row_table.hpp"
+
+namespace kvcompress::inline KVCOMPRESS_ABI {
+
+/// What one query may see of a lane: live rows, none newer than it, none before `start`, and with a sliding window those less than `window`
+/// behind it. Rows before `start` are told by their place in the text; distances are those that attention sees: in-cache ones where the
+/// table renumbers. By default nothing is hidden.
+struct Visible {
+  Position start = 0;
+  std::size_t window = 0;           ///< 0 means no window
+  Position at = no_position - 1;    ///< the query's place in the text
+  Position slot = no_position - 1;  ///< its in-cache position; `at` where the table does not renumber
+
+  [[nodiscard]] bool sees(const RowTable& table, std::size_t row) const noexcept {
+    const Position p = table.position(row);  // no_position, of dead rows, is newer than every query
+    const Position behind = slot - table.slot(row);
+    return (p <= at) & (p >= start) & ((window == 0) | (behind < window));  // no branches: masks call it for every row
+  }
+  /// Whether it sees every live row that is not newer.
+  [[nodiscard]] bool all() const noexcept { return start == 0 && (window == 0 || window > slot); }
+  /// Whether it sees one of the rows [first, last).
+  [[nodiscard]] bool any(const RowTable& table, std::size_t first, std::size_t last) const noexcept {
+    if (in_text_order(table)) { return count(table, first, last) > 0; }
+    while (first < last && !sees(table, first)) { ++first; }
+    return first < last;
+  }
+  /// How many of the rows [first, last) it sees.
+  [[nodiscard]] std::size_t count(const RowTable& table, std::size_t first, std::size_t last) const noexcept {
+    if (in_text_order(table)) {
+      const std::size_t begin = std::max(first, oldest());
+      return std::max(begin, std::min(last, std::size_t{at} + 1)) - begin;
+    }
+    std::size_t seen = 0;
+    for (std::size_t row = first; row < last; ++row) { seen += sees(table, row) ? 1U : 0U; }
+    return seen;
+  }
+  /// The first of the rows [first, last) that it sees, or last.
+  [[nodiscard]] std::size_t first_seen(const RowTable& table, std::size_t first, std::size_t last) const noexcept {
+    if (in_text_order(table)) { return std::min(last, std::max(first, oldest())); }
+    while (first < last && !sees(table, first)) { ++first; }
+    return first;
+  }
+
+ private:
+  /// Row r is alive at position r, and so is its slot.
+  static bool in_text_order(const RowTable& table) noexcept { return table.positions().empty(); }
+  /// No row at an older position is seen, where slots are positions.
+  [[nodiscard]] std::size_t oldest() const noexcept {
+    return std::max<std::size_t>(start, window != 0 && window <= at ? std::size_t{at} + 1 - window : 0);
+  }
+};
+
+}  // namespace kvcompress
