@@ -252,7 +252,7 @@ TEST(HeavyHitters, APromptThatNobodyAttendedIsRefused) {
   cache.append(0, text.key_rows(0, 300), text.value_rows(0, 300));
   expect_refused();
   Outputs out(300 * text.output_width());
-  const Output to = Output::tokens_first(out.data(), 4, 8);
+  const Output to = Output::tokens_first(out.data(), 300, 4, 8);
   cache.attend(0, text.query_rows(0, 300), to, {}, {0, 1});
   expect_refused();  // nobody asked the second KV head
   cache.attend(0, text.query_rows(0, 300), to, {}, {1, 2});

@@ -14,12 +14,6 @@
 namespace kvcompress::test::model {
 
 inline const Shape shape{.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 16};
-// What does not hold yet, and is not asked for: a cache that was truncated below its prompt's end can be saved.
-#if !defined(KVCOMPRESS_MODEL_SAVES_TRUNCATED)
-#define KVCOMPRESS_MODEL_SAVES_TRUNCATED 0
-#endif
-inline constexpr bool saves_truncated_prompts = KVCOMPRESS_MODEL_SAVES_TRUNCATED != 0;
-
 inline constexpr std::size_t most_rows = 300;  // of a layer: later ones would add time, not kinds of states
 
 /// A row that was appended and neither truncated nor removed: its numbers follow from the seed.
@@ -96,16 +90,9 @@ struct Model {
       case Kind::swap:
       case Kind::drop_fork:
         return fork.has_value();
-      case Kind::save_load:
-        return can_save();
       default:
         return true;
     }
-  }
-
-  [[nodiscard]] bool can_save() const {
-    return saves_truncated_prompts ||
-           std::all_of(now.layers.begin(), now.layers.end(), [](const Layer& one) { return one.next >= one.prompt_end; });
   }
 
   void apply(const Call& call) {

@@ -11,7 +11,7 @@ int main() {
   const std::vector<float> rows(100 * 2 * 16, 0.5F);
   std::vector<float> out(rows.size());
   cache.append(0, Rows::tokens_first(rows.data(), 100, 2, 16), Rows::tokens_first(rows.data(), 100, 2, 16));
-  cache.attend(0, Rows::tokens_first(rows.data(), 100, 2, 16), Output::tokens_first(out.data(), 2, 16));
+  cache.attend(0, Rows::tokens_first(rows.data(), 100, 2, 16), Output::tokens_first(out.data(), 100, 2, 16));
   cache.end_prompt(0);
   return cache.tokens() == 100 ? 0 : 1;
 }
