@@ -6,7 +6,14 @@ include(cmake/sanitizers.cmake)
 
 add_library(kvcompress_developer INTERFACE)
 target_link_libraries(kvcompress_developer INTERFACE kvcompress_warnings kvcompress_native)
+
 if(KVCOMPRESS_SANITIZE)
   kvcompress_sanitize(kvcompress_developer INTERFACE ${KVCOMPRESS_SANITIZE})
   kvcompress_sanitizer_launcher(CMAKE_CROSSCOMPILING_EMULATOR ${KVCOMPRESS_SANITIZE})
 endif()
+
+# The factorisation of low_rank/, compiled once for all our programs that are built like this file.
+add_library(kvcompress_factorisation STATIC ${CMAKE_CURRENT_LIST_DIR}/factorisation.cpp)
+set_target_properties(kvcompress_factorisation PROPERTIES POSITION_INDEPENDENT_CODE ON)  # examples/llama_cpp/preload.cpp is a shared object
+target_compile_definitions(kvcompress_factorisation PUBLIC KVCOMPRESS_FACTORISATION_APART)
+target_link_libraries(kvcompress_factorisation PUBLIC kvcompress::low_rank PRIVATE kvcompress_developer)

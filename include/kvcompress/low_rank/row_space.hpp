@@ -5,9 +5,15 @@
 #include <array>
 #include <utility>
 
-#include "kvcompress/low_rank/gram.hpp"
-#include "kvcompress/low_rank/range_finder.hpp"
 #include "kvcompress/low_rank/row_source.hpp"
+
+// The factorisation takes 20 s to compile (GCC 12). A program of many source files can define KVCOMPRESS_FACTORISATION_APART in all of them
+// and include low_rank/factorisation.hpp in one.
+#if defined(KVCOMPRESS_FACTORISATION_APART)
+#define KVCOMPRESS_FACTORISATION_LINKAGE
+#else
+#define KVCOMPRESS_FACTORISATION_LINKAGE inline
+#endif
 
 namespace kvcompress::inline KVCOMPRESS_ABI::low_rank {
 
@@ -18,6 +24,18 @@ enum class Factorisation { automatic, exact };
 /// What its values are called, in their order, in names of policies and in saved caches.
 constexpr auto names_of(Factorisation) noexcept { return std::array{"automatic", "exact"}; }
 
+namespace detail {
+
+/// The `rank` leading directions of a source, at least 1 and at most its smaller side: (columns, rank) row-major, fewer columns where the
+/// singular values end before the rank does. See find_row_space.
+KVCOMPRESS_FACTORISATION_LINKAGE Vector<float> leading_directions(const AnyRows& source, std::size_t rank, Factorisation mode,
+                                                                  const Memory& memory);
+/// out = rows W: (count, columns) by (columns, rank), all row-major.
+KVCOMPRESS_FACTORISATION_LINKAGE void project(const float* rows, std::size_t count, std::size_t columns, const float* directions,
+                                              std::size_t rank, float* out);
+
+}  // namespace detail
+
 /// Orthonormal directions W such that rows M ~ (M W) W^T. Signs, and the order of directions of equal length, mean nothing.
 struct RowSpace {
   std::size_t columns = 0;
@@ -25,13 +43,7 @@ struct RowSpace {
   Vector<float> vectors{};  // W: (columns, rank) row-major, the direction with the largest singular value first
 
   /// out = rows W: (count, columns) -> (count, rank), both row-major.
-  void project(const float* rows, std::size_t count, float* out) const {
-    using detail::index;
-    using detail::RowsF;
-    const Eigen::Map<const RowsF> m(rows, index(count), index(columns));
-    const Eigen::Map<const RowsF> w(vectors.data(), index(columns), index(rank));
-    Eigen::Map<RowsF>(out, index(count), index(rank)).noalias() = m * w;
-  }
+  void project(const float* rows, std::size_t count, float* out) const { detail::project(rows, count, columns, vectors.data(), rank, out); }
 };
 
 /// The `rank` leading right singular vectors of the source (Eckart-Young: no other W of that rank leaves a smaller Frobenius
@@ -51,15 +63,15 @@ RowSpace find_row_space(const S& of, std::size_t rank, Factorisation mode, const
   const detail::AnyRows source(of);
   const std::size_t rows = source.rows();
   const std::size_t columns = source.columns();
-  const std::size_t side = std::min(rows, columns);
-  rank = std::min(rank, side);
+  rank = std::min({rank, rows, columns});
   if (rank == 0) { return {columns, 0, Vector<float>(Allocator<float>(memory))}; }
-  constexpr std::size_t small_side = 512;
-  Vector<float> vectors = mode == Factorisation::exact || side <= small_side
-                              ? detail::leading_by_gram(source, rank, memory)
-                              : detail::RangeFinder<detail::AnyRows>(source, rank, memory).leading();
+  Vector<float> vectors = detail::leading_directions(source, rank, mode, memory);
   rank = vectors.size() / columns;
   return {columns, rank, std::move(vectors)};
 }
 
 }  // namespace kvcompress::low_rank
+
+#if !defined(KVCOMPRESS_FACTORISATION_APART)
+#include "kvcompress/low_rank/factorisation.hpp"
+#endif
