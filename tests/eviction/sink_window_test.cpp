@@ -185,7 +185,7 @@ TEST(SinkWindow, AWindowCountsInCachePositions) {
     EXPECT_NEAR(seen(598), in_cache ? 4.0F / 65.0F : 1.0F / 62.0F, 1e-6F);
     std::vector<Workspace> two(2, Workspace(shape));  // by parts of the rows
     Outputs out(8);
-    cache.attend(0, text.query_rows(600, 1), Output::tokens_first(out.data(), 1, 8), two, SerialExecutor{}, {.window = 64});
+    cache.attend(0, text.query_rows(600, 1), Output::tokens_first(out.data(), 1, 1, 8), two, SerialExecutor{}, {.window = 64});
     EXPECT_EQ(out[0], seen(64));
   }
 }
