@@ -232,7 +232,7 @@ TYPED_TEST(PolicyLifecycle, RemovedPositionsAreGoneAndTheOthersAnswer) {
   EXPECT_EQ(cache.kept(0, 0), left);
   for (std::size_t t = 150; t < 240; t += 3) {
     const Outputs out = step(cache, text, t, 3);
-    ASSERT_LT(deviation(out, attention_over_held_rows(cache, text, t + 3, 3)), 3e-5) << t;
+    ASSERT_LT(deviation(out, attention_over_held_rows(cache, text, t + 3, 3)), 3e-5 + accumulation_slack(Accumulation::near_exact)) << t;
     cache.commit(0);
     const auto kept = cache.kept(0, 1);
     EXPECT_TRUE(std::none_of(kept.begin(), kept.end(), [](Position p) { return p >= 120 && p < 135; }));

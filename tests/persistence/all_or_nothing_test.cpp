@@ -56,12 +56,12 @@ class AllOrNothing : public ::testing::TestWithParam<Case> {
         SCOPED_TRACE(name + (fork ? " of a fork" : " of a copy") + ", refused at allocation " + std::to_string(n));
         const auto cache = fresh();
         const Held before = content_of(*cache);
-        Workspace workspace(shape, memory.handle());
+        Workspace scratch(shape, memory.handle());
         memory.refuse_after(n);
         refused = false;
         Outputs out;
         try {
-          out = verb(*cache, workspace);
+          out = verb(*cache, scratch);
         } catch (const Error& error) {
           refused = true;
           EXPECT_EQ(error.code(), ErrorCode::memory) << error.what();
@@ -79,10 +79,10 @@ class AllOrNothing : public ::testing::TestWithParam<Case> {
   void append(AnyCache& cache, std::size_t layer, std::size_t first, std::size_t count) const {
     cache.append(layer, text.key_rows(first, count), text.value_rows(first, count));
   }
-  Outputs look(AnyCache& cache, Workspace& workspace, std::size_t layer, std::size_t end, std::size_t count) const {
+  Outputs look(AnyCache& cache, Workspace& scratch, std::size_t layer, std::size_t end, std::size_t count) const {
     Outputs out(count * text.output_width());
-    cache.attend(layer, text.query_rows(end - count, count), Output::tokens_first(out.data(), shape.query_heads, shape.value_width()),
-                 workspace, {}, {});
+    cache.attend(layer, text.query_rows(end - count, count),
+                 Output::tokens_first(out.data(), count, shape.query_heads, shape.value_width()), scratch, {}, {});
     return out;
   }
   Verb appending(std::size_t layer, std::size_t first, std::size_t count) const {
@@ -92,7 +92,7 @@ class AllOrNothing : public ::testing::TestWithParam<Case> {
     };
   }
   Verb attending(std::size_t layer, std::size_t end, std::size_t count) const {
-    return [=, this](AnyCache& cache, Workspace& workspace) { return look(cache, workspace, layer, end, count); };
+    return [=, this](AnyCache& cache, Workspace& scratch) { return look(cache, scratch, layer, end, count); };
   }
   static Verb calling(std::function<void(AnyCache&)> work) {
     return [work = std::move(work)](AnyCache& cache, Workspace&) {
