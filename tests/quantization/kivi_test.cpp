@@ -88,7 +88,7 @@ void check_stores(std::size_t dim) {
   std::mt19937 rng(static_cast<unsigned>(Bits) + static_cast<unsigned>(Group));
   const std::size_t rows = 300;
   const std::size_t queries = 3;
-  const Text text({.query_heads = 1, .kv_heads = 1, .head_dim = dim}, rows, static_cast<unsigned>(dim));
+  const Text text({.query_heads = 1, .kv_heads = 1, .head_dim = dim, .rope = {.theta = 0.0}}, rows, static_cast<unsigned>(dim));
   const typename Storage::Options options{.accumulation = Accumulation::exact};
   typename Storage::Keys keys(options, dim, Memory{});
   typename Storage::Values values(options, dim, Memory{});

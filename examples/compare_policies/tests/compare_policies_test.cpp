@@ -1,5 +1,6 @@
 // examples/compare_policies/tests/compare_policies_test.cpp - the parts of compare_policies that need no model.
 // SPDX-License-Identifier: MIT
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -192,7 +193,7 @@ TEST(Report, JoinsOnlyTheBestTradeOffs) { EXPECT_EQ(pareto_front(example().rows)
 
 /// A folder of this test that goes away with the object.
 struct Folder {
-  std::filesystem::path path = std::filesystem::temp_directory_path() / ("kvcompress-report-" + std::to_string(std::random_device{}()));
+  std::filesystem::path path = std::filesystem::temp_directory_path() / fmt::format("kvcompress-report-{}", std::random_device{}());
   Folder() { std::filesystem::create_directory(path); }
   Folder(const Folder&) = delete;
   Folder& operator=(const Folder&) = delete;
