@@ -46,11 +46,11 @@ std::vector<float> run(kvc_cache* cache) {
 }
 
 TEST(CApi, GivesTheNumbersOfTheCppInterface) {
-  const Cache c("h2o:budget=16+kivi4:residual=8");
+  const Cache c("h2o:budget=16+kivi4:residual=32");
   const std::vector<float> out = run(c.cache);
 
   const auto cache =
-      examples::registry().make("h2o:budget=16+kivi4:residual=8", {.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 16});
+      examples::registry().make("h2o:budget=16+kivi4:residual=32", {.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 16});
   const auto k = numbers(41 * 2 * 16, 1.0F);
   const auto v = numbers(41 * 2 * 16, 2.0F);
   const auto q = numbers(41 * 4 * 16, 3.0F);
@@ -74,8 +74,8 @@ TEST(CApi, GivesTheNumbersOfTheCppInterface) {
 }
 
 TEST(CApi, HeadsApartGiveTheSameNumbers) {
-  const Cache whole("kivi4:residual=8");
-  const Cache apart("kivi4:residual=8");
+  const Cache whole("kivi4:residual=32");
+  const Cache apart("kivi4:residual=32");
   const std::vector<float> expected = run(whole.cache);
   static_cast<void>(run(apart.cache));
   const auto q = numbers(41 * 4 * 16, 3.0F);
@@ -91,10 +91,10 @@ TEST(CApi, HeadsApartGiveTheSameNumbers) {
 
 TEST(CApi, AFileHoldsAllOfACache) {
   const std::string path = (std::filesystem::temp_directory_path() / "kvcompress_c_api_test.cache").string();
-  const Cache saved("kivi4:residual=8");
+  const Cache saved("kivi4:residual=32");
   static_cast<void>(run(saved.cache));
   ASSERT_EQ(kvc_save_file(saved.cache, path.c_str()), KVC_OK) << kvc_last_error();
-  const Cache loaded("kivi4:residual=8");
+  const Cache loaded("kivi4:residual=32");
   ASSERT_EQ(kvc_load_file(loaded.cache, path.c_str()), KVC_OK) << kvc_last_error();
   const auto q = numbers(64, 5.0F);
   std::vector<float> a(64);
@@ -102,7 +102,7 @@ TEST(CApi, AFileHoldsAllOfACache) {
   ASSERT_EQ(kvc_attend(saved.cache, 1, q.data(), 1, a.data(), nullptr), KVC_OK);
   ASSERT_EQ(kvc_attend(loaded.cache, 1, q.data(), 1, b.data(), nullptr), KVC_OK);
   EXPECT_EQ(a, b);
-  const Cache other("kivi2:residual=8");
+  const Cache other("kivi2:residual=32");
   EXPECT_EQ(kvc_load_file(other.cache, path.c_str()), KVC_FORMAT);
   EXPECT_EQ(kvc_load_file(other.cache, "/no/such/file"), KVC_IO);
   EXPECT_EQ(kvc_save_file(other.cache, "/no/such/file"), KVC_IO);
