@@ -144,7 +144,8 @@ inline std::string with_defaults(std::string_view policy, std::size_t budget, st
     } else if (part.name() == "landmarks" || part.name() == "shadowkv") {
       fill_landmarks(part, budget);
     }
-    result += (result.empty() ? "" : "+") + part.text();
+    if (!result.empty()) { result += '+'; }
+    result += part.text();
     if (end == policy.size()) { return result; }
     policy.remove_prefix(end + 1);
   }
