@@ -473,7 +473,8 @@ class KVCache {
       if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
         if (chooses(layer)) {
           const auto choose = [&](const float* group, std::size_t stride, Position shift, const Visible& visible, std::size_t rows) {
-            return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, visible, options.soft_cap, rows, ws);
+            return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, visible, options.soft_cap, rows,
+                                     ws);
           };
           attention.run(
               ws.positions, ws.limits, false, ws, false, load, store, [](auto&&...) {}, choose);

@@ -94,6 +94,7 @@ class Registry {
     detail::PartNames names;
     for (PartSpec& part : parts) {
       if (part.name == "full") { part.name = "f16"; }
+      if (part.name == "streaming_llm") { part.name = "streaming"; }
       const std::array<bool, 3> axes = axes_of(part.name);
       if (axes[0]) { take(policy, names.eviction, part.name, "evictions"); }
       if (axes[1]) { take(policy, names.storage, part.name, "storages"); }

@@ -227,7 +227,8 @@ struct Commit {
   void decide(Layer<P>& l, bool end_of_prompt) const {
     if constexpr (decides) {
       for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
-        Selection selection{l.tables[unit], end_of_prompt, l.prompt_tokens, l.budget, scratch.order, l.drops(unit, scratch), l.most_decoded};
+        Selection selection{l.tables[unit], end_of_prompt,          l.prompt_tokens, l.budget,
+                            scratch.order,  l.drops(unit, scratch), l.most_decoded};
         Eviction::select(options.eviction, l.unit(unit).front().state, selection);
       }
     }

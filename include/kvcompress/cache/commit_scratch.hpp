@@ -86,8 +86,8 @@ struct CommitScratch {
   bool counted = false;                  // it has, and may have to take that back
   Vector<typename Lane<P>::Keys*> keys;  // members that encode together
   Vector<typename Lane<P>::Values*> values;
-  Vector<Reads> reads;       // what their retrieval says
-  Vector<Layer<P>*> layers;  // that commit together
+  Vector<Reads> reads;           // what their retrieval says
+  Vector<Layer<P>*> layers;      // that commit together
   Vector<SeenByLane<P>> before;  // (lanes) before a call of observe that may fail
 };
 

@@ -313,14 +313,14 @@ struct Layer {
 
   Vector<Lane<P>> lanes;
   Vector<RowTable> tables;
-  Position next = 0;              // position of the next token
-  Position committed = 0;         // `next` at the last commit
-  std::size_t open = 0;           // rows since the last commit
-  bool in_prompt = true;          // until end_prompt, and again from begin_prompt on
-  bool waiting = false;           // its prompt has ended, that of a layer that it is encoded together with has not
-  std::size_t prompt_tokens = 0;  // tokens up to the last end_prompt
-  std::size_t budget = 0;         // the eviction's budget in rows, known from the first end_prompt on
-  std::uint64_t appended = 0;     // tells which positions came, where layers are encoded together
+  Position next = 0;                                     // position of the next token
+  Position committed = 0;                                // `next` at the last commit
+  std::size_t open = 0;                                  // rows since the last commit
+  bool in_prompt = true;                                 // until end_prompt, and again from begin_prompt on
+  bool waiting = false;                                  // its prompt has ended, that of a layer that it is encoded together with has not
+  std::size_t prompt_tokens = 0;                         // tokens up to the last end_prompt
+  std::size_t budget = 0;                                // the eviction's budget in rows, known from the first end_prompt on
+  std::uint64_t appended = 0;                            // tells which positions came, where layers are encoded together
   std::size_t most_dead = static_cast<std::size_t>(-1);  // rows that may lie dead among the encoded ones; never more than live there
   std::size_t most_decoded = static_cast<std::size_t>(-1);  // rows decoded after the prompt
   std::size_t most_queries = static_cast<std::size_t>(-1);  // of a step, for which memory stays

@@ -184,8 +184,8 @@ class BlockList {
 
   /// Adds the list's table and spare blocks only: for blocks that several lists of one owner hold.
   void account_table(MemoryReport& report) const noexcept {
-    report.indices += held_ * sizeof(std::byte*);
-    report.spare += (places_ - held_) * sizeof(std::byte*) + (held_ - used_) * block_bytes();
+    report.indices += used_ * sizeof(std::byte*);
+    report.spare += (places_ - used_) * sizeof(std::byte*) + (held_ - used_) * block_bytes();
   }
   /// Adds the list's table, reference counts, spare blocks and shared bytes; the caller adds what the payloads hold.
   void account(MemoryReport& report) const noexcept {

@@ -96,10 +96,10 @@ struct MemoryReport {
 
   /// Adds another cache's bytes.
   void add(const MemoryReport& other) noexcept {
-    for (const auto purpose : {&MemoryReport::codes, &MemoryReport::scales, &MemoryReport::exact_rows, &MemoryReport::factors,
-                               &MemoryReport::outliers, &MemoryReport::positions, &MemoryReport::policy_state, &MemoryReport::indices,
-                               &MemoryReport::scratch, &MemoryReport::slow_tier, &MemoryReport::spare, &MemoryReport::shared,
-                               &MemoryReport::slow_file}) {
+    for (const auto purpose :
+         {&MemoryReport::codes, &MemoryReport::scales, &MemoryReport::exact_rows, &MemoryReport::factors, &MemoryReport::outliers,
+          &MemoryReport::positions, &MemoryReport::policy_state, &MemoryReport::indices, &MemoryReport::scratch, &MemoryReport::slow_tier,
+          &MemoryReport::spare, &MemoryReport::shared, &MemoryReport::slow_file}) {
       this->*purpose += other.*purpose;
     }
   }

@@ -10,9 +10,11 @@
 // The factorisation takes 20 s to compile (GCC 12). A program of many source files can define KVCOMPRESS_FACTORISATION_APART in all of them
 // and include low_rank/factorisation.hpp in one.
 #if defined(KVCOMPRESS_FACTORISATION_APART)
-#define KVCOMPRESS_FACTORISATION_LINKAGE
-#else
-#define KVCOMPRESS_FACTORISATION_LINKAGE inline
+#define KVCOMPRESS_FACTORISATION_DECLARED
+#define KVCOMPRESS_FACTORISATION_DEFINED
+#else  // as templates, so that only programs that factorise compile it
+#define KVCOMPRESS_FACTORISATION_DECLARED template <class = void>
+#define KVCOMPRESS_FACTORISATION_DEFINED template <class>
 #endif
 
 namespace kvcompress::inline KVCOMPRESS_ABI::low_rank {
@@ -28,11 +30,11 @@ namespace detail {
 
 /// The `rank` leading directions of a source, at least 1 and at most its smaller side: (columns, rank) row-major, fewer columns where the
 /// singular values end before the rank does. See find_row_space.
-KVCOMPRESS_FACTORISATION_LINKAGE Vector<float> leading_directions(const AnyRows& source, std::size_t rank, Factorisation mode,
-                                                                  const Memory& memory);
+KVCOMPRESS_FACTORISATION_DECLARED
+Vector<float> leading_directions(const AnyRows& source, std::size_t rank, Factorisation mode, const Memory& memory);
 /// out = rows W: (count, columns) by (columns, rank), all row-major.
-KVCOMPRESS_FACTORISATION_LINKAGE void project(const float* rows, std::size_t count, std::size_t columns, const float* directions,
-                                              std::size_t rank, float* out);
+KVCOMPRESS_FACTORISATION_DECLARED
+void project(const float* rows, std::size_t count, std::size_t columns, const float* directions, std::size_t rank, float* out);
 
 }  // namespace detail
 

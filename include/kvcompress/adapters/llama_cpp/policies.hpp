@@ -42,7 +42,7 @@ class LayerPolicies {
       const auto& known = registry.parts();
       const bool evicts =
           std::any_of(known.begin(), known.end(), [&](const PartInfo& info) { return info.name == part_name && info.kind == "eviction"; });
-      if (!evicts) { name += "+" + std::string(part); }
+      if (!evicts && part_name != "streaming_llm") { name += "+" + std::string(part); }
       rest.remove_prefix(std::min(end + 1, rest.size()));
     }
     return name;
