@@ -10,8 +10,9 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// Every policy of the library; Registry::policies() lists them. "full" is another name of f16, "streaming_llm" of streaming. Needs Eigen: without it, or to compile in
-/// several source files, call the functions add_exact, ..., that you want on a Registry of your own; only add_low_rank needs it.
+/// Every policy of the library; Registry::policies() lists them. "full" is another name of f16, "streaming_llm" of streaming. Needs Eigen:
+/// without it, or to compile in several source files, call the functions add_exact, ..., that you want on a Registry of your own; only
+/// add_low_rank needs it.
 [[nodiscard]] inline Registry standard_registry() {
   Registry registry;
   add_exact(registry);
