@@ -47,30 +47,30 @@ typedef struct kvc_shape {
   size_t kv_heads;
   size_t key_width;
   size_t value_width;
-  int unrotated;      /* keys and queries come without their rotary embedding: the cache rotates them */
-  double rope_theta;  /* base; 0: the model has no rotary embedding */
-  double rope_scale;  /* linear scaling of positions, usually 1 */
-  size_t rotary_dim;  /* leading channels that turn; 0: all */
+  int unrotated;     /* keys and queries come without their rotary embedding: the cache rotates them */
+  double rope_theta; /* base; 0: the model has no rotary embedding */
+  double rope_scale; /* linear scaling of positions, usually 1 */
+  size_t rotary_dim; /* leading channels that turn; 0: all */
   kvc_pairing pairing;
   const double* frequency_factors; /* optional, rotary_dim / 2 divisors; read during kvc_create only */
 } kvc_shape;
 
 /* What a model's attention may vary. Begin with kvc_options_default(). */
 typedef struct kvc_options {
-  float scale;          /* factor on q . k; 0: 1 / sqrt(key width) */
-  float soft_cap;       /* logits become cap * tanh(logit / cap); 0: none */
-  size_t window;        /* a query sees the rows less than this far behind it; 0: all */
-  uint32_t start;       /* rows before this position (left padding) are not seen */
-  float* log_sum_exp;   /* optional output [tokens][query_heads]: log of the softmax's denominator */
+  float scale;        /* factor on q . k; 0: 1 / sqrt(key width) */
+  float soft_cap;     /* logits become cap * tanh(logit / cap); 0: none */
+  size_t window;      /* a query sees the rows less than this far behind it; 0: all */
+  uint32_t start;     /* rows before this position (left padding) are not seen */
+  float* log_sum_exp; /* optional output [tokens][query_heads]: log of the softmax's denominator */
 } kvc_options;
 
 /* Bytes by purpose. */
 typedef struct kvc_bytes {
-  size_t total;     /* everything taken, scratch included */
-  size_t codes;     /* packed codes and their scales */
-  size_t exact;     /* rows in 16 or 32 bits */
-  size_t other;     /* factors, outliers, positions, scores, indices */
-  size_t scratch;   /* holds nothing between calls */
+  size_t total;   /* everything taken, scratch included */
+  size_t codes;   /* packed codes and their scales */
+  size_t exact;   /* rows in 16 or 32 bits */
+  size_t other;   /* factors, outliers, positions, scores, indices */
+  size_t scratch; /* holds nothing between calls */
   size_t slow_tier;
   size_t spare;
 } kvc_bytes;
