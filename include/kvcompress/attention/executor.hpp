@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 
 #include "kvcompress/core/error.hpp"
@@ -20,19 +19,21 @@ namespace detail {
 
 /// Calls work(task, worker) for what the executor runs; raises an Error if that was not every task, with workers below `workers`.
 inline void run_tasks(auto&& executor, std::size_t tasks, std::size_t workers, auto&& work) {
-  std::atomic<std::size_t> done = 0;
-  std::atomic<std::size_t> odd_task = 0;
-  std::atomic<std::size_t> odd_worker = 0;
+  // Several threads count; the compilers' builtins, as in core/reference_count.hpp.
+  std::size_t done = 0;
+  std::size_t odd_task = 0;
+  std::size_t odd_worker = 0;
   executor(tasks, [&](std::size_t task, std::size_t worker) {
-    if (task >= tasks) { return odd_task.store(task); }
-    if (worker >= workers) { return odd_worker.store(worker); }
+    if (task >= tasks) { return __atomic_store_n(&odd_task, task, __ATOMIC_RELEASE); }
+    if (worker >= workers) { return __atomic_store_n(&odd_worker, worker, __ATOMIC_RELEASE); }
     work(task, worker);
-    done.fetch_add(1);
+    static_cast<void>(__atomic_add_fetch(&done, std::size_t{1}, __ATOMIC_ACQ_REL));
   });
-  require(odd_task == 0, ErrorCode::input, "attend: the executor's task is ", odd_task.load(), ", must be less than ", tasks);
-  require(odd_worker == 0, ErrorCode::input, "attend: the executor's worker is ", odd_worker.load(),
+  const auto read = [](const std::size_t& counter) { return __atomic_load_n(&counter, __ATOMIC_ACQUIRE); };
+  require(read(odd_task) == 0, ErrorCode::input, "attend: the executor's task is ", read(odd_task), ", must be less than ", tasks);
+  require(read(odd_worker) == 0, ErrorCode::input, "attend: the executor's worker is ", read(odd_worker),
           ", must be less than workspaces.size() = ", workers);
-  require(done == tasks, ErrorCode::input, "attend: the executor has run ", done.load(), " tasks, must run ", tasks);
+  require(read(done) == tasks, ErrorCode::input, "attend: the executor has run ", read(done), " tasks, must run ", tasks);
 }
 
 }  // namespace detail
