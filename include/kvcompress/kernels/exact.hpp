@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <type_traits>
 
 #include "kvcompress/simd/native.hpp"
 
@@ -253,6 +254,10 @@ inline void convert(const float* from, T* to, std::size_t count) noexcept {
 /// Widens `count` numbers to float.
 template <class T>
 inline void widen(const T* from, float* to, std::size_t count) noexcept {
+  if constexpr (std::is_same_v<T, float>) {
+    std::copy_n(from, count, to);
+    return;
+  }
   constexpr std::size_t lanes = simd::native::lanes;
   std::size_t i = 0;
   for (; i + lanes <= count; i += lanes) { simd::native::store(to + i, simd::native::load(from + i)); }
