@@ -87,8 +87,6 @@ endif()
 if(KVCOMPRESS_BUILD_TESTS)
   kvcompress_need(GTest 1.12 TARGET GTest::gtest_main DEBIAN libgtest-dev
                   FROM https://github.com/google/googletest.git release-1.12.1)
-endif()
-if(KVCOMPRESS_BUILD_TESTS)
   # One test program needs it, which is left out where it is not installed: the first command of the README does without.
   find_package(rapidcheck CONFIG QUIET GLOBAL)
 endif()

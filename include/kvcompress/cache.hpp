@@ -152,7 +152,7 @@ class KVCache {
     detail::run_tasks(executor, shape_.kv_heads, workspaces.size(), [&](std::size_t head, std::size_t worker) {
       attend_heads(layer, queries, out, workspaces[worker], how, {head, head + 1});
     });
-    remember(layer, queries, options, all, workspaces.front());
+    remember(layer, queries, how, all, workspaces.front());
   }
 
   /// For an engine with its own attention: shows the policy queries (tokens, query_heads, key width) at `positions`, as attend would.
@@ -172,11 +172,11 @@ class KVCache {
     std::optional<detail::Seen<P>> before;
     if (Eviction::observes == Observes::every_query && log_sum_exp != nullptr) { before.emplace(writable(layer), scratch_); }
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
-      detail::make_room_to_observe<P>(shape_, options_, writable(layer), head, queries.tokens(), options, false, workspace_);
+      detail::make_room_to_observe<P>(shape_, options_, writable(layer), head, queries.tokens(), how, false, workspace_);
     }
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
       workspace_.positions.assign(positions.begin(), positions.end());
-      note_queries(layer, head, options, workspace_);
+      note_queries(layer, head, how, workspace_);
       if constexpr (Eviction::observes == Observes::every_query) {
         const TooLikely wrong =
             detail::see<P>(shape_, options_, writable(layer), head, detail::query_loader(shape_, queries, head, workspace_), how,

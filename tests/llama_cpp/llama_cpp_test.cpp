@@ -227,6 +227,12 @@ TEST(LlamaCpp, WhatItCannotServeIsRefusedAndTheContextStaysUsable) {
   llama_cpp::Cache wrong(examples::registry(), {.policy = "nonsense"});
   Engine refuses(*model, {}, &wrong);
   EXPECT_THAT(refusal([&] { static_cast<void>(refuses.decode({1, 2, 3}, 0)); }), HasSubstr("nonsense"));
+  llama_cpp::Cache late(examples::registry(), {.policy = "layers 0-1: f32; rest: nonsense"});  // some layers have their rows by then
+  Engine half_way(*model, {}, &late);
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    EXPECT_THAT(refusal([&] { static_cast<void>(half_way.decode({1, 2, 3}, 0)); }), HasSubstr("nonsense"));
+    EXPECT_EQ(late.memory().total(), 0U);
+  }
   llama_cpp::Cache full(examples::registry());
   Engine context(*model, {}, &full);
   llama_set_causal_attn(context.context(), false);

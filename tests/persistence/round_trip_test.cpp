@@ -267,7 +267,12 @@ TEST(RoundTrip, PaddingAndWhatWaitsIsLoaded) {
       one->end_prompt(1);
     }
     EXPECT_EQ(loaded->kept(0, 1), cache->kept(0, 1)) << name;
-    EXPECT_GE(loaded->kept(0, 1).front(), name.front() == 'x' ? 0U : 20U) << name;
+    const Position oldest = loaded->kept(0, 1).front();  // xKV evicts nothing, StreamingLLM's sinks begin behind the padding
+    if (name.starts_with("snapkv")) {
+      EXPECT_GE(oldest, 20U);
+    } else {
+      EXPECT_EQ(oldest, name.starts_with("xkv") ? 0U : 20U) << name;
+    }
     for (std::size_t t = prompt; t < prompt + 10; ++t) {
       for (const std::size_t layer : {0U, 1U}) { ASSERT_TRUE(step(*loaded, text, t, 1, layer) == step(*cache, text, t, 1, layer)) << name; }
     }

@@ -99,6 +99,7 @@ class Cache {
       return 0;
     }
     for (const auto& [id, positions] : batch_.positions()) {  // llama.cpp has taken the batch back, so do we
+      sequences_[id].next = positions.back() + 1;             // some layers may have its rows
       try {
         sequences_[id].truncate(positions.front());
       } catch (const std::exception&) { sequences_.erase(id); }
