@@ -38,7 +38,7 @@ const TinyModel gpt_oss{.architecture = "gpt-oss", .qkv_bias = 0.5F, .output_bia
 const TinyModel mpt{.architecture = "mpt", .kv_heads = 4, .alibi = true};
 
 /// Prompt in ubatches, then token by token; the largest difference of any logit to llama.cpp with an f32 cache. The text is the one that
-/// llama.cpp writes; ours must choose the same token wherever its best two are 0.01 apart.
+/// llama.cpp writes; ours must choose the same token wherever its best two are further apart than that difference allows.
 float compare(const TinyModel& tiny, const std::string& policy, Engine::Setup setup = {}) {
   const Loaded model(tiny);
   llama_cpp::Cache cache(examples::registry(), {.policy = policy});
@@ -56,11 +56,13 @@ float compare(const TinyModel& tiny, const std::string& policy, Engine::Setup se
     last = own.back();
     std::vector<float> sorted = last;
     std::partial_sort(sorted.begin(), sorted.begin() + 2, sorted.end(), std::greater<>());
-    if (sorted[0] - sorted[1] > 1e-2F && largest < 1e-2F) {
+    if (sorted[0] - sorted[1] > 2.0F * largest + 1e-2F) {
       EXPECT_EQ(std::max_element(got.back().begin(), got.back().end()) - got.back().begin(),
                 std::max_element(last.begin(), last.end()) - last.begin());
     }
   }
+  std::printf("%s, %u KV heads, %s: logits differ by at most %.1e from llama.cpp's own f32 cache\n", tiny.architecture.c_str(),
+              tiny.kv_heads, policy.c_str(), static_cast<double>(largest));
   return largest;
 }
 
