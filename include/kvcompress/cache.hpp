@@ -68,7 +68,7 @@ class KVCache {
         most_(detail::rows_within_budget<P>(shape_, options_, numbers_.bytes())), layers_(Allocator<Shared<Layer>>(memory)),
         workspace_(shape_, memory), scratch_(memory), row_(Allocator<float>(memory)) {
     layers_.reserve(shape.layers);
-    for (std::size_t l = 0; l < shape.layers; ++l) { layers_.emplace_back(memory, shape_, options_, most_, memory_); }
+    for (std::size_t l = 0; l < shape.layers; ++l) { layers_.emplace_back(memory, shape_, l, options_, most_, memory_); }
     row_.resize(shape_.key_width() + shape_.value_width());
   }
   /// A deep copy: shares nothing with `other`.

@@ -28,10 +28,10 @@ struct Lane {
   using Retrieval = typename Axes<P>::Retrieval;
   using State = typename Eviction::State;
 
-  Lane(const Shape& shape, const PolicyOptions<P>& options, const Memory& memory)
-      : keys(options.storage, shape.key_width(), memory), values(options.storage, shape.value_width(), memory),
-        state(Eviction::state(options.eviction, shape, memory)), index(Retrieval::state(options.retrieval, shape, memory)), last(memory),
-        pending(memory) {}
+  Lane(const Site& site, const PolicyOptions<P>& options, const Memory& memory)
+      : keys(options.storage, site.shape.key_width(), memory), values(options.storage, site.shape.value_width(), memory),
+        state(Eviction::state(options.eviction, site.shape, memory)), index(Retrieval::state(options.retrieval, site.shape, memory)),
+        last(memory), pending(memory) {}
   /// Under an eviction memory of recent rows stays with the stores, under a budget in bytes that of the rows that it allows.
   void keep_memory(const MostRows& most) noexcept {
     const auto keep = [&](auto& store) {

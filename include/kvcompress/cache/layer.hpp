@@ -48,11 +48,11 @@ struct Layer {
   static constexpr bool per_lane = Eviction::scope == Scope::lane && storage_scope<typename Axes<P>::Storage>() == Scope::lane;
 
   /// `most`: rows of a lane under a budget in bytes; all 0 without one.
-  Layer(const Shape& shape, const PolicyOptions<P>& options, const MostRows& most, const Memory& memory)
+  Layer(const Shape& shape, std::size_t layer, const PolicyOptions<P>& options, const MostRows& most, const Memory& memory)
       : lanes(Allocator<Lane<P>>(memory)), tables(Allocator<RowTable>(memory)) {
     lanes.reserve(shape.kv_heads);
     for (std::size_t head = 0; head < shape.kv_heads; ++head) {
-      lanes.emplace_back(shape, options, memory);
+      lanes.emplace_back(Site{layer, head, shape}, options, memory);
       if (Eviction::decides != Decides::never) { lanes.back().keep_memory(most); }
     }
     if (most.live > 0) {
