@@ -37,15 +37,11 @@ MostRows rows_of_budget(const PolicyOptions<P>& options, std::size_t live) {
 }
 
 template <class P, class S>
-std::size_t most_store_bytes(const Shape& shape, const PolicyOptions<P>& options, std::size_t dim, const MostRows& rows) {
-  if constexpr (requires { S::most_bytes(rows, dim, options.storage, shape, rows.live); }) {
-    std::size_t at_hand = rows.live;
-    if constexpr (requires { Axes<P>::Retrieval::rows_read(options.retrieval, rows.live); }) {
-      at_hand = Axes<P>::Retrieval::rows_read(options.retrieval, rows.live);
-    }
-    return S::most_bytes(rows, dim, options.storage, shape, at_hand);
+std::size_t most_store_bytes(const Site& site, const PolicyOptions<P>& options, std::size_t dim, const MostRows& rows) {
+  if constexpr (requires { S::most_bytes(rows, dim, options.storage, site.shape, rows.live); }) {
+    return S::most_bytes(rows, dim, options.storage, site.shape, rows_read<P>(options, site, rows.live));
   } else {
-    return store_bytes<P, S>(shape, options, dim, rows.all());
+    return store_bytes<P, S>(site, options, dim, rows.all());
   }
 }
 
@@ -55,20 +51,23 @@ std::size_t most_bytes(const Shape& shape, const PolicyOptions<P>& options, cons
   using Eviction = typename Axes<P>::Eviction;
   const std::size_t entries = 2 * rows.all() + 64;  // vectors double, and keep some places free
   const std::size_t table = sizeof(RowTable) + entries * sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
-  const std::size_t queries = query_window<P>(options) > 0 ? 1 + options.speculation : 0;
-  std::size_t lane = sizeof(Lane<P>) + most_store_bytes<P, typename Lane<P>::Keys>(shape, options, shape.key_width(), rows) +
-                     most_store_bytes<P, typename Lane<P>::Values>(shape, options, shape.value_width(), rows) +
-                     entries * Eviction::row_bytes(options.eviction, shape) +
-                     queries * (shape.group() * shape.key_width() * sizeof(float) + sizeof(Position));
-  if constexpr (!std::is_same_v<typename Axes<P>::Retrieval, ReadAll>) {  // an index grows by quarters; beside it the first choice
-    const std::size_t index = Axes<P>::Retrieval::bytes_for(options.retrieval, shape, rows.all());
-    lane += index + index / 4 + 2 * rows.all() * sizeof(RowRange) / 8;
-  }
-  if (Eviction::observes == Observes::every_query) {  // probabilities that truncate may take back, in vectors that double
-    lane += 2 * options.speculation * shape.group() * (rows.all() + 64) * sizeof(float) + 64 * options.speculation * shape.group();
-  }
+  const auto lane_at = [&](const Site& site) {
+    const std::size_t queries = query_window<P>(options, site) > 0 ? 1 + options.speculation : 0;
+    std::size_t lane = sizeof(Lane<P>) + most_store_bytes<P, typename Lane<P>::Keys>(site, options, shape.key_width(), rows) +
+                       most_store_bytes<P, typename Lane<P>::Values>(site, options, shape.value_width(), rows) +
+                       entries * Eviction::row_bytes(options.eviction, shape) +
+                       queries * (shape.group() * shape.key_width() * sizeof(float) + sizeof(Position));
+    if (retrieves<P>(options, site)) {  // an index grows by quarters; beside it the first choice
+      const std::size_t index = Axes<P>::Retrieval::bytes_for(options.retrieval, site, rows.all());
+      lane += index + index / 4 + 2 * rows.all() * sizeof(RowRange) / 8;
+    }
+    if (Eviction::observes == Observes::every_query) {  // probabilities that truncate may take back, in vectors that double
+      lane += 2 * options.speculation * shape.group() * (rows.all() + 64) * sizeof(float) + 64 * options.speculation * shape.group();
+    }
+    return lane;
+  };
   const std::size_t tables = Layer<P>::per_lane ? shape.kv_heads : 1;
-  return shape.layers * (sizeof(Shared<Layer<P>>) + Shared<Layer<P>>::box_bytes() + tables * table + shape.kv_heads * lane);
+  return shape.layers * (sizeof(Shared<Layer<P>>) + Shared<Layer<P>>::box_bytes() + tables * table) + sum_over_lanes<P>(shape, lane_at);
 }
 
 /// The most rows that fit in the budget; raises an Error if the fewest that the eviction works with do not. `others`: bytes that the cache holds

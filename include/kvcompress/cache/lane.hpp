@@ -8,16 +8,16 @@
 #include <type_traits>
 
 #include "kvcompress/cache/observation.hpp"
+#include "kvcompress/cache/retrieves.hpp"
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/policies/combine.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
-/// Whether a policy wants to know what queries see of the rows: which are padding (what chooses among rows must not choose them), and that
-/// it was shown queries at all.
+/// Whether a policy may want to know, in some lane, what queries see of the rows: see Lane::notes_queries.
 template <class P>
-inline constexpr bool notes_queries = Axes<P>::Eviction::decides != Decides::never || Axes<P>::Eviction::observes != Observes::nothing ||
-                                      !std::is_same_v<typename Axes<P>::Retrieval, ReadAll>;
+inline constexpr bool may_note_queries =
+    Axes<P>::Eviction::decides != Decides::never || Axes<P>::Eviction::observes != Observes::nothing || may_retrieve<P>;
 
 /// One KV head of one layer.
 template <class P>
@@ -30,7 +30,7 @@ struct Lane {
 
   Lane(const Site& site, const PolicyOptions<P>& options, const Memory& memory)
       : keys(options.storage, site.shape.key_width(), memory), values(options.storage, site.shape.value_width(), memory),
-        state(Eviction::state(options.eviction, site.shape, memory)), index(Retrieval::state(options.retrieval, site.shape, memory)),
+        state(Eviction::state(options.eviction, site.shape, memory)), index(Retrieval::state(options.retrieval, site, memory)),
         last(memory), pending(memory) {}
   /// Under an eviction memory of recent rows stays with the stores, under a budget in bytes that of the rows that it allows.
   void keep_memory(const MostRows& most) noexcept {
@@ -62,6 +62,11 @@ struct Lane {
     } else {
       return values;
     }
+  }
+  /// Whether the policy wants to know what queries see of the rows: which are padding (what chooses among rows must not choose them), and that
+  /// it was shown queries at all.
+  [[nodiscard]] bool notes_queries() const noexcept {
+    return Eviction::decides != Decides::never || Eviction::observes != Observes::nothing || retrieves<P>(index);
   }
   /// Rows before this one are encoded in one store or the other and keep their place.
   [[nodiscard]] std::size_t settled() const noexcept { return std::max(keys.settled(), value_store().settled()); }
