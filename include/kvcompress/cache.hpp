@@ -141,7 +141,7 @@ class KVCache {
     const HeadRange all{0, shape_.kv_heads};
     const AttendOptions how = check_attend(layer, queries, out, options, all, workspaces.front());
     for (const Workspace& ws : workspaces) { ws.check("attend", shape_, workspace_); }
-    if constexpr (std::is_same_v<Retrieval, ReadAll> && Eviction::observes != Observes::every_query && !Prepares<Values>) {
+    if constexpr (std::is_same_v<Retrieval, ReadAll> && !detail::may_see_queries<P> && !Prepares<Values>) {
       if (queries.tokens() == 1) {
         make_room_to_attend(layer, 1, how, all, workspaces.front());
         detail::share_rows<P>(shape_, at(layer), queries, out, workspaces, executor, how);
@@ -170,23 +170,26 @@ class KVCache {
     detail::check_positions(positions, queries.tokens(), l.next);
     detail::check_log_sum_exp(shape_, queries.tokens(), log_sum_exp);
     std::optional<detail::Seen<P>> before;
-    if (Eviction::observes == Observes::every_query && log_sum_exp != nullptr) { before.emplace(writable(layer), scratch_); }
+    if (detail::may_see_queries<P> && log_sum_exp != nullptr) { before.emplace(writable(layer), scratch_); }
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
-      detail::make_room_to_observe<P>(shape_, options_, writable(layer), head, queries.tokens(), how, false, workspace_);
+      detail::make_room_to_observe<P>(site(layer, head), options_, writable(layer), queries.tokens(), how, false, workspace_);
     }
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
       workspace_.positions.assign(positions.begin(), positions.end());
       note_queries(layer, head, how, workspace_);
-      if constexpr (Eviction::observes == Observes::every_query) {
-        const TooLikely wrong =
-            detail::see<P>(shape_, options_, writable(layer), head, detail::query_loader(shape_, queries, head, workspace_), how,
-                           log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
-        if (wrong.found) {
-          before->put_back();
-          fail(ErrorCode::input, "observe: log_sum_exp is ", wrong.log_sum_exp, " at token ", wrong.token, ", head ",
-               head * shape_.group() + wrong.head, ", must be at least the query's largest logit, ", wrong.logit);
+      if (detail::sees_queries<P>(options_, site(layer, head), l.in_prompt)) {
+        if constexpr (detail::may_see_queries<P>) {
+          const TooLikely wrong =
+              detail::see<P>(shape_, options_, writable(layer), head, false, detail::query_loader(shape_, queries, head, workspace_), how,
+                             log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
+          if (wrong.found) {
+            before->put_back();
+            fail(ErrorCode::input, "observe: log_sum_exp is ", wrong.log_sum_exp, " at token ", wrong.token, ", head ",
+                 head * shape_.group() + wrong.head, ", must be at least the query's largest logit, ", wrong.logit);
+          }
         }
-      } else if (const std::size_t window = detail::query_window<P>(options_); window > 0) {
+      }
+      if (const std::size_t window = detail::query_window<P>(options_, site(layer, head)); window > 0) {
         detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, how, workspace_);
       }
     }
@@ -223,11 +226,14 @@ class KVCache {
     for (std::size_t other = group.first; other < group.last; ++other) {
       if (at(other).waiting) { at(layer).check_prompt_of(at(other), layer, other); }
     }
-    for (const Lane& lane : at(layer).lanes) {
-      require(Eviction::observes != Observes::every_query || !lane.shown.none(), ErrorCode::phase, "end_prompt(layer = ", layer,
-              ") before attend or observe: ", Eviction::name, " needs the queries of the prompt, of every KV head");
-      require(detail::query_window<P>(options_) == 0 || !lane.last.positions().empty(), ErrorCode::phase, "end_prompt(layer = ", layer,
-              ") before attend or observe: ", Eviction::observes == Observes::last_prompt_queries ? Eviction::name : Retrieval::name,
+    for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+      const Lane& lane = at(layer).lanes[head];
+      require(!detail::sees_queries<P>(options_, site(layer, head), true) || !lane.shown.none(), ErrorCode::phase,
+              "end_prompt(layer = ", layer, ") before attend or observe: ", Eviction::name,
+              " needs the queries of the prompt, of every KV head");
+      require(detail::query_window<P>(options_, site(layer, head)) == 0 || !lane.last.positions().empty(), ErrorCode::phase,
+              "end_prompt(layer = ", layer,
+              ") before attend or observe: ", detail::window_of<P>(options_, site(layer, head)) > 0 ? Eviction::name : Retrieval::name,
               " needs the last queries of the prompt");
     }
     Vector<Shared<Layer>> after(layers_);
@@ -410,6 +416,7 @@ class KVCache {
             ": in_cache_positions is true, must be false with ", Retrieval::name, ", whose index is made at the original positions");
     return shape;
   }
+  [[nodiscard]] Site site(std::size_t layer, std::size_t kv_head) const noexcept { return {layer, kv_head, shape_}; }
   /// Floats of one token's queries that share a KV head.
   [[nodiscard]] std::size_t query_width() const noexcept { return shape_.group() * shape_.key_width(); }
   [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[layer].read(); }
@@ -420,8 +427,8 @@ class KVCache {
   /// For observations of open rows: no fork shares a layer that has them (see the constructor above).
   [[nodiscard]] Layer& writable(std::size_t layer) noexcept { return layers_[layer].write_in_place(); }
   void reserve_scratch(std::size_t rows) {
-    if (Eviction::decides != Decides::never) { scratch_.reserve(Layer::per_lane ? shape_.kv_heads : 1, rows); }
-    if (Eviction::observes == Observes::every_query) { workspace_.reserve(shape_, rows); }
+    if (detail::may<P>.decides != Decides::never) { scratch_.reserve(Layer::per_lane ? shape_.kv_heads : 1, shape_.kv_heads, rows); }
+    if (detail::may_see_queries<P>) { workspace_.reserve(shape_, rows); }
   }
 
   // ------------------------------------------------------------------ rows
@@ -481,9 +488,9 @@ class KVCache {
           continue;
         }
       }
-      attention.run(ws.positions, ws.limits, false, ws, Eviction::observes == Observes::every_query, load, store,
+      attention.run(ws.positions, ws.limits, false, ws, detail::sees_queries<P>(options_, site(layer, head), l.in_prompt), load, store,
                     [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
-        if constexpr (Eviction::observes == Observes::every_query) {
+        if constexpr (detail::may_see_queries<P>) {
           detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], h, probabilities);
         }
       });
@@ -496,15 +503,15 @@ class KVCache {
   /// Afterwards some heads attend without failing half-way through what the policy sees of them.
   void make_room_to_attend(std::size_t layer, std::size_t tokens, const AttendOptions& options, HeadRange heads, Workspace& ws) {
     for (std::size_t head = heads.first; head < heads.last; ++head) {
-      detail::make_room_to_observe<P>(shape_, options_, writable(layer), head, tokens, options, true, ws);
+      detail::make_room_to_observe<P>(site(layer, head), options_, writable(layer), tokens, options, true, ws);
     }
   }
   /// Notes what the queries said of padding and keeps those that the policy will want at the end of the prompt. Cannot fail, once there is
   /// room.
   void remember(std::size_t layer, const Rows& queries, const AttendOptions& options, HeadRange heads, Workspace& ws) noexcept {
-    const std::size_t window = detail::query_window<P>(options_);
-    if (!detail::notes_queries<P> && window == 0) { return; }
     for (std::size_t head = heads.first; head < heads.last; ++head) {
+      const std::size_t window = detail::query_window<P>(options_, site(layer, head));
+      if (!detail::notes_queries<P> && window == 0) { continue; }
       detail::place_queries(at(layer).table(head), queries.tokens(), ws);
       note_queries(layer, head, options, ws);
       if (window == 0) { continue; }
@@ -529,7 +536,9 @@ class KVCache {
   void settle_budget(Layer& l) const {
     if constexpr (HasBudget<Eviction>) {
       const std::size_t tokens = l.prompt_tokens - std::min<std::size_t>(l.prompt_tokens, l.start());
-      l.budget = options_.eviction.budget.resolve(tokens, shape_.layers * shape_.kv_heads, [this](std::size_t) { return most_.live; });
+      const std::size_t rows =
+          options_.eviction.budget.resolve(tokens, shape_.layers * shape_.kv_heads, [this](std::size_t) { return most_.live; });
+      for (std::size_t& budget : l.budgets) { budget = rows; }
     }
   }
   [[nodiscard]] detail::Changes<P> changes() noexcept { return {shape_, options_, memory_, layers_, workspace_, scratch_, reserved_}; }

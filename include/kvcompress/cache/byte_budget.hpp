@@ -55,7 +55,7 @@ std::size_t most_bytes(const Shape& shape, const PolicyOptions<P>& options, cons
   using Eviction = typename Axes<P>::Eviction;
   const std::size_t entries = 2 * rows.all() + 64;  // vectors double, and keep some places free
   const std::size_t table = sizeof(RowTable) + entries * sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
-  const std::size_t queries = query_window<P>(options) > 0 ? 1 + options.speculation : 0;
+  const std::size_t queries = query_window<P>(options, {0, 0, shape}) > 0 ? 1 + options.speculation : 0;
   std::size_t lane = sizeof(Lane<P>) + most_store_bytes<P, typename Lane<P>::Keys>(shape, options, shape.key_width(), rows) +
                      most_store_bytes<P, typename Lane<P>::Values>(shape, options, shape.value_width(), rows) +
                      entries * Eviction::row_bytes(options.eviction, shape) +
@@ -64,7 +64,7 @@ std::size_t most_bytes(const Shape& shape, const PolicyOptions<P>& options, cons
     const std::size_t index = Axes<P>::Retrieval::bytes_for(options.retrieval, shape, rows.all());
     lane += index + index / 4 + 2 * rows.all() * sizeof(RowRange) / 8;
   }
-  if (Eviction::observes == Observes::every_query) {  // probabilities that truncate may take back, in vectors that double
+  if (may_see_queries<P>) {  // probabilities that truncate may take back, in vectors that double
     lane += 2 * options.speculation * shape.group() * (rows.all() + 64) * sizeof(float) + 64 * options.speculation * shape.group();
   }
   const std::size_t tables = Layer<P>::per_lane ? shape.kv_heads : 1;

@@ -26,7 +26,8 @@ std::size_t store_bytes(const Shape& shape, const PolicyOptions<P>& options, std
 template <class P>
 std::size_t lane_bytes(const Shape& shape, const PolicyOptions<P>& options, std::size_t rows) {
   using Eviction = typename Axes<P>::Eviction;
-  const std::size_t table = Eviction::decides == Decides::never ? 0 : sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
+  const std::size_t table =
+      needs<P>(options).decides == Decides::never ? 0 : sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
   return store_bytes<P, typename Lane<P>::Keys>(shape, options, shape.key_width(), rows) +
          store_bytes<P, typename Lane<P>::Values>(shape, options, shape.value_width(), rows) +
          rows * (table + Eviction::row_bytes(options.eviction, shape)) + Axes<P>::Retrieval::bytes_for(options.retrieval, shape, rows);

@@ -23,24 +23,16 @@ struct Composition {
   using Eviction = typename Axes<P>::Eviction;
   using Storage = typename Axes<P>::Storage;
   using Retrieval = typename Axes<P>::Retrieval;
-  static_assert(Eviction::observes == Observes::nothing || ObservesAttention<Eviction>,
+  static_assert(may<P>.observes == Observes::nothing || ObservesAttention<Eviction>,
                 "kvcompress::KVCache<P>: the eviction of P says that it observes attention, so it must model "
                 "kvcompress::ObservesAttention: provide observe(options, state, head, probabilities)");
   static_assert(
-      Eviction::decides != Decides::every_commit || Eviction::scope >= storage_scope<Storage>(),
+      may<P>.decides != Decides::every_commit || may<P>.agrees >= storage_scope<Storage>(),
       "kvcompress::KVCache<P>: the eviction of P decides lane by lane at every commit, but the storage of P encodes the lanes of a layer "
       "or of several layers together, which must hold the same rows. Use an eviction that decides once (SnapKV) or by positions "
       "(StreamingLLM), or a storage per lane (for GEAR: ValueVectors::head)");
   static_assert(
-      !Commit<P>::decides_together ||
-          requires(typename Eviction::State state, const PolicyOptions<P> options, const Memory memory) {
-            { Eviction::sums(options.eviction, memory) } -> std::same_as<typename Eviction::State>;
-            Eviction::add(options.eviction, state, state);
-          },
-      "kvcompress::KVCache<P>: the storage of P encodes lanes together and the eviction of P scores them one by one, so it must say how "
-      "scores are added: provide sums(options, memory) and add(options, sums, lane)");
-  static_assert(
-      Eviction::observes != Observes::every_query || std::is_same_v<Retrieval, ReadAll>,
+      !may_see_queries<P> || std::is_same_v<Retrieval, ReadAll>,
       "kvcompress::KVCache<P>: the eviction of P observes the probabilities of every row for every query, but the retrieval of P reads "
       "only some of the rows");
   static_assert(

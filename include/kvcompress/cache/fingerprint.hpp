@@ -79,6 +79,8 @@ void describe(const Shape& shape, const PolicyOptions<P>& options, auto& archive
   using Storage = typename Axes<P>::Storage;
   const Facts fact(archive, "policy.");
   fact("eviction", Axes<P>::Eviction::name);
+  const Facts of_eviction(archive, "policy.eviction.");
+  if constexpr (requires { Axes<P>::Eviction::describe(of_eviction); }) { Axes<P>::Eviction::describe(of_eviction); }
   fact("retrieval", Axes<P>::Retrieval::name);
   const Facts of_retrieval(archive, "policy.retrieval.");
   if constexpr (requires { Axes<P>::Retrieval::describe(of_retrieval); }) { Axes<P>::Retrieval::describe(of_retrieval); }

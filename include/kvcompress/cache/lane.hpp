@@ -7,6 +7,7 @@
 #include <span>
 #include <type_traits>
 
+#include "kvcompress/cache/needs.hpp"
 #include "kvcompress/cache/observation.hpp"
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/policies/combine.hpp"
@@ -16,8 +17,8 @@ namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 /// Whether a policy wants to know what queries see of the rows: which are padding (what chooses among rows must not choose them), and that
 /// it was shown queries at all.
 template <class P>
-inline constexpr bool notes_queries = Axes<P>::Eviction::decides != Decides::never || Axes<P>::Eviction::observes != Observes::nothing ||
-                                      !std::is_same_v<typename Axes<P>::Retrieval, ReadAll>;
+inline constexpr bool notes_queries =
+    may<P>.decides != Decides::never || may<P>.observes != Observes::nothing || !std::is_same_v<typename Axes<P>::Retrieval, ReadAll>;
 
 /// One KV head of one layer.
 template <class P>
@@ -30,7 +31,7 @@ struct Lane {
 
   Lane(const Site& site, const PolicyOptions<P>& options, const Memory& memory)
       : keys(options.storage, site.shape.key_width(), memory), values(options.storage, site.shape.value_width(), memory),
-        state(Eviction::state(options.eviction, site.shape, memory)), index(Retrieval::state(options.retrieval, site.shape, memory)),
+        state(Eviction::state(options.eviction, site, memory)), index(Retrieval::state(options.retrieval, site.shape, memory)),
         last(memory), pending(memory) {}
   /// Under an eviction memory of recent rows stays with the stores, under a budget in bytes that of the rows that it allows.
   void keep_memory(const MostRows& most) noexcept {
