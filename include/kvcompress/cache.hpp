@@ -99,7 +99,7 @@ class KVCache {
   }
   void append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) {
     detail::check_layer(shape_, "append", layer);
-    detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key, largest_value, row_.data());
+    detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key(layer), largest_value, row_.data());
     require(!at(layer).waiting, ErrorCode::phase, "append(layer = ", layer,
             ") before end_prompt of all the layers that are encoded together with it: ",
             detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
@@ -141,8 +141,8 @@ class KVCache {
     const HeadRange all{0, shape_.kv_heads};
     const AttendOptions how = check_attend(layer, queries, out, options, all, workspaces.front());
     for (const Workspace& ws : workspaces) { ws.check("attend", shape_, workspace_); }
-    if constexpr (std::is_same_v<Retrieval, ReadAll> && !detail::may_see_queries<P> && !Prepares<Values>) {
-      if (queries.tokens() == 1) {
+    if constexpr (!detail::must_retrieve<P> && !detail::must_see_queries<P> && !Prepares<Values>) {
+      if (queries.tokens() == 1 && shares_rows(layer)) {
         make_room_to_attend(layer, 1, how, all, workspaces.front());
         detail::share_rows<P>(shape_, at(layer), queries, out, workspaces, executor, how);
         return remember(layer, queries, how, all, workspaces.front());
@@ -229,17 +229,18 @@ class KVCache {
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
       const Lane& lane = at(layer).lanes[head];
       require(!detail::sees_queries<P>(options_, site(layer, head), true) || !lane.shown.none(), ErrorCode::phase,
-              "end_prompt(layer = ", layer, ") before attend or observe: ", Eviction::name,
+              "end_prompt(layer = ", layer, ") before attend or observe: ", detail::eviction_name<P>(options_, site(layer, head)),
               " needs the queries of the prompt, of every KV head");
       require(detail::query_window<P>(options_, site(layer, head)) == 0 || !lane.last.positions().empty(), ErrorCode::phase,
-              "end_prompt(layer = ", layer,
-              ") before attend or observe: ", detail::window_of<P>(options_, site(layer, head)) > 0 ? Eviction::name : Retrieval::name,
+              "end_prompt(layer = ", layer, ") before attend or observe: ",
+              detail::window_of<P>(options_, site(layer, head)) > 0 ? detail::eviction_name<P>(options_, site(layer, head))
+                                                                    : detail::retrieval_name<P>(options_, site(layer, head)),
               " needs the last queries of the prompt");
     }
     Vector<Shared<Layer>> after(layers_);
     Layer& l = after[layer].write();
     l.prompt_tokens = l.next;
-    settle_budget(l);
+    settle_budget(l, layer);
     changes().commit(after).run(layer, true);
     changes().take(after);
     scratch_.shrink(reserved_);
@@ -301,10 +302,10 @@ class KVCache {
   /// What `tokens` rows in every lane take: blocks, positions and policy state; rows that an eviction drops do not count.
   [[nodiscard]] static std::size_t bytes_for(const Shape& shape, std::size_t tokens, const Options& options = {}) {
     detail::check_row_count("bytes_for", tokens);
-    const std::size_t lane = detail::lane_bytes<P>(checked(shape, options), options, tokens);
-    std::size_t bytes = 0;
-    require(!__builtin_mul_overflow(lane, shape.layers * shape.kv_heads, &bytes), ErrorCode::shape, "bytes_for: tokens is ", tokens,
-            ", must need less than 2^64 bytes: a lane needs ", lane, " and there are ", shape.layers * shape.kv_heads);
+    const auto lane = [&](const Site& of) { return detail::lane_bytes<P>(of, options, tokens); };
+    const std::size_t bytes = detail::sum_over_lanes<P>(checked(shape, options), lane);
+    require(bytes < static_cast<std::size_t>(-1), ErrorCode::shape, "bytes_for: tokens is ", tokens,
+            ", must need less than 2^64 bytes: a lane needs ", lane(Site{0, 0, shape}), " and there are ", shape.layers * shape.kv_heads);
     return bytes;
   }
   /// Bytes taken from the memory handle, by purpose; the total is what the handle gave (blocks shared with forks count in each).
@@ -383,9 +384,12 @@ class KVCache {
       : shape_(other.shape_), options_(other.options_), memory_(other.memory_), numbers_(other.numbers_), most_(other.most_),
         layers_(other.layers_), workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_),
         reserved_(other.reserved_) {
-    constexpr bool attend_writes = detail::notes_queries<P>;
+    const auto attend_writes = [](const Lane& lane) { return lane.notes_queries(); };
     for (Shared<Layer>& layer : layers_) {  // attend writes observations and fetched rows without asking; room belongs to one cache
-      if (reserved_ > 0 || (attend_writes && layer.read().open > 0)) { static_cast<void>(layer.write()); }
+      const auto& lanes = layer.read().lanes;
+      if (reserved_ > 0 || (layer.read().open > 0 && std::any_of(lanes.begin(), lanes.end(), attend_writes))) {
+        static_cast<void>(layer.write());
+      }
       if (reserved_ > 0) {
         for (Lane& lane : layer.write().lanes) { lane.own_recent(); }
       }
@@ -394,11 +398,9 @@ class KVCache {
   }
 
   /// What a row is held in, or an index of the keys, has a largest number.
-  static constexpr float largest_key = [] {
-    float most = std::min(detail::largest_number, largest<typename Keys::exact_type>);
-    if constexpr (requires { Retrieval::largest_key; }) { most = std::min(most, Retrieval::largest_key); }
-    return most;
-  }();
+  [[nodiscard]] float largest_key(std::size_t layer) const noexcept {
+    return std::min({detail::largest_number, largest<typename Keys::exact_type>, detail::largest_indexed_key<P>(options_, shape_, layer)});
+  }
   static constexpr float largest_value = std::min(detail::largest_number, largest<typename Values::exact_type>);
 
   static const Shape& checked(const Shape& shape, const Options& options) {
@@ -409,11 +411,11 @@ class KVCache {
     Retrieval::validate(options.retrieval, shape);
     check_bounds("speculation", options.speculation);
     if constexpr (ValuesInKeys<Values>) {
-      require(!Eviction::renumbers(options.eviction) || shape.rope.theta == 0.0, ErrorCode::option, Eviction::name,
+      const Site first{0, 0, shape};
+      require(!detail::renumbers<P>(options, first) || shape.rope.theta == 0.0, ErrorCode::option, detail::eviction_name<P>(options, first),
               ": in_cache_positions is true, must be false where rows hold keys and values at once: they cannot be turned");
     }
-    require(!Eviction::renumbers(options.eviction) || Retrieval::renumbers(options.retrieval), ErrorCode::option, Eviction::name,
-            ": in_cache_positions is true, must be false with ", Retrieval::name, ", whose index is made at the original positions");
+    detail::check_lanes<P>(shape, options);
     return shape;
   }
   [[nodiscard]] Site site(std::size_t layer, std::size_t kv_head) const noexcept { return {layer, kv_head, shape_}; }
@@ -477,8 +479,8 @@ class KVCache {
       const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options);
       const auto load = detail::query_loader(shape_, queries, head, ws);
       const auto store = detail::output_storer(shape_, head, out, options);
-      if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
-        if (chooses(layer)) {
+      if constexpr (detail::may_retrieve<P>) {
+        if (chooses(layer, head)) {
           const auto choose = [&](const float* group, std::size_t stride, Position shift, const Visible& visible, std::size_t rows) {
             return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, visible, options.soft_cap, rows,
                                      ws);
@@ -497,8 +499,16 @@ class KVCache {
     }
   }
   /// Whether queries read only some rows: after a first prompt, which has no index yet.
-  [[nodiscard]] bool chooses(std::size_t layer) const noexcept {
-    return at(layer).prompt_tokens > 0 && (Prepares<Values> || !Retrieval::reads_all(options_.retrieval, layer));
+  [[nodiscard]] bool chooses(std::size_t layer, std::size_t head) const noexcept {
+    return at(layer).prompt_tokens > 0 && (Prepares<Values> || !Retrieval::reads_all(options_.retrieval, site(layer, head)));
+  }
+  /// Whether threads may share the rows of one token: every head reads all of them.
+  [[nodiscard]] bool shares_rows(std::size_t layer) const noexcept {
+    const auto& lanes = at(layer).lanes;
+    return std::none_of(lanes.begin(), lanes.end(), [&](const Lane& lane) {
+      const Observes observes = detail::needs<P>(lane.state).observes;
+      return detail::retrieves<P>(lane.index) || observes == Observes::every_query || observes == Observes::last_queries;
+    });
   }
   /// Afterwards some heads attend without failing half-way through what the policy sees of them.
   void make_room_to_attend(std::size_t layer, std::size_t tokens, const AttendOptions& options, HeadRange heads, Workspace& ws) {
@@ -509,22 +519,26 @@ class KVCache {
   /// Notes what the queries said of padding and keeps those that the policy will want at the end of the prompt. Cannot fail, once there is
   /// room.
   void remember(std::size_t layer, const Rows& queries, const AttendOptions& options, HeadRange heads, Workspace& ws) noexcept {
+    if (!detail::may_note_queries<P>) { return; }
     for (std::size_t head = heads.first; head < heads.last; ++head) {
-      const std::size_t window = detail::query_window<P>(options_, site(layer, head));
-      if (!detail::notes_queries<P> && window == 0) { continue; }
+      if (!at(layer).lanes[head].notes_queries()) { continue; }
       detail::place_queries(at(layer).table(head), queries.tokens(), ws);
       note_queries(layer, head, options, ws);
+      const std::size_t window = detail::query_window<P>(options_, site(layer, head));
       if (window == 0) { continue; }
       Lane& lane = writable(layer).lanes[head];
       detail::remember<P>(shape_, window, lane, queries, head, options, ws);
-      if constexpr (!std::is_same_v<Retrieval, ReadAll>) {  // what it fetched decides what it keeps
-        if (chooses(layer) && Retrieval::wants_last_query(options_.retrieval)) { lane.observed_end = at(layer).next; }
+      if constexpr (detail::may_retrieve<P>) {  // what it fetched decides what it keeps
+        if (chooses(layer, head) && Retrieval::wants_last_query(options_.retrieval, site(layer, head))) {
+          lane.observed_end = at(layer).next;
+        }
       }
     }
   }
 
   void note_queries(std::size_t layer, std::size_t head, const AttendOptions& options, const Workspace& ws) noexcept {
-    if constexpr (detail::notes_queries<P>) {
+    if constexpr (detail::may_note_queries<P>) {
+      if (!at(layer).lanes[head].notes_queries()) { return; }
       Layer& l = writable(layer);
       l.lanes[head].shown.add(ws.positions.front(), options.start, l.prompt_tokens == 0);
     }
@@ -532,13 +546,13 @@ class KVCache {
 
   // ------------------------------------------------------------------ commits
 
-  /// The eviction's budget in rows, which follows from the tokens of the prompt that are no padding.
-  void settle_budget(Layer& l) const {
-    if constexpr (HasBudget<Eviction>) {
-      const std::size_t tokens = l.prompt_tokens - std::min<std::size_t>(l.prompt_tokens, l.start());
-      const std::size_t rows =
-          options_.eviction.budget.resolve(tokens, shape_.layers * shape_.kv_heads, [this](std::size_t) { return most_.live; });
-      for (std::size_t& budget : l.budgets) { budget = rows; }
+  /// The eviction's budgets in rows, which follow from the tokens of the prompt that are no padding.
+  void settle_budget(Layer& l, std::size_t layer) const {
+    const std::size_t tokens = l.prompt_tokens - std::min<std::size_t>(l.prompt_tokens, l.start());
+    for (std::size_t unit = 0; unit < l.budgets.size(); ++unit) {
+      const Budget* const budget = detail::budget_of<P>(options_, site(layer, unit));
+      if (budget == nullptr) { continue; }
+      l.budgets[unit] = budget->resolve(tokens, shape_.layers * shape_.kv_heads, [this](std::size_t) { return most_.live; });
     }
   }
   [[nodiscard]] detail::Changes<P> changes() noexcept { return {shape_, options_, memory_, layers_, workspace_, scratch_, reserved_}; }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -99,6 +100,25 @@ struct Choices {
     return of_lane.empty() ? 0 : of_lane[site.layer * site.shape.kv_heads + site.kv_head];
   }
   [[nodiscard]] const Choice<Ops>& at(const Site& site) const noexcept { return entries[entry_of(site)]; }
+
+  /// Raises an Error unless every lane of the shape has an entry, and entries come in the order of their first lanes, as saved caches need.
+  void validate(const char* axis, const Shape& shape) const {
+    const std::size_t lanes = shape.layers * shape.kv_heads;
+    require(!entries.empty(), ErrorCode::option, axis, ": entries is empty, must name a part");
+    require(of_lane.empty() || of_lane.size() == lanes, ErrorCode::option, axis, ": of_lane has ", of_lane.size(),
+            " entries, must have one for each of the ", lanes, " lanes");
+    std::size_t used = of_lane.empty() ? 1 : 0;
+    for (const std::size_t entry : of_lane) {
+      require(entry <= used, ErrorCode::option, axis, ": of_lane names entry ", entry, " before entry ", used,
+              ", must name entries in the order of their first lanes");
+      used = std::max(used, entry + 1);
+    }
+    require(used == entries.size(), ErrorCode::option, axis, ": there are ", entries.size(), " entries, must be the ", used,
+            " that lanes have");
+    for (const Choice<Ops>& entry : entries) {
+      require(entry.ops != nullptr && entry.options != nullptr, ErrorCode::option, axis, ": an entry is empty, must name a part");
+    }
+  }
 };
 
 }  // namespace kvcompress::detail

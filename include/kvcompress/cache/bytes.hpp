@@ -12,9 +12,10 @@ namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// What the store S of a lane takes for `rows` rows of `dim` numbers.
 template <class P, class S>
-std::size_t store_bytes(const Shape& shape, const PolicyOptions<P>& options, std::size_t dim, std::size_t rows) {
+std::size_t store_bytes(const Site& site, const PolicyOptions<P>& options, std::size_t dim, std::size_t rows) {
+  const Shape& shape = site.shape;
   if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape, rows); }) {
-    return S::bytes_for(rows, dim, options.storage, shape, Axes<P>::Retrieval::rows_read(options.retrieval, rows));
+    return S::bytes_for(rows, dim, options.storage, shape, rows_read<P>(options, site, rows));
   } else if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape); }) {
     return S::bytes_for(rows, dim, options.storage, shape);
   } else {
@@ -22,15 +23,28 @@ std::size_t store_bytes(const Shape& shape, const PolicyOptions<P>& options, std
   }
 }
 
+/// The sum of bytes(site) over all lanes, which may differ where a part is chosen at run time; 2^64 - 1 if it is larger.
+template <class P>
+std::size_t sum_over_lanes(const Shape& shape, auto&& bytes) {
+  std::size_t sum = 0;
+  bool overflows = false;
+  if constexpr (lanes_differ<P>) {
+    for_lanes(shape, [&](const Site& site) { overflows = __builtin_add_overflow(sum, bytes(site), &sum) || overflows; });
+  } else {
+    overflows = __builtin_mul_overflow(shape.layers * shape.kv_heads, bytes(Site{0, 0, shape}), &sum);
+  }
+  return overflows ? static_cast<std::size_t>(-1) : sum;
+}
+
 /// What `rows` rows in a lane take: blocks, positions, state and index; of what lanes hold together, one lane's share.
 template <class P>
-std::size_t lane_bytes(const Shape& shape, const PolicyOptions<P>& options, std::size_t rows) {
-  using Eviction = typename Axes<P>::Eviction;
+std::size_t lane_bytes(const Site& site, const PolicyOptions<P>& options, std::size_t rows) {
+  const Shape& shape = site.shape;
   const std::size_t table =
-      needs<P>(options).decides == Decides::never ? 0 : sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
-  return store_bytes<P, typename Lane<P>::Keys>(shape, options, shape.key_width(), rows) +
-         store_bytes<P, typename Lane<P>::Values>(shape, options, shape.value_width(), rows) +
-         rows * (table + Eviction::row_bytes(options.eviction, shape)) + Axes<P>::Retrieval::bytes_for(options.retrieval, shape, rows);
+      needs<P>(options, site).decides == Decides::never ? 0 : sizeof(Position) * (renumbers<P>(options, site) ? 2 : 1);
+  return store_bytes<P, typename Lane<P>::Keys>(site, options, shape.key_width(), rows) +
+         store_bytes<P, typename Lane<P>::Values>(site, options, shape.value_width(), rows) + rows * (table + row_bytes<P>(options, site)) +
+         Axes<P>::Retrieval::bytes_for(options.retrieval, site, rows);
 }
 
 /// Calls work(lanes, place) for every set of lanes whose stores S share memory; place(i) is the layer and head of the i-th.

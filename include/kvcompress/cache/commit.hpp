@@ -192,17 +192,17 @@ struct Commit {
     return {shape, options, workspace.rotation, memory, end_of_prompt, scratch};
   }
   void refresh(Layer<P>& l, bool end_of_prompt) const {
-    if constexpr (!std::is_same_v<Retrieval, ReadAll>) { l.refresh_indices(options, workspace.rotation, end_of_prompt, scratch.rows); }
+    if constexpr (may_retrieve<P>) { l.refresh_indices(options, workspace.rotation, end_of_prompt, scratch.rows); }
   }
   /// Evicts what is decided for all of these layers together, indexes the rows that stay, and encodes those that are due.
   void encode(std::span<Layer<P>* const> together, std::size_t first, bool end_of_prompt) const {
     if constexpr (decides_together) {
       if (end_of_prompt) { evict_together(together, first); }
     }
-    for (Layer<P>* l : together) {
-      if constexpr (!std::is_same_v<Retrieval, ReadAll>) {
-        refresh(*l, end_of_prompt);
-        if (end_of_prompt && Retrieval::wants_last_query(options.retrieval)) { choose_first<P>(shape, options, *l, workspace); }
+    for (std::size_t l = 0; l < together.size(); ++l) {
+      if constexpr (may_retrieve<P>) {
+        refresh(*together[l], end_of_prompt);
+        if (end_of_prompt) { choose_first<P>(shape, options, *together[l], first + l, workspace); }
       }
     }
     encoding(end_of_prompt).run(together, first);

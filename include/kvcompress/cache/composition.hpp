@@ -3,11 +3,37 @@
 #pragma once
 
 #include <concepts>
+#include <string_view>
 #include <type_traits>
 
 #include "kvcompress/cache/commit.hpp"
 
+// Each rule of composition is a predicate and a sentence, which is the compiler's for types and that of an Error for parts that are chosen at
+// run time.
+#define KVCOMPRESS_RULE_ENCODED_TOGETHER                                                                                                  \
+  "the eviction decides lane by lane at every commit, but the storage encodes the lanes of a layer or of several layers together, which " \
+  "must hold the same rows. Use an eviction that decides once (SnapKV) or by positions (StreamingLLM), or a storage per lane (for GEAR: " \
+  "ValueVectors::head)"
+#define KVCOMPRESS_RULE_OBSERVES_ALL \
+  "the eviction observes the probabilities of every row for every query, but the retrieval reads only some of the rows"
+#define KVCOMPRESS_RULE_FETCHED "the storage holds rows that must be fetched before they are read, so it needs a retrieval"
+
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
+
+/// Which parts go together: `broken(...)` says which rule does not hold, or nothing.
+struct Rules {
+  static constexpr bool encoded_together(Decides decides, Scope decides_for, Scope encodes) noexcept {
+    return decides != Decides::every_commit || decides_for >= encodes;
+  }
+  static constexpr bool observes_all(Observes observes, bool retrieves) noexcept {
+    return !retrieves || (observes != Observes::every_query && observes != Observes::last_queries);
+  }
+  static constexpr bool fetched(bool needs_retrieval, bool retrieves) noexcept { return !needs_retrieval || retrieves; }
+
+  static constexpr std::string_view encoded_together_sentence = KVCOMPRESS_RULE_ENCODED_TOGETHER;
+  static constexpr std::string_view observes_all_sentence = KVCOMPRESS_RULE_OBSERVES_ALL;
+  static constexpr std::string_view fetched_sentence = KVCOMPRESS_RULE_FETCHED;
+};
 
 /// Whether KVCache can execute policy P.
 template <class P>
@@ -23,23 +49,36 @@ struct Composition {
   using Eviction = typename Axes<P>::Eviction;
   using Storage = typename Axes<P>::Storage;
   using Retrieval = typename Axes<P>::Retrieval;
+  static constexpr bool needs_retrieval = requires { Storage::needs_retrieval; };
   static_assert(may<P>.observes == Observes::nothing || ObservesAttention<Eviction>,
                 "kvcompress::KVCache<P>: the eviction of P says that it observes attention, so it must model "
                 "kvcompress::ObservesAttention: provide observe(options, state, head, probabilities)");
-  static_assert(
-      may<P>.decides != Decides::every_commit || may<P>.agrees >= storage_scope<Storage>(),
-      "kvcompress::KVCache<P>: the eviction of P decides lane by lane at every commit, but the storage of P encodes the lanes of a layer "
-      "or of several layers together, which must hold the same rows. Use an eviction that decides once (SnapKV) or by positions "
-      "(StreamingLLM), or a storage per lane (for GEAR: ValueVectors::head)");
-  static_assert(
-      !may_see_queries<P> || std::is_same_v<Retrieval, ReadAll>,
-      "kvcompress::KVCache<P>: the eviction of P observes the probabilities of every row for every query, but the retrieval of P reads "
-      "only some of the rows");
-  static_assert(
-      !requires { Storage::needs_retrieval; } || !std::is_same_v<Retrieval, ReadAll>,
-      "kvcompress::KVCache<P>: the storage of P holds rows that must be fetched before they are read, so P needs a retrieval");
+  static_assert(Rules::encoded_together(may<P>.decides, may<P>.agrees, storage_scope<Storage>()),
+                "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_ENCODED_TOGETHER);
+  static_assert(Rules::observes_all(may<P>.observes, must_retrieve<P>), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_OBSERVES_ALL);
+  static_assert(Rules::fetched(needs_retrieval, may_retrieve<P>), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_FETCHED);
 
   static constexpr bool works = true;
 };
 
+/// Raises an Error unless the parts of every lane go together: what types do not say, or only options.
+template <class P>
+void check_lanes(const Shape& shape, const PolicyOptions<P>& options) {
+  using Retrieval = typename Axes<P>::Retrieval;
+  for_lanes(shape, [&](const Site& site) {
+    const bool chooses = retrieves<P>(options, site);
+    require(Rules::observes_all(needs<P>(options, site).observes, chooses), ErrorCode::option, eviction_name<P>(options, site), " with ",
+            retrieval_name<P>(options, site), ": ", Rules::observes_all_sentence);
+    require(Rules::fetched(Composition<P>::needs_retrieval, chooses), ErrorCode::option, retrieval_name<P>(options, site), ": ",
+            Rules::fetched_sentence);
+    require(!renumbers<P>(options, site) || Retrieval::renumbers(options.retrieval, site), ErrorCode::option,
+            eviction_name<P>(options, site), ": in_cache_positions is true, must be false with ", retrieval_name<P>(options, site),
+            ", whose index is made at the original positions");
+  });
+}
+
 }  // namespace kvcompress::detail
+
+#undef KVCOMPRESS_RULE_ENCODED_TOGETHER
+#undef KVCOMPRESS_RULE_OBSERVES_ALL
+#undef KVCOMPRESS_RULE_FETCHED

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <type_traits>
 
+#include "kvcompress/any/erased.hpp"
 #include "kvcompress/cache/lane.hpp"
 #include "kvcompress/core/archive.hpp"
 
@@ -74,6 +75,85 @@ inline void describe_options(const auto& options, auto& archive, std::string_vie
   if constexpr (requires { options.unnamed_fields(options, field); }) { options.unnamed_fields(options, field); }
 }
 
+/// What a part that is chosen at run time says in a fingerprint: facts about its type, and its options. In tables of functions as `saving`; null of
+/// one that cannot be saved.
+struct Saving {
+  void (*facts_to)(const Facts<Writer>& fact) = nullptr;
+  void (*facts_from)(const Facts<Reader>& fact) = nullptr;
+  void (*options_to)(const void* options, Writer& archive, std::string_view prefix) = nullptr;
+  void (*options_from)(const void* options, Reader& archive, std::string_view prefix) = nullptr;
+
+  void facts(const Facts<Writer>& fact) const { facts_to(fact); }
+  void facts(const Facts<Reader>& fact) const { facts_from(fact); }
+  void options(const void* values, Writer& archive, std::string_view prefix) const { options_to(values, archive, prefix); }
+  void options(const void* values, Reader& archive, std::string_view prefix) const { options_from(values, archive, prefix); }
+};
+/// Of a part whose facts are those of its describe(fact), if it has one.
+template <class Part>
+inline constexpr Saving saving_of = [] {
+  constexpr auto facts = [](const auto& fact) {
+    if constexpr (requires { Part::describe(fact); }) { Part::describe(fact); }
+  };
+  constexpr auto options = [](const void* values, auto& archive, std::string_view prefix) {
+    describe_options(*static_cast<const typename Part::Options*>(values), archive, prefix);
+  };
+  return Saving{facts, facts, options, options};
+}();
+
+inline void check_saved(bool holds, const char* verb, std::string_view part) {
+  require(holds, ErrorCode::option, verb, ": ", part,
+          " does not say how it is saved; saving a KVCache of it does not compile, and says what is missing");
+}
+
+/// Calls work(choice, path) for every part that is chosen for some lane; all but the first have their number behind the path.
+template <class Ops>
+void for_choices(const Choices<Ops>& chosen, std::string_view path, auto&& work) {
+  for (std::size_t entry = 0; entry < chosen.entries.size(); ++entry) {
+    Sentence numbered;
+    numbered.add(path);
+    if (entry > 0) {
+      numbered.add("[");
+      numbered.add(entry);
+      numbered.add("]");
+    }
+    work(chosen.entries[entry], numbered);
+  }
+}
+
+/// The name of a retrieval and its facts; for those that are chosen lane by lane, of each.
+template <class R>
+void describe_retrieval(const typename R::Options& options, auto& archive) {
+  if constexpr (ChosenPerLane<R>) {
+    for_choices(options.chosen, "policy.retrieval", [&](const auto& choice, Sentence path) {
+      check_saved(choice.ops->write != nullptr, "save or load", choice.ops->name);
+      archive.same(path.c_str(), choice.ops->name);
+      path.add(".");
+      choice.ops->saving.facts(Facts(archive, path.c_str()));
+    });
+  } else {
+    archive.same("policy.retrieval", R::name);
+    const Facts fact(archive, "policy.retrieval.");
+    if constexpr (requires { R::describe(fact); }) { R::describe(fact); }
+  }
+}
+/// The options of an axis ("options.retrieval"); where they are chosen lane by lane, those of each choice, and which lane has which.
+template <class Part>
+void describe_axis_options(const typename Part::Options& options, auto& archive, std::string_view axis) {
+  if constexpr (ChosenPerLane<Part>) {
+    for_choices(options.chosen, axis, [&](const auto& choice, Sentence path) {
+      path.add(".");
+      choice.ops->saving.options(choice.options.get(), archive, path.c_str());
+    });
+    const Facts fact(archive, axis);
+    for (const std::size_t entry : options.chosen.of_lane) { fact(".of_lane[]", entry); }
+  } else {
+    Sentence prefix;
+    prefix.add(axis);
+    prefix.add(".");
+    describe_options(options, archive, prefix.c_str());
+  }
+}
+
 template <class P>
 void describe(const Shape& shape, const PolicyOptions<P>& options, auto& archive) {
   using Storage = typename Axes<P>::Storage;
@@ -81,15 +161,13 @@ void describe(const Shape& shape, const PolicyOptions<P>& options, auto& archive
   fact("eviction", Axes<P>::Eviction::name);
   const Facts of_eviction(archive, "policy.eviction.");
   if constexpr (requires { Axes<P>::Eviction::describe(of_eviction); }) { Axes<P>::Eviction::describe(of_eviction); }
-  fact("retrieval", Axes<P>::Retrieval::name);
-  const Facts of_retrieval(archive, "policy.retrieval.");
-  if constexpr (requires { Axes<P>::Retrieval::describe(of_retrieval); }) { Axes<P>::Retrieval::describe(of_retrieval); }
+  describe_retrieval<typename Axes<P>::Retrieval>(options.retrieval, archive);
   Storage::Keys::describe(Facts(archive, "policy.keys."));
   Storage::Values::describe(Facts(archive, "policy.values."));
   describe_shape(shape, archive);
   describe_options(options.eviction, archive, "options.eviction.");
   describe_options(options.storage, archive, "options.storage.");
-  describe_options(options.retrieval, archive, "options.retrieval.");
+  describe_axis_options<typename Axes<P>::Retrieval>(options.retrieval, archive, "options.retrieval");
   archive.same("options.speculation", options.speculation);
 }
 

@@ -9,16 +9,15 @@
 
 #include "kvcompress/cache/needs.hpp"
 #include "kvcompress/cache/observation.hpp"
+#include "kvcompress/cache/retrieves.hpp"
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/policies/combine.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
-/// Whether a policy wants to know what queries see of the rows: which are padding (what chooses among rows must not choose them), and that
-/// it was shown queries at all.
+/// Whether a policy may want to know, in some lane, what queries see of the rows: see Lane::notes_queries.
 template <class P>
-inline constexpr bool notes_queries =
-    may<P>.decides != Decides::never || may<P>.observes != Observes::nothing || !std::is_same_v<typename Axes<P>::Retrieval, ReadAll>;
+inline constexpr bool may_note_queries = may<P>.decides != Decides::never || may<P>.observes != Observes::nothing || may_retrieve<P>;
 
 /// One KV head of one layer.
 template <class P>
@@ -31,8 +30,8 @@ struct Lane {
 
   Lane(const Site& site, const PolicyOptions<P>& options, const Memory& memory)
       : keys(options.storage, site.shape.key_width(), memory), values(options.storage, site.shape.value_width(), memory),
-        state(Eviction::state(options.eviction, site, memory)), index(Retrieval::state(options.retrieval, site.shape, memory)),
-        last(memory), pending(memory) {}
+        state(Eviction::state(options.eviction, site, memory)), index(Retrieval::state(options.retrieval, site, memory)), last(memory),
+        pending(memory) {}
   /// Under an eviction memory of recent rows stays with the stores, under a budget in bytes that of the rows that it allows.
   void keep_memory(const MostRows& most) noexcept {
     const auto keep = [&](auto& store) {
@@ -63,6 +62,12 @@ struct Lane {
     } else {
       return values;
     }
+  }
+  /// Whether the policy wants to know what queries see of the rows: which are padding (what chooses among rows must not choose them), and that
+  /// it was shown queries at all.
+  [[nodiscard]] bool notes_queries() const noexcept {
+    const Needs wanted = needs<P>(state);
+    return wanted.decides != Decides::never || wanted.observes != Observes::nothing || retrieves<P>(index);
   }
   /// Rows before this one are encoded in one store or the other and keep their place.
   [[nodiscard]] std::size_t settled() const noexcept { return std::max(keys.settled(), value_store().settled()); }

@@ -62,7 +62,7 @@ struct Layer {
     }
     const std::size_t count = per_lane ? shape.kv_heads : 1;
     tables.reserve(count);
-    for (std::size_t unit = 0; unit < count; ++unit) { tables.emplace_back(Eviction::renumbers(options.eviction), memory); }
+    for (std::size_t unit = 0; unit < count; ++unit) { tables.emplace_back(renumbers<P>(options, {layer, unit, shape}), memory); }
     budgets.resize(count);
   }
 
@@ -183,6 +183,7 @@ struct Layer {
   void refresh_indices(const PolicyOptions<P>& options, Rotation& rotation, bool end_of_prompt, Vector<float>& scratch) {
     for (std::size_t head = 0; head < lanes.size(); ++head) {
       Lane<P>& lane = lanes[head];
+      if (!retrieves<P>(lane.index)) { continue; }
       const auto read = [&](std::size_t row, float* out) { lane.read_key(row, table(head), rotation, out); };
       Lane<P>::Retrieval::refresh(options.retrieval, lane.index, table(head), end_of_prompt, padding_in_place(), read, scratch);
     }
@@ -242,8 +243,7 @@ struct Layer {
   /// Raises an Error if the rows at positions >= position cannot be forgotten exactly.
   void check_truncate(Position position, std::size_t layer, std::size_t speculation) const {
     if (position >= next) { return; }
-    constexpr bool never_loses =
-        may<P>.decides == Decides::never && may<P>.observes == Observes::nothing && std::is_same_v<typename Axes<P>::Retrieval, ReadAll>;
+    const bool never_loses = std::all_of(lanes.begin(), lanes.end(), [](const Lane<P>& lane) { return !lane.notes_queries(); });
     const bool anywhere = never_loses && lanes.front().settled() == 0 && !waiting;
     require(anywhere || position >= committed, ErrorCode::position, "truncate: position is ", position,
             ", must be at least the position of the last commit, ", committed, " in layer ", layer);

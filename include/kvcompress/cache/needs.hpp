@@ -2,7 +2,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cstddef>
+#include <string_view>
+
 #include "kvcompress/concepts/eviction.hpp"
+#include "kvcompress/eviction/budget.hpp"
 #include "kvcompress/policies/combine.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
@@ -13,26 +17,90 @@ inline constexpr Needs may = Axes<P>::Eviction::may;
 template <class P>
 inline constexpr bool may_see_queries =
     may<P>.observes == Observes::every_query || may<P>.observes == Observes::last_queries || may<P>.observes == Observes::as_options_say;
+/// Whether all lanes of any cache of P see every query, at least after the prompt.
+template <class P>
+inline constexpr bool must_see_queries = may_see_queries<P>&& may<P>.observes != Observes::as_options_say;
 template <class P>
 inline constexpr bool may_see_last = may<P>.observes == Observes::last_prompt_queries || may<P>.observes == Observes::last_queries ||
                                      may<P>.observes == Observes::as_options_say;
 
-/// Of the lanes of a cache together.
+/// An eviction that is chosen at run time: options and site, or the State of a lane, say what a lane needs, and what else types would.
+template <class E>
+concept EvictsAtRunTime = E::may.observes == Observes::as_options_say;
+
+/// Of one lane.
 template <class P>
-constexpr Needs needs(const PolicyOptions<P>& options) noexcept {
-  if constexpr (requires { Axes<P>::Eviction::needs(options.eviction); }) {
-    return Axes<P>::Eviction::needs(options.eviction);
+constexpr Needs needs([[maybe_unused]] const PolicyOptions<P>& options, [[maybe_unused]] const Site& site) noexcept {
+  if constexpr (EvictsAtRunTime<typename Axes<P>::Eviction>) {
+    return Axes<P>::Eviction::needs(options.eviction, site);
   } else {
     return may<P>;
   }
 }
-/// Of one lane.
 template <class P>
-constexpr Needs needs(const PolicyOptions<P>& options, const Site& site) noexcept {
-  if constexpr (requires { Axes<P>::Eviction::needs(options.eviction, site); }) {
-    return Axes<P>::Eviction::needs(options.eviction, site);
+constexpr Needs needs([[maybe_unused]] const typename Axes<P>::Eviction::State& state) noexcept {
+  if constexpr (EvictsAtRunTime<typename Axes<P>::Eviction>) {
+    return state.needs();
   } else {
-    return needs<P>(options);
+    return may<P>;
+  }
+}
+template <class P>
+constexpr std::string_view eviction_name([[maybe_unused]] const PolicyOptions<P>& options, [[maybe_unused]] const Site& site) noexcept {
+  if constexpr (EvictsAtRunTime<typename Axes<P>::Eviction>) {
+    return Axes<P>::Eviction::name_of(options.eviction, site);
+  } else {
+    return Axes<P>::Eviction::name;
+  }
+}
+template <class P>
+constexpr bool renumbers(const PolicyOptions<P>& options, [[maybe_unused]] const Site& site) noexcept {
+  if constexpr (EvictsAtRunTime<typename Axes<P>::Eviction>) {
+    return Axes<P>::Eviction::renumbers(options.eviction, site);
+  } else {
+    return Axes<P>::Eviction::renumbers(options.eviction);
+  }
+}
+/// What the eviction's State takes for a row.
+template <class P>
+std::size_t row_bytes(const PolicyOptions<P>& options, const Site& site) noexcept {
+  if constexpr (EvictsAtRunTime<typename Axes<P>::Eviction>) {
+    return Axes<P>::Eviction::row_bytes(options.eviction, site);
+  } else {
+    return Axes<P>::Eviction::row_bytes(options.eviction, site.shape);
+  }
+}
+/// The eviction's budget, or null.
+template <class P>
+const Budget* budget_of([[maybe_unused]] const PolicyOptions<P>& options, [[maybe_unused]] const Site& site) noexcept {
+  if constexpr (EvictsAtRunTime<typename Axes<P>::Eviction>) {
+    return Axes<P>::Eviction::budget(options.eviction, site);
+  } else if constexpr (HasBudget<typename Axes<P>::Eviction>) {
+    return &options.eviction.budget;
+  } else {
+    return nullptr;
+  }
+}
+/// Of `rows` rows under a budget in bytes those that the eviction leaves to decoded rows.
+template <class P>
+std::size_t decoded_rows([[maybe_unused]] const PolicyOptions<P>& options, [[maybe_unused]] const Site& site, std::size_t rows) noexcept {
+  if constexpr (EvictsAtRunTime<typename Axes<P>::Eviction>) {
+    return Axes<P>::Eviction::decoded_rows(options.eviction, site, rows);
+  } else if constexpr (requires { Axes<P>::Eviction::decoded_rows(options.eviction, rows); }) {
+    return Axes<P>::Eviction::decoded_rows(options.eviction, rows);
+  } else {
+    return rows;
+  }
+}
+/// The smallest budget that the eviction works with.
+template <class P>
+std::size_t least_rows([[maybe_unused]] const PolicyOptions<P>& options, [[maybe_unused]] const Site& site) noexcept {
+  if constexpr (EvictsAtRunTime<typename Axes<P>::Eviction>) {
+    return Axes<P>::Eviction::least_rows(options.eviction, site);
+  } else if constexpr (requires { Axes<P>::Eviction::least_rows(options.eviction); }) {
+    return Axes<P>::Eviction::least_rows(options.eviction);
+  } else {
+    return 1;
   }
 }
 /// Whether a lane sees every query: some do, others once its prompt has ended.
@@ -51,7 +119,7 @@ std::size_t window_of(const PolicyOptions<P>& options, const Site& site) noexcep
   if constexpr (may_see_last<P>) {
     const Observes observes = needs<P>(options, site).observes;
     if (observes != Observes::last_prompt_queries && observes != Observes::last_queries) { return 0; }
-    if constexpr (requires { Axes<P>::Eviction::window(options.eviction, site); }) {
+    if constexpr (EvictsAtRunTime<typename Axes<P>::Eviction>) {
       return Axes<P>::Eviction::window(options.eviction, site);
     } else {
       return Axes<P>::Eviction::window(options.eviction);

@@ -15,10 +15,10 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
-/// How many of the last queries of a prompt the policy wants to see at its end.
+/// How many of the last queries of a prompt the policy wants to see at its end, in the lane at `site`.
 template <class P>
 std::size_t query_window(const PolicyOptions<P>& options, const Site& site) {
-  return std::max<std::size_t>(Axes<P>::Retrieval::wants_last_query(options.retrieval) ? 1 : 0, window_of<P>(options, site));
+  return std::max<std::size_t>(Axes<P>::Retrieval::wants_last_query(options.retrieval, site) ? 1 : 0, window_of<P>(options, site));
 }
 
 /// Keeps queries that may turn out to be the last of a prompt.
@@ -176,7 +176,7 @@ std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& opt
   using Retrieval = typename Lane<P>::Retrieval;
   Lane<P>& lane = layer.lanes[head];
   const RowTable& table = layer.table(head);
-  const bool all = Retrieval::reads_all(options.retrieval, number);
+  const bool all = Retrieval::reads_all(options.retrieval, Site{number, head, shape});
   const std::size_t indexed = all ? 0 : std::min(lane.index.indexed(), rows);
   ws.ranges.clear();
   if (!all) {
@@ -198,9 +198,10 @@ std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& opt
 
 /// What the last query of a prompt would read, for retrievals that start from there.
 template <class P>
-void choose_first(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, Workspace& ws) {
+void choose_first(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t number, Workspace& ws) {
   const std::size_t stride = kernels::padded(shape.key_width());
   for (std::size_t head = 0; head < layer.lanes.size(); ++head) {
+    if (!Lane<P>::Retrieval::wants_last_query(options.retrieval, Site{number, head, shape})) { continue; }
     Lane<P>& lane = layer.lanes[head];
     const float scale =
         lane.last.options().scale != 0.0F ? lane.last.options().scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()));

@@ -8,6 +8,7 @@
 
 #include "kvcompress/concepts/row_state.hpp"
 #include "kvcompress/concepts/storage.hpp"
+#include "kvcompress/core/site.hpp"
 #include "kvcompress/core/visible.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -32,28 +33,31 @@ struct Retrieving {
 /// Decides which rows a query reads after the prompt. Static functions over an Options value and a State that the cache owns per lane and
 /// that follows its rows (RowState); [0, state.indexed()) are the rows it chooses from, later ones are always read.
 ///
-/// validate(options, shape): raises an Error for bad options.   reads_all(options, layer): this layer is read in full.
-/// state(options, shape, memory): the State of one lane.        bytes_for(options, shape, rows): what it takes for that many rows.
+/// validate(options, shape): raises an Error for bad options.   reads_all(options, site): this lane is read in full.
+/// state(options, site, memory): the State of one lane.         bytes_for(options, site, rows): what it takes for that many rows.
+/// renumbers(options, site): can follow in-cache positions.     state.reads(): what stores may want to know.
+/// wants_last_query(options, site): what the prompt's last query chooses is told to state.remember_first(ranges).
 /// refresh(options, state, table, end_of_prompt, padding, read, scratch): brings the index up to date at a commit, before rows are encoded;
 ///   read(row, out) gives a key in the stored form; of the first `padding` rows, which no query of the prompt saw, nothing should depend.
 /// select(options, state, retrieving, ranges): appends ascending, disjoint ranges of indexed rows, with what is visible (see Retrieving).
+///
+/// Optional:
 /// make_room_to_refresh(options, state, rows, scratch): afterwards refresh with up to so many rows cannot fail; or grows_at(options, state,
 ///   rows): a commit with so many rows may index some, on copies (see RowStore). One that has neither commits on copies always.
-/// state.reads(): what stores may want to know.                 wants_last_query(options): calls remember_first(state, ranges) with what
-///   the prompt's last query chooses.                           renumbers(options): can follow in-cache positions.
-/// largest_key, if there is one: the largest magnitude of a key that the index can hold.
+/// rows_read(options, site, rows): of so many rows those that a query reads, for stores that keep these at hand; else all.
+/// largest_key: the largest magnitude of a key that the index can hold.     describe(fact): see PersistsRows.
 template <class R>
 concept Retrieval = std::semiregular<typename R::Options> && RowState<typename R::State> &&
     requires(const typename R::Options options, const Shape& shape, const Memory& memory, typename R::State state, const RowTable& table,
-             void (*read)(std::size_t, float*), Vector<float>& scratch, const Retrieving& retrieving, Vector<RowRange>& ranges,
-             std::size_t n) {
+             const Site& site, void (*read)(std::size_t, float*), Vector<float>& scratch, const Retrieving& retrieving,
+             Vector<RowRange>& ranges, std::size_t n) {
   { R::name } -> std::convertible_to<std::string_view>;
   R::validate(options, shape);
-  { R::reads_all(options, n) } -> std::same_as<bool>;
-  { R::wants_last_query(options) } -> std::same_as<bool>;
-  { R::renumbers(options) } -> std::same_as<bool>;
-  { R::state(options, shape, memory) } -> std::same_as<typename R::State>;
-  { R::bytes_for(options, shape, n) } -> std::same_as<std::size_t>;
+  { R::reads_all(options, site) } -> std::same_as<bool>;
+  { R::wants_last_query(options, site) } -> std::same_as<bool>;
+  { R::renumbers(options, site) } -> std::same_as<bool>;
+  { R::state(options, site, memory) } -> std::same_as<typename R::State>;
+  { R::bytes_for(options, site, n) } -> std::same_as<std::size_t>;
   { state.indexed() } -> std::same_as<std::size_t>;
   { state.reads() } -> std::same_as<Reads>;
   R::refresh(options, state, table, true, n, read, scratch);

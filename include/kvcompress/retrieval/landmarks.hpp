@@ -227,19 +227,19 @@ struct LandmarkIndex {
     require(options.fold_in % options.chunk == 0, ErrorCode::option, "landmarks: fold_in is ", options.fold_in,
             ", must be a multiple of chunk = ", options.chunk);
   }
-  static constexpr bool reads_all(const Options&, std::size_t) noexcept { return false; }
-  static bool wants_last_query(const Options& options) noexcept { return options.behaviour == ShadowKVClass::offload; }
-  static constexpr bool renumbers(const Options&) noexcept { return false; }
+  static constexpr bool reads_all(const Options&, const Site&) noexcept { return false; }
+  static bool wants_last_query(const Options& options, const Site&) noexcept { return options.behaviour == ShadowKVClass::offload; }
+  static constexpr bool renumbers(const Options&, const Site&) noexcept { return false; }
   static void describe(auto&& fact) { fact("numbers", number_name<T>); }
-  static State state(const Options& options, const Shape& shape, const Memory& memory) {
-    return State(options.chunk, shape.key_width(), memory);
+  static State state(const Options& options, const Site& site, const Memory& memory) {
+    return State(options.chunk, site.shape.key_width(), memory);
   }
-  static std::size_t bytes_for(const Options& options, const Shape& shape, std::size_t rows) noexcept {
-    return rows / options.chunk * (shape.key_width() * sizeof(T) + sizeof(Position));
+  static std::size_t bytes_for(const Options& options, const Site& site, std::size_t rows) noexcept {
+    return rows / options.chunk * (site.shape.key_width() * sizeof(T) + sizeof(Position));
   }
 
   /// Rows of a prompt that a query reads: chosen, outlier and local ones.
-  static std::size_t rows_read(const Options& options, std::size_t rows) noexcept {
+  static std::size_t rows_read(const Options& options, const Site&, std::size_t rows) noexcept {
     return std::min(rows, options.budget + outlier_chunks(options) * options.chunk + rows - context_chunks(options, rows) * options.chunk);
   }
   /// Chunks of a prompt of `rows` rows that are indexed.

@@ -166,15 +166,15 @@ struct PageBounds {
     require(options.budget >= 2 * options.page, ErrorCode::option, "quest: budget is ", options.budget,
             ", must be at least 2 * page = ", 2 * options.page);
   }
-  static bool reads_all(const Options& options, std::size_t layer) noexcept { return layer < options.dense_layers; }
-  static constexpr bool wants_last_query(const Options&) noexcept { return false; }
-  static constexpr bool renumbers(const Options&) noexcept { return true; }
+  static bool reads_all(const Options& options, const Site& site) noexcept { return site.layer < options.dense_layers; }
+  static constexpr bool wants_last_query(const Options&, const Site&) noexcept { return false; }
+  static constexpr bool renumbers(const Options&, const Site&) noexcept { return true; }
   static void describe(auto&& fact) { fact("numbers", number_name<T>); }
-  static State state(const Options& options, const Shape& shape, const Memory& memory) {
-    return State(options.page, shape.key_width(), memory);
+  static State state(const Options& options, const Site& site, const Memory& memory) {
+    return State(options.page, site.shape.key_width(), memory);
   }
-  static std::size_t bytes_for(const Options& options, const Shape& shape, std::size_t rows) noexcept {
-    return rows / options.page * (2 * shape.key_width() * sizeof(T) + 1);
+  static std::size_t bytes_for(const Options& options, const Site& site, std::size_t rows) noexcept {
+    return rows / options.page * (2 * site.shape.key_width() * sizeof(T) + 1);
   }
   static void make_room_to_refresh(const Options&, State& state, std::size_t rows, Vector<float>& scratch) {
     state.make_room_to_refresh(rows, scratch);

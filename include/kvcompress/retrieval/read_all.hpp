@@ -20,11 +20,11 @@ struct ReadAll {
   };
 
   static void validate(const Options&, const Shape&) noexcept {}
-  static constexpr bool reads_all(const Options&, std::size_t) noexcept { return true; }
-  static constexpr bool wants_last_query(const Options&) noexcept { return false; }
-  static constexpr bool renumbers(const Options&) noexcept { return true; }
-  static State state(const Options&, const Shape&, const Memory&) noexcept { return {}; }
-  static constexpr std::size_t bytes_for(const Options&, const Shape&, std::size_t) noexcept { return 0; }
+  static constexpr bool reads_all(const Options&, const Site&) noexcept { return true; }
+  static constexpr bool wants_last_query(const Options&, const Site&) noexcept { return false; }
+  static constexpr bool renumbers(const Options&, const Site&) noexcept { return true; }
+  static State state(const Options&, const Site&, const Memory&) noexcept { return {}; }
+  static constexpr std::size_t bytes_for(const Options&, const Site&, std::size_t) noexcept { return 0; }
   static void make_room_to_refresh(const Options&, State&, std::size_t, Vector<float>&) noexcept {}
   static void refresh(const Options&, State&, const RowTable&, bool, std::size_t, auto&&, Vector<float>&) noexcept {}
   static void select(const Options&, const State&, const Retrieving&, Vector<RowRange>&) noexcept {}

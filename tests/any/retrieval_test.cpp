@@ -1,0 +1,185 @@
+// tests/any/retrieval_test.cpp - a retrieval that is chosen at run time gives what the type gives: outputs, saved bytes, memory; lanes may differ.
+// SPDX-License-Identifier: MIT
+#include "kvcompress/any/any_retrieval.hpp"
+
+#include <gtest/gtest.h>
+
+#include "kvcompress/policies/full.hpp"
+#include "kvcompress/policies/h2o.hpp"
+#include "kvcompress/policies/landmarks.hpp"
+#include "kvcompress/policies/quest.hpp"
+#include "support/random_rows.hpp"
+#include "support/saved.hpp"
+
+namespace {
+
+using namespace kvcompress;
+using namespace kvcompress::test;
+
+using Pages = PageBounds<half>;
+using Chunks = LandmarkIndex<half>;
+struct Chosen {
+  using Retrieval = AnyRetrieval;
+};
+using ChosenCache = KVCache<Chosen>;
+
+const Shape shape{.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 32};
+const Pages::Options pages{.budget = 64, .page = 8, .dense_layers = 1};
+const Chunks::Options chunks{
+    .budget = 64, .chunk = 8, .local_chunks = 2, .outlier_chunks = 2, .fold_in = 32, .behaviour = ShadowKVClass::offload};
+
+template <class P>
+PolicyOptions<P> typed_options();
+template <>
+PolicyOptions<Full<>> typed_options() {
+  return {};
+}
+template <>
+PolicyOptions<Quest> typed_options() {
+  return {.retrieval = pages};
+}
+template <>
+PolicyOptions<Landmarks> typed_options() {
+  return {.retrieval = chunks};
+}
+
+ChosenCache::Options chosen(std::vector<detail::Choice<AnyRetrieval::Ops>> entries, std::vector<std::uint16_t> of_lane = {}) {
+  ChosenCache::Options options;
+  options.retrieval.chosen = {std::move(entries), std::move(of_lane)};
+  return options;
+}
+template <class P>
+detail::Choice<AnyRetrieval::Ops> choice_of() {
+  using Retrieval = typename KVCache<P>::Retrieval;
+  return AnyRetrieval::of<Retrieval>(typed_options<P>().retrieval);
+}
+
+/// Prompts of both layers, decoding with the own loop and with an executor, a truncated draft, a removed range: all outputs.
+template <class Cache>
+Outputs live(Cache& cache, const Text& text) {
+  Outputs all;
+  const auto keep = [&](const Outputs& out) { all.insert(all.end(), out.begin(), out.end()); };
+  for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+    keep(step(cache, text, 0, 150, layer, {.start = 3}));
+    cache.end_prompt(layer);
+    for (std::size_t t = 150; t < 200; ++t) { keep(step(cache, text, t, 1, layer, {.window = t % 2 == 0 ? 40U : 0U})); }
+    cache.commit(layer);
+  }
+  for (std::size_t layer = 0; layer < shape.layers; ++layer) { cache.append(layer, text.key_rows(200, 3), text.value_rows(200, 3)); }
+  cache.truncate(201);
+  for (std::size_t layer = 0; layer < shape.layers; ++layer) { keep(attend(cache, text, 201, 1, layer)); }
+  cache.commit(0);
+  cache.commit(1);
+  cache.remove(20, 30);
+  std::vector<Workspace> workspaces(2, Workspace(shape));
+  for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+    cache.append(layer, text.key_rows(201, 1), text.value_rows(201, 1));
+    Outputs out(text.output_width());
+    cache.attend(layer, text.query_rows(201, 1), Output::tokens_first(out.data(), 1, shape.query_heads, shape.value_width()), workspaces,
+                 SerialExecutor{});
+    keep(out);
+  }
+  return all;
+}
+
+/// The bytes of the erased objects aside, which lie under indices.
+void expect_same_memory(const MemoryReport& named, MemoryReport typed) {
+  EXPECT_GE(named.indices, typed.indices);
+  EXPECT_LE(named.indices - typed.indices, shape.layers * shape.kv_heads * 128);
+  typed.indices = named.indices;
+  typed.shared = named.shared;
+  EXPECT_EQ(std::memcmp(&named, &typed, sizeof named), 0);
+  EXPECT_EQ(named.total(), typed.total());
+}
+
+template <class P>
+void expect_same() {
+  const Text text(shape, 210, 7);
+  KVCache<P> typed(shape, typed_options<P>());
+  ChosenCache named(shape, chosen({choice_of<P>()}));
+  EXPECT_EQ(live(named, text), live(typed, text));
+  EXPECT_EQ(saved(named), saved(typed));
+  expect_same_memory(named.memory(), typed.memory());
+  EXPECT_EQ(ChosenCache::bytes_for(shape, 1000, named.options()), KVCache<P>::bytes_for(shape, 1000, typed.options()));
+
+  ChosenCache from_typed(shape, named.options());
+  KVCache<P> from_named(shape, typed.options());
+  load_from(from_typed, saved(typed));
+  load_from(from_named, saved(named));
+  ChosenCache copy(from_typed);
+  ChosenCache fork = copy.fork();
+  EXPECT_EQ(step(copy, text, 202, 2, 1), step(typed, text, 202, 2, 1));
+  EXPECT_EQ(step(fork, text, 202, 2, 1), step(from_named, text, 202, 2, 1));
+  EXPECT_EQ(saved(copy), saved(typed));
+}
+
+TEST(AnyRetrieval, ReadAllIsReadAll) { expect_same<Full<>>(); }
+TEST(AnyRetrieval, PageBoundsArePageBounds) { expect_same<Quest>(); }
+TEST(AnyRetrieval, LandmarksAreLandmarks) { expect_same<Landmarks>(); }
+
+TEST(AnyRetrieval, LanesMayDiffer) {
+  const Text text(shape, 210, 8);
+  KVCache<Full<>> all(shape);
+  KVCache<Quest> quest(shape, typed_options<Quest>());
+  KVCache<Landmarks> landmarks(shape, typed_options<Landmarks>());
+  const Outputs of[] = {live(landmarks, text), live(all, text), live(quest, text)};
+  const std::vector<std::uint16_t> of_lane{0, 1, 2, 0};
+  ChosenCache mixed(shape, chosen({choice_of<Landmarks>(), choice_of<Full<>>(), choice_of<Quest>()}, of_lane));
+  const Outputs out = live(mixed, text);
+  ASSERT_EQ(out.size(), of[0].size());
+  const std::size_t width = text.output_width();
+  const std::size_t tokens[] = {200, 200, 1, 1, 1, 1};
+  std::size_t at = 0;
+  for (std::size_t part = 0; part < 6; ++part) {
+    for (std::size_t t = 0; t < tokens[part]; ++t, at += width) {
+      for (std::size_t i = 0; i < width; ++i) {
+        const std::size_t lane = part % 2 * shape.kv_heads + i / (width / shape.kv_heads);
+        ASSERT_EQ(out[at + i], of[of_lane[lane]][at + i]) << "part " << part << " token " << t << " number " << i;
+      }
+    }
+  }
+
+  ChosenCache loaded(shape, mixed.options());
+  load_from(loaded, saved(mixed));
+  EXPECT_EQ(step(loaded, text, 202, 2, 1), step(mixed, text, 202, 2, 1));
+  ChosenCache other(shape, chosen({choice_of<Landmarks>(), choice_of<Full<>>(), choice_of<Quest>()}, {0, 1, 2, 1}));
+  expect_refused(other, saved(mixed), "load: options.retrieval.of_lane[] is 0 in the file, 1 here");
+  EXPECT_EQ(ChosenCache::bytes_for(shape, 1000, mixed.options()),
+            (2 * KVCache<Landmarks>::bytes_for(shape, 1000, landmarks.options()) + KVCache<Full<>>::bytes_for(shape, 1000) +
+             KVCache<Quest>::bytes_for(shape, 1000, quest.options())) /
+                4);
+}
+
+template <class P>
+void expect_error(const PolicyOptions<P>& options, const std::string& sentence) {
+  try {
+    KVCache<P> cache(shape, options);
+    ADD_FAILURE() << "no error, expected: " << sentence;
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::option);
+    EXPECT_EQ(error.what(), "kvcompress: " + sentence);
+  }
+}
+
+TEST(AnyRetrieval, ChoicesThatDoNotFitAreRefused) {
+  expect_error<Chosen>(chosen({}), "retrieval: entries is empty, must name a part");
+  expect_error<Chosen>(chosen({choice_of<Quest>()}, {0}), "retrieval: of_lane has 1 entries, must have one for each of the 4 lanes");
+  expect_error<Chosen>(chosen({choice_of<Quest>(), choice_of<Full<>>()}, {0, 0, 0, 0}),
+                       "retrieval: there are 2 entries, must be the 1 that lanes have");
+  expect_error<Chosen>(chosen({choice_of<Quest>(), choice_of<Full<>>()}, {1, 0, 0, 0}),
+                       "retrieval: of_lane names entry 1 before entry 0, must name entries in the order of their first lanes");
+  expect_error<Chosen>(chosen({AnyRetrieval::of<Pages>({.budget = 8})}), "quest: budget is 8, must be at least 2 * page = 32");
+
+  using Observed = Combine<H2O, Chosen>;
+  PolicyOptions<Observed> observed;
+  observed.retrieval.chosen = {{AnyRetrieval::of<ReadAll>(), choice_of<Quest>()}, {0, 0, 0, 1}};
+  expect_error<Observed>(observed,
+                         "heavy_hitters with page_bounds: the eviction observes the probabilities of every row for every query, but the "
+                         "retrieval reads only some of the rows");
+  observed.eviction.in_cache_positions = true;
+  observed.retrieval.chosen = {};
+  observed.retrieval.chosen.entries = {choice_of<Full<>>()};
+  const KVCache<Observed> cache(shape, observed);
+}
+
+}  // namespace
