@@ -9,28 +9,16 @@ using namespace kvcompress;
 
 /// Keeps the newest rows and those with the shortest keys, which tend to be attended most ("A Simple and Effective L2 Norm-Based
 /// Strategy for KV Cache Compression").
-struct ShortKeys : ScoredEviction {
+struct ShortKeys : ScoredRows {
   static constexpr std::string_view name = "short_keys";
-  struct Options {
-    std::size_t budget = 128;
-    std::size_t recent = 32;
-    static void fields(auto& options, auto&& field) { field("budget", options.budget), field("recent", options.recent); }
-  };
-  static void validate(const Options& o, const Shape&) {
-    require(o.recent > 0 && o.recent <= o.budget, ErrorCode::option, "short_keys: recent is ", o.recent,
-            ", must be 1 to budget = ", o.budget);
-  }
   static void observe_row(const Options&, State& state, std::size_t row, std::span<const float> key, std::span<const float> /*value*/) {
     float length = 0.0F;
     for (const float x : key) { length += x * x; }
     state.set(row, 0, -length);
   }
-  static void select(const Options& o, State& state, Selection& selection) {
-    selection.keep_best(o.budget, o.recent, [&](std::size_t row) { return state.get(row, 0); });
-  }
 };
 struct ShortKeysPolicy {
-  using Eviction = ShortKeys;
+  using Eviction = Evict<ShortKeys>;  // keeps the best rows up to a budget; see eviction/evict.hpp for allocators and selectors
 };
 
 int main() {

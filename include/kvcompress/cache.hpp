@@ -141,7 +141,7 @@ class KVCache {
     const HeadRange all{0, shape_.kv_heads};
     const AttendOptions how = check_attend(layer, queries, out, options, all, workspaces.front());
     for (const Workspace& ws : workspaces) { ws.check("attend", shape_, workspace_); }
-    if constexpr (!detail::must_retrieve<P> && Eviction::observes != Observes::every_query && !Prepares<Values>) {
+    if constexpr (!detail::must_retrieve<P> && !detail::must_see_queries<P> && !Prepares<Values>) {
       if (queries.tokens() == 1 && shares_rows(layer)) {
         make_room_to_attend(layer, 1, how, all, workspaces.front());
         detail::share_rows<P>(shape_, at(layer), queries, out, workspaces, executor, how);
@@ -170,23 +170,26 @@ class KVCache {
     detail::check_positions(positions, queries.tokens(), l.next);
     detail::check_log_sum_exp(shape_, queries.tokens(), log_sum_exp);
     std::optional<detail::Seen<P>> before;
-    if (Eviction::observes == Observes::every_query && log_sum_exp != nullptr) { before.emplace(writable(layer), scratch_); }
+    if (detail::may_see_queries<P> && log_sum_exp != nullptr) { before.emplace(writable(layer), scratch_); }
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
-      detail::make_room_to_observe<P>(shape_, options_, writable(layer), layer, head, queries.tokens(), how, false, workspace_);
+      detail::make_room_to_observe<P>(site(layer, head), options_, writable(layer), queries.tokens(), how, false, workspace_);
     }
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
       workspace_.positions.assign(positions.begin(), positions.end());
       note_queries(layer, head, how, workspace_);
-      if constexpr (Eviction::observes == Observes::every_query) {
-        const TooLikely wrong =
-            detail::see<P>(shape_, options_, writable(layer), head, detail::query_loader(shape_, queries, head, workspace_), how,
-                           log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
-        if (wrong.found) {
-          before->put_back();
-          fail(ErrorCode::input, "observe: log_sum_exp is ", wrong.log_sum_exp, " at token ", wrong.token, ", head ",
-               head * shape_.group() + wrong.head, ", must be at least the query's largest logit, ", wrong.logit);
+      if (detail::sees_queries<P>(options_, site(layer, head), l.in_prompt)) {
+        if constexpr (detail::may_see_queries<P>) {
+          const TooLikely wrong =
+              detail::see<P>(shape_, options_, writable(layer), head, false, detail::query_loader(shape_, queries, head, workspace_), how,
+                             log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
+          if (wrong.found) {
+            before->put_back();
+            fail(ErrorCode::input, "observe: log_sum_exp is ", wrong.log_sum_exp, " at token ", wrong.token, ", head ",
+                 head * shape_.group() + wrong.head, ", must be at least the query's largest logit, ", wrong.logit);
+          }
         }
-      } else if (const std::size_t window = detail::query_window<P>(options_, site(layer, head)); window > 0) {
+      }
+      if (const std::size_t window = detail::query_window<P>(options_, site(layer, head)); window > 0) {
         detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, how, workspace_);
       }
     }
@@ -225,17 +228,19 @@ class KVCache {
     }
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
       const Lane& lane = at(layer).lanes[head];
-      require(Eviction::observes != Observes::every_query || !lane.shown.none(), ErrorCode::phase, "end_prompt(layer = ", layer,
-              ") before attend or observe: ", Eviction::name, " needs the queries of the prompt, of every KV head");
+      require(!detail::sees_queries<P>(options_, site(layer, head), true) || !lane.shown.none(), ErrorCode::phase,
+              "end_prompt(layer = ", layer, ") before attend or observe: ", detail::eviction_name<P>(options_, site(layer, head)),
+              " needs the queries of the prompt, of every KV head");
       require(detail::query_window<P>(options_, site(layer, head)) == 0 || !lane.last.positions().empty(), ErrorCode::phase,
               "end_prompt(layer = ", layer, ") before attend or observe: ",
-              Eviction::observes == Observes::last_prompt_queries ? Eviction::name : detail::retrieval_name<P>(options_, site(layer, head)),
+              detail::window_of<P>(options_, site(layer, head)) > 0 ? detail::eviction_name<P>(options_, site(layer, head))
+                                                                    : detail::retrieval_name<P>(options_, site(layer, head)),
               " needs the last queries of the prompt");
     }
     Vector<Shared<Layer>> after(layers_);
     Layer& l = after[layer].write();
     l.prompt_tokens = l.next;
-    settle_budget(l);
+    settle_budget(l, layer);
     changes().commit(after).run(layer, true);
     changes().take(after);
     scratch_.shrink(reserved_);
@@ -406,16 +411,17 @@ class KVCache {
     Retrieval::validate(options.retrieval, shape);
     check_bounds("speculation", options.speculation);
     if constexpr (ValuesInKeys<Values>) {
-      require(!Eviction::renumbers(options.eviction) || shape.rope.theta == 0.0, ErrorCode::option, Eviction::name,
+      const Site first{0, 0, shape};
+      require(!detail::renumbers<P>(options, first) || shape.rope.theta == 0.0, ErrorCode::option, detail::eviction_name<P>(options, first),
               ": in_cache_positions is true, must be false where rows hold keys and values at once: they cannot be turned");
     }
     detail::check_lanes<P>(shape, options);
     return shape;
   }
+  [[nodiscard]] Site site(std::size_t layer, std::size_t kv_head) const noexcept { return {layer, kv_head, shape_}; }
   /// Floats of one token's queries that share a KV head.
   [[nodiscard]] std::size_t query_width() const noexcept { return shape_.group() * shape_.key_width(); }
   [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[layer].read(); }
-  [[nodiscard]] Site site(std::size_t layer, std::size_t kv_head) const noexcept { return {layer, kv_head, shape_}; }
   [[nodiscard]] const Lane& lane(const char* verb, std::size_t layer, std::size_t kv_head) const {
     detail::check_lane(shape_, verb, layer, kv_head);
     return at(layer).lanes[kv_head];
@@ -423,8 +429,8 @@ class KVCache {
   /// For observations of open rows: no fork shares a layer that has them (see the constructor above).
   [[nodiscard]] Layer& writable(std::size_t layer) noexcept { return layers_[layer].write_in_place(); }
   void reserve_scratch(std::size_t rows) {
-    if (Eviction::decides != Decides::never) { scratch_.reserve(Layer::per_lane ? shape_.kv_heads : 1, rows); }
-    if (Eviction::observes == Observes::every_query) { workspace_.reserve(shape_, rows); }
+    if (detail::may<P>.decides != Decides::never) { scratch_.reserve(Layer::per_lane ? shape_.kv_heads : 1, shape_.kv_heads, rows); }
+    if (detail::may_see_queries<P>) { workspace_.reserve(shape_, rows); }
   }
 
   // ------------------------------------------------------------------ rows
@@ -484,9 +490,9 @@ class KVCache {
           continue;
         }
       }
-      attention.run(ws.positions, ws.limits, false, ws, Eviction::observes == Observes::every_query, load, store,
+      attention.run(ws.positions, ws.limits, false, ws, detail::sees_queries<P>(options_, site(layer, head), l.in_prompt), load, store,
                     [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
-        if constexpr (Eviction::observes == Observes::every_query) {
+        if constexpr (detail::may_see_queries<P>) {
           detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], h, probabilities);
         }
       });
@@ -499,12 +505,15 @@ class KVCache {
   /// Whether threads may share the rows of one token: every head reads all of them.
   [[nodiscard]] bool shares_rows(std::size_t layer) const noexcept {
     const auto& lanes = at(layer).lanes;
-    return std::none_of(lanes.begin(), lanes.end(), [](const Lane& lane) { return detail::retrieves<P>(lane.index); });
+    return std::none_of(lanes.begin(), lanes.end(), [&](const Lane& lane) {
+      const Observes observes = detail::needs<P>(lane.state).observes;
+      return detail::retrieves<P>(lane.index) || observes == Observes::every_query || observes == Observes::last_queries;
+    });
   }
   /// Afterwards some heads attend without failing half-way through what the policy sees of them.
   void make_room_to_attend(std::size_t layer, std::size_t tokens, const AttendOptions& options, HeadRange heads, Workspace& ws) {
     for (std::size_t head = heads.first; head < heads.last; ++head) {
-      detail::make_room_to_observe<P>(shape_, options_, writable(layer), layer, head, tokens, options, true, ws);
+      detail::make_room_to_observe<P>(site(layer, head), options_, writable(layer), tokens, options, true, ws);
     }
   }
   /// Notes what the queries said of padding and keeps those that the policy will want at the end of the prompt. Cannot fail, once there is
@@ -537,11 +546,13 @@ class KVCache {
 
   // ------------------------------------------------------------------ commits
 
-  /// The eviction's budget in rows, which follows from the tokens of the prompt that are no padding.
-  void settle_budget(Layer& l) const {
-    if constexpr (HasBudget<Eviction>) {
-      const std::size_t tokens = l.prompt_tokens - std::min<std::size_t>(l.prompt_tokens, l.start());
-      l.budget = options_.eviction.budget.resolve(tokens, shape_.layers * shape_.kv_heads, [this](std::size_t) { return most_.live; });
+  /// The eviction's budgets in rows, which follow from the tokens of the prompt that are no padding.
+  void settle_budget(Layer& l, std::size_t layer) const {
+    const std::size_t tokens = l.prompt_tokens - std::min<std::size_t>(l.prompt_tokens, l.start());
+    for (std::size_t unit = 0; unit < l.budgets.size(); ++unit) {
+      const Budget* const budget = detail::budget_of<P>(options_, site(layer, unit));
+      if (budget == nullptr) { continue; }
+      l.budgets[unit] = budget->resolve(tokens, shape_.layers * shape_.kv_heads, [this](std::size_t) { return most_.live; });
     }
   }
   [[nodiscard]] detail::Changes<P> changes() noexcept { return {shape_, options_, memory_, layers_, workspace_, scratch_, reserved_}; }

@@ -3,7 +3,7 @@
 // expect: the eviction of P must model kvcompress::Eviction
 #include "kvcompress/kvcompress.hpp"
 
-struct Undecided : kvcompress::ScoredEviction {
+struct Undecided : kvcompress::ScoredRows {
   static constexpr std::string_view name = "undecided";
   struct Options {};
   static void validate(const Options&, const kvcompress::Shape&) {}

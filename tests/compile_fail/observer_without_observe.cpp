@@ -3,12 +3,12 @@
 // expect: it must model kvcompress::ObservesAttention
 #include "kvcompress/kvcompress.hpp"
 
-struct Blind : kvcompress::ScoredEviction {
+struct Blind : kvcompress::ScoredRows {
   static constexpr std::string_view name = "blind";
-  static constexpr kvcompress::Observes observes = kvcompress::Observes::every_query;
+  static constexpr kvcompress::Needs may{.observes = kvcompress::Observes::every_query};
   struct Options {};
   static void validate(const Options&, const kvcompress::Shape&) {}
-  static void select(const Options&, State&, kvcompress::Selection&) {}
+  static void select(const Options&, std::span<kvcompress::RowSet>, const kvcompress::Moment&) {}
 };
 struct BlindPolicy {
   using Eviction = Blind;

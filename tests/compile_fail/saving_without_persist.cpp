@@ -13,8 +13,8 @@ struct Silent : kvcompress::SinkWindow {
     static void compact(std::size_t) {}
     static void account(kvcompress::MemoryReport&) {}
   };
-  static State state(const Options&, const kvcompress::Shape&, const kvcompress::Memory&) { return {}; }
-  static void select(const Options&, State&, kvcompress::Selection&) {}
+  static State state(const Options&, const kvcompress::Site&, const kvcompress::Memory&) { return {}; }
+  static void select(const Options&, std::span<kvcompress::RowSet>, const kvcompress::Moment&) {}
 };
 struct SilentPolicy {
   using Eviction = Silent;

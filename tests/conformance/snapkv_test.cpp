@@ -28,18 +28,18 @@ struct Watched : kvcompress::ObservationWindow {
   };
   static inline std::vector<Scores> lanes;
 
-  static void select(const Options& options, State& state, kvcompress::Selection& selection) {
-    selection.sort_rows();
-    const std::span<const Position> prefix(selection.order.data(),
-                                           selection.order.size() - std::min(selection.order.size(), options.window));
-    State pooled = state;
-    pool(options, pooled, prefix);
-    Scores& scores = lanes.emplace_back();
-    for (const Position row : prefix) {
-      scores.sums.push_back(state.largest(row));
-      scores.pooled.push_back(pooled.get(row, 0));
+  static void select(const Options& options, std::span<kvcompress::RowSet> sets, const kvcompress::Moment& moment) {
+    for (kvcompress::RowSet& set : sets) {
+      Scores& scores = lanes.emplace_back();
+      for (std::size_t row = 0; row < set.rows.rows() - std::min(set.rows.rows(), options.window); ++row) {
+        scores.sums.push_back(set.lanes.front().state<State>().largest(row));
+      }
+      std::vector<float> all(set.rows.rows());
+      std::copy(scores.sums.begin(), scores.sums.end(), all.begin());
+      kvcompress::WindowAttention::join({options.window, options.kernel, options.pooling, options.reduction}, set, all, moment);
+      scores.pooled.assign(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(scores.sums.size()));
     }
-    ObservationWindow::select(options, state, selection);
+    ObservationWindow::select(options, sets, moment);
   }
 };
 struct WatchedSnapKV {

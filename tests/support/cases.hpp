@@ -78,10 +78,12 @@ struct Case {
     throw NotCovered(path() + " has no array " + names.front() + ".npy");
   }
 
+  /// An option; newer cases have them under "params".
   template <class T>
   [[nodiscard]] T get(const std::string& key) const {
-    if (!params.contains(key)) { throw std::runtime_error(path() + ": params.json has no entry " + key); }
-    return params.at(key).get<T>();
+    const nlohmann::json& options = params.contains("params") ? params.at("params") : params;
+    if (!options.contains(key)) { throw std::runtime_error(path() + ": params.json has no entry " + key); }
+    return options.at(key).get<T>();
   }
 
   [[nodiscard]] reference::Rope rope() const {
@@ -96,6 +98,12 @@ struct Case {
 
  private:
   [[nodiscard]] std::filesystem::path locate(const std::string& name) const {
+    for (const char* const list : {"inputs", "outputs"}) {  // newer cases say where an array lies
+      if (params.contains(list) && params.at(list).contains(name)) {
+        const std::filesystem::path file = folder / params.at(list).at(name).at("file").get<std::string>();
+        return std::filesystem::is_regular_file(file) ? file : std::filesystem::path{};
+      }
+    }
     for (const auto& place : {folder, folder.parent_path()}) {
       if (std::filesystem::is_regular_file(place / (name + ".npy"))) { return place / (name + ".npy"); }
     }

@@ -75,7 +75,7 @@ template <class P>
 using EvictionOf = typename KVCache<P>::Eviction;
 /// Whether rows ever leave.
 template <class P>
-inline constexpr bool evicts = EvictionOf<P>::decides != Decides::never;
+inline constexpr bool evicts = EvictionOf<P>::may.decides != Decides::never;
 /// Whether rows are encoded with loss.
 template <class P>
 inline constexpr bool encodes = requires(const typename KVCache<P>::Keys keys) {

@@ -13,27 +13,19 @@ namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// Whether the eviction bounds the bytes of the cache.
 template <class P>
-bool budget_in_bytes(const PolicyOptions<P>& options) noexcept {
-  if constexpr (HasBudget<typename Axes<P>::Eviction>) {
-    return options.eviction.budget.bytes_of > 0;
-  } else {
-    return false;
-  }
+bool budget_in_bytes(const PolicyOptions<P>& options, const Site& site) noexcept {
+  const Budget* const budget = budget_of<P>(options, site);
+  return budget != nullptr && budget->bytes_of > 0;
 }
 
 /// The rows that a lane holds at most while `live` of them are alive.
 template <class P>
-MostRows rows_of_budget(const PolicyOptions<P>& options, std::size_t live) {
-  using Eviction = typename Axes<P>::Eviction;
+MostRows rows_of_budget(const PolicyOptions<P>& options, const Site& site, std::size_t live) {
   constexpr bool anew = Compacts<typename Lane<P>::Keys> && Compacts<typename Lane<P>::Values>;
   // Dead rows among the encoded ones: few, so that most of the bytes serve; many, so that codes are seldom made anew.
   const std::size_t dead = anew ? live / 2 : 0;
-  if constexpr (!anew && storage_scope<typename Axes<P>::Storage>() != Scope::lane &&
-                requires { Eviction::decoded_rows(options.eviction, live); }) {
-    return {live, std::min(live, Eviction::decoded_rows(options.eviction, live)), dead};  // only the prompt's rows are encoded
-  } else {
-    return {live, live, dead};
-  }
+  const bool of_prompt = !anew && storage_scope<typename Axes<P>::Storage>() != Scope::lane;  // only the prompt's rows are encoded
+  return {live, of_prompt ? std::min(live, decoded_rows<P>(options, site, live)) : live, dead};
 }
 
 template <class P, class S>
@@ -48,20 +40,19 @@ std::size_t most_store_bytes(const Site& site, const PolicyOptions<P>& options, 
 /// Upper bound of what a cache holds after any commit that follows a prompt's end, scratch aside, while no lane has more rows.
 template <class P>
 std::size_t most_bytes(const Shape& shape, const PolicyOptions<P>& options, const MostRows& rows) {
-  using Eviction = typename Axes<P>::Eviction;
   const std::size_t entries = 2 * rows.all() + 64;  // vectors double, and keep some places free
-  const std::size_t table = sizeof(RowTable) + entries * sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
+  const std::size_t table = sizeof(RowTable) + entries * sizeof(Position) * (renumbers<P>(options, {0, 0, shape}) ? 2 : 1);
   const auto lane_at = [&](const Site& site) {
     const std::size_t queries = query_window<P>(options, site) > 0 ? 1 + options.speculation : 0;
     std::size_t lane = sizeof(Lane<P>) + most_store_bytes<P, typename Lane<P>::Keys>(site, options, shape.key_width(), rows) +
                        most_store_bytes<P, typename Lane<P>::Values>(site, options, shape.value_width(), rows) +
-                       entries * Eviction::row_bytes(options.eviction, shape) +
+                       entries * row_bytes<P>(options, site) +
                        queries * (shape.group() * shape.key_width() * sizeof(float) + sizeof(Position));
     if (retrieves<P>(options, site)) {  // an index grows by quarters; beside it the first choice
       const std::size_t index = Axes<P>::Retrieval::bytes_for(options.retrieval, site, rows.all());
       lane += index + index / 4 + 2 * rows.all() * sizeof(RowRange) / 8;
     }
-    if (Eviction::observes == Observes::every_query) {  // probabilities that truncate may take back, in vectors that double
+    if (sees_queries<P>(options, site, false)) {  // probabilities that truncate may take back, in vectors that double
       lane += 2 * options.speculation * shape.group() * (rows.all() + 64) * sizeof(float) + 64 * options.speculation * shape.group();
     }
     return lane;
@@ -74,23 +65,18 @@ std::size_t most_bytes(const Shape& shape, const PolicyOptions<P>& options, cons
 /// besides its layers.
 template <class P>
 MostRows rows_within_budget(const Shape& shape, const PolicyOptions<P>& options, std::size_t others) {
-  using Eviction = typename Axes<P>::Eviction;
-  if (!budget_in_bytes<P>(options)) { return {}; }
-  if constexpr (HasBudget<Eviction>) {
-    const std::size_t bytes = options.eviction.budget.bytes_of;
-    const auto taken = [&](std::size_t live) { return others + most_bytes<P>(shape, options, rows_of_budget<P>(options, live)); };
-    std::size_t least = 1;
-    if constexpr (requires { Eviction::least_rows(options.eviction); }) { least = Eviction::least_rows(options.eviction); }
-    require(taken(least) <= bytes, ErrorCode::option, Eviction::name, ": budget is ", bytes, " bytes, must be at least ", taken(least),
-            ", which hold ", least, least == 1 ? " row" : " rows", " per layer and KV head");
-    std::size_t live = least;
-    for (std::size_t step = std::size_t{1} << 31U; step > 0; step /= 2) {
-      if (taken(live + step) <= bytes) { live += step; }
-    }
-    return rows_of_budget<P>(options, live);
-  } else {
-    return {};
+  const Site first{0, 0, shape};
+  if (!budget_in_bytes<P>(options, first)) { return {}; }
+  const std::size_t bytes = budget_of<P>(options, first)->bytes_of;
+  const auto taken = [&](std::size_t live) { return others + most_bytes<P>(shape, options, rows_of_budget<P>(options, first, live)); };
+  const std::size_t least = least_rows<P>(options, first);
+  require(taken(least) <= bytes, ErrorCode::option, eviction_name<P>(options, first), ": budget is ", bytes, " bytes, must be at least ",
+          taken(least), ", which hold ", least, least == 1 ? " row" : " rows", " per layer and KV head");
+  std::size_t live = least;
+  for (std::size_t step = std::size_t{1} << 31U; step > 0; step /= 2) {
+    if (taken(live + step) <= bytes) { live += step; }
   }
+  return rows_of_budget<P>(options, first, live);
 }
 
 }  // namespace kvcompress::detail

@@ -40,11 +40,11 @@ std::size_t sum_over_lanes(const Shape& shape, auto&& bytes) {
 template <class P>
 std::size_t lane_bytes(const Site& site, const PolicyOptions<P>& options, std::size_t rows) {
   const Shape& shape = site.shape;
-  using Eviction = typename Axes<P>::Eviction;
-  const std::size_t table = Eviction::decides == Decides::never ? 0 : sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
+  const std::size_t table =
+      needs<P>(options, site).decides == Decides::never ? 0 : sizeof(Position) * (renumbers<P>(options, site) ? 2 : 1);
   return store_bytes<P, typename Lane<P>::Keys>(site, options, shape.key_width(), rows) +
-         store_bytes<P, typename Lane<P>::Values>(site, options, shape.value_width(), rows) +
-         rows * (table + Eviction::row_bytes(options.eviction, shape)) + Axes<P>::Retrieval::bytes_for(options.retrieval, site, rows);
+         store_bytes<P, typename Lane<P>::Values>(site, options, shape.value_width(), rows) + rows * (table + row_bytes<P>(options, site)) +
+         Axes<P>::Retrieval::bytes_for(options.retrieval, site, rows);
 }
 
 /// Calls work(lanes, place) for every set of lanes whose stores S share memory; place(i) is the layer and head of the i-th.

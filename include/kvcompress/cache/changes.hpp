@@ -47,7 +47,7 @@ struct Changes {
       lane.index.reserve(rows);
     }
     for (RowTable& table : l.tables) {
-      if (Eviction::decides != Decides::never) { table.reserve(rows); }
+      if (may<P>.decides != Decides::never) { table.reserve(rows); }
     }
   }
   /// Commits what is open, unless the layer's prompt is; then calls add(layer), which may append `rows` rows from `position` on and cannot

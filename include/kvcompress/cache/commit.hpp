@@ -6,6 +6,7 @@
 #include <span>
 #include <type_traits>
 
+#include "kvcompress/cache/decide.hpp"
 #include "kvcompress/cache/encode.hpp"
 #include "kvcompress/cache/observe.hpp"
 #include "kvcompress/core/shared.hpp"
@@ -19,8 +20,7 @@ struct Commit {
   using Eviction = typename Axes<P>::Eviction;
   using Retrieval = typename Axes<P>::Retrieval;
   /// The eviction scores lane by lane, the storage encodes lanes together.
-  static constexpr bool decides_together =
-      Eviction::decides == Decides::once && Eviction::scope < storage_scope<typename Axes<P>::Storage>();
+  static constexpr bool decides_together = may<P>.decides == Decides::once && may<P>.agrees < storage_scope<typename Axes<P>::Storage>();
 
   const Shape& shape;
   const PolicyOptions<P>& options;
@@ -35,16 +35,18 @@ struct Commit {
   /// On copies: if it fails, they are good for nothing.
   void run(std::size_t layer, bool end_of_prompt) const {
     Layer<P>& l = layers[layer].write();
-    if constexpr (Eviction::observes == Observes::every_query) {
+    if constexpr (may_see_queries<P>) {
       for (Lane<P>& lane : l.lanes) { lane.count_pending(options.eviction); }
     }
-    if constexpr (Eviction::observes == Observes::last_prompt_queries) {
-      for (std::size_t head = 0; end_of_prompt && head < l.lanes.size(); ++head) { see_last<P>(shape, options, l, head, workspace); }
+    if constexpr (may_see_last<P>) {
+      for (std::size_t head = 0; end_of_prompt && head < l.lanes.size(); ++head) {
+        see_last<P>({layer, head, shape}, options, l, workspace);
+      }
     }
     drop_padding(l, end_of_prompt);
     if (!end_of_prompt || !decides_together) {
       start(l);
-      decide(l, end_of_prompt);
+      decide(l, layer, end_of_prompt);
       evict(l, end_of_prompt);
     }
     if (encodes(layer, end_of_prompt)) {
@@ -89,7 +91,7 @@ struct Commit {
     scratch.counted = false;
     start(l);
     count_seen(l);
-    decide(l, false);
+    decide(l, layer, false);
     Room all{true};
     for (std::size_t unit = 0; decides && unit < l.tables.size(); ++unit) {
       const Room room = l.make_room_to_evict(unit, l.drops(unit, scratch), rows, scratch);
@@ -126,7 +128,7 @@ struct Commit {
   }
 
  private:
-  static constexpr bool decides = Eviction::decides != Decides::never;
+  static constexpr bool decides = may<P>.decides != Decides::never;
   static constexpr bool in_groups = storage_scope<typename Axes<P>::Storage>() == Scope::group;
 
   [[nodiscard]] std::size_t first_of(std::size_t layer) const { return in_groups ? layers_with<P>(options, shape, layer).first : layer; }
@@ -170,7 +172,7 @@ struct Commit {
   }
   /// Counts the observations that were kept back.
   void count_seen(Layer<P>& l) const {
-    if constexpr (Eviction::observes == Observes::every_query) {
+    if constexpr (may_see_queries<P>) {
       bool any = false;
       for (const Lane<P>& lane : l.lanes) { any = any || lane.pending.size() > 0; }
       if (!any) { return; }
@@ -195,7 +197,7 @@ struct Commit {
   /// Evicts what is decided for all of these layers together, indexes the rows that stay, and encodes those that are due.
   void encode(std::span<Layer<P>* const> together, std::size_t first, bool end_of_prompt) const {
     if constexpr (decides_together) {
-      if (end_of_prompt) { evict_together(together); }
+      if (end_of_prompt) { evict_together(together, first); }
     }
     for (std::size_t l = 0; l < together.size(); ++l) {
       if constexpr (may_retrieve<P>) {
@@ -224,27 +226,14 @@ struct Commit {
     }
   }
   /// Marks in scratch.drop the rows of all units that go.
-  void decide(Layer<P>& l, bool end_of_prompt) const {
-    if constexpr (decides) {
-      for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
-        Selection selection{l.tables[unit], end_of_prompt,          l.prompt_tokens, l.budget,
-                            scratch.order,  l.drops(unit, scratch), l.most_decoded};
-        Eviction::select(options.eviction, l.unit(unit).front().state, selection);
-      }
-    }
+  void decide(Layer<P>& l, std::size_t layer, bool end_of_prompt) const {
+    if constexpr (decides) { decision(end_of_prompt).run(l, layer); }
   }
+  [[nodiscard]] Decision<P> decision(bool end_of_prompt) const { return {shape, options, workspace.rotation, scratch, end_of_prompt}; }
   /// Lanes that the storage encodes together keep the same rows: their scores are added and decided upon once.
-  void evict_together(std::span<Layer<P>* const> together) const requires(decides_together) {
-    const Layer<P>& first = *together.front();
-    const RowTable& rows = first.tables.front();
-    auto sums = Eviction::sums(options.eviction, memory);
-    sums.resize(rows.rows());
-    for (const Layer<P>* l : together) {
-      for (const Lane<P>& lane : l->lanes) { Eviction::add(options.eviction, sums, lane.state); }
-    }
-    scratch.start(rows.rows(), rows.rows());
-    Selection selection{rows, true, first.prompt_tokens, first.budget, scratch.order, scratch.drop, first.most_decoded};
-    Eviction::select(options.eviction, sums, selection);
+  void evict_together(std::span<Layer<P>* const> together, std::size_t first) const requires(decides_together) {
+    const RowTable& rows = together.front()->tables.front();
+    decision(true).run(together, first);
     for (Layer<P>* l : together) {
       if (l->tables.front().rows() != rows.rows()) { continue; }
       l->tables.front().prepare_to_kill(scratch.order);

@@ -26,10 +26,10 @@ struct SeenByLane {
 template <class P>
 struct CommitScratch {
   explicit CommitScratch(const Memory& memory)
-      : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)),
-        seen(Allocator<typename Lane<P>::State>(memory)), keys(Allocator<typename Lane<P>::Keys*>(memory)),
-        values(Allocator<typename Lane<P>::Values*>(memory)), reads(Allocator<Reads>(memory)), layers(Allocator<Layer<P>*>(memory)),
-        before(Allocator<SeenByLane<P>>(memory)) {}
+      : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)), decision(memory),
+        views(Allocator<LaneView>(memory)), sets(Allocator<RowSet>(memory)), seen(Allocator<typename Lane<P>::State>(memory)),
+        keys(Allocator<typename Lane<P>::Keys*>(memory)), values(Allocator<typename Lane<P>::Values*>(memory)),
+        reads(Allocator<Reads>(memory)), layers(Allocator<Layer<P>*>(memory)), before(Allocator<SeenByLane<P>>(memory)) {}
 
   /// One flag per row of all units, all 0; room for the rows of the longest of them in `order`.
   void start(std::size_t all_rows, std::size_t longest) {
@@ -40,10 +40,13 @@ struct CommitScratch {
     grow(order, longest);
     drop.assign(all_rows, 0);
   }
-  /// For layers of so many units.
-  void reserve(std::size_t units, std::size_t row_count) {
+  /// For layers of so many units and lanes.
+  void reserve(std::size_t units, std::size_t lanes, std::size_t row_count) {
+    views.reserve(lanes);
     drop.reserve(units * row_count);
     order.reserve(row_count);
+    sets.reserve(units);
+    if constexpr (!std::is_same_v<typename Lane<P>::State, NoState>) { decision.reserve(units, units * row_count); }
   }
   /// Room to name all stores of `lanes` lanes.
   void reserve_members(std::size_t lanes) {
@@ -58,11 +61,15 @@ struct CommitScratch {
     if (rows.capacity() > std::size_t{128} * 256) { Vector<float>(rows.get_allocator()).swap(rows); }
     if (order.capacity() > 64) { Vector<Position>(order.get_allocator()).swap(order); }
     if (drop.capacity() > 64) { Vector<unsigned char>(drop.get_allocator()).swap(drop); }
+    decision.shrink();
   }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::scratch, rows);
     report.add(&MemoryReport::scratch, order);
     report.add(&MemoryReport::scratch, drop);
+    decision.account(report);
+    report.add(&MemoryReport::scratch, views);
+    report.add(&MemoryReport::scratch, sets);
     MemoryReport states;
     for (const auto& state : seen) { state.account(states); }
     report.scratch += states.total() + seen.capacity() * sizeof(seen[0]);
@@ -81,7 +88,10 @@ struct CommitScratch {
 
   Vector<float> rows;
   Vector<Position> order;
-  Vector<unsigned char> drop;            // (rows of all units of a layer)
+  Vector<unsigned char> drop;  // (rows of all units of a layer)
+  DecisionScratch decision;
+  Vector<LaneView> views;  // lanes that are decided over
+  Vector<RowSet> sets;
   Vector<typename Lane<P>::State> seen;  // (lanes) states before the observations that a commit counts
   bool counted = false;                  // it has, and may have to take that back
   Vector<typename Lane<P>::Keys*> keys;  // members that encode together

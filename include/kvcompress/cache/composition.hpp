@@ -25,7 +25,9 @@ struct Rules {
   static constexpr bool encoded_together(Decides decides, Scope decides_for, Scope encodes) noexcept {
     return decides != Decides::every_commit || decides_for >= encodes;
   }
-  static constexpr bool observes_all(Observes observes, bool retrieves) noexcept { return observes != Observes::every_query || !retrieves; }
+  static constexpr bool observes_all(Observes observes, bool retrieves) noexcept {
+    return !retrieves || (observes != Observes::every_query && observes != Observes::last_queries);
+  }
   static constexpr bool fetched(bool needs_retrieval, bool retrieves) noexcept { return !needs_retrieval || retrieves; }
 
   static constexpr std::string_view encoded_together_sentence = KVCOMPRESS_RULE_ENCODED_TOGETHER;
@@ -48,20 +50,12 @@ struct Composition {
   using Storage = typename Axes<P>::Storage;
   using Retrieval = typename Axes<P>::Retrieval;
   static constexpr bool needs_retrieval = requires { Storage::needs_retrieval; };
-  static_assert(Eviction::observes == Observes::nothing || ObservesAttention<Eviction>,
+  static_assert(may<P>.observes == Observes::nothing || ObservesAttention<Eviction>,
                 "kvcompress::KVCache<P>: the eviction of P says that it observes attention, so it must model "
                 "kvcompress::ObservesAttention: provide observe(options, state, head, probabilities)");
-  static_assert(Rules::encoded_together(Eviction::decides, Eviction::scope, storage_scope<Storage>()),
+  static_assert(Rules::encoded_together(may<P>.decides, may<P>.agrees, storage_scope<Storage>()),
                 "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_ENCODED_TOGETHER);
-  static_assert(
-      !Commit<P>::decides_together ||
-          requires(typename Eviction::State state, const PolicyOptions<P> options, const Memory memory) {
-            { Eviction::sums(options.eviction, memory) } -> std::same_as<typename Eviction::State>;
-            Eviction::add(options.eviction, state, state);
-          },
-      "kvcompress::KVCache<P>: the storage of P encodes lanes together and the eviction of P scores them one by one, so it must say how "
-      "scores are added: provide sums(options, memory) and add(options, sums, lane)");
-  static_assert(Rules::observes_all(Eviction::observes, must_retrieve<P>), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_OBSERVES_ALL);
+  static_assert(Rules::observes_all(may<P>.observes, must_retrieve<P>), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_OBSERVES_ALL);
   static_assert(Rules::fetched(needs_retrieval, may_retrieve<P>), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_FETCHED);
 
   static constexpr bool works = true;
@@ -70,16 +64,15 @@ struct Composition {
 /// Raises an Error unless the parts of every lane go together: what types do not say, or only options.
 template <class P>
 void check_lanes(const Shape& shape, const PolicyOptions<P>& options) {
-  using Eviction = typename Axes<P>::Eviction;
   using Retrieval = typename Axes<P>::Retrieval;
   for_lanes(shape, [&](const Site& site) {
     const bool chooses = retrieves<P>(options, site);
-    require(Rules::observes_all(Eviction::observes, chooses), ErrorCode::option, Eviction::name, " with ", retrieval_name<P>(options, site),
-            ": ", Rules::observes_all_sentence);
+    require(Rules::observes_all(needs<P>(options, site).observes, chooses), ErrorCode::option, eviction_name<P>(options, site), " with ",
+            retrieval_name<P>(options, site), ": ", Rules::observes_all_sentence);
     require(Rules::fetched(Composition<P>::needs_retrieval, chooses), ErrorCode::option, retrieval_name<P>(options, site), ": ",
             Rules::fetched_sentence);
-    require(!Eviction::renumbers(options.eviction) || Retrieval::renumbers(options.retrieval, site), ErrorCode::option, Eviction::name,
-            ": in_cache_positions is true, must be false with ", retrieval_name<P>(options, site),
+    require(!renumbers<P>(options, site) || Retrieval::renumbers(options.retrieval, site), ErrorCode::option,
+            eviction_name<P>(options, site), ": in_cache_positions is true, must be false with ", retrieval_name<P>(options, site),
             ", whose index is made at the original positions");
   });
 }

@@ -159,6 +159,8 @@ void describe(const Shape& shape, const PolicyOptions<P>& options, auto& archive
   using Storage = typename Axes<P>::Storage;
   const Facts fact(archive, "policy.");
   fact("eviction", Axes<P>::Eviction::name);
+  const Facts of_eviction(archive, "policy.eviction.");
+  if constexpr (requires { Axes<P>::Eviction::describe(of_eviction); }) { Axes<P>::Eviction::describe(of_eviction); }
   describe_retrieval<typename Axes<P>::Retrieval>(options.retrieval, archive);
   Storage::Keys::describe(Facts(archive, "policy.keys."));
   Storage::Values::describe(Facts(archive, "policy.values."));

@@ -7,6 +7,7 @@
 #include <span>
 #include <type_traits>
 
+#include "kvcompress/cache/needs.hpp"
 #include "kvcompress/cache/observation.hpp"
 #include "kvcompress/cache/retrieves.hpp"
 #include "kvcompress/concepts.hpp"
@@ -16,8 +17,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// Whether a policy may want to know, in some lane, what queries see of the rows: see Lane::notes_queries.
 template <class P>
-inline constexpr bool may_note_queries =
-    Axes<P>::Eviction::decides != Decides::never || Axes<P>::Eviction::observes != Observes::nothing || may_retrieve<P>;
+inline constexpr bool may_note_queries = may<P>.decides != Decides::never || may<P>.observes != Observes::nothing || may_retrieve<P>;
 
 /// One KV head of one layer.
 template <class P>
@@ -30,8 +30,8 @@ struct Lane {
 
   Lane(const Site& site, const PolicyOptions<P>& options, const Memory& memory)
       : keys(options.storage, site.shape.key_width(), memory), values(options.storage, site.shape.value_width(), memory),
-        state(Eviction::state(options.eviction, site.shape, memory)), index(Retrieval::state(options.retrieval, site, memory)),
-        last(memory), pending(memory) {}
+        state(Eviction::state(options.eviction, site, memory)), index(Retrieval::state(options.retrieval, site, memory)), last(memory),
+        pending(memory) {}
   /// Under an eviction memory of recent rows stays with the stores, under a budget in bytes that of the rows that it allows.
   void keep_memory(const MostRows& most) noexcept {
     const auto keep = [&](auto& store) {
@@ -66,7 +66,8 @@ struct Lane {
   /// Whether the policy wants to know what queries see of the rows: which are padding (what chooses among rows must not choose them), and that
   /// it was shown queries at all.
   [[nodiscard]] bool notes_queries() const noexcept {
-    return Eviction::decides != Decides::never || Eviction::observes != Observes::nothing || retrieves<P>(index);
+    const Needs wanted = needs<P>(state);
+    return wanted.decides != Decides::never || wanted.observes != Observes::nothing || retrieves<P>(index);
   }
   /// Rows before this one are encoded in one store or the other and keep their place.
   [[nodiscard]] std::size_t settled() const noexcept { return std::max(keys.settled(), value_store().settled()); }

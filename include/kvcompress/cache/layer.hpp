@@ -45,15 +45,15 @@ struct Layer {
   using Eviction = typename Axes<P>::Eviction;
   using Keys = typename Lane<P>::Keys;
   using Values = typename Lane<P>::Values;
-  static constexpr bool per_lane = Eviction::scope == Scope::lane && storage_scope<typename Axes<P>::Storage>() == Scope::lane;
+  static constexpr bool per_lane = may<P>.agrees == Scope::lane && storage_scope<typename Axes<P>::Storage>() == Scope::lane;
 
   /// `most`: rows of a lane under a budget in bytes; all 0 without one.
   Layer(const Shape& shape, std::size_t layer, const PolicyOptions<P>& options, const MostRows& most, const Memory& memory)
-      : lanes(Allocator<Lane<P>>(memory)), tables(Allocator<RowTable>(memory)) {
+      : lanes(Allocator<Lane<P>>(memory)), tables(Allocator<RowTable>(memory)), budgets(Allocator<std::size_t>(memory)) {
     lanes.reserve(shape.kv_heads);
     for (std::size_t head = 0; head < shape.kv_heads; ++head) {
       lanes.emplace_back(Site{layer, head, shape}, options, memory);
-      if (Eviction::decides != Decides::never) { lanes.back().keep_memory(most); }
+      if (may<P>.decides != Decides::never) { lanes.back().keep_memory(most); }
     }
     if (most.live > 0) {
       most_dead = most.dead;
@@ -62,7 +62,8 @@ struct Layer {
     }
     const std::size_t count = per_lane ? shape.kv_heads : 1;
     tables.reserve(count);
-    for (std::size_t unit = 0; unit < count; ++unit) { tables.emplace_back(Eviction::renumbers(options.eviction), memory); }
+    for (std::size_t unit = 0; unit < count; ++unit) { tables.emplace_back(renumbers<P>(options, {layer, unit, shape}), memory); }
+    budgets.resize(count);
   }
 
   [[nodiscard]] const RowTable& table(std::size_t head) const noexcept { return tables[per_lane ? head : 0]; }
@@ -235,7 +236,7 @@ struct Layer {
     require(appended == other.appended, ErrorCode::position, "end_prompt(layer = ", number,
             "): its rows came at other positions than those of layer ", other_number,
             ", which is encoded together with it: they must be appended alike");
-    require(Eviction::decides == Decides::never || start() == other.start(), ErrorCode::input, "end_prompt(layer = ", number,
+    require(may<P>.decides == Decides::never || start() == other.start(), ErrorCode::input, "end_prompt(layer = ", number,
             "): its queries see nothing before position ", start(), ", must be that of layer ", other_number,
             ", which is encoded together with it: ", other.start());
   }
@@ -307,6 +308,7 @@ struct Layer {
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::indices, lanes);
     report.add(&MemoryReport::indices, tables);
+    report.add(&MemoryReport::indices, budgets);
     for (const Lane<P>& lane : lanes) { lane.account(report); }
     for (const RowTable& table : tables) { table.account(report); }
   }
@@ -319,7 +321,7 @@ struct Layer {
   bool in_prompt = true;                                 // until end_prompt, and again from begin_prompt on
   bool waiting = false;                                  // its prompt has ended, that of a layer that it is encoded together with has not
   std::size_t prompt_tokens = 0;                         // tokens up to the last end_prompt
-  std::size_t budget = 0;                                // the eviction's budget in rows, known from the first end_prompt on
+  Vector<std::size_t> budgets;                           // the eviction's budget in rows of each unit, known from the first end_prompt on
   std::uint64_t appended = 0;                            // tells which positions came, where layers are encoded together
   std::size_t most_dead = static_cast<std::size_t>(-1);  // rows that may lie dead among the encoded ones; never more than live there
   std::size_t most_decoded = static_cast<std::size_t>(-1);  // rows decoded after the prompt
@@ -345,7 +347,7 @@ struct Layer {
   }
   /// Rows of padding at the front, where nothing has evicted them.
   [[nodiscard]] std::size_t padding_in_place() const noexcept {
-    if (Eviction::decides != Decides::never) { return 0; }
+    if (may<P>.decides != Decides::never) { return 0; }
     const RowTable& table = tables.front();
     const Position first = start();
     std::size_t row = table.positions().empty() ? std::min<std::size_t>(first, table.rows()) : 0;

@@ -10,6 +10,7 @@
 
 #include "kvcompress/attention/attend.hpp"
 #include "kvcompress/cache/layer.hpp"
+#include "kvcompress/cache/needs.hpp"
 #include "kvcompress/cache/queries.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
@@ -17,11 +18,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 /// How many of the last queries of a prompt the policy wants to see at its end, in the lane at `site`.
 template <class P>
 std::size_t query_window(const PolicyOptions<P>& options, const Site& site) {
-  std::size_t window = Axes<P>::Retrieval::wants_last_query(options.retrieval, site) ? 1 : 0;
-  if constexpr (Axes<P>::Eviction::observes == Observes::last_prompt_queries) {
-    window = std::max(window, Axes<P>::Eviction::window(options.eviction));
-  }
-  return window;
+  return std::max<std::size_t>(Axes<P>::Retrieval::wants_last_query(options.retrieval, site) ? 1 : 0, window_of<P>(options, site));
 }
 
 /// Keeps queries that may turn out to be the last of a prompt.
@@ -52,26 +49,28 @@ void record(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer
 
 /// Afterwards `tokens` queries of a head are attended (or only observed) without taking memory, unless rows must be chosen and fetched.
 template <class P>
-void make_room_to_observe(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t number, std::size_t head,
-                          std::size_t tokens, const AttendOptions& attended, bool outputs, Workspace& ws) {
-  Lane<P>& lane = layer.lanes[head];
-  const RowTable& table = layer.table(head);
-  const std::size_t window = query_window<P>(options, {number, head, shape});
+void make_room_to_observe(const Site& site, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t tokens,
+                          const AttendOptions& attended, bool outputs, Workspace& ws) {
+  const Shape& shape = site.shape;
+  Lane<P>& lane = layer.lanes[site.kv_head];
+  const RowTable& table = layer.table(site.kv_head);
+  const std::size_t window = query_window<P>(options, site);
   ws.positions.reserve(tokens);
   ws.limits.reserve(tokens);
-  if constexpr (Axes<P>::Eviction::observes == Observes::every_query) {
-    const auto* values = &lane.value_store();
-    LaneAttention(shape, lane.keys, outputs ? values : nullptr, table, attended).make_room(tokens, true, ws);
-    lane.pending.make_room(revocable<P>(shape, options, layer, lane.pending.size(), tokens), table.rows());
-  } else if (window > 0) {
-    lane.last.make_room(tokens, window, shape.group() * shape.key_width());
+  if constexpr (may_see_queries<P>) {
+    if (sees_queries<P>(options, site, layer.in_prompt)) {
+      const auto* values = &lane.value_store();
+      LaneAttention(shape, lane.keys, outputs ? values : nullptr, table, attended).make_room(tokens, true, ws);
+      lane.pending.make_room(revocable<P>(shape, options, layer, lane.pending.size(), tokens), table.rows());
+    }
   }
+  if (window > 0) { lane.last.make_room(tokens, window, shape.group() * shape.key_width()); }
 }
 
 /// Computes the probabilities of the queries at ws.positions over the lane's rows, without outputs, and shows them to the eviction.
 /// `log_sum_exp` (or null): known from elsewhere, (tokens, query heads), the lane's first one at the front; says which one cannot be.
 template <class P>
-TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, auto&& load,
+TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, bool last_of_prompt, auto&& load,
               const AttendOptions& attended, const float* log_sum_exp, Workspace& ws) {
   using Eviction = typename Lane<P>::Eviction;
   Lane<P>& lane = layer.lanes[head];
@@ -85,10 +84,10 @@ TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
   }
   const LaneAttention<typename Lane<P>::Keys, typename Lane<P>::Values> attention(shape, lane.keys, nullptr, table, attended);
   const auto show = [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
-    if constexpr (Eviction::observes == Observes::every_query) {
-      record<P>(shape, options, layer, head, ws.positions[t], h, probabilities);
-    } else {
+    if (last_of_prompt) {
       Eviction::observe(options.eviction, lane.state, h, probabilities);
+    } else {
+      record<P>(shape, options, layer, head, ws.positions[t], h, probabilities);
     }
   };
   if (log_sum_exp != nullptr) {
@@ -150,14 +149,18 @@ class Seen {
 
 /// The same for the last queries of a prompt that has ended.
 template <class P>
-void see_last(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, Workspace& ws) {
+void see_last(const Site& site, const PolicyOptions<P>& options, Layer<P>& layer, Workspace& ws) {
+  const Shape& shape = site.shape;
+  const std::size_t head = site.kv_head;
+  const std::size_t window = window_of<P>(options, site);
+  if (window == 0) { return; }
   const LastQueries& last = layer.lanes[head].last;
-  const std::size_t count = std::min(last.positions().size(), Lane<P>::Eviction::window(options.eviction));
+  const std::size_t count = std::min(last.positions().size(), window);
   const std::size_t skipped = last.positions().size() - count;
   ws.positions.assign(last.positions().begin() + static_cast<std::ptrdiff_t>(skipped), last.positions().end());
   Lane<P>::Eviction::start(options.eviction, layer.lanes[head].state);
   static_cast<void>(see<P>(
-      shape, options, layer, head,
+      shape, options, layer, head, true,
       [&](std::size_t token, std::size_t h, float* row) {
     std::copy_n(last.query(skipped + token, shape.group() * shape.key_width()) + h * shape.key_width(), shape.key_width(), row);
       },

@@ -46,7 +46,6 @@ struct Persistence {
     Reader reader(source, checksum, cache.memory_);
     KVCache<P> loaded(cache.shape_, cache.options_, cache.memory_);
     Persistence{cache.shape_, cache.options_}.run(reader, [&](std::size_t layer) -> Layer<P>& { return loaded.writable(layer); });
-    for (std::size_t layer = 0; layer < cache.shape_.layers; ++layer) { loaded.settle_budget(loaded.writable(layer)); }
     if (cache.reserved_ > 0) { loaded.reserve(cache.reserved_); }
     cache = std::move(loaded);
   }
@@ -76,6 +75,10 @@ struct Persistence {
     archive.number(layer.waiting);
     archive.number(layer.prompt_tokens);
     archive.number(layer.appended);
+    for (auto& budget : layer.budgets) {
+      archive.number(budget);
+      archive.check(budget <= most_rows, "its budget is more than any cache can hold");
+    }
     archive.check(layer.committed <= layer.next && layer.prompt_tokens <= layer.next, "its phase contradicts its tokens");
     for (auto& table : layer.tables) {
       RowTable::persist(table, archive, layer.next);

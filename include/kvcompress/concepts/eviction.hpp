@@ -11,7 +11,7 @@
 #include "kvcompress/core/memory.hpp"
 #include "kvcompress/core/shape.hpp"
 #include "kvcompress/core/site.hpp"
-#include "kvcompress/eviction/selection.hpp"
+#include "kvcompress/eviction/row_set.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -21,35 +21,47 @@ enum class Decides { never, once, every_commit };
 /// Which attention probabilities an eviction needs to see.
 enum class Observes {
   nothing,
-  every_query,         ///< those of every query, as attend computes them
-  last_prompt_queries  ///< those of the last `window(options)` queries of a prompt, computed at its end
+  every_query,          ///< those of every query, as attend computes them
+  last_prompt_queries,  ///< those of the last `window(options)` queries of a prompt, computed at its end
+  last_queries,         ///< the same of a prompt, and those of every query that comes later
+  as_options_say        ///< for an eviction that is chosen at run time (see Needs)
 };
 
-/// Decides which rows of a full lane go. Static functions over an Options value and a State that the cache owns per lane:
+/// What an eviction needs of the cache. `may` is the most that any options need, so that the rest costs nothing; where that depends on options,
+/// the eviction also has needs(options).
+struct Needs {
+  Decides decides = Decides::every_commit;
+  Observes observes = Observes::nothing;
+  Scope agrees = Scope::lane;  ///< lanes that keep the same rows; group: by positions alone, so that all of them do
+};
+
+/// Decides which rows go. Static functions over an Options value and a State that the cache owns per lane:
 ///
-/// validate(options, shape): raises an Error for bad options.   renumbers(options): attention uses in-cache positions.
-/// state(options, shape, memory): the State of one lane.        row_bytes(options, shape): what it takes for one row.
-/// select(options, state, selection): sets selection.drop.
+/// may: see Needs.                                              renumbers(options): attention uses in-cache positions.
+/// validate(options, shape): raises an Error for bad options.   row_bytes(options, shape): what a State takes for one row.
+/// state(options, site, memory): the State of one lane.
+/// select(options, sets, moment): marks the rows that go, in every set of a layer; a set is what keeps the same rows, of a storage that encodes
+///   layers together all of these.
 template <class E>
 concept Eviction = std::semiregular<typename E::Options> && RowState<typename E::State> &&
-    requires(const typename E::Options options, const Shape& shape, const Memory& memory, typename E::State state, Selection& selection) {
+    requires(const typename E::Options options, const Shape& shape, const Site& site, const Memory& memory, std::span<RowSet> sets,
+             const Moment& moment) {
   { E::name } -> std::convertible_to<std::string_view>;
-  { E::scope } -> std::convertible_to<Scope>;
-  { E::decides } -> std::convertible_to<Decides>;
-  { E::observes } -> std::convertible_to<Observes>;
+  { E::may } -> std::convertible_to<Needs>;
   E::validate(options, shape);
   { E::renumbers(options) } -> std::same_as<bool>;
   { E::row_bytes(options, shape) } -> std::same_as<std::size_t>;
-  { E::state(options, shape, memory) } -> std::same_as<typename E::State>;
-  E::select(options, state, selection);
+  { E::state(options, site, memory) } -> std::same_as<typename E::State>;
+  E::select(options, sets, moment);
 };
 
 /// An eviction that sees attention: observe(options, state, head, probabilities) gets one query's probabilities over all rows of the
-/// lane (0 for rows it may not see); `head` counts the query heads of the KV head. Queries come in text order, heads ascending.
+/// lane (0 for rows it may not see); `head` counts the query heads of the KV head. Queries come in text order, heads ascending. One that
+/// sees the last queries of a prompt has window(options), their number, and start(options, state), called before they are shown.
 template <class E>
 concept ObservesAttention = Eviction<E> &&
-                            E::observes != Observes::nothing&& requires(const typename E::Options options, typename E::State& state,
-                                                                        std::span<const float> probabilities) {
+                            E::may.observes != Observes::nothing&& requires(const typename E::Options options, typename E::State& state,
+                                                                            std::span<const float> probabilities) {
   E::observe(options, state, std::size_t{}, probabilities);
 };
 
@@ -60,7 +72,7 @@ concept ObservesRows = Eviction<E> &&
   E::observe_row(options, state, std::size_t{}, key, value);
 };
 
-/// An eviction that bounds the rows of a lane by a Budget named `budget`. Where that is bytes, Selection::budget is what fits in them, at any
+/// An eviction that bounds the rows of a lane by a Budget named `budget`. Where that is bytes, RowSet::budget is what fits in them, at any
 /// time, decoded rows included. It may have decoded_rows(options, budget), how many of these it leaves to decoded rows, and
 /// least_rows(options), the smallest budget that it works with.
 template <class E>

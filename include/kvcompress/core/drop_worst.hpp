@@ -12,16 +12,16 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
-/// Sets drop[row] for the `count` rows, at least 1, with the smallest score(row), a float, among those at positions before `first_recent`; of
-/// equal ones the newest. Sorts the scores as whole numbers, one behind the other, and not rows by their scores: those of a million rows lie in
+/// Sets drop[row] for the `count` rows, at least 1, with the smallest score(row), a float, among those at positions [first, end); of equal
+/// ones the newest. Sorts the scores as whole numbers, one behind the other, and not rows by their scores: those of a million rows lie in
 /// no cache.
-inline void drop_worst(const RowTable& rows, std::size_t count, Position first_recent, auto&& score, Vector<Position>& order,
+inline void drop_worst(const RowTable& rows, std::size_t count, Position first, Position end, auto&& score, Vector<Position>& order,
                        std::span<unsigned char> drop) {
   const auto key = [&](std::size_t row) {
     const auto bits = std::bit_cast<std::uint32_t>(score(row) + 0.0F);  // -0 is 0
     return bits ^ ((bits >> 31U) != 0 ? 0xFFFF'FFFFU : 0x8000'0000U);
   };
-  const auto may_go = [&](std::size_t row) { return rows.position(row) < first_recent; };  // no_position, of dead rows, is the largest
+  const auto may_go = [&](std::size_t row) { return rows.position(row) >= first && rows.position(row) < end; };
   order.clear();
   for (std::size_t r = 0; r < rows.rows(); ++r) {
     if (may_go(r)) { order.push_back(key(r)); }

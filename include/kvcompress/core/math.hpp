@@ -14,6 +14,7 @@ inline float tanh(float x) noexcept { return __builtin_tanhf(x); }
 inline float abs(float x) noexcept { return __builtin_fabsf(x); }
 /// To the nearest integer, halves to even (the default rounding mode).
 inline float round_half_even(float x) noexcept { return __builtin_nearbyintf(x); }
+inline double round_half_even(double x) noexcept { return __builtin_nearbyint(x); }
 /// a * b + c, rounded once.
 inline float fma(float a, float b, float c) noexcept { return __builtin_fmaf(a, b, c); }
 inline double pow(double x, double y) noexcept { return __builtin_pow(x, y); }

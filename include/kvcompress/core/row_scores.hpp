@@ -39,20 +39,11 @@ class RowScores {
     return result;
   }
 
-  /// Calls use(score) with score(row) the largest score of a row, read as directly as may be.
-  void with_largest(auto&& use) const {
-    if (columns_ == 1 && !summing_) {
-      use([scores = scores_.data()](std::size_t row) { return scores[row]; });
-    } else {
-      use([this](std::size_t row) { return largest(row); });
-    }
-  }
-
-  /// Adds the largest score of each row of `other` to column 0.
-  void add_largest(const RowScores& other) noexcept {
-    visit([&](auto& numbers) {
-      for (std::size_t r = 0; r < numbers.size() / columns_; ++r) { numbers[r * columns_] += other.largest(r); }
-    });
+  /// The largest score of every row: written to `out`, one per row, or where they lie already.
+  [[nodiscard]] std::span<const float> largest_of_each(std::span<float> out) const noexcept {
+    if (columns_ == 1 && !summing_) { return scores_; }
+    for (std::size_t r = 0; r < out.size(); ++r) { out[r] = largest(r); }
+    return out;
   }
   /// All scores become 0.
   void forget() noexcept {
@@ -94,7 +85,6 @@ class RowScores {
     archive.check(self.sums_.size() == (self.summing_ ? numbers : 0) && self.scores_.size() == (self.summing_ ? 0 : numbers),
                   "the scores are not those of its rows");
   }
-  [[nodiscard]] const Allocator<float> allocator() const noexcept { return scores_.get_allocator(); }
 
  private:
   [[nodiscard]] std::ptrdiff_t at(std::size_t row) const noexcept { return static_cast<std::ptrdiff_t>(row * columns_); }

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "kvcompress/eviction/budget.hpp"
-#include "kvcompress/eviction/scored.hpp"
+#include "kvcompress/eviction/evict.hpp"
+#include "kvcompress/eviction/scorers/accumulated_attention.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -17,9 +17,8 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// Cost: column sums of the probabilities in attend; O(budget) per lane and commit; 8 bytes per row and lane (max: 4 + 4 * group).
 /// Loses: rows nobody attended to yet, for good. In-cache positions rotate the query once per run of neighbours, up to once per row.
 /// A later end_prompt evicts like any commit.
-struct HeavyHitters : AttentionScoredEviction {
+struct HeavyHitters : AttentionScoredRows {
   static constexpr std::string_view name = "heavy_hitters";
-  static constexpr Observes observes = Observes::every_query;
 
   struct Options {
     Budget budget = 2048;                   ///< rows that stay, recent ones included
@@ -43,9 +42,9 @@ struct HeavyHitters : AttentionScoredEviction {
   }
   static bool renumbers(const Options& options) noexcept { return options.in_cache_positions; }
 
-  static void select(const Options& options, State& state, Selection& selection) {
-    const std::size_t recent = options.recent != 0 ? options.recent : std::max<std::size_t>(1, selection.budget / 2);
-    state.with_largest([&](auto&& score) { selection.keep_best(selection.budget, std::min(recent, selection.budget), score); });
+  static void select(const Options& options, std::span<RowSet> sets, const Moment& moment) {
+    detail::Deciding<AccumulatedAttention, Uniform, Best>{{options.reduction}, {}, {}, options.budget, 0, options.recent, 1, 0}.select(
+        sets, moment);
   }
 };
 

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "kvcompress/eviction/keep_all.hpp"
+#include "kvcompress/concepts/eviction.hpp"
+#include "kvcompress/core/no_state.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -16,9 +17,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// A later end_prompt trims like any commit.
 struct SinkWindow {
   static constexpr std::string_view name = "sink_window";
-  static constexpr Scope scope = Scope::group;
-  static constexpr Decides decides = Decides::every_commit;
-  static constexpr Observes observes = Observes::nothing;
+  static constexpr Needs may{.agrees = Scope::group};
 
   struct Options {
     std::size_t sinks = 4;           ///< first rows, 0 or more
@@ -39,15 +38,17 @@ struct SinkWindow {
   }
   static bool renumbers(const Options& options) noexcept { return options.in_cache_positions; }
   static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
-  static State state(const Options&, const Shape&, const Memory&) noexcept { return {}; }
+  static State state(const Options&, const Site&, const Memory&) noexcept { return {}; }
 
-  static void select(const Options& options, State&, Selection& selection) {
-    if (selection.rows.live() <= options.sinks + options.window) { return; }
-    const Position first_gone = selection.oldest(options.sinks);
-    const Position first_kept = selection.newest(options.window - 1);
-    for (std::size_t r = 0; r < selection.rows.rows(); ++r) {
-      const Position p = selection.rows.position(r);
-      selection.drop[r] = p >= first_gone && p < first_kept ? 1 : 0;
+  static void select(const Options& options, std::span<RowSet> sets, const Moment&) {
+    for (RowSet& set : sets) {
+      if (set.rows.live() <= options.sinks + options.window) { continue; }
+      const Position first_gone = set.oldest(options.sinks);
+      const Position first_kept = set.newest(options.window - 1);
+      for (std::size_t r = 0; r < set.rows.rows(); ++r) {
+        const Position p = set.rows.position(r);
+        set.drop[r] = p >= first_gone && p < first_kept ? 1 : 0;
+      }
     }
   }
 };

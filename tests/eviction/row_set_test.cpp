@@ -1,4 +1,4 @@
-// tests/eviction/selection_test.cpp - Selection::keep_best against the definition: scores of any type, ties, infinities.
+// tests/eviction/row_set_test.cpp - RowSet::keep_best against the definition: scores of any type, ties, infinities.
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <random>
 #include <vector>
 
-#include "kvcompress/concepts.hpp"
+#include "kvcompress/eviction/row_set.hpp"
 
 namespace {
 
@@ -16,7 +16,7 @@ using namespace kvcompress;
 /// Which rows keep_best drops.
 template <class Score>
 std::vector<std::size_t> dropped(const std::vector<Position>& positions, const std::vector<Score>& scores, std::size_t keep,
-                                 std::size_t recent) {
+                                 const Protected& stay) {
   RowTable table(false, {});
   for (const Position p : positions) {
     table.make_room(1, p);
@@ -24,8 +24,8 @@ std::vector<std::size_t> dropped(const std::vector<Position>& positions, const s
   }
   Vector<Position> order;
   std::vector<unsigned char> drop(positions.size());
-  Selection selection{.rows = table, .end_of_prompt = false, .prompt_tokens = 0, .budget = keep, .order = order, .drop = drop};
-  selection.keep_best(keep, recent, [&](std::size_t row) { return scores[row]; });
+  RowSet set{.rows = table, .lanes = {}, .budget = keep, .drop = drop, .order = order};
+  set.keep_best(keep, stay, [&](std::size_t row) { return scores[row]; });
   std::vector<std::size_t> rows;
   for (std::size_t r = 0; r < drop.size(); ++r) {
     if (drop[r] != 0) { rows.push_back(r); }
@@ -36,9 +36,9 @@ std::vector<std::size_t> dropped(const std::vector<Position>& positions, const s
 /// The same by sorting.
 template <class Score>
 std::vector<std::size_t> expected(const std::vector<Position>& positions, const std::vector<Score>& scores, std::size_t keep,
-                                  std::size_t recent) {
-  std::vector<std::size_t> rows(positions.size() - recent);  // positions ascend
-  for (std::size_t r = 0; r < rows.size(); ++r) { rows[r] = r; }
+                                  const Protected& stay) {
+  std::vector<std::size_t> rows(positions.size() - stay.recent - stay.sinks);  // positions ascend
+  for (std::size_t r = 0; r < rows.size(); ++r) { rows[r] = stay.sinks + r; }
   std::sort(rows.begin(), rows.end(),
             [&](std::size_t a, std::size_t b) { return scores[a] != scores[b] ? scores[a] < scores[b] : positions[a] > positions[b]; });
   rows.resize(positions.size() - keep);
@@ -60,14 +60,15 @@ void check(const std::vector<Score>& values) {
     const std::size_t most = std::min<std::size_t>(rows - 1, 3);
     for (std::size_t gone = 1; gone <= most; ++gone) {
       const std::size_t keep = rows - gone;
-      const std::size_t recent = 1 + rng() % keep;
-      ASSERT_EQ(dropped(positions, scores, keep, recent), expected(positions, scores, keep, recent))
+      const std::size_t recent = rng() % (keep + 1);
+      const Protected stay{.sinks = trial % 2 == 0 ? 0 : rng() % (keep - recent + 1), .recent = recent};
+      ASSERT_EQ(dropped(positions, scores, keep, stay), expected(positions, scores, keep, stay))
           << rows << " rows, " << gone << " gone, trial " << trial;
     }
   }
 }
 
-TEST(Selection, KeepsTheBestOfScoresOfAnyType) {
+TEST(RowSet, KeepsTheBestOfScoresOfAnyType) {
   check<float>({-2.0F, 0.0F, 0.5F, 7.0F});
   check<float>({std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity(), 1.0F});
   check<int>({-3, 0, 5, 5, 9});

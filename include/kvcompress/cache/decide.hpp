@@ -1,0 +1,77 @@
+// include/kvcompress/cache/decide.hpp - shows an eviction the rows that it decides over, of all lanes that decide together.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstddef>
+#include <span>
+
+#include "kvcompress/cache/layer.hpp"
+#include "kvcompress/cache/needs.hpp"
+
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
+
+/// How the rows of a lane of policy P are decoded.
+template <class P>
+inline constexpr LaneView::Reading reading_of = {
+    [](const void* lane, RowRange rows, const RowTable& table, Rotation& rotation, std::size_t stride, float* out) {
+  for (std::size_t r = rows.first; r < rows.last; ++r, out += stride) {
+    static_cast<const Lane<P>*>(lane)->read_key(r, table, rotation, out);
+  }
+    },
+    [](const void* lane, RowRange rows, std::size_t stride, float* out) {
+  for (std::size_t r = rows.first; r < rows.last; ++r, out += stride) { static_cast<const Lane<P>*>(lane)->value_store().read(r, out); }
+}};
+
+/// Decisions of a commit; they mark rows in scratch.drop.
+template <class P>
+struct Decision {
+  using Eviction = typename Axes<P>::Eviction;
+
+  const Shape& shape;
+  const PolicyOptions<P>& options;
+  Rotation& rotation;
+  CommitScratch<P>& scratch;
+  bool end_of_prompt;
+
+  /// Of all lanes of a layer, whose flags are 0.
+  void run(Layer<P>& l, std::size_t layer) const {
+    start(l.lanes.size());
+    for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
+      const std::span<Lane<P>> lanes = l.unit(unit);
+      const std::size_t first = scratch.views.size();
+      for (Lane<P>& lane : lanes) { show(lane, {layer, static_cast<std::size_t>(&lane - l.lanes.data()), shape}, l.tables[unit]); }
+      scratch.sets.push_back(
+          {l.tables[unit], {scratch.views.data() + first, lanes.size()}, l.budgets[unit], l.drops(unit, scratch), scratch.order});
+    }
+    select(l);
+  }
+  /// Of layers that keep the same rows: their scores are added and decided upon once. `layer` is the number of the first.
+  void run(std::span<Layer<P>* const> together, std::size_t layer) const {
+    Layer<P>& first = *together.front();
+    const RowTable& rows = first.tables.front();
+    start(together.size() * shape.kv_heads);
+    for (std::size_t i = 0; i < together.size(); ++i) {
+      for (std::size_t head = 0; head < shape.kv_heads; ++head) { show(together[i]->lanes[head], {layer + i, head, shape}, rows); }
+    }
+    scratch.start(rows.rows(), rows.rows());
+    scratch.sets.push_back({rows, scratch.views, first.budgets.front(), scratch.drop, scratch.order});
+    select(first);
+    for (Layer<P>* l : together) { l->budgets.front() = first.budgets.front(); }
+  }
+
+ private:
+  void start(std::size_t lanes) const {
+    scratch.sets.clear();
+    scratch.views.clear();
+    scratch.views.reserve(lanes);
+  }
+  void show(Lane<P>& lane, const Site& site, const RowTable& table) const {
+    scratch.views.push_back(LaneView(site, &lane.state, &lane, table, rotation, reading_of<P>));
+  }
+  void select(const Layer<P>& l) const {
+    const std::size_t padding = std::min<std::size_t>(l.prompt_tokens, l.start());
+    Eviction::select(options.eviction, scratch.sets, {end_of_prompt, l.prompt_tokens, padding, l.most_decoded, scratch.decision});
+  }
+};
+
+}  // namespace kvcompress::detail
