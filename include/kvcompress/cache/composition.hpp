@@ -20,7 +20,7 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
-/// Which parts go together: `broken(...)` says which rule does not hold, or nothing.
+/// Which parts go together.
 struct Rules {
   static constexpr bool encoded_together(Decides decides, Scope decides_for, Scope encodes) noexcept {
     return decides != Decides::every_commit || decides_for >= encodes;
@@ -33,6 +33,13 @@ struct Rules {
   static constexpr std::string_view encoded_together_sentence = KVCOMPRESS_RULE_ENCODED_TOGETHER;
   static constexpr std::string_view observes_all_sentence = KVCOMPRESS_RULE_OBSERVES_ALL;
   static constexpr std::string_view fetched_sentence = KVCOMPRESS_RULE_FETCHED;
+
+  /// The sentence of the first rule that does not hold, or nothing.
+  static constexpr std::string_view broken(const Needs& needs, Scope encodes, bool needs_retrieval, bool retrieves) noexcept {
+    if (!encoded_together(needs.decides, needs.agrees, encodes)) { return encoded_together_sentence; }
+    if (!observes_all(needs.observes, retrieves)) { return observes_all_sentence; }
+    return fetched(needs_retrieval, retrieves) ? std::string_view() : fetched_sentence;
+  }
 };
 
 /// Whether KVCache can execute policy P.

@@ -93,12 +93,14 @@ class LanesOfClauses {
         const std::string_view layers = cut(heads, '.');
         require(layers.size() < one.size(), ErrorCode::option, "policy \"", policy_, "\": \"", one,
                 "\" is no KV head, must be a layer and a KV head of it, like 3.0 or 3.0-2");
-        fresh = take(read_numbers(policy_, "layer", layers, shape_.layers), read_numbers(policy_, "KV head", heads, shape_.kv_heads)) || fresh;
+        fresh =
+            take(read_numbers(policy_, "layer", layers, shape_.layers), read_numbers(policy_, "KV head", heads, shape_.kv_heads)) || fresh;
       });
     } else {
       fail(ErrorCode::option, "policy \"", policy_, "\": \"", lanes, "\" names no lanes, must be layers 0-1, heads 0.1,3.0-2 or rest");
     }
-    require(fresh, ErrorCode::option, "policy \"", policy_, "\": \"", lanes, "\" has no lane left, must name one that no clause before it has");
+    require(fresh, ErrorCode::option, "policy \"", policy_, "\": \"", lanes,
+            "\" has no lane left, must name one that no clause before it has");
     ++clauses_;
   }
   /// The clause of every lane, once all are added.

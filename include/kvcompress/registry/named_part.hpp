@@ -2,7 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -28,7 +30,6 @@ struct PartChoices {
   AnyStorage::Choice values{};
   Choice<AnyRetrieval::Ops> retrieval{};
   Needs needs{Decides::never, Observes::nothing, Scope::group};
-  Scope encodes = Scope::lane;
   bool needs_retrieval = false;
   bool retrieves = false;
 };
@@ -75,7 +76,6 @@ PartChoices choose_part(const PartSpec& spec) {
     auto storage = AnyStorage::all_of<Storage>(options.storage);
     chosen.keys = std::move(storage.keys.entries.front());
     chosen.values = std::move(storage.values.entries.front());
-    chosen.encodes = storage_scope<Storage>();
     chosen.needs_retrieval = requires { Storage::needs_retrieval; };
   }
   if constexpr (NamesRetrieval<P>) {
@@ -91,6 +91,13 @@ struct NamedPart {
   std::array<bool, 3> axes;  // eviction, storage, retrieval
   PartChoices (*choose)(const PartSpec& spec);
   PartChoices (*choose_for_heads)(const PartSpec& spec);  // its form for evictions that keep other rows in every KV head; or null
+
+  [[nodiscard]] std::size_t first_axis() const noexcept {
+    return static_cast<std::size_t>(std::find(axes.begin(), axes.end(), true) - axes.begin());
+  }
+  [[nodiscard]] bool overlaps(const NamedPart& other) const noexcept {
+    return (axes[0] && other.axes[0]) || (axes[1] && other.axes[1]) || (axes[2] && other.axes[2]);
+  }
 };
 
 /// P under a name; `ForHeads` is void, or the form of P for evictions that keep other rows in every KV head.
@@ -107,8 +114,8 @@ NamedPart named_part(std::string_view name) {
     of.fields(of, [&](const char* key, auto& field) {
       const std::string setting = std::string(key) + "=";
       std::string& defaults = part.info.defaults;
-      require(("," + defaults).find("," + setting) == std::string::npos, ErrorCode::option, "registry: ", name,
-              " has two options named \"", key, "\"");
+      require(("," + defaults).find("," + setting) == std::string::npos, ErrorCode::option, "registry: ", name, " has two options named \"",
+              key, "\"");
       defaults += (defaults.empty() ? "" : ",") + setting + show_setting(field);
     });
   });

@@ -37,9 +37,7 @@ struct PartSpec {
   require(!text.empty() && text.back() != '+', ErrorCode::option, "policy \"", text, "\" has an empty part");
   const auto cut_part = [](std::string_view& rest) {
     std::size_t end = std::min(rest.find('+'), rest.size());
-    if (rest.starts_with("keys=") || rest.starts_with("values=")) {
-      end = std::min({end, rest.find(",keys="), rest.find(",values=")});
-    }
+    if (rest.starts_with("keys=") || rest.starts_with("values=")) { end = std::min({end, rest.find(",keys="), rest.find(",values=")}); }
     const std::string_view piece = rest.substr(0, end);
     rest.remove_prefix(std::min(end + 1, rest.size()));
     return piece;
