@@ -99,7 +99,7 @@ class KVCache {
   }
   void append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) {
     detail::check_layer(shape_, "append", layer);
-    detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key, largest_value, row_.data());
+    detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key(layer), largest_value(layer), row_.data());
     require(!at(layer).waiting, ErrorCode::phase, "append(layer = ", layer,
             ") before end_prompt of all the layers that are encoded together with it: ",
             detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
@@ -141,8 +141,8 @@ class KVCache {
     const HeadRange all{0, shape_.kv_heads};
     const AttendOptions how = check_attend(layer, queries, out, options, all, workspaces.front());
     for (const Workspace& ws : workspaces) { ws.check("attend", shape_, workspace_); }
-    if constexpr (std::is_same_v<Retrieval, ReadAll> && Eviction::observes != Observes::every_query && !Prepares<Values>) {
-      if (queries.tokens() == 1) {
+    if constexpr (std::is_same_v<Retrieval, ReadAll> && Eviction::observes != Observes::every_query && !must_prepare) {
+      if (queries.tokens() == 1 && !prepares(layer)) {
         make_room_to_attend(layer, 1, how, all, workspaces.front());
         detail::share_rows<P>(shape_, at(layer), queries, out, workspaces, executor, how);
         return remember(layer, queries, how, all, workspaces.front());
@@ -295,10 +295,14 @@ class KVCache {
   /// What `tokens` rows in every lane take: blocks, positions and policy state; rows that an eviction drops do not count.
   [[nodiscard]] static std::size_t bytes_for(const Shape& shape, std::size_t tokens, const Options& options = {}) {
     detail::check_row_count("bytes_for", tokens);
-    const std::size_t lane = detail::lane_bytes<P>(checked(shape, options), options, tokens);
     std::size_t bytes = 0;
-    require(!__builtin_mul_overflow(lane, shape.layers * shape.kv_heads, &bytes), ErrorCode::shape, "bytes_for: tokens is ", tokens,
-            ", must need less than 2^64 bytes: a lane needs ", lane, " and there are ", shape.layers * shape.kv_heads);
+    detail::for_kinds_of_lanes<P>(checked(shape, options), [&](const Site& site, std::size_t count) {
+      const std::size_t lane = detail::lane_bytes<P>(site, options, tokens);
+      std::size_t all = 0;
+      require(!__builtin_mul_overflow(lane, count, &all) && !__builtin_add_overflow(bytes, all, &bytes), ErrorCode::shape,
+              "bytes_for: tokens is ", tokens, ", must need less than 2^64 bytes: a lane needs ", lane, " and there are ",
+              shape.layers * shape.kv_heads);
+    });
     return bytes;
   }
   /// Bytes taken from the memory handle, by purpose; the total is what the handle gave (blocks shared with forks count in each).
@@ -363,9 +367,10 @@ class KVCache {
     require(row < rows.rows(), ErrorCode::shape, "read: row is ", row, ", must be less than ", rows.rows());
     require(key != nullptr, ErrorCode::input, "read: key is null, must have room for ", shape_.key_width(), " numbers");
     require(value != nullptr, ErrorCode::input, "read: value is null, must have room for ", shape_.value_width(), " numbers");
-    if constexpr (!ValuesInKeys<Values>) { from.values.read(row, value); }  // first: it may fail
+    const bool in_keys = detail::facts_of(from.values).in_keys;
+    if (!in_keys) { from.values.read(row, value); }  // first: it may fail
     from.read_key(row, rows, workspace_.rotation, key);
-    if constexpr (ValuesInKeys<Values>) { std::copy_n(key, shape_.value_width(), value); }
+    if (in_keys) { std::copy_n(key, shape_.value_width(), value); }
   }
 
  private:
@@ -388,12 +393,20 @@ class KVCache {
   }
 
   /// What a row is held in, or an index of the keys, has a largest number.
-  static constexpr float largest_key = [] {
-    float most = std::min(detail::largest_number, largest<typename Keys::exact_type>);
+  [[nodiscard]] float largest_key(std::size_t layer) const noexcept {
+    float most = largest_of(layer, &Lane::keys);
     if constexpr (requires { Retrieval::largest_key; }) { most = std::min(most, Retrieval::largest_key); }
     return most;
-  }();
-  static constexpr float largest_value = std::min(detail::largest_number, largest<typename Values::exact_type>);
+  }
+  [[nodiscard]] float largest_value(std::size_t layer) const noexcept { return largest_of(layer, &Lane::values); }
+  template <class S>
+  [[nodiscard]] float largest_of(std::size_t layer, S Lane::*store) const noexcept {
+    float most = std::min(detail::largest_number, largest<typename S::exact_type>);
+    if constexpr (detail::ChosenStore<S>) {
+      for (const Lane& lane : at(layer).lanes) { most = std::min(most, detail::facts_of(lane.*store).largest); }
+    }
+    return most;
+  }
 
   static const Shape& checked(const Shape& shape, const Options& options) {
     shape.validate();
@@ -403,9 +416,14 @@ class KVCache {
     Retrieval::validate(options.retrieval, shape);
     check_bounds("speculation", options.speculation);
     if constexpr (ValuesInKeys<Values>) {
-      require(!Eviction::renumbers(options.eviction) || shape.rope.theta == 0.0, ErrorCode::option, Eviction::name,
+      bool in_keys = false;
+      detail::for_kinds_of_lanes<P>(shape, [&](const Site& site, std::size_t) {
+        in_keys = in_keys || detail::facts_of_made_from<Values>(values_at<Storage>(options.storage, site)).in_keys;
+      });
+      require(!in_keys || !Eviction::renumbers(options.eviction) || shape.rope.theta == 0.0, ErrorCode::option, Eviction::name,
               ": in_cache_positions is true, must be false where rows hold keys and values at once: they cannot be turned");
     }
+    detail::check_composition<P>(options, shape);
     require(!Eviction::renumbers(options.eviction) || Retrieval::renumbers(options.retrieval), ErrorCode::option, Eviction::name,
             ": in_cache_positions is true, must be false with ", Retrieval::name, ", whose index is made at the original positions");
     return shape;
@@ -420,7 +438,9 @@ class KVCache {
   /// For observations of open rows: no fork shares a layer that has them (see the constructor above).
   [[nodiscard]] Layer& writable(std::size_t layer) noexcept { return layers_[layer].write_in_place(); }
   void reserve_scratch(std::size_t rows) {
-    if (Eviction::decides != Decides::never) { scratch_.reserve(Layer::per_lane ? shape_.kv_heads : 1, rows); }
+    std::size_t tables = 0;
+    for (const Shared<Layer>& layer : layers_) { tables = std::max(tables, layer.read().tables.size()); }
+    if (Eviction::decides != Decides::never) { scratch_.reserve(tables, rows); }
     if (Eviction::observes == Observes::every_query) { workspace_.reserve(shape_, rows); }
   }
 
@@ -491,7 +511,14 @@ class KVCache {
   }
   /// Whether queries read only some rows: after a first prompt, which has no index yet.
   [[nodiscard]] bool chooses(std::size_t layer) const noexcept {
-    return at(layer).prompt_tokens > 0 && (Prepares<Values> || !Retrieval::reads_all(options_.retrieval, layer));
+    return at(layer).prompt_tokens > 0 && (prepares(layer) || !Retrieval::reads_all(options_.retrieval, layer));
+  }
+  /// Whether values of this layer must be fetched before they are read.
+  static constexpr bool must_prepare = Prepares<Values> && !detail::ChosenStore<Values>;
+  [[nodiscard]] bool prepares(std::size_t layer) const noexcept {
+    const auto fetches = [](const Lane& lane) { return detail::facts_of(lane.values).prepares; };
+    if constexpr (!detail::ChosenStore<Values>) { return must_prepare; }
+    return std::any_of(at(layer).lanes.begin(), at(layer).lanes.end(), fetches);
   }
   /// Afterwards some heads attend without failing half-way through what the policy sees of them.
   void make_room_to_attend(std::size_t layer, std::size_t tokens, const AttendOptions& options, HeadRange heads, Workspace& ws) {

@@ -21,44 +21,29 @@ bool budget_in_bytes(const PolicyOptions<P>& options) noexcept {
   }
 }
 
-/// The rows that a lane holds at most while `live` of them are alive.
-template <class P>
-MostRows rows_of_budget(const PolicyOptions<P>& options, std::size_t live) {
-  using Eviction = typename Axes<P>::Eviction;
-  constexpr bool anew = Compacts<typename Lane<P>::Keys> && Compacts<typename Lane<P>::Values>;
-  // Dead rows among the encoded ones: few, so that most of the bytes serve; many, so that codes are seldom made anew.
-  const std::size_t dead = anew ? live / 2 : 0;
-  if constexpr (!anew && storage_scope<typename Axes<P>::Storage>() != Scope::lane &&
-                requires { Eviction::decoded_rows(options.eviction, live); }) {
-    return {live, std::min(live, Eviction::decoded_rows(options.eviction, live)), dead};  // only the prompt's rows are encoded
-  } else {
-    return {live, live, dead};
-  }
-}
-
 template <class P, class S>
-std::size_t most_store_bytes(const Shape& shape, const PolicyOptions<P>& options, std::size_t dim, const MostRows& rows) {
-  if constexpr (requires { S::most_bytes(rows, dim, options.storage, shape, rows.live); }) {
-    std::size_t at_hand = rows.live;
-    if constexpr (requires { Axes<P>::Retrieval::rows_read(options.retrieval, rows.live); }) {
-      at_hand = Axes<P>::Retrieval::rows_read(options.retrieval, rows.live);
-    }
-    return S::most_bytes(rows, dim, options.storage, shape, at_hand);
+std::size_t most_store_bytes(const Shape& shape, const PolicyOptions<P>& options, const auto& from, std::size_t dim, const MostRows& rows) {
+  if constexpr (requires { S::most_bytes(rows, dim, from, shape, rows.live); }) {
+    return S::most_bytes(rows, dim, from, shape, rows_at_hand<P>(options, rows.live));
   } else {
-    return store_bytes<P, S>(shape, options, dim, rows.all());
+    return store_bytes<P, S>(shape, options, from, dim, rows.all());
   }
 }
 
-/// Upper bound of what a cache holds after any commit that follows a prompt's end, scratch aside, while no lane has more rows.
+/// Entries of a vector with one for every row: it doubles, and keeps some places free.
+constexpr std::size_t most_entries(const MostRows& rows) noexcept { return 2 * rows.all() + 64; }
+/// Upper bound of what a lane holds after any commit that follows a prompt's end, while it has no more rows.
 template <class P>
-std::size_t most_bytes(const Shape& shape, const PolicyOptions<P>& options, const MostRows& rows) {
+std::size_t most_lane_bytes(const Site& site, const PolicyOptions<P>& options, const MostRows& rows) {
   using Eviction = typename Axes<P>::Eviction;
-  const std::size_t entries = 2 * rows.all() + 64;  // vectors double, and keep some places free
-  const std::size_t table = sizeof(RowTable) + entries * sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
+  using Storage = typename Axes<P>::Storage;
+  const Shape& shape = site.shape;
   const std::size_t queries = query_window<P>(options) > 0 ? 1 + options.speculation : 0;
-  std::size_t lane = sizeof(Lane<P>) + most_store_bytes<P, typename Lane<P>::Keys>(shape, options, shape.key_width(), rows) +
-                     most_store_bytes<P, typename Lane<P>::Values>(shape, options, shape.value_width(), rows) +
-                     entries * Eviction::row_bytes(options.eviction, shape) +
+  const auto& keys = keys_at<Storage>(options.storage, site);
+  const auto& values = values_at<Storage>(options.storage, site);
+  std::size_t lane = sizeof(Lane<P>) + most_store_bytes<P, typename Lane<P>::Keys>(shape, options, keys, shape.key_width(), rows) +
+                     most_store_bytes<P, typename Lane<P>::Values>(shape, options, values, shape.value_width(), rows) +
+                     most_entries(rows) * Eviction::row_bytes(options.eviction, shape) +
                      queries * (shape.group() * shape.key_width() * sizeof(float) + sizeof(Position));
   if constexpr (!std::is_same_v<typename Axes<P>::Retrieval, ReadAll>) {  // an index grows by quarters; beside it the first choice
     const std::size_t index = Axes<P>::Retrieval::bytes_for(options.retrieval, shape, rows.all());
@@ -67,8 +52,22 @@ std::size_t most_bytes(const Shape& shape, const PolicyOptions<P>& options, cons
   if (Eviction::observes == Observes::every_query) {  // probabilities that truncate may take back, in vectors that double
     lane += 2 * options.speculation * shape.group() * (rows.all() + 64) * sizeof(float) + 64 * options.speculation * shape.group();
   }
-  const std::size_t tables = Layer<P>::per_lane ? shape.kv_heads : 1;
-  return shape.layers * (sizeof(Shared<Layer<P>>) + Shared<Layer<P>>::box_bytes() + tables * table + shape.kv_heads * lane);
+  return lane;
+}
+/// The same of a cache whose lanes have so many live rows, scratch aside.
+template <class P>
+std::size_t most_bytes(const Shape& shape, const PolicyOptions<P>& options, std::size_t live) {
+  const std::size_t numbers = sizeof(Position) * (Axes<P>::Eviction::renumbers(options.eviction) ? 2 : 1);  // of a row in a table
+  std::size_t bytes = shape.layers * (sizeof(Shared<Layer<P>>) + Shared<Layer<P>>::box_bytes());
+  for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+    for (std::size_t unit = 0; unit < Layer<P>::tables_of(options, shape, layer); ++unit) {
+      bytes += sizeof(RowTable) + most_entries(rows_of_budget<P>(options, {layer, unit, shape}, live)) * numbers;
+    }
+  }
+  for_kinds_of_lanes<P>(shape, [&](const Site& site, std::size_t count) {
+    bytes += count * most_lane_bytes<P>(site, options, rows_of_budget<P>(options, site, live));
+  });
+  return bytes;
 }
 
 /// The most rows that fit in the budget; raises an Error if the fewest that the eviction works with do not. `others`: bytes that the cache holds
@@ -79,7 +78,7 @@ MostRows rows_within_budget(const Shape& shape, const PolicyOptions<P>& options,
   if (!budget_in_bytes<P>(options)) { return {}; }
   if constexpr (HasBudget<Eviction>) {
     const std::size_t bytes = options.eviction.budget.bytes_of;
-    const auto taken = [&](std::size_t live) { return others + most_bytes<P>(shape, options, rows_of_budget<P>(options, live)); };
+    const auto taken = [&](std::size_t live) { return others + most_bytes<P>(shape, options, live); };
     std::size_t least = 1;
     if constexpr (requires { Eviction::least_rows(options.eviction); }) { least = Eviction::least_rows(options.eviction); }
     require(taken(least) <= bytes, ErrorCode::option, Eviction::name, ": budget is ", bytes, " bytes, must be at least ", taken(least),
@@ -88,7 +87,7 @@ MostRows rows_within_budget(const Shape& shape, const PolicyOptions<P>& options,
     for (std::size_t step = std::size_t{1} << 31U; step > 0; step /= 2) {
       if (taken(live + step) <= bytes) { live += step; }
     }
-    return rows_of_budget<P>(options, live);
+    return rows_of_budget<P>(options, {0, 0, shape}, live);
   } else {
     return {};
   }

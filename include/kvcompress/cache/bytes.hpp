@@ -10,33 +10,58 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
-/// What the store S of a lane takes for `rows` rows of `dim` numbers.
-template <class P, class S>
-std::size_t store_bytes(const Shape& shape, const PolicyOptions<P>& options, std::size_t dim, std::size_t rows) {
-  if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape, rows); }) {
-    return S::bytes_for(rows, dim, options.storage, shape, Axes<P>::Retrieval::rows_read(options.retrieval, rows));
-  } else if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape); }) {
-    return S::bytes_for(rows, dim, options.storage, shape);
+/// Of `rows` rows those that a query reads.
+template <class P>
+std::size_t rows_at_hand(const PolicyOptions<P>& options, std::size_t rows) {
+  if constexpr (requires { Axes<P>::Retrieval::rows_read(options.retrieval, rows); }) {
+    return Axes<P>::Retrieval::rows_read(options.retrieval, rows);
   } else {
-    return S::bytes_for(rows, dim, options.storage);
+    return rows;
+  }
+}
+/// What the store S of a lane takes for `rows` rows of `dim` numbers; `from`: see keys_at.
+template <class P, class S>
+std::size_t store_bytes(const Shape& shape, const PolicyOptions<P>& options, const auto& from, std::size_t dim, std::size_t rows) {
+  if constexpr (requires { S::bytes_for(rows, dim, from, shape, rows); }) {
+    return S::bytes_for(rows, dim, from, shape, rows_at_hand<P>(options, rows));
+  } else if constexpr (requires { S::bytes_for(rows, dim, from, shape); }) {
+    return S::bytes_for(rows, dim, from, shape);
+  } else {
+    return S::bytes_for(rows, dim, from);
+  }
+}
+
+/// Calls visit(site, count) for lanes that differ, with how many there are of each kind.
+template <class P>
+void for_kinds_of_lanes(const Shape& shape, auto&& visit) {
+  if constexpr (ChosenStore<typename Lane<P>::Keys>) {
+    for (std::size_t lane = 0; lane < shape.layers * shape.kv_heads; ++lane) {
+      visit(Site{lane / shape.kv_heads, lane % shape.kv_heads, shape}, std::size_t{1});
+    }
+  } else {
+    visit(Site{0, 0, shape}, shape.layers * shape.kv_heads);
   }
 }
 
 /// What `rows` rows in a lane take: blocks, positions, state and index; of what lanes hold together, one lane's share.
 template <class P>
-std::size_t lane_bytes(const Shape& shape, const PolicyOptions<P>& options, std::size_t rows) {
+std::size_t lane_bytes(const Site& site, const PolicyOptions<P>& options, std::size_t rows) {
   using Eviction = typename Axes<P>::Eviction;
+  using Storage = typename Axes<P>::Storage;
+  const Shape& shape = site.shape;
   const std::size_t table = Eviction::decides == Decides::never ? 0 : sizeof(Position) * (Eviction::renumbers(options.eviction) ? 2 : 1);
-  return store_bytes<P, typename Lane<P>::Keys>(shape, options, shape.key_width(), rows) +
-         store_bytes<P, typename Lane<P>::Values>(shape, options, shape.value_width(), rows) +
+  return store_bytes<P, typename Lane<P>::Keys>(shape, options, keys_at<Storage>(options.storage, site), shape.key_width(), rows) +
+         store_bytes<P, typename Lane<P>::Values>(shape, options, values_at<Storage>(options.storage, site), shape.value_width(), rows) +
          rows * (table + Eviction::row_bytes(options.eviction, shape)) + Axes<P>::Retrieval::bytes_for(options.retrieval, shape, rows);
 }
 
-/// Calls work(lanes, place) for every set of lanes whose stores S share memory; place(i) is the layer and head of the i-th.
+/// Calls work(lanes, place) for every set of lanes whose stores share memory; place(i) is the layer and head of the i-th.
 template <class P, class S>
-void for_sharing_lanes(const Shape& shape, const PolicyOptions<P>& options, auto&& work) {
+void for_sharing_lanes(const Shape& shape, const PolicyOptions<P>& options, const Vector<Shared<Layer<P>>>& layers, S Lane<P>::*store,
+                       auto&& work) {
   for (std::size_t layer = 0; layer < shape.layers;) {
-    const std::size_t last = scope_of<S>() == Scope::group ? layers_with<P>(options, shape, layer).last : layer + 1;
+    const Scope scope = facts_of(layers[layer].read().lanes.front().*store).scope;
+    const std::size_t last = scope == Scope::group ? layers_with<P>(options, shape, layer).last : layer + 1;
     work((last - layer) * shape.kv_heads, [&shape, layer](std::size_t lane) -> std::pair<std::size_t, std::size_t> {
       return {layer + lane / shape.kv_heads, lane % shape.kv_heads};
     });
@@ -55,8 +80,9 @@ void account(const Shape& shape, const PolicyOptions<P>& options, const Vector<S
   }
   const auto together = [&]<class S>(S Lane<P>::*store) {
     if constexpr (scope_of<S>() != Scope::lane) {
-      for_sharing_lanes<P, S>(shape, options, [&](std::size_t lanes, auto&& place) {
+      for_sharing_lanes<P>(shape, options, layers, store, [&](std::size_t lanes, auto&& place) {
         const auto member = [&](std::size_t lane) -> const S& { return layers[place(lane).first].read().lanes[place(lane).second].*store; };
+        if (facts_of(member(0)).scope == Scope::lane) { return; }
         const auto shared = [&](std::size_t lane) { return layers[place(lane).first].shared(); };
         if constexpr (requires { S::account(lanes, member, shared, report); }) {
           S::account(lanes, member, shared, report);
@@ -76,7 +102,7 @@ void account(const Shape& shape, const PolicyOptions<P>& options, const Vector<S
 template <class P>
 void unshare(const Shape& shape, const PolicyOptions<P>& options, Vector<Shared<Layer<P>>>& layers) {
   const auto stores = [&]<class S>(S Lane<P>::*store) {
-    for_sharing_lanes<P, S>(shape, options, [&](std::size_t lanes, auto&& place) {
+    for_sharing_lanes<P>(shape, options, layers, store, [&](std::size_t lanes, auto&& place) {
       const auto member = [&](std::size_t lane) -> S& {
         return layers[place(lane).first].write_in_place().lanes[place(lane).second].*store;
       };

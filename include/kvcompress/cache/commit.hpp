@@ -21,6 +21,10 @@ struct Commit {
   /// The eviction scores lane by lane, the storage encodes lanes together.
   static constexpr bool decides_together =
       Eviction::decides == Decides::once && Eviction::scope < storage_scope<typename Axes<P>::Storage>();
+  /// Those of this layer, where that is known at run time only.
+  [[nodiscard]] bool decides_together_at(std::size_t layer) const noexcept {
+    return decides_together && Eviction::scope < storage_scope_at<typename Axes<P>::Storage>(options.storage, shape, layer);
+  }
 
   const Shape& shape;
   const PolicyOptions<P>& options;
@@ -42,7 +46,7 @@ struct Commit {
       for (std::size_t head = 0; end_of_prompt && head < l.lanes.size(); ++head) { see_last<P>(shape, options, l, head, workspace); }
     }
     drop_padding(l, end_of_prompt);
-    if (!end_of_prompt || !decides_together) {
+    if (!end_of_prompt || !decides_together_at(layer)) {
       start(l);
       decide(l, end_of_prompt);
       evict(l, end_of_prompt);
@@ -143,7 +147,7 @@ struct Commit {
   }
   /// Calls work(layers) with those that are encoded together with this one.
   void with_group(std::size_t layer, auto&& work) const {
-    if constexpr (in_groups) {
+    if (in_groups && layers[layer].read().in_group()) {
       const RowRange group = layers_with<P>(options, shape, layer);
       scratch.layers.clear();
       for (std::size_t other = group.first; other < group.last; ++other) { scratch.layers.push_back(&layers[other].write()); }
@@ -155,18 +159,17 @@ struct Commit {
   }
   template <class S>
   [[nodiscard]] static bool store_needs_copies(const Layer<P>& l, S Lane<P>::*store) noexcept {
-    const S& first = l.lanes.front().*store;
-    if constexpr (SettlesInRoom<S>) {
-      return false;
-    } else if constexpr (requires { first.encodes_at(std::size_t{}); }) {
-      if (!decides && SettlesAside<S>) { return false; }  // rows lie still until they are taken
-      for (const Lane<P>& lane : l.lanes) {
-        if ((lane.*store).encodes_at((lane.*store).rows())) { return true; }
+    for (const Lane<P>& lane : l.lanes) {
+      const S& rows = lane.*store;
+      const StoreFacts& has = facts_of(rows);
+      if (has.settles_in_room) { continue; }
+      if (!has.says_when_it_encodes) { return true; }      // a store of which nothing is known
+      if (!decides && has.settles_aside) { continue; }  // rows lie still until they are taken
+      if constexpr (SaysWhenItEncodes<S>) {
+        if (rows.encodes_at(rows.rows())) { return true; }
       }
-      return false;
-    } else {
-      return true;  // a store of which nothing is known
     }
+    return false;
   }
   /// Counts the observations that were kept back.
   void count_seen(Layer<P>& l) const {
@@ -195,7 +198,7 @@ struct Commit {
   /// Evicts what is decided for all of these layers together, indexes the rows that stay, and encodes those that are due.
   void encode(std::span<Layer<P>* const> together, std::size_t first, bool end_of_prompt) const {
     if constexpr (decides_together) {
-      if (end_of_prompt) { evict_together(together); }
+      if (end_of_prompt && decides_together_at(first)) { evict_together(together); }
     }
     for (Layer<P>* l : together) {
       if constexpr (!std::is_same_v<Retrieval, ReadAll>) {

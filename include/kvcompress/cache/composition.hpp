@@ -23,11 +23,12 @@ struct Composition {
   using Eviction = typename Axes<P>::Eviction;
   using Storage = typename Axes<P>::Storage;
   using Retrieval = typename Axes<P>::Retrieval;
+  static constexpr bool chosen = ChosenStore<typename Storage::Keys>;  // at run time: check_composition asks then
   static_assert(Eviction::observes == Observes::nothing || ObservesAttention<Eviction>,
                 "kvcompress::KVCache<P>: the eviction of P says that it observes attention, so it must model "
                 "kvcompress::ObservesAttention: provide observe(options, state, head, probabilities)");
   static_assert(
-      Eviction::decides != Decides::every_commit || Eviction::scope >= storage_scope<Storage>(),
+      Eviction::decides != Decides::every_commit || Eviction::scope >= storage_scope<Storage>() || chosen,
       "kvcompress::KVCache<P>: the eviction of P decides lane by lane at every commit, but the storage of P encodes the lanes of a layer "
       "or of several layers together, which must hold the same rows. Use an eviction that decides once (SnapKV) or by positions "
       "(StreamingLLM), or a storage per lane (for GEAR: ValueVectors::head)");
@@ -49,5 +50,21 @@ struct Composition {
 
   static constexpr bool works = true;
 };
+
+/// The same for what is known at run time only: raises an Error.
+template <class P>
+void check_composition(const PolicyOptions<P>& options, const Shape& shape) {
+  using Eviction = typename Axes<P>::Eviction;
+  using Storage = typename Axes<P>::Storage;
+  if constexpr (Composition<P>::chosen) {
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      require(Eviction::decides != Decides::every_commit || Eviction::scope >= storage_scope_at<Storage>(options.storage, shape, layer),
+              ErrorCode::option, Eviction::name, " decides lane by lane at every commit, but the storage of layer ", layer,
+              " encodes the lanes of a layer or of several layers together, which must hold the same rows");
+    }
+    require(!needs_retrieval<Storage>(options.storage) || !std::is_same_v<typename Axes<P>::Retrieval, ReadAll>, ErrorCode::option,
+            "storage: it holds rows that must be fetched before they are read, so it needs a retrieval");
+  }
+}
 
 }  // namespace kvcompress::detail
