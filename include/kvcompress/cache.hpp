@@ -99,7 +99,7 @@ class KVCache {
   }
   void append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) {
     detail::check_layer(shape_, "append", layer);
-    detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key(layer), largest_value, row_.data());
+    detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key(layer), largest_value(layer), row_.data());
     require(!at(layer).waiting, ErrorCode::phase, "append(layer = ", layer,
             ") before end_prompt of all the layers that are encoded together with it: ",
             detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
@@ -141,7 +141,7 @@ class KVCache {
     const HeadRange all{0, shape_.kv_heads};
     const AttendOptions how = check_attend(layer, queries, out, options, all, workspaces.front());
     for (const Workspace& ws : workspaces) { ws.check("attend", shape_, workspace_); }
-    if constexpr (!detail::must_retrieve<P> && !detail::must_see_queries<P> && !Prepares<Values>) {
+    if constexpr (!detail::must_retrieve<P> && !detail::must_see_queries<P> && !must_prepare) {
       if (queries.tokens() == 1 && shares_rows(layer)) {
         make_room_to_attend(layer, 1, how, all, workspaces.front());
         detail::share_rows<P>(shape_, at(layer), queries, out, workspaces, executor, how);
@@ -370,9 +370,10 @@ class KVCache {
     require(row < rows.rows(), ErrorCode::shape, "read: row is ", row, ", must be less than ", rows.rows());
     require(key != nullptr, ErrorCode::input, "read: key is null, must have room for ", shape_.key_width(), " numbers");
     require(value != nullptr, ErrorCode::input, "read: value is null, must have room for ", shape_.value_width(), " numbers");
-    if constexpr (!ValuesInKeys<Values>) { from.values.read(row, value); }  // first: it may fail
+    const bool in_keys = detail::facts_of(from.values).in_keys;
+    if (!in_keys) { from.values.read(row, value); }  // first: it may fail
     from.read_key(row, rows, workspace_.rotation, key);
-    if constexpr (ValuesInKeys<Values>) { std::copy_n(key, shape_.value_width(), value); }
+    if (in_keys) { std::copy_n(key, shape_.value_width(), value); }
   }
 
  private:
@@ -399,9 +400,17 @@ class KVCache {
 
   /// What a row is held in, or an index of the keys, has a largest number.
   [[nodiscard]] float largest_key(std::size_t layer) const noexcept {
-    return std::min({detail::largest_number, largest<typename Keys::exact_type>, detail::largest_indexed_key<P>(options_, shape_, layer)});
+    return std::min(largest_of(layer, &Lane::keys), detail::largest_indexed_key<P>(options_, shape_, layer));
   }
-  static constexpr float largest_value = std::min(detail::largest_number, largest<typename Values::exact_type>);
+  [[nodiscard]] float largest_value(std::size_t layer) const noexcept { return largest_of(layer, &Lane::values); }
+  template <class S>
+  [[nodiscard]] float largest_of(std::size_t layer, S Lane::*store) const noexcept {
+    float most = std::min(detail::largest_number, largest<typename S::exact_type>);
+    if constexpr (detail::ChosenStore<S>) {
+      for (const Lane& lane : at(layer).lanes) { most = std::min(most, detail::facts_of(lane.*store).largest); }
+    }
+    return most;
+  }
 
   static const Shape& checked(const Shape& shape, const Options& options) {
     shape.validate();
@@ -411,9 +420,12 @@ class KVCache {
     Retrieval::validate(options.retrieval, shape);
     check_bounds("speculation", options.speculation);
     if constexpr (ValuesInKeys<Values>) {
-      const Site first{0, 0, shape};
-      require(!detail::renumbers<P>(options, first) || shape.rope.theta == 0.0, ErrorCode::option, detail::eviction_name<P>(options, first),
-              ": in_cache_positions is true, must be false where rows hold keys and values at once: they cannot be turned");
+      detail::for_lanes(shape, [&](const Site& of) {
+        const bool in_keys = detail::facts_of_made_from<Values>(values_at<Storage>(options.storage, of)).in_keys;
+        require(!in_keys || !detail::renumbers<P>(options, of) || shape.rope.theta == 0.0, ErrorCode::option,
+                detail::eviction_name<P>(options, of),
+                ": in_cache_positions is true, must be false where rows hold keys and values at once: they cannot be turned");
+      });
     }
     detail::check_lanes<P>(shape, options);
     return shape;
@@ -509,14 +521,17 @@ class KVCache {
   }
   /// Whether queries read only some rows: after a first prompt, which has no index yet.
   [[nodiscard]] bool chooses(std::size_t layer, std::size_t head) const noexcept {
-    return at(layer).prompt_tokens > 0 && (Prepares<Values> || !Retrieval::reads_all(options_.retrieval, site(layer, head)));
+    return at(layer).prompt_tokens > 0 && (prepares(at(layer).lanes[head]) || !Retrieval::reads_all(options_.retrieval, site(layer, head)));
   }
+  /// Whether values must be fetched before they are read: in all lanes of any cache of P, in this lane.
+  static constexpr bool must_prepare = Prepares<Values> && !detail::ChosenStore<Values>;
+  static bool prepares(const Lane& lane) noexcept { return detail::facts_of(lane.values).prepares; }
   /// Whether threads may share the rows of one token: every head reads all of them.
   [[nodiscard]] bool shares_rows(std::size_t layer) const noexcept {
     const auto& lanes = at(layer).lanes;
     return std::none_of(lanes.begin(), lanes.end(), [&](const Lane& lane) {
       const Observes observes = detail::needs<P>(lane.state).observes;
-      return detail::retrieves<P>(lane.index) || observes == Observes::every_query || observes == Observes::last_queries;
+      return prepares(lane) || detail::retrieves<P>(lane.index) || observes == Observes::every_query || observes == Observes::last_queries;
     });
   }
   /// Afterwards some heads attend without failing half-way through what the policy sees of them.

@@ -7,7 +7,7 @@
 #endif
 #include <xxhash.h>
 
-#include "kvcompress/any_cache.hpp"
+#include "kvcompress/cache/persist.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -23,7 +23,6 @@ template <class P>
 void save(const KVCache<P>& cache, const ByteSink& sink) {
   detail::Persistence<P>::save(cache, sink, detail::xxh3);
 }
-inline void save(const AnyCache& cache, const ByteSink& sink) { cache.save(sink, detail::xxh3); }
 
 /// Replaces the content of a cache by a saved one of the same policy, options and shape; it then goes on bit for bit as the one that was
 /// saved, on the same kind of processor. Texts among the options, such as directories, may differ. A file that is damaged or cut short, or
@@ -33,6 +32,5 @@ template <class P>
 void load(KVCache<P>& cache, const ByteSource& source) {
   detail::Persistence<P>::load(cache, source, detail::xxh3);
 }
-inline void load(AnyCache& cache, const ByteSource& source) { cache.load(source, detail::xxh3); }
 
 }  // namespace kvcompress

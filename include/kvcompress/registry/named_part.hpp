@@ -69,7 +69,7 @@ PartChoices choose_part(const PartSpec& spec) {
   PartChoices chosen;
   if constexpr (NamesEviction<P>) {
     chosen.eviction = AnyEviction::of<typename P::Eviction>(options.eviction);
-    chosen.needs = needs<P>(options);
+    chosen.needs = chosen.eviction.ops->needs;
   }
   if constexpr (NamesStorage<P>) {
     using Storage = typename P::Storage;
