@@ -270,7 +270,7 @@ class KVCache {
     }
     Vector<Shared<Layer>> after(layers_);
     for (Shared<Layer>& shared : after) {
-      if (!shared.read().mark(first, last, scratch_)) { continue; }
+      if (!shared.read().mark(first, last, true, scratch_)) { continue; }
       Layer& l = shared.write();
       for (std::size_t unit = l.tables.size(); unit-- > 0;) { l.evict(unit, l.drops(unit, scratch_), scratch_, true); }
       l.refresh_indices(options_, workspace_.rotation, false, scratch_.rows);
@@ -429,8 +429,17 @@ class KVCache {
   /// For observations of open rows: no fork shares a layer that has them (see the constructor above).
   [[nodiscard]] Layer& writable(std::size_t layer) noexcept { return layers_[layer].write_in_place(); }
   void reserve_scratch(std::size_t rows) {
-    if (detail::may<P>.decides != Decides::never) { scratch_.reserve(Layer::per_lane ? shape_.kv_heads : 1, shape_.kv_heads, rows); }
-    if (detail::may_see_queries<P>) { workspace_.reserve(shape_, rows); }
+    std::size_t tables = 0;  // of a layer that evicts
+    bool observes = false;
+    for (const Shared<Layer>& layer : layers_) {
+      if (layer.read().decides()) { tables = std::max(tables, layer.read().tables.size()); }
+      for (const Lane& lane : layer.read().lanes) {
+        const Observes what = detail::needs<P>(lane.state).observes;
+        observes = observes || what == Observes::every_query || what == Observes::last_queries;
+      }
+    }
+    if (tables > 0) { scratch_.reserve(tables, shape_.kv_heads, rows); }
+    if (observes) { workspace_.reserve(shape_, rows); }
   }
 
   // ------------------------------------------------------------------ rows

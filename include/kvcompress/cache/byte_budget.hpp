@@ -57,7 +57,7 @@ std::size_t most_bytes(const Shape& shape, const PolicyOptions<P>& options, cons
     }
     return lane;
   };
-  const std::size_t tables = Layer<P>::per_lane ? shape.kv_heads : 1;
+  const std::size_t tables = Layer<P>::tables_of(options, shape, 0);
   return shape.layers * (sizeof(Shared<Layer<P>>) + Shared<Layer<P>>::box_bytes() + tables * table) + sum_over_lanes<P>(shape, lane_at);
 }
 

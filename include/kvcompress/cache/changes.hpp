@@ -46,8 +46,8 @@ struct Changes {
       lane.state.reserve(rows);
       lane.index.reserve(rows);
     }
-    for (RowTable& table : l.tables) {
-      if (may<P>.decides != Decides::never) { table.reserve(rows); }
+    for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
+      if (l.lanes[unit].decides()) { l.tables[unit].reserve(rows); }
     }
   }
   /// Commits what is open, unless the layer's prompt is; then calls add(layer), which may append `rows` rows from `position` on and cannot

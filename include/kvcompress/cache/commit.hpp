@@ -19,8 +19,9 @@ template <class P>
 struct Commit {
   using Eviction = typename Axes<P>::Eviction;
   using Retrieval = typename Axes<P>::Retrieval;
-  /// The eviction scores lane by lane, the storage encodes lanes together.
-  static constexpr bool decides_together = may<P>.decides == Decides::once && may<P>.agrees < storage_scope<typename Axes<P>::Storage>();
+  /// Whether the eviction may score lane by lane what the storage encodes together.
+  static constexpr bool may_decide_together =
+      (may<P>.decides == Decides::once || EvictsAtRunTime<Eviction>)&&may<P>.agrees < storage_scope<typename Axes<P>::Storage>();
 
   const Shape& shape;
   const PolicyOptions<P>& options;
@@ -44,7 +45,7 @@ struct Commit {
       }
     }
     drop_padding(l, end_of_prompt);
-    if (!end_of_prompt || !decides_together) {
+    if (!end_of_prompt || !decides_together(l)) {
       start(l);
       decide(l, layer, end_of_prompt);
       evict(l, end_of_prompt);
@@ -93,7 +94,7 @@ struct Commit {
     count_seen(l);
     decide(l, layer, false);
     Room all{true};
-    for (std::size_t unit = 0; decides && unit < l.tables.size(); ++unit) {
+    for (std::size_t unit = 0; l.decides() && unit < l.tables.size(); ++unit) {
       const Room room = l.make_room_to_evict(unit, l.drops(unit, scratch), rows, scratch);
       if (!room.made) { return room; }
       all.more = std::max(all.more, room.more);
@@ -128,7 +129,7 @@ struct Commit {
   }
 
  private:
-  static constexpr bool decides = may<P>.decides != Decides::never;
+  static constexpr bool may_decide = may<P>.decides != Decides::never;
   static constexpr bool in_groups = storage_scope<typename Axes<P>::Storage>() == Scope::group;
 
   [[nodiscard]] std::size_t first_of(std::size_t layer) const { return in_groups ? layers_with<P>(options, shape, layer).first : layer; }
@@ -161,7 +162,7 @@ struct Commit {
     if constexpr (SettlesInRoom<S>) {
       return false;
     } else if constexpr (requires { first.encodes_at(std::size_t{}); }) {
-      if (!decides && SettlesAside<S>) { return false; }  // rows lie still until they are taken
+      if (SettlesAside<S> && !l.decides()) { return false; }  // rows lie still until they are taken
       for (const Lane<P>& lane : l.lanes) {
         if ((lane.*store).encodes_at((lane.*store).rows())) { return true; }
       }
@@ -196,8 +197,8 @@ struct Commit {
   }
   /// Evicts what is decided for all of these layers together, indexes the rows that stay, and encodes those that are due.
   void encode(std::span<Layer<P>* const> together, std::size_t first, bool end_of_prompt) const {
-    if constexpr (decides_together) {
-      if (end_of_prompt) { evict_together(together, first); }
+    if constexpr (may_decide_together) {
+      if (end_of_prompt && decides_together(*together.front())) { evict_together(together, first); }
     }
     for (std::size_t l = 0; l < together.size(); ++l) {
       if constexpr (may_retrieve<P>) {
@@ -207,18 +208,25 @@ struct Commit {
     }
     encoding(end_of_prompt).run(together, first);
   }
+  /// The eviction scores lane by lane, the storage encodes lanes together.
+  static bool decides_together(const Layer<P>& l) noexcept {
+    const Needs wanted = needs<P>(l.lanes.front().state);
+    return may_decide_together && wanted.decides == Decides::once && wanted.agrees < storage_scope<typename Axes<P>::Storage>();
+  }
   void start(const Layer<P>& l) const {
-    if constexpr (decides) { l.start(scratch); }
+    if (l.decides()) { l.start(scratch); }
   }
   /// What no query of the prompt saw goes before the eviction decides, so that none has to know of it.
   void drop_padding(Layer<P>& l, bool end_of_prompt) const {
-    if constexpr (decides) {
+    if constexpr (may_decide) {
+      if (!end_of_prompt || !l.decides()) { return; }
       const Position start = l.start();
-      if (end_of_prompt && start > l.committed && l.mark(0, start, scratch)) { evict(l, true); }  // older rows were looked at before
+      if (start > l.committed && l.mark(0, start, false, scratch)) { evict(l, true); }  // older rows were looked at before
     }
   }
   void evict(Layer<P>& l, bool in_order) const {
-    if constexpr (decides) {
+    if constexpr (may_decide) {
+      if (!l.decides()) { return; }
       for (std::size_t unit = l.tables.size();
            unit-- > 0;) {  // backwards: where a unit's flags lie follows from the rows of those before it
         l.evict(unit, l.drops(unit, scratch), scratch, in_order);
@@ -227,11 +235,13 @@ struct Commit {
   }
   /// Marks in scratch.drop the rows of all units that go.
   void decide(Layer<P>& l, std::size_t layer, bool end_of_prompt) const {
-    if constexpr (decides) { decision(end_of_prompt).run(l, layer); }
+    if constexpr (may_decide) {
+      if (l.decides()) { decision(end_of_prompt).run(l, layer); }
+    }
   }
   [[nodiscard]] Decision<P> decision(bool end_of_prompt) const { return {shape, options, workspace.rotation, scratch, end_of_prompt}; }
   /// Lanes that the storage encodes together keep the same rows: their scores are added and decided upon once.
-  void evict_together(std::span<Layer<P>* const> together, std::size_t first) const requires(decides_together) {
+  void evict_together(std::span<Layer<P>* const> together, std::size_t first) const requires(may_decide_together) {
     const RowTable& rows = together.front()->tables.front();
     decision(true).run(together, first);
     for (Layer<P>* l : together) {

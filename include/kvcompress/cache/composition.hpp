@@ -53,7 +53,7 @@ struct Composition {
   static_assert(may<P>.observes == Observes::nothing || ObservesAttention<Eviction>,
                 "kvcompress::KVCache<P>: the eviction of P says that it observes attention, so it must model "
                 "kvcompress::ObservesAttention: provide observe(options, state, head, probabilities)");
-  static_assert(Rules::encoded_together(may<P>.decides, may<P>.agrees, storage_scope<Storage>()),
+  static_assert(EvictsAtRunTime<Eviction> || Rules::encoded_together(may<P>.decides, may<P>.agrees, storage_scope<Storage>()),
                 "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_ENCODED_TOGETHER);
   static_assert(Rules::observes_all(may<P>.observes, must_retrieve<P>), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_OBSERVES_ALL);
   static_assert(Rules::fetched(needs_retrieval, may_retrieve<P>), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_FETCHED);
@@ -67,7 +67,10 @@ void check_lanes(const Shape& shape, const PolicyOptions<P>& options) {
   using Retrieval = typename Axes<P>::Retrieval;
   for_lanes(shape, [&](const Site& site) {
     const bool chooses = retrieves<P>(options, site);
-    require(Rules::observes_all(needs<P>(options, site).observes, chooses), ErrorCode::option, eviction_name<P>(options, site), " with ",
+    const Needs wanted = needs<P>(options, site);
+    require(Rules::encoded_together(wanted.decides, wanted.agrees, storage_scope<typename Axes<P>::Storage>()), ErrorCode::option,
+            eviction_name<P>(options, site), ": ", Rules::encoded_together_sentence);
+    require(Rules::observes_all(wanted.observes, chooses), ErrorCode::option, eviction_name<P>(options, site), " with ",
             retrieval_name<P>(options, site), ": ", Rules::observes_all_sentence);
     require(Rules::fetched(Composition<P>::needs_retrieval, chooses), ErrorCode::option, retrieval_name<P>(options, site), ": ",
             Rules::fetched_sentence);

@@ -66,7 +66,9 @@ struct Decision {
     scratch.views.reserve(lanes);
   }
   void show(Lane<P>& lane, const Site& site, const RowTable& table) const {
-    scratch.views.push_back(LaneView(site, &lane.state, &lane, table, rotation, reading_of<P>));
+    void* state = &lane.state;
+    if constexpr (EvictsAtRunTime<Eviction>) { state = lane.state.inner(); }
+    scratch.views.push_back(LaneView(site, state, &lane, table, rotation, reading_of<P>));
   }
   void select(const Layer<P>& l) const {
     const std::size_t padding = std::min<std::size_t>(l.prompt_tokens, l.start());

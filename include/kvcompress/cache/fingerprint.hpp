@@ -120,20 +120,23 @@ void for_choices(const Choices<Ops>& chosen, std::string_view path, auto&& work)
   }
 }
 
-/// The name of a retrieval and its facts; for those that are chosen lane by lane, of each.
-template <class R>
-void describe_retrieval(const typename R::Options& options, auto& archive) {
-  if constexpr (ChosenPerLane<R>) {
-    for_choices(options.chosen, "policy.retrieval", [&](const auto& choice, Sentence path) {
+/// The name of an eviction or a retrieval and its facts; for those that are chosen lane by lane, of each.
+template <class Part>
+void describe_part(const typename Part::Options& options, auto& archive, std::string_view axis) {
+  if constexpr (ChosenPerLane<Part>) {
+    for_choices(options.chosen, axis, [&](const auto& choice, Sentence path) {
       check_saved(choice.ops->write != nullptr, "save or load", choice.ops->name);
       archive.same(path.c_str(), choice.ops->name);
       path.add(".");
       choice.ops->saving.facts(Facts(archive, path.c_str()));
     });
   } else {
-    archive.same("policy.retrieval", R::name);
-    const Facts fact(archive, "policy.retrieval.");
-    if constexpr (requires { R::describe(fact); }) { R::describe(fact); }
+    archive.same(axis, Part::name);
+    Sentence prefix;
+    prefix.add(axis);
+    prefix.add(".");
+    const Facts fact(archive, prefix.c_str());
+    if constexpr (requires { Part::describe(fact); }) { Part::describe(fact); }
   }
 }
 /// The options of an axis ("options.retrieval"); where they are chosen lane by lane, those of each choice, and which lane has which.
@@ -157,15 +160,12 @@ void describe_axis_options(const typename Part::Options& options, auto& archive,
 template <class P>
 void describe(const Shape& shape, const PolicyOptions<P>& options, auto& archive) {
   using Storage = typename Axes<P>::Storage;
-  const Facts fact(archive, "policy.");
-  fact("eviction", Axes<P>::Eviction::name);
-  const Facts of_eviction(archive, "policy.eviction.");
-  if constexpr (requires { Axes<P>::Eviction::describe(of_eviction); }) { Axes<P>::Eviction::describe(of_eviction); }
-  describe_retrieval<typename Axes<P>::Retrieval>(options.retrieval, archive);
+  describe_part<typename Axes<P>::Eviction>(options.eviction, archive, "policy.eviction");
+  describe_part<typename Axes<P>::Retrieval>(options.retrieval, archive, "policy.retrieval");
   Storage::Keys::describe(Facts(archive, "policy.keys."));
   Storage::Values::describe(Facts(archive, "policy.values."));
   describe_shape(shape, archive);
-  describe_options(options.eviction, archive, "options.eviction.");
+  describe_axis_options<typename Axes<P>::Eviction>(options.eviction, archive, "options.eviction");
   describe_options(options.storage, archive, "options.storage.");
   describe_axis_options<typename Axes<P>::Retrieval>(options.retrieval, archive, "options.retrieval");
   archive.same("options.speculation", options.speculation);

@@ -65,6 +65,7 @@ struct Lane {
   }
   /// Whether the policy wants to know what queries see of the rows: which are padding (what chooses among rows must not choose them), and that
   /// it was shown queries at all.
+  [[nodiscard]] bool decides() const noexcept { return needs<P>(state).decides != Decides::never; }
   [[nodiscard]] bool notes_queries() const noexcept {
     const Needs wanted = needs<P>(state);
     return wanted.decides != Decides::never || wanted.observes != Observes::nothing || retrieves<P>(index);

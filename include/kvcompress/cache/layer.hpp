@@ -45,7 +45,11 @@ struct Layer {
   using Eviction = typename Axes<P>::Eviction;
   using Keys = typename Lane<P>::Keys;
   using Values = typename Lane<P>::Values;
-  static constexpr bool per_lane = may<P>.agrees == Scope::lane && storage_scope<typename Axes<P>::Storage>() == Scope::lane;
+  /// How many row tables a layer has: one, or one per lane.
+  static std::size_t tables_of(const PolicyOptions<P>& options, const Shape& shape, std::size_t layer) noexcept {
+    const bool apart = storage_scope<typename Axes<P>::Storage>() == Scope::lane && agreement<P>(options, shape, layer) == Scope::lane;
+    return apart ? shape.kv_heads : 1;
+  }
 
   /// `most`: rows of a lane under a budget in bytes; all 0 without one.
   Layer(const Shape& shape, std::size_t layer, const PolicyOptions<P>& options, const MostRows& most, const Memory& memory)
@@ -53,23 +57,29 @@ struct Layer {
     lanes.reserve(shape.kv_heads);
     for (std::size_t head = 0; head < shape.kv_heads; ++head) {
       lanes.emplace_back(Site{layer, head, shape}, options, memory);
-      if (may<P>.decides != Decides::never) { lanes.back().keep_memory(most); }
+      if (lanes.back().decides()) { lanes.back().keep_memory(most); }
     }
     if (most.live > 0) {
       most_dead = most.dead;
       most_decoded = most.decoded;
       most_queries = 1 + options.speculation;
     }
-    const std::size_t count = per_lane ? shape.kv_heads : 1;
+    const std::size_t count = tables_of(options, shape, layer);
     tables.reserve(count);
     for (std::size_t unit = 0; unit < count; ++unit) { tables.emplace_back(renumbers<P>(options, {layer, unit, shape}), memory); }
     budgets.resize(count);
   }
 
-  [[nodiscard]] const RowTable& table(std::size_t head) const noexcept { return tables[per_lane ? head : 0]; }
+  [[nodiscard]] const RowTable& table(std::size_t head) const noexcept { return tables[tables.size() == 1 ? 0 : head]; }
   /// The lanes that table `unit` describes.
   [[nodiscard]] std::span<Lane<P>> unit(std::size_t index) noexcept {
-    return per_lane ? std::span(&lanes[index], 1) : std::span(lanes.data(), lanes.size());
+    return tables.size() == 1 ? std::span(lanes.data(), lanes.size()) : std::span(&lanes[index], 1);
+  }
+
+  /// Whether some lane evicts.
+  [[nodiscard]] bool decides() const noexcept {
+    if constexpr (may<P>.decides == Decides::never) { return false; }
+    return std::any_of(lanes.begin(), lanes.end(), [](const Lane<P>& lane) { return lane.decides(); });
   }
 
   /// The part of the flags of all rows that is a unit's.
@@ -89,11 +99,12 @@ struct Layer {
     scratch.start(rows, longest);
   }
 
-  /// Marks the rows at positions [first, last); returns whether there are any.
-  bool mark(Position first, Position last, CommitScratch<P>& scratch) const {
+  /// Marks the rows at positions [first, last), in all lanes or those that evict; returns whether there are any.
+  bool mark(Position first, Position last, bool all_lanes, CommitScratch<P>& scratch) const {
     start(scratch);
     bool any = false;
     for (std::size_t unit_index = 0; unit_index < tables.size(); ++unit_index) {
+      if (!all_lanes && !lanes[unit_index].decides()) { continue; }
       const std::span<unsigned char> drop = drops(unit_index, scratch);
       for (std::size_t row = 0; row < drop.size(); ++row) {
         const Position p = tables[unit_index].position(row);
@@ -185,7 +196,7 @@ struct Layer {
       Lane<P>& lane = lanes[head];
       if (!retrieves<P>(lane.index)) { continue; }
       const auto read = [&](std::size_t row, float* out) { lane.read_key(row, table(head), rotation, out); };
-      Lane<P>::Retrieval::refresh(options.retrieval, lane.index, table(head), end_of_prompt, padding_in_place(), read, scratch);
+      Lane<P>::Retrieval::refresh(options.retrieval, lane.index, table(head), end_of_prompt, padding_in_place(head), read, scratch);
     }
   }
   /// Afterwards a refresh of the indices that finds at most the rows that are there cannot fail.
@@ -236,7 +247,7 @@ struct Layer {
     require(appended == other.appended, ErrorCode::position, "end_prompt(layer = ", number,
             "): its rows came at other positions than those of layer ", other_number,
             ", which is encoded together with it: they must be appended alike");
-    require(may<P>.decides == Decides::never || start() == other.start(), ErrorCode::input, "end_prompt(layer = ", number,
+    require(!decides() || start() == other.start(), ErrorCode::input, "end_prompt(layer = ", number,
             "): its queries see nothing before position ", start(), ", must be that of layer ", other_number,
             ", which is encoded together with it: ", other.start());
   }
@@ -346,9 +357,9 @@ struct Layer {
     return x ^ (x >> 31U);
   }
   /// Rows of padding at the front, where nothing has evicted them.
-  [[nodiscard]] std::size_t padding_in_place() const noexcept {
-    if (may<P>.decides != Decides::never) { return 0; }
-    const RowTable& table = tables.front();
+  [[nodiscard]] std::size_t padding_in_place(std::size_t head) const noexcept {
+    if (lanes[head].decides()) { return 0; }
+    const RowTable& table = this->table(head);
     const Position first = start();
     std::size_t row = table.positions().empty() ? std::min<std::size_t>(first, table.rows()) : 0;
     while (row < table.rows() && table.position(row) < first) { ++row; }

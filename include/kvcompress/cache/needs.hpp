@@ -45,6 +45,16 @@ constexpr Needs needs([[maybe_unused]] const typename Axes<P>::Eviction::State& 
     return may<P>;
   }
 }
+/// Which lanes of a layer keep the same rows, as far as the eviction knows.
+template <class P>
+Scope agreement([[maybe_unused]] const PolicyOptions<P>& options, [[maybe_unused]] const Shape& shape,
+                [[maybe_unused]] std::size_t layer) noexcept {
+  if constexpr (EvictsAtRunTime<typename Axes<P>::Eviction>) {
+    return Axes<P>::Eviction::agreement(options.eviction, shape, layer);
+  } else {
+    return may<P>.agrees;
+  }
+}
 template <class P>
 constexpr std::string_view eviction_name([[maybe_unused]] const PolicyOptions<P>& options, [[maybe_unused]] const Site& site) noexcept {
   if constexpr (EvictsAtRunTime<typename Axes<P>::Eviction>) {

@@ -51,49 +51,6 @@ class LaneView {
   const Reading* reading_;
 };
 
-/// Buffers for decisions. They hold nothing between calls.
-struct DecisionScratch {
-  explicit DecisionScratch(const Memory& memory)
-      : numbers(Allocator<float>(memory)), sums(Allocator<double>(memory)), rows(Allocator<float>(memory)),
-        scores(Allocator<std::span<const float>>(memory)), budgets(Allocator<std::size_t>(memory)) {}
-  /// For `sets` sets of `row_count` rows in all.
-  void reserve(std::size_t sets, std::size_t row_count) {
-    numbers.reserve(row_count);
-    scores.reserve(sets);
-    budgets.reserve(sets);
-  }
-  void shrink() noexcept {
-    const auto give_back = [](auto& vector) {
-      if (vector.capacity() > 64) { std::remove_reference_t<decltype(vector)>(vector.get_allocator()).swap(vector); }
-    };
-    give_back(numbers);
-    give_back(sums);
-    give_back(rows);
-  }
-  void account(MemoryReport& report) const noexcept {
-    report.add(&MemoryReport::scratch, numbers);
-    report.add(&MemoryReport::scratch, sums);
-    report.add(&MemoryReport::scratch, rows);
-    report.add(&MemoryReport::scratch, scores);
-    report.add(&MemoryReport::scratch, budgets);
-  }
-
-  Vector<float> numbers;                  // scores of all sets
-  Vector<double> sums;                    // of the scores of the lanes of a set
-  Vector<float> rows;                     // decoded keys or values
-  Vector<std::span<const float>> scores;  // of every set
-  Vector<std::size_t> budgets;            // of every set
-};
-
-/// When a decision is made, and what it may use.
-struct Moment {
-  bool end_of_prompt;         ///< this commit closes a prompt
-  std::size_t prompt_tokens;  ///< tokens up to the end of the last prompt, this one included
-  std::size_t padding;        ///< how many of them are padding
-  std::size_t most_decoded;   ///< decoded rows that a budget in bytes has room for
-  DecisionScratch& scratch;
-};
-
 /// Rows that stay whatever they score: the `sinks` oldest and the `recent` newest, together at most the budget.
 struct Protected {
   std::size_t sinks = 0;
@@ -193,6 +150,52 @@ struct RowSet {
       if (rows.alive(r)) { order.push_back(rows.position(r)); }
     }
   }
+};
+
+/// Buffers for decisions. They hold nothing between calls.
+struct DecisionScratch {
+  explicit DecisionScratch(const Memory& memory)
+      : numbers(Allocator<float>(memory)), sums(Allocator<double>(memory)), rows(Allocator<float>(memory)),
+        scores(Allocator<std::span<const float>>(memory)), budgets(Allocator<std::size_t>(memory)), sets(Allocator<RowSet>(memory)) {}
+  /// For so many sets of `row_count` rows in all.
+  void reserve(std::size_t set_count, std::size_t row_count) {
+    numbers.reserve(row_count);
+    scores.reserve(set_count);
+    budgets.reserve(set_count);
+    sets.reserve(set_count);
+  }
+  void shrink() noexcept {
+    const auto give_back = [](auto& vector) {
+      if (vector.capacity() > 64) { std::remove_reference_t<decltype(vector)>(vector.get_allocator()).swap(vector); }
+    };
+    give_back(numbers);
+    give_back(sums);
+    give_back(rows);
+  }
+  void account(MemoryReport& report) const noexcept {
+    report.add(&MemoryReport::scratch, numbers);
+    report.add(&MemoryReport::scratch, sums);
+    report.add(&MemoryReport::scratch, rows);
+    report.add(&MemoryReport::scratch, scores);
+    report.add(&MemoryReport::scratch, budgets);
+    report.add(&MemoryReport::scratch, sets);
+  }
+
+  Vector<float> numbers;                  // scores of all sets
+  Vector<double> sums;                    // of the scores of the lanes of a set
+  Vector<float> rows;                     // decoded keys or values
+  Vector<std::span<const float>> scores;  // of every set
+  Vector<std::size_t> budgets;            // of every set
+  Vector<RowSet> sets;                    // of lanes that decide together
+};
+
+/// When a decision is made, and what it may use.
+struct Moment {
+  bool end_of_prompt;         ///< this commit closes a prompt
+  std::size_t prompt_tokens;  ///< tokens up to the end of the last prompt, this one included
+  std::size_t padding;        ///< how many of them are padding
+  std::size_t most_decoded;   ///< decoded rows that a budget in bytes has room for
+  DecisionScratch& scratch;
 };
 
 }  // namespace kvcompress
