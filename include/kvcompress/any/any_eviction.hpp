@@ -96,8 +96,10 @@ struct AnyEviction {
     for (std::size_t lane = 0; lane < options.chosen.of_lane.size(); ++lane) {
       const Site site{lane / shape.kv_heads, lane % shape.kv_heads, shape};
       const Ops& ops = *options.chosen.at(site).ops;
-      require(ops.needs.agrees != Scope::layer || options.chosen.entry_of(site) == options.chosen.entry_of({site.layer, 0, shape}),
-              ErrorCode::option, ops.name, " is chosen for some heads of layer ", site.layer,
+      const Ops& of_first = *options.chosen.at({site.layer, 0, shape}).ops;
+      const bool together = ops.needs.agrees == Scope::layer || of_first.needs.agrees == Scope::layer;
+      require(!together || options.chosen.entry_of(site) == options.chosen.entry_of({site.layer, 0, shape}), ErrorCode::option,
+              ops.needs.agrees == Scope::layer ? ops.name : of_first.name, " is chosen for some heads of layer ", site.layer,
               ", must be chosen for all: it decides for all heads of a layer together");
       const Budget* const budget = ops.budget != nullptr ? ops.budget(options.chosen.at(site).options.get()) : nullptr;
       require(budget == nullptr || budget->bytes_of == 0 || options.chosen.entries.size() == 1, ErrorCode::option, ops.name, ": budget is ",
