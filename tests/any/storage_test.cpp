@@ -97,9 +97,9 @@ void expect_same_state(const KVCache<A>& a, const KVCache<B>& b, const std::stri
   EXPECT_LE(of_a.indices, of_b.indices) << when;
   EXPECT_LE(of_b.total() - of_a.total(), 1024 * a.shape().layers * a.shape().kv_heads) << when;
   of_a.indices = of_b.indices = of_a.shared = of_b.shared = 0;
-  EXPECT_EQ(std::memcmp(&of_a, &of_b, sizeof of_a), 0) << when << ": " << of_a.total() << " and " << of_b.total() << " bytes, scratch "
-                                                       << of_a.scratch << " and " << of_b.scratch << ", spare " << of_a.spare << " and "
-                                                       << of_b.spare;
+  EXPECT_EQ(std::memcmp(&of_a, &of_b, sizeof of_a), 0)
+      << when << ": " << of_a.total() << " and " << of_b.total() << " bytes, scratch " << of_a.scratch << " and " << of_b.scratch
+      << ", spare " << of_a.spare << " and " << of_b.spare;
   for (std::size_t layer = 0; layer < a.shape().layers; ++layer) {
     for (std::size_t head = 0; head < a.shape().kv_heads; ++head) { EXPECT_EQ(a.kept(layer, head), b.kept(layer, head)) << when; }
   }

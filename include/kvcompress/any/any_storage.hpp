@@ -131,8 +131,8 @@ inline void AnyStorage::check_lane(const Options& options, const Site& site) {
   const Shape& shape = site.shape;
   const Choice& keys = keys_at(options, site);
   const Choice& values = values_at(options, site);
-  require(!values.ops->facts.in_keys || is_whole(keys, values), ErrorCode::option, "storage: the values of layer ", site.layer, ", KV head ",
-          site.kv_head, " are held in their keys, which must be those of the same storage");
+  require(!values.ops->facts.in_keys || is_whole(keys, values), ErrorCode::option, "storage: the values of layer ", site.layer,
+          ", KV head ", site.kv_head, " are held in their keys, which must be those of the same storage");
   const Scope scope = scope_at(options, shape, site.layer);
   require(scope == Scope::lane || same_entries(options, site, {site.layer, 0, shape}), ErrorCode::option, "storage: KV head ", site.kv_head,
           " of layer ", site.layer, " is held otherwise than KV head 0, must be held alike: the lanes of the layer are encoded together");
@@ -143,8 +143,8 @@ inline void AnyStorage::check_lane(const Options& options, const Site& site) {
   if (keys.ops->facts.scope == Scope::group && values.ops->facts.scope == Scope::group) {
     const RowRange other = values.ops->layers_with(values.options.get(), shape, site.layer);
     require(other.first == group.first && other.last == group.last, ErrorCode::option, "storage: the values of layer ", site.layer,
-            " are encoded together with those of layers ", other.first, " to ", other.last - 1, ", must be with those that its keys are: ",
-            group.first, " to ", group.last - 1);
+            " are encoded together with those of layers ", other.first, " to ", other.last - 1,
+            ", must be with those that its keys are: ", group.first, " to ", group.last - 1);
   }
 }
 

@@ -96,7 +96,9 @@ class AnyStore {
     return ops().prepare_keys != nullptr ? ops().prepare_keys(get(), ranges, table, rotation, scratch) : 0;
   }
   /// Of values.
-  std::size_t prepare(std::span<const RowRange> ranges) { return ops().prepare_values != nullptr ? ops().prepare_values(get(), ranges) : 0; }
+  std::size_t prepare(std::span<const RowRange> ranges) {
+    return ops().prepare_values != nullptr ? ops().prepare_values(get(), ranges) : 0;
+  }
 
   // ------------------------------------------------------------------ commits
 
@@ -156,9 +158,7 @@ class AnyStore {
       report.add_held(shared(lane), [&](MemoryReport& all) { member(lane).account_own(all); });
     }
     const Ops& ops = member(0).ops();
-    if (ops.account_together != nullptr) {
-      return ops.account_together(all_of(lanes, member, shared), report);
-    }
+    if (ops.account_together != nullptr) { return ops.account_together(all_of(lanes, member, shared), report); }
     for (std::size_t lane = 0; lane < lanes; ++lane) {
       report.add_held(shared(lane), [&](MemoryReport& all) { ops.account(member(lane).get(), all); });
     }

@@ -72,11 +72,11 @@ struct StoreOps {
 
   // Attention.
   std::size_t (*scratch_floats)(const void* store, std::size_t dim, std::size_t queries) noexcept;
-  void (*scores)(const void* store, RowRange range, const RowTable& table, Rotation& rotation, const float* queries, std::size_t query_stride,
-                 std::size_t query_count, float* logits, std::size_t logit_stride, float* scratch) noexcept;
+  void (*scores)(const void* store, RowRange range, const RowTable& table, Rotation& rotation, const float* queries,
+                 std::size_t query_stride, std::size_t query_count, float* logits, std::size_t logit_stride, float* scratch) noexcept;
   void (*read_key)(const void* store, std::size_t row, const RowTable& table, Rotation& rotation, float* out) noexcept;
-  void (*accumulate)(const void* store, RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
-                     std::size_t out_stride, float* scratch) noexcept;
+  void (*accumulate)(const void* store, RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count,
+                     float* out, std::size_t out_stride, float* scratch) noexcept;
   void (*read_value)(const void* store, std::size_t row, float* out);
   void (*fetch)(const void* store, std::size_t row) noexcept;
   std::size_t (*prepare_keys)(void* store, std::span<const RowRange> ranges, const RowTable& table, Rotation& rotation,

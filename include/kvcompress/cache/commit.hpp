@@ -163,7 +163,7 @@ struct Commit {
       const S& rows = lane.*store;
       const StoreFacts& has = facts_of(rows);
       if (has.settles_in_room) { continue; }
-      if (!has.says_when_it_encodes) { return true; }      // a store of which nothing is known
+      if (!has.says_when_it_encodes) { return true; }   // a store of which nothing is known
       if (!decides && has.settles_aside) { continue; }  // rows lie still until they are taken
       if constexpr (SaysWhenItEncodes<S>) {
         if (rows.encodes_at(rows.rows())) { return true; }

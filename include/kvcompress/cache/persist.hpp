@@ -13,7 +13,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// Of one that is chosen at run time, its storage describes all that there are.
 template <class S>
-concept PersistsStore = PersistsRows<S> || (ChosenStore<S> && Persists<S>);
+concept PersistsStore = PersistsRows<S> ||(ChosenStore<S>&& Persists<S>);
 template <class S>
 concept NamesOptions = ListsFields<typename S::Options> || ChosenStore<typename S::Keys>;
 

@@ -47,7 +47,7 @@ concept Compacts = requires(std::span<S* const> members, const RowTable& table, 
 
 /// The answers of one store. A type that stands for many (see AnyStore) models every concept, which prunes nothing; its stores know.
 struct StoreFacts {
-  Scope scope;               ///< whose rows are encoded together
+  Scope scope;  ///< whose rows are encoded together
   bool settles_in_room;
   bool settles_aside;
   bool prepares_to_settle;
@@ -63,8 +63,17 @@ template <class S>
 constexpr StoreFacts facts_by_type() noexcept {
   std::size_t multiple = 1;
   if constexpr (requires { S::row_multiple; }) { multiple = S::row_multiple; }
-  return {scope_of<S>(), SettlesInRoom<S>,  SettlesAside<S>, PreparesToSettle<S>, SaysWhenItEncodes<S>,           ErasesBlocks<S>,
-          Compacts<S>,   Prepares<S>, ValuesInKeys<S>, multiple,            largest<typename S::exact_type>};
+  return {scope_of<S>(),
+          SettlesInRoom<S>,
+          SettlesAside<S>,
+          PreparesToSettle<S>,
+          SaysWhenItEncodes<S>,
+          ErasesBlocks<S>,
+          Compacts<S>,
+          Prepares<S>,
+          ValuesInKeys<S>,
+          multiple,
+          largest<typename S::exact_type>};
 }
 template <class S>
 inline constexpr StoreFacts facts_of_type = facts_by_type<S>();
