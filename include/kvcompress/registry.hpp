@@ -27,7 +27,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 class Registry {
  public:
   /// Adds part P, of one axis or of several (ShadowKV), under a name. A part of your own works like the library's. `ForHeads`, if it is not void,
-  /// is taken instead where an eviction keeps other rows in every KV head.
+  /// is taken instead where the KV heads of a layer keep other rows or are held in other ways.
   template <PolicyPart P, class ForHeads = void>
   void add(std::string_view name) {
     check_name(name);
@@ -47,11 +47,12 @@ class Registry {
     shape.validate();
     detail::LanesOfClauses lanes(policy, shape);
     detail::Chooser chooser;
+    const std::vector<PolicyClause> texts = parse_clauses(policy);
+    for (const PolicyClause& clause : texts) { lanes.add(clause.lanes); }
     std::vector<ClauseChoices> clauses;
-    for (const PolicyClause& clause : parse_clauses(policy)) {
-      lanes.add(clause.lanes);
+    for (const PolicyClause& clause : texts) {
       const detail::Places places = places_of(policy, clause.parts);
-      clauses.push_back(chooser.choose(places));
+      clauses.push_back(chooser.choose(places, lanes.shares_a_layer(clauses.size())));
       check_rules(policy, places, clauses.back());
     }
     const auto of_lanes = [&](auto... place) {
@@ -188,7 +189,7 @@ class Registry {
       if (part->axes[retrieval]) { places.retrieval = place; }
       if (part->info.name != "f16" || others == 0) { name += (name.empty() ? "" : "+") + part->info.name; }
     }
-    visit(name, detail::Chooser().choose(places));
+    visit(name, detail::Chooser().choose(places, false));
   }
 
   std::vector<detail::NamedPart> parts_;

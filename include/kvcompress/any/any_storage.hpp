@@ -141,8 +141,10 @@ inline void AnyStorage::check_lane(const Options& options, const Site& site) {
           " of layer ", site.layer, " is held otherwise than KV head 0, must be held alike: the lanes of the layer are encoded together");
   if (scope != Scope::group) { return; }
   const RowRange group = layers_with(options, shape, site.layer);
-  require(same_entries(options, site, {group.first, site.kv_head, shape}), ErrorCode::option, "storage: layer ", site.layer,
-          " is held otherwise than layer ", group.first, ", must be held alike: they are encoded together");
+  for (std::size_t other = group.first; other < group.last; ++other) {
+    require(same_entries(options, site, {other, site.kv_head, shape}), ErrorCode::option, "storage: layer ", other,
+            " is held otherwise than layer ", site.layer, ", must be held alike: they are encoded together");
+  }
   if (keys.ops->facts.scope == Scope::group && values.ops->facts.scope == Scope::group) {
     const RowRange other = values.ops->layers_with(values.options.get(), shape, site.layer);
     require(other.first == group.first && other.last == group.last, ErrorCode::option, "storage: the values of layer ", site.layer,

@@ -121,3 +121,17 @@ struct Persistence {
 };
 
 }  // namespace kvcompress::detail
+
+namespace kvcompress::inline KVCOMPRESS_ABI {
+
+/// Saving and loading with the checksum of one's choice; kvcompress/persistence.hpp has both with one, and says what they promise.
+template <class P>
+void save(const KVCache<P>& cache, const ByteSink& sink, Checksum checksum) {
+  detail::Persistence<P>::save(cache, sink, checksum);
+}
+template <class P>
+void load(KVCache<P>& cache, const ByteSource& source, Checksum checksum) {
+  detail::Persistence<P>::load(cache, source, checksum);
+}
+
+}  // namespace kvcompress

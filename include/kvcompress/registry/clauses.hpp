@@ -103,6 +103,15 @@ class LanesOfClauses {
             "\" has no lane left, must name one that no clause before it has");
     ++clauses_;
   }
+  /// Whether some layer is for this clause and for others, once all are added.
+  [[nodiscard]] bool shares_a_layer(std::size_t clause) const noexcept {
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+      const auto first = clause_of_.begin() + static_cast<std::ptrdiff_t>(layer * shape_.kv_heads);
+      const auto heads = std::count(first, first + static_cast<std::ptrdiff_t>(shape_.kv_heads), clause);
+      if (heads > 0 && heads < static_cast<std::ptrdiff_t>(shape_.kv_heads)) { return true; }
+    }
+    return false;
+  }
   /// The clause of every lane, once all are added.
   [[nodiscard]] const std::vector<std::size_t>& finish() const {
     for (std::size_t lane = 0; lane < clause_of_.size(); ++lane) {

@@ -90,7 +90,7 @@ struct NamedPart {
   PartInfo info;
   std::array<bool, 3> axes;  // eviction, storage, retrieval
   PartChoices (*choose)(const PartSpec& spec);
-  PartChoices (*choose_for_heads)(const PartSpec& spec);  // its form for evictions that keep other rows in every KV head; or null
+  PartChoices (*choose_for_heads)(const PartSpec& spec);  // its form for layers whose KV heads differ; or null
 
   [[nodiscard]] std::size_t first_axis() const noexcept {
     return static_cast<std::size_t>(std::find(axes.begin(), axes.end(), true) - axes.begin());
@@ -100,7 +100,7 @@ struct NamedPart {
   }
 };
 
-/// P under a name; `ForHeads` is void, or the form of P for evictions that keep other rows in every KV head.
+/// P under a name; `ForHeads` is void, or the form of P for layers whose KV heads differ.
 template <class P, class ForHeads>
 NamedPart named_part(std::string_view name) {
   NamedPart part{{std::string(name), "", ""}, {NamesEviction<P>, NamesStorage<P>, NamesRetrieval<P>}, &choose_part<P>, nullptr};

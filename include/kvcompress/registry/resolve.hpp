@@ -49,10 +49,11 @@ struct ClauseChoices {
 /// Chooses for the clauses of one policy.
 class Chooser {
  public:
-  [[nodiscard]] ClauseChoices choose(const Places& places) {
+  /// `heads_differ`: KV heads of one layer have other clauses.
+  [[nodiscard]] ClauseChoices choose(const Places& places, bool heads_differ) {
     ClauseChoices all;
     all.eviction = made(places.eviction, false, all.eviction_text);
-    const bool for_heads = all.eviction.needs.decides != Decides::never && all.eviction.needs.agrees == Scope::lane;
+    const bool for_heads = heads_differ || (all.eviction.needs.decides != Decides::never && all.eviction.needs.agrees == Scope::lane);
     all.keys = made(places.keys, for_heads, all.keys_text);
     all.values = made(places.values, for_heads, all.values_text);
     all.retrieval = made(places.retrieval, for_heads, all.retrieval_text);
