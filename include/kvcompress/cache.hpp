@@ -138,6 +138,9 @@ class KVCache {
   void attend(std::size_t layer, const Rows& queries, const Output& out, std::span<Workspace> workspaces, Executor&& executor,
               const AttendOptions& options = {}) {
     require(!workspaces.empty(), ErrorCode::input, "attend: workspaces is empty, must have one per worker");
+    if constexpr (requires { executor.operator bool(); }) {
+      require(static_cast<bool>(executor), ErrorCode::input, "attend: executor is empty, must be a function");
+    }
     const HeadRange all{0, shape_.kv_heads};
     const AttendOptions how = check_attend(layer, queries, out, options, all, workspaces.front());
     for (const Workspace& ws : workspaces) { ws.check("attend", shape_, workspace_); }
