@@ -30,7 +30,7 @@ class Growing {
     const std::size_t width = c.kv_heads * c.head_dim;
     for (std::size_t t = 0; t < tokens_at_once; ++t) {
       cache_.append(0, Rows::tokens_first(keys_.data() + t * width, 1, c.kv_heads, c.head_dim),
-                     Rows::tokens_first(values_.data() + t * width, 1, c.kv_heads, c.head_dim));
+                    Rows::tokens_first(values_.data() + t * width, 1, c.kv_heads, c.head_dim));
     }
   }
   [[nodiscard]] const AnyCache& cache() const { return cache_; }

@@ -25,7 +25,7 @@ class Step {
   void run() {
     const Case& c = data_.of();
     cache_.attend(0, Rows::tokens_first(queries_.data(), 1, c.query_heads, c.head_dim),
-                   Output::tokens_first(out_.data(), 1, c.query_heads, c.head_dim), workspace_, {}, {});
+                  Output::tokens_first(out_.data(), 1, c.query_heads, c.head_dim), workspace_, {}, {});
   }
   [[nodiscard]] double error() { return error_of_attend(cache_, data_); }
   [[nodiscard]] const AnyCache& cache() const { return cache_; }

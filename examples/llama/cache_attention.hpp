@@ -52,8 +52,8 @@ class CacheAttention final : public Attention {
   void attend(std::size_t layer, const float* queries, std::size_t tokens, float* out, std::size_t first_kv_head,
               std::size_t last_kv_head) override {
     cache_.attend(layer, rows(queries, tokens, shape_.query_heads),
-                   kvcompress::Output::tokens_first(out, tokens, shape_.query_heads, shape_.head_dim), workspaces_[first_kv_head], {},
-                   {first_kv_head, last_kv_head});
+                  kvcompress::Output::tokens_first(out, tokens, shape_.query_heads, shape_.head_dim), workspaces_[first_kv_head], {},
+                  {first_kv_head, last_kv_head});
   }
   void end_prompt(std::size_t layer) override { cache_.end_prompt(layer); }
 

@@ -183,9 +183,8 @@ TEST(PublicEntriesOfExecutors, ThatDoOtherThanTheyMust) {
   any->append(0, text.key_rows(0, 1), text.value_rows(0, 1));
   std::vector<Workspace> workspaces(1, Workspace(small));
   Outputs out(64);
-  expect_error(ErrorCode::input, {"executor is empty"}, [&] {
-    any.attend(0, text.query_rows(0, 1), Output::tokens_first(out.data(), 1, 4, 16), workspaces, AnyExecutor{}, {});
-  });
+  expect_error(ErrorCode::input, {"executor is empty"},
+               [&] { any.attend(0, text.query_rows(0, 1), Output::tokens_first(out.data(), 1, 4, 16), workspaces, AnyExecutor{}, {}); });
 }
 
 TYPED_TEST(PublicEntries, WhatIsAppended) {

@@ -42,7 +42,8 @@ Cell cell(const std::string& name) {
   if constexpr (requires { options.storage.layers_per_group; }) { options.storage.layers_per_group = 2; }
   if constexpr (requires { options.storage.residual; }) { options.storage.residual = 32; }
   if constexpr (requires { options.eviction.in_cache_positions; }) {
-    options.eviction.in_cache_positions = options.eviction.in_cache_positions && KVCache<P>::Retrieval::renumbers(options.retrieval, Site{0, 0, shape});
+    options.eviction.in_cache_positions =
+        options.eviction.in_cache_positions && KVCache<P>::Retrieval::renumbers(options.retrieval, Site{0, 0, shape});
   }
   options.speculation = settings.speculation;
   add_up(options.storage, settings.accumulation);

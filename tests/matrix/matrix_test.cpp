@@ -59,9 +59,7 @@ Outputs go_on(AnyCache& cache, const Texts& texts, std::size_t first, std::size_
 
 class Matrix : public ::testing::TestWithParam<Cell> {
  protected:
-  static AnyCache make(const Settings& settings, const Memory& memory = {}) {
-    return GetParam().make(shape, settings, memory);
-  }
+  static AnyCache make(const Settings& settings, const Memory& memory = {}) { return GetParam().make(shape, settings, memory); }
   /// A cache that has seen tokens [0, end), everything committed.
   static AnyCache at(const Texts& texts, std::size_t end, const Settings& settings, const Memory& memory = {}) {
     auto cache = make(settings, memory);
@@ -144,7 +142,7 @@ TEST_P(Matrix, PaddingIsGoneWithThePromptIfAnythingIs) {
     for (std::size_t layer = 0; layer < shape.layers && padding < prompt; ++layer) {
       const Text& text = texts.of_layer[layer];
       plain.append(layer, text.key_rows(padding, prompt - padding), text.value_rows(padding, prompt - padding),
-                    static_cast<Position>(padding));
+                   static_cast<Position>(padding));
       static_cast<void>(attend(plain, text, prompt, prompt - padding, layer));
     }
     if (padding < prompt) { end_prompt(plain); }
@@ -310,7 +308,7 @@ Outputs insist(const Cell& cell, CountingMemory& memory, std::size_t refuse_afte
       Outputs out(count * text.output_width());
       again([&] {
         cache.attend(layer, text.query_rows(t, count), Output::tokens_first(out.data(), count, shape.query_heads, shape.head_dim),
-                      workspaces.front(), {}, HeadRange{});
+                     workspaces.front(), {}, HeadRange{});
       });
       all.insert(all.end(), out.begin(), out.end());
     }

@@ -5,8 +5,8 @@
 #include <rapidcheck.h>
 
 #include <cstdlib>
-#include <optional>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "kvcompress/persistence/buffers.hpp"

@@ -137,7 +137,10 @@ TEST(Reserve, RoomStaysThroughEveryVerb) {
       cache.end_prompt(0);
       return cache;
     };
-    decode(*with_prompt(), "end_prompt");
+    {
+      auto cache = with_prompt();
+      decode(cache, "end_prompt");
+    }
     {
       auto cache = with_prompt();
       auto fork = cache.fork();
@@ -145,7 +148,11 @@ TEST(Reserve, RoomStaysThroughEveryVerb) {
       fork.append(0, text.key_rows(prompt, 1), text.value_rows(prompt, 1));  // the fork takes its own room here
       decode(fork, "its first write");
     }
-    decode(*with_prompt()->copy(), "copy");
+    {
+      AnyCache copy(with_prompt());
+      copy = AnyCache(copy);
+      decode(copy, "copy");
+    }
     {
       auto cache = with_prompt();
       cache.clear();
