@@ -156,7 +156,8 @@ class KVCache {
   }
 
   /// For an engine with its own attention: shows the policy queries (tokens, query_heads, key width) at `positions`, as attend would.
-  /// `log_sum_exp`, if the engine has it: that of every query's logits over the rows it may see, (tokens, query_heads), -infinity where it
+  /// `log_sum_exp`, if the engine has it: that of every query's logits over the rows it may see, and of what else the options name,
+  /// (tokens, query_heads), -infinity where it
   /// sees none; it saves a pass over the logits, and policies that observe the last queries of a prompt do without it. One that makes a
   /// probability larger than 1 is an Error, beyond rounding: 5 %, 1 % of the logit, and for a row that is encoded what its code may add to it.
   /// A policy that observes nothing learns from it what is padding (see end_prompt), if it evicts or retrieves, and else nothing.
@@ -164,6 +165,7 @@ class KVCache {
                const float* log_sum_exp = nullptr) {
     detail::check_layer(shape_, "observe", layer);
     const AttendOptions how = detail::checked("observe", options);
+    detail::check_beside(shape_, "observe", queries.tokens(), how);
     detail::check_queries(shape_, queries, 0, shape_.kv_heads, how.scale, row_.data());
     const Layer& l = at(layer);
     require(l.open > 0, ErrorCode::phase, "observe(layer = ", layer, ") before append: no rows since the last commit");
@@ -179,9 +181,9 @@ class KVCache {
       note_queries(layer, head, how, workspace_);
       if (detail::sees_queries<P>(options_, site(layer, head), l.in_prompt)) {
         if constexpr (detail::may_see_queries<P>) {
-          const TooLikely wrong =
-              detail::see<P>(shape_, options_, writable(layer), head, false, detail::query_loader(shape_, queries, head, workspace_), how,
-                             log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
+          const TooLikely wrong = detail::see<P>(shape_, options_, writable(layer), head, false, nullptr,
+                                                 detail::query_loader(shape_, queries, head, workspace_), how,
+                                                 log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
           if (wrong.found) {
             before->put_back();
             fail(ErrorCode::input, "observe: log_sum_exp is ", wrong.log_sum_exp, " at token ", wrong.token, ", head ",
@@ -254,7 +256,7 @@ class KVCache {
       if (at(layer).next > position) { static_cast<void>(changes().own(layer)); }
     }
     for (Shared<Layer>& shared : layers_) {
-      if (shared.read().next > position) { shared.write_in_place().truncate(position, query_width()); }
+      if (shared.read().next > position) { shared.write_in_place().truncate(position, shape_); }
     }
   }
   /// Removes the rows at positions [first, last) that are still there; positions of other rows stay. Needs everything committed, and layers
@@ -419,8 +421,6 @@ class KVCache {
     return shape;
   }
   [[nodiscard]] Site site(std::size_t layer, std::size_t kv_head) const noexcept { return {layer, kv_head, shape_}; }
-  /// Floats of one token's queries that share a KV head.
-  [[nodiscard]] std::size_t query_width() const noexcept { return shape_.group() * shape_.key_width(); }
   [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[layer].read(); }
   [[nodiscard]] const Lane& lane(const char* verb, std::size_t layer, std::size_t kv_head) const {
     detail::check_lane(shape_, verb, layer, kv_head);
@@ -468,6 +468,7 @@ class KVCache {
                              Workspace& ws) const {
     detail::check_layer(shape_, "attend", layer);
     const AttendOptions how = detail::checked("attend", options);
+    detail::check_beside(shape_, "attend", queries.tokens(), how);
     ws.check("attend", shape_, workspace_);
     detail::check_queries(shape_, queries, heads.first, heads.last, how.scale, Workspace::ensure(ws.queries, shape_.key_width()));
     const std::size_t open = at(layer).open;
@@ -485,7 +486,7 @@ class KVCache {
     for (std::size_t head = heads.first; head < heads.last; ++head) {
       detail::place_queries(l.table(head), queries.tokens(), ws);
       const Lane& lane = l.lanes[head];
-      const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options);
+      const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options, {head * shape_.group()});
       const auto load = detail::query_loader(shape_, queries, head, ws);
       const auto store = detail::output_storer(shape_, head, out, options);
       if constexpr (detail::may_retrieve<P>) {

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kvcompress/attention/batches.hpp"
+#include "kvcompress/attention/partial.hpp"
 #include "kvcompress/attention/running_softmax.hpp"
 #include "kvcompress/attention/workspace.hpp"
 #include "kvcompress/concepts.hpp"
@@ -28,6 +29,10 @@ struct AttendOptions {
                                  ///< policy has them; 0 means all
   Position start = 0;            ///< rows before this position (left padding) are not seen: see KVCache::end_prompt
   float* log_sum_exp = nullptr;  ///< optional output (tokens, query_heads): log of the softmax's denominator
+  std::span<const float>
+      sinks{};  ///< a learned logit per query head, finite or -infinity, that takes part in every softmax and has no value
+                ///< (gpt-oss); empty: none
+  std::span<const Partial> partials{};  ///< attention of the same queries over rows elsewhere, merged in this order after the sinks
 };
 
 namespace detail {
@@ -143,7 +148,7 @@ void attend_part(const Keys& keys, const Values* values, const RowTable& table, 
   }
 }
 
-/// The same over all the rows of `ranges`, finished. The rows are met in batches with a running softmax, so that any number of rows needs the
+/// The same over all the rows of `ranges`, not yet divided. The rows are met in batches with a running softmax, so that any number of rows needs the
 /// same scratch; with `keep_logits` all logits of the block stay in ws.logits, row stride `rows`, the number of rows in the ranges.
 template <KeyStore Keys, ValueStore Values>
 RunningSoftmax attend_block(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block,
@@ -159,7 +164,6 @@ RunningSoftmax attend_block(const Keys& keys, const Values* values, const RowTab
     attend_part(keys, values, table, block, batch, key_stride, keep_logits, logits, stride, options, part, ws);
     whole.merge(part);
   }
-  whole.finish();
   return whole;
 }
 
@@ -177,6 +181,13 @@ struct TooLikely {
 /// Which rows a block of queries reads, when nothing chooses: all.
 struct ReadEverything {};
 
+/// What the softmax of a query counts beside the rows of the lane: sinks and partials of the heads from `first_head` on, or the log of a mass
+/// per query, (tokens, heads of the group), without values.
+struct Beside {
+  std::size_t first_head = 0;
+  const float* masses = nullptr;
+};
+
 /// Attention of `tokens` queries per head over the rows of one lane; reports each query's probabilities if asked to.
 ///
 /// `load(token, head, row)` writes one query in the stored keys' form; `store(token, head, output, log_sum_exp)` receives the result;
@@ -186,8 +197,9 @@ struct ReadEverything {};
 template <KeyStore Keys, ValueStore Values>
 class LaneAttention {
  public:
-  LaneAttention(const Shape& shape, const Keys& keys, const Values* values, const RowTable& table, const AttendOptions& options)
-      : shape_(shape), keys_(keys), values_(values), table_(table), options_(options),
+  LaneAttention(const Shape& shape, const Keys& keys, const Values* values, const RowTable& table, const AttendOptions& options,
+                const Beside& beside = {})
+      : shape_(shape), keys_(keys), values_(values), table_(table), options_(options), beside_(beside),
         scale_(options.scale != 0.0F ? options.scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()))),
         key_stride_(kernels::padded(shape.key_width())), value_stride_(kernels::padded(shape.value_width())) {}
 
@@ -210,6 +222,7 @@ class LaneAttention {
       if constexpr (chooses) { ranges = reading(ws.queries.data(), key_stride_, block.shift, block.visible(0, options_), rows); }
       const detail::RunningSoftmax done =
           detail::attend_block(keys_, values_, table_, block, ranges, rows, key_stride_, value_stride_, observe, options_, ws);
+      finish(done, first, block.tokens);
       for (std::size_t q = 0; q < block.queries(); ++q) {
         const float log_sum_exp = done.maxima[q];
         store(first + q / group, q % group, done.outputs + q * value_stride_, log_sum_exp);
@@ -274,11 +287,25 @@ class LaneAttention {
     for (std::size_t i = 1; i < count; ++i) {
       whole.merge(detail::RunningSoftmax(results + i * part_floats(), shape_.group(), value_stride_));
     }
-    whole.finish();
+    finish(whole, 0, 1);
     for (std::size_t h = 0; h < shape_.group(); ++h) { store(std::size_t{0}, h, whole.outputs + h * value_stride_, whole.maxima[h]); }
   }
 
  private:
+  /// Adds what is beside the rows to the softmax of `tokens` tokens from `first` on, and divides.
+  void finish(const detail::RunningSoftmax& running, std::size_t first, std::size_t tokens) const noexcept {
+    const std::size_t group = shape_.group();
+    const bool alone = options_.sinks.empty() && options_.partials.empty() && beside_.masses == nullptr;
+    for (std::size_t q = 0; !alone && q < tokens * group; ++q) {
+      const std::size_t query = (first + q / group) * shape_.query_heads + beside_.first_head + q % group;
+      if (!options_.sinks.empty()) { running.add(q, options_.sinks[beside_.first_head + q % group], nullptr, 0); }
+      for (const Partial& partial : options_.partials) {
+        running.add(q, partial.log_sum_exp[query], partial.output + query * shape_.value_width(), shape_.value_width());
+      }
+      if (beside_.masses != nullptr) { running.add(q, beside_.masses[first * group + q], nullptr, 0); }
+    }
+    running.finish();
+  }
   static std::ptrdiff_t at(std::size_t index) noexcept { return static_cast<std::ptrdiff_t>(index); }
   [[nodiscard]] Position shift_of(std::size_t row_limit) const noexcept { return row_limit > 0 ? table_.shift(row_limit - 1) : 0; }
 
@@ -317,6 +344,7 @@ class LaneAttention {
   const Values* values_;
   const RowTable& table_;
   AttendOptions options_;
+  Beside beside_;
   float scale_;
   std::size_t key_stride_;
   std::size_t value_stride_;

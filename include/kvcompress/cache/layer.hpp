@@ -271,7 +271,7 @@ struct Layer {
     if constexpr (storage_scope<typename Axes<P>::Storage>() == Scope::group) { appended += scatter(first) - scatter(end); }
   }
   /// Forgets the rows at positions >= position, which lie at the end, in order.
-  void truncate(Position position, std::size_t query_width) noexcept {
+  void truncate(Position position, const Shape& shape) noexcept {
     const std::size_t before = tables.front().rows();
     for (std::size_t unit_index = 0; unit_index < tables.size(); ++unit_index) {
       RowTable& table = tables[unit_index];
@@ -283,7 +283,7 @@ struct Layer {
       for (Lane<P>& lane : unit(unit_index)) {
         lane.resize(rows);
         lane.pending.truncate(position);
-        lane.last.truncate(position, query_width);
+        lane.last.truncate(position, shape.group(), shape.key_width());
         lane.shown.truncate(position, prompt_tokens == 0);
       }
       table.resize(rows);

@@ -26,8 +26,19 @@ template <class P>
 void remember(const Shape& shape, std::size_t window, Lane<P>& lane, const Rows& queries, std::size_t head, const AttendOptions& attended,
               Workspace& ws) {
   const auto load = query_loader(shape, queries, head, ws);
-  lane.last.remember(ws.positions, attended, window, shape.group() * shape.key_width(), [&](std::size_t token, float* to) {
-    for (std::size_t h = 0; h < shape.group(); ++h) { load(token, h, to + h * shape.key_width()); }
+  const std::size_t group = shape.group();
+  lane.last.remember(
+      ws.positions, attended, window, group, shape.key_width(),
+      [&](std::size_t token, float* to) {
+    for (std::size_t h = 0; h < group; ++h) { load(token, h, to + h * shape.key_width()); }
+      },
+      [&](std::size_t token, std::size_t h) {  // the log of what its softmax counted beside the rows
+    const std::size_t query_head = head * group + h;
+    float mass = attended.sinks.empty() ? kernels::minus_infinity : attended.sinks[query_head];
+    for (const Partial& partial : attended.partials) {
+      mass = kernels::log_sum(mass, partial.log_sum_exp[token * shape.query_heads + query_head]);
+    }
+    return mass;
   });
 }
 
@@ -64,14 +75,14 @@ void make_room_to_observe(const Site& site, const PolicyOptions<P>& options, Lay
       lane.pending.make_room(revocable<P>(shape, options, layer, lane.pending.size(), tokens), table.rows());
     }
   }
-  if (window > 0) { lane.last.make_room(tokens, window, shape.group() * shape.key_width()); }
+  if (window > 0) { lane.last.make_room(tokens, window, shape.group(), shape.key_width(), attended); }
 }
 
 /// Computes the probabilities of the queries at ws.positions over the lane's rows, without outputs, and shows them to the eviction.
 /// `log_sum_exp` (or null): known from elsewhere, (tokens, query heads), the lane's first one at the front; says which one cannot be.
 template <class P>
-TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, bool last_of_prompt, auto&& load,
-              const AttendOptions& attended, const float* log_sum_exp, Workspace& ws) {
+TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, bool last_of_prompt,
+              const float* masses, auto&& load, const AttendOptions& attended, const float* log_sum_exp, Workspace& ws) {
   using Eviction = typename Lane<P>::Eviction;
   Lane<P>& lane = layer.lanes[head];
   const RowTable& table = layer.table(head);
@@ -82,7 +93,8 @@ TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
     while (limit > 0 && table.position(limit - 1) > ws.positions[t]) { --limit; }
     ws.limits[t] = limit;
   }
-  const LaneAttention<typename Lane<P>::Keys, typename Lane<P>::Values> attention(shape, lane.keys, nullptr, table, attended);
+  const Beside beside{head * shape.group(), masses};
+  const LaneAttention<typename Lane<P>::Keys, typename Lane<P>::Values> attention(shape, lane.keys, nullptr, table, attended, beside);
   const auto show = [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
     if (last_of_prompt) {
       Eviction::observe(options.eviction, lane.state, h, probabilities);
@@ -160,7 +172,7 @@ void see_last(const Site& site, const PolicyOptions<P>& options, Layer<P>& layer
   ws.positions.assign(last.positions().begin() + static_cast<std::ptrdiff_t>(skipped), last.positions().end());
   Lane<P>::Eviction::start(options.eviction, layer.lanes[head].state);
   static_cast<void>(see<P>(
-      shape, options, layer, head, true,
+      shape, options, layer, head, true, last.masses(skipped, shape.group()),
       [&](std::size_t token, std::size_t h, float* row) {
     std::copy_n(last.query(skipped + token, shape.group() * shape.key_width()) + h * shape.key_width(), shape.key_width(), row);
       },
