@@ -279,6 +279,20 @@ class KVCache {
     }
     changes().take(after);
   }
+  /// Moves the rows at positions [first, last) that are still there by `delta` positions, in all layers, as an engine does that makes room in
+  /// a full context: remove(4, 100), then shift(100, tokens(), -96). Attention sees them there from then on; their keys are not touched, however
+  /// they are held (a query is turned for them instead, exactly), so nothing is lost; 4 bytes per row. Positions stay in order: no row is
+  /// passed. If the newest row moves, the next position moves with it. Needs everything committed, and a retrieval whose index does not
+  /// depend on positions.
+  void shift(Position first, Position last, std::int64_t delta) {
+    require(first <= last, ErrorCode::position, "shift: first is ", first, ", must be at most last = ", last);
+    require(delta >= -std::int64_t{first}, ErrorCode::position, "shift: delta is ", delta, ", must be at least ", -std::int64_t{first});
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer) { check_shift(layer, first, last, delta); }
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+      for (RowTable& table : changes().own(layer).tables) { table.prepare_to_shift(); }
+    }
+    for (Shared<Layer>& layer : layers_) { layer.write_in_place().shift(first, last, delta); }
+  }
   /// Back to an empty cache; memory goes back to the handle, but for what reserve asked for.
   void clear() {
     KVCache empty(shape_, options_, memory_);
@@ -374,6 +388,10 @@ class KVCache {
     require(value != nullptr, ErrorCode::input, "read: value is null, must have room for ", shape_.value_width(), " numbers");
     if constexpr (!ValuesInKeys<Values>) { from.values.read(row, value); }  // first: it may fail
     from.read_key(row, rows, workspace_.rotation, key);
+    if (rows.turned(row) != rows.position(row) && rows.alive(row)) {
+      workspace_.rotation.turn_by(std::int64_t{rows.position(row)} - std::int64_t{rows.turned(row)});
+      workspace_.rotation.apply(key);
+    }
     if constexpr (ValuesInKeys<Values>) { std::copy_n(key, shape_.value_width(), value); }
   }
 
@@ -419,6 +437,22 @@ class KVCache {
     }
     detail::check_lanes<P>(shape, options);
     return shape;
+  }
+  void check_shift(std::size_t layer, Position first, Position last, std::int64_t delta) const {
+    const Layer& l = at(layer);
+    require(l.open == 0 && !l.waiting, ErrorCode::phase, "shift with ", l.open, " uncommitted rows in layer ", layer,
+            l.waiting ? ", whose prompt has ended and is not encoded: end_prompt of the other layers first" : ": commit first");
+    require(std::int64_t{std::min(last, l.next)} + delta < std::int64_t{no_position}, ErrorCode::position, "shift: delta is ", delta,
+            ", must leave positions below ", no_position);
+    require(last >= l.next || std::int64_t{last} + delta <= std::int64_t{l.next}, ErrorCode::position, "shift: delta is ", delta,
+            ", must be at most ", std::int64_t{l.next} - std::int64_t{last}, ": the rows must stay before the next token of layer ", layer);
+    require(!ValuesInKeys<Values>, ErrorCode::option, "shift: the rows hold keys and values at once, which cannot be turned");
+    for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+      require(Retrieval::renumbers(options_.retrieval, site(layer, head)), ErrorCode::option, "shift with ",
+              detail::retrieval_name<P>(options_, site(layer, head)), ", whose index is made at the original positions");
+      require(l.table(head).can_shift(first, last, delta), ErrorCode::position, "shift: the rows at positions [", first, ", ", last,
+              ") move by ", delta, ", must pass no row of layer ", layer, ", KV head ", head, ": remove it first");
+    }
   }
   [[nodiscard]] Site site(std::size_t layer, std::size_t kv_head) const noexcept { return {layer, kv_head, shape_}; }
   [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[layer].read(); }
@@ -491,7 +525,7 @@ class KVCache {
       const auto store = detail::output_storer(shape_, head, out, options);
       if constexpr (detail::may_retrieve<P>) {
         if (chooses(layer, head)) {
-          const auto choose = [&](const float* group, std::size_t stride, Position shift, const Visible& visible, std::size_t rows) {
+          const auto choose = [&](const float* group, std::size_t stride, std::int64_t shift, const Visible& visible, std::size_t rows) {
             return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, visible, options.soft_cap, rows,
                                      ws);
           };

@@ -51,25 +51,25 @@ struct QueryBlock {
   const Position* positions;      // (tokens)
   const std::size_t* row_limits;  // (tokens) a query sees no row from here on
   bool by_position;               // rows need not be older than the query: compare positions
-  Position shift;                 // the queries' distance between position and slot
+  std::int64_t shift;             // how far the queries are rotated beyond where attention sees them
   [[nodiscard]] std::size_t queries() const noexcept { return tokens * group; }
   [[nodiscard]] Visible visible(std::size_t token, const AttendOptions& options) const noexcept {
-    return {options.start, options.window, positions[token], positions[token] - shift};
+    return {options.start, options.window, positions[token], static_cast<Position>(positions[token] - shift)};
   }
 };
 
-/// Logits of the rows in `range` to ws.logits + offset, as runs of rows with equal shift: where slots replace positions, the query is
-/// turned by the difference instead of every key, which is the same dot product.
+/// Logits of the rows in `range` to ws.logits + offset, as runs of rows with equal shift: where slots replace positions, or positions were
+/// shifted, the query is turned by the difference instead of every key, which is the same dot product.
 template <KeyStore Keys>
 void score_chunk(const Keys& keys, const RowTable& table, RowRange range, const QueryBlock& block, std::size_t key_stride,
                  std::size_t logit_stride, float* logits, Workspace& ws) noexcept {
   for (std::size_t row = range.first; row < range.last;) {
-    const Position shift = table.shift(row);
-    std::size_t end = table.renumbers() ? row + 1 : range.last;
+    const std::int64_t shift = table.shift(row);
+    std::size_t end = table.shifts() ? row + 1 : range.last;
     while (end < range.last && (table.shift(end) == shift || !table.alive(end))) { ++end; }
     const float* queries = ws.queries.data();
     if (shift != block.shift) {
-      ws.rotation.turn_by(static_cast<std::int64_t>(shift) - static_cast<std::int64_t>(block.shift));
+      ws.rotation.turn_by(shift - block.shift);
       std::copy_n(ws.queries.data(), block.queries() * key_stride, ws.turned.data());
       for (std::size_t q = 0; q < block.queries(); ++q) { ws.rotation.apply(ws.turned.data() + q * key_stride); }
       queries = ws.turned.data();
@@ -307,13 +307,13 @@ class LaneAttention {
     running.finish();
   }
   static std::ptrdiff_t at(std::size_t index) noexcept { return static_cast<std::ptrdiff_t>(index); }
-  [[nodiscard]] Position shift_of(std::size_t row_limit) const noexcept { return row_limit > 0 ? table_.shift(row_limit - 1) : 0; }
+  [[nodiscard]] std::int64_t shift_of(std::size_t row_limit) const noexcept { return row_limit > 0 ? table_.shift(row_limit - 1) : 0; }
 
   /// Calls visit(block, first token, rows it may see) for blocks of up to `at_once` tokens.
   void for_blocks(std::span<const Position> positions, std::span<const std::size_t> row_limits, bool by_position, std::size_t at_once,
                   auto&& visit) const {
     for (std::size_t first = 0; first < positions.size();) {
-      const Position shift = shift_of(row_limits[first]);
+      const std::int64_t shift = shift_of(row_limits[first]);
       std::size_t end = first + 1;
       while (end < positions.size() && end - first < at_once && shift_of(row_limits[end]) == shift) { ++end; }
       visit(detail::QueryBlock{end - first, shape_.group(), positions.data() + first, row_limits.data() + first, by_position, shift}, first,
@@ -323,7 +323,7 @@ class LaneAttention {
   }
   void prepare(std::size_t queries, std::size_t logit_stride, Workspace& ws) const {
     Workspace::ensure(ws.queries, queries * key_stride_);
-    if (table_.renumbers()) { Workspace::ensure(ws.turned, queries * key_stride_); }
+    if (table_.shifts()) { Workspace::ensure(ws.turned, queries * key_stride_); }
     Workspace::ensure(ws.logits, queries * logit_stride);
     Workspace::ensure(ws.weights, std::max(queries * detail::chunk_rows, logit_stride));
     Workspace::ensure(ws.outputs, 2 * detail::RunningSoftmax::floats(queries, value_stride_));

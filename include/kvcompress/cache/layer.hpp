@@ -293,6 +293,15 @@ struct Layer {
     committed = std::min(committed, position);
     prompt_tokens = std::min<std::size_t>(prompt_tokens, position);
   }
+  /// Moves the rows at positions [first, last) by `delta`, past no other row; prepare_to_shift has come before in all tables.
+  void shift(Position first, Position last, std::int64_t delta) noexcept {
+    for (RowTable& table : tables) { table.shift_positions(first, last, delta); }
+    const auto moved = [&](std::int64_t position) { return static_cast<Position>(position + delta); };
+    for (Lane<P>& lane : lanes) { lane.shown.shift(first, last, delta); }
+    if (prompt_tokens > first && prompt_tokens <= last) { prompt_tokens = moved(static_cast<std::int64_t>(prompt_tokens)); }
+    if (first < next && last >= next) { next = moved(next); }
+    committed = next;
+  }
   /// Takes over the free room of the layer's former self, of which this one is a changed copy.
   void take_room(Layer& from) noexcept {
     for (std::size_t head = 0; head < lanes.size(); ++head) {

@@ -91,6 +91,10 @@ class Shown {
   [[nodiscard]] bool none() const noexcept { return oldest_ == no_position; }
   /// No query of the first prompt saw rows before this position; no_position if it had none.
   [[nodiscard]] Position start() const noexcept { return start_; }
+  /// Rows at positions [first, last) move by `delta`.
+  void shift(Position first, Position last, std::int64_t delta) noexcept {
+    if (start_ != no_position && start_ >= first && start_ < last) { start_ = static_cast<Position>(std::int64_t{start_} + delta); }
+  }
   /// What all queries since the commit said is forgotten with the last of them.
   void truncate(Position position, bool first_prompt) noexcept {
     if (position > oldest_) { return; }

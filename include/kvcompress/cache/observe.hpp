@@ -183,7 +183,7 @@ void see_last(const Site& site, const PolicyOptions<P>& options, Layer<P>& layer
 /// all that are not indexed. Fetches what must be fetched, which may fail.
 template <class P>
 std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t number, std::size_t head,
-                                 const float* queries, std::size_t stride, Position shift, const Visible& visible, float soft_cap,
+                                 const float* queries, std::size_t stride, std::int64_t shift, const Visible& visible, float soft_cap,
                                  std::size_t rows, Workspace& ws) {
   using Retrieval = typename Lane<P>::Retrieval;
   Lane<P>& lane = layer.lanes[head];
