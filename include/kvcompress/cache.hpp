@@ -191,6 +191,7 @@ class KVCache {
           }
         }
       }
+      if (l.in_prompt) { detail::show_queries<P>(shape_, options_, writable(layer).lanes[head], queries, head, l.next, workspace_); }
       if (const std::size_t window = detail::query_window<P>(options_, site(layer, head)); window > 0) {
         detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, how, workspace_);
       }
@@ -230,8 +231,9 @@ class KVCache {
     }
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
       const Lane& lane = at(layer).lanes[head];
-      require(!detail::sees_queries<P>(options_, site(layer, head), true) || !lane.shown.none(), ErrorCode::phase,
-              "end_prompt(layer = ", layer, ") before attend or observe: ", detail::eviction_name<P>(options_, site(layer, head)),
+      const bool sees = detail::needs<P>(lane.state).queries || detail::sees_queries<P>(options_, site(layer, head), true);
+      require(!sees || !lane.shown.none(), ErrorCode::phase, "end_prompt(layer = ", layer,
+              ") before attend or observe: ", detail::eviction_name<P>(options_, site(layer, head)),
               " needs the queries of the prompt, of every KV head");
       require(detail::query_window<P>(options_, site(layer, head)) == 0 || !lane.last.positions().empty(), ErrorCode::phase,
               "end_prompt(layer = ", layer, ") before attend or observe: ",
@@ -568,6 +570,9 @@ class KVCache {
       if (!at(layer).lanes[head].notes_queries()) { continue; }
       detail::place_queries(at(layer).table(head), queries.tokens(), ws);
       note_queries(layer, head, options, ws);
+      if (at(layer).in_prompt) {
+        detail::show_queries<P>(shape_, options_, writable(layer).lanes[head], queries, head, at(layer).next, ws);
+      }
       const std::size_t window = detail::query_window<P>(options_, site(layer, head));
       if (window == 0) { continue; }
       Lane& lane = writable(layer).lanes[head];

@@ -42,6 +42,27 @@ void remember(const Shape& shape, std::size_t window, Lane<P>& lane, const Rows&
   });
 }
 
+/// Shows the queries of a prompt to an eviction that wants them, before their rotary embedding.
+template <class P>
+void show_queries([[maybe_unused]] const Shape& shape, [[maybe_unused]] const PolicyOptions<P>& options, Lane<P>& lane,
+                  [[maybe_unused]] const Rows& queries, [[maybe_unused]] std::size_t head, [[maybe_unused]] Position next,
+                  [[maybe_unused]] Workspace& ws) noexcept {
+  if constexpr (may<P>.queries) {
+    if (!needs<P>(lane.state).queries) { return; }
+    for (std::size_t t = 0; t < queries.tokens(); ++t) {
+      for (std::size_t h = 0; h < shape.group(); ++h) {
+        queries.load(t, head * shape.group() + h, ws.queries.data());
+        if (shape.keys == KeyForm::rotated) {
+          ws.rotation.turn_by(-std::int64_t{ws.positions[t]});
+          ws.rotation.apply(ws.queries.data());
+        }
+        Axes<P>::Eviction::observe_query(options.eviction, lane.state, h, ws.queries.data());
+      }
+    }
+    lane.observed_end = next;
+  }
+}
+
 /// How many of the observations of `tokens` queries more will be kept back, `pending` are already.
 template <class P>
 std::size_t revocable(const Shape& shape, const PolicyOptions<P>& options, const Layer<P>& layer, std::size_t pending,
@@ -73,6 +94,12 @@ void make_room_to_observe(const Site& site, const PolicyOptions<P>& options, Lay
       const auto* values = &lane.value_store();
       LaneAttention(shape, lane.keys, outputs ? values : nullptr, table, attended).make_room(tokens, true, ws);
       lane.pending.make_room(revocable<P>(shape, options, layer, lane.pending.size(), tokens), table.rows());
+    }
+  }
+  if constexpr (may<P>.queries) {
+    if (layer.in_prompt && needs<P>(lane.state).queries) {
+      Axes<P>::Eviction::make_room_for_queries(options.eviction, lane.state, shape);
+      Workspace::ensure(ws.queries, shape.key_width());
     }
   }
   if (window > 0) { lane.last.make_room(tokens, window, shape.group(), shape.key_width(), attended); }
