@@ -45,6 +45,16 @@ struct PolicyOf {
 
 inline std::size_t largest_row_count(const reference::Matrix& table) { return static_cast<std::size_t>(table.cols()); }
 
+/// The first rows of an array, as many as the case has tokens.
+inline HeadArray first_rows(const Case& one, const std::string& name) {
+  const HeadArray all(one.array(name));
+  HeadArray some(all.heads, one.get<std::size_t>("tokens"), all.dim);
+  for (std::size_t head = 0; head < all.heads; ++head) {
+    std::copy_n(all.data.begin() + static_cast<std::ptrdiff_t>(head * all.tokens * all.dim), some.tokens * all.dim,
+                some.data.begin() + static_cast<std::ptrdiff_t>(head * some.tokens * all.dim));
+  }
+  return some;
+}
 /// One prompt: `layer` of a model of `layers`, queries for its last q.tokens rows.
 template <class S, class E>
 KVCache<PolicyOf<E>> prompt(const HeadArray& q, const HeadArray& k, const HeadArray& v, const typename E::Options& options,
