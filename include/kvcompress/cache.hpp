@@ -159,7 +159,8 @@ class KVCache {
   }
 
   /// For an engine with its own attention: shows the policy queries (tokens, query_heads, key width) at `positions`, as attend would.
-  /// `log_sum_exp`, if the engine has it: that of every query's logits over the rows it may see, (tokens, query_heads), -infinity where it
+  /// `log_sum_exp`, if the engine has it: that of every query's logits over the rows it may see, and of what else the options name,
+  /// (tokens, query_heads), -infinity where it
   /// sees none; it saves a pass over the logits, and policies that observe the last queries of a prompt do without it. One that makes a
   /// probability larger than 1 is an Error, beyond rounding: 5 %, 1 % of the logit, and for a row that is encoded what its code may add to it.
   /// A policy that observes nothing learns from it what is padding (see end_prompt), if it evicts or retrieves, and else nothing.
@@ -167,6 +168,7 @@ class KVCache {
                const float* log_sum_exp = nullptr) {
     detail::check_layer(shape_, "observe", layer);
     const AttendOptions how = detail::checked("observe", options);
+    detail::check_beside(shape_, "observe", queries.tokens(), how);
     detail::check_queries(shape_, queries, 0, shape_.kv_heads, how.scale, row_.data());
     const Layer& l = at(layer);
     require(l.open > 0, ErrorCode::phase, "observe(layer = ", layer, ") before append: no rows since the last commit");
@@ -182,9 +184,9 @@ class KVCache {
       note_queries(layer, head, how, workspace_);
       if (detail::sees_queries<P>(options_, site(layer, head), l.in_prompt)) {
         if constexpr (detail::may_see_queries<P>) {
-          const TooLikely wrong =
-              detail::see<P>(shape_, options_, writable(layer), head, false, detail::query_loader(shape_, queries, head, workspace_), how,
-                             log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
+          const TooLikely wrong = detail::see<P>(shape_, options_, writable(layer), head, false, nullptr,
+                                                 detail::query_loader(shape_, queries, head, workspace_), how,
+                                                 log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
           if (wrong.found) {
             before->put_back();
             fail(ErrorCode::input, "observe: log_sum_exp is ", wrong.log_sum_exp, " at token ", wrong.token, ", head ",
@@ -192,6 +194,7 @@ class KVCache {
           }
         }
       }
+      if (l.in_prompt) { detail::show_queries<P>(shape_, options_, writable(layer).lanes[head], queries, head, l.next, workspace_); }
       if (const std::size_t window = detail::query_window<P>(options_, site(layer, head)); window > 0) {
         detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, how, workspace_);
       }
@@ -231,8 +234,9 @@ class KVCache {
     }
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
       const Lane& lane = at(layer).lanes[head];
-      require(!detail::sees_queries<P>(options_, site(layer, head), true) || !lane.shown.none(), ErrorCode::phase,
-              "end_prompt(layer = ", layer, ") before attend or observe: ", detail::eviction_name<P>(options_, site(layer, head)),
+      const bool sees = detail::needs<P>(lane.state).queries || detail::sees_queries<P>(options_, site(layer, head), true);
+      require(!sees || !lane.shown.none(), ErrorCode::phase, "end_prompt(layer = ", layer,
+              ") before attend or observe: ", detail::eviction_name<P>(options_, site(layer, head)),
               " needs the queries of the prompt, of every KV head");
       require(detail::query_window<P>(options_, site(layer, head)) == 0 || !lane.last.positions().empty(), ErrorCode::phase,
               "end_prompt(layer = ", layer, ") before attend or observe: ",
@@ -257,7 +261,7 @@ class KVCache {
       if (at(layer).next > position) { static_cast<void>(changes().own(layer)); }
     }
     for (Shared<Layer>& shared : layers_) {
-      if (shared.read().next > position) { shared.write_in_place().truncate(position, query_width()); }
+      if (shared.read().next > position) { shared.write_in_place().truncate(position, shape_); }
     }
   }
   /// Removes the rows at positions [first, last) that are still there; positions of other rows stay. Needs everything committed, and layers
@@ -279,6 +283,20 @@ class KVCache {
       l.refresh_indices(options_, workspace_.rotation, false, scratch_.rows);
     }
     changes().take(after);
+  }
+  /// Moves the rows at positions [first, last) that are still there by `delta` positions, in all layers, as an engine does that makes room in
+  /// a full context: remove(4, 100), then shift(100, tokens(), -96). Attention sees them there from then on; their keys are not touched, however
+  /// they are held (a query is turned for them instead, exactly), so nothing is lost; 4 bytes per row. Positions stay in order: no row is
+  /// passed. If the newest row moves, the next position moves with it. Needs everything committed, and a retrieval whose index does not
+  /// depend on positions.
+  void shift(Position first, Position last, std::int64_t delta) {
+    require(first <= last, ErrorCode::position, "shift: first is ", first, ", must be at most last = ", last);
+    require(delta >= -std::int64_t{first}, ErrorCode::position, "shift: delta is ", delta, ", must be at least ", -std::int64_t{first});
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer) { check_shift(layer, first, last, delta); }
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+      for (RowTable& table : changes().own(layer).tables) { table.prepare_to_shift(); }
+    }
+    for (Shared<Layer>& layer : layers_) { layer.write_in_place().shift(first, last, delta); }
   }
   /// Back to an empty cache; memory goes back to the handle, but for what reserve asked for.
   void clear() {
@@ -376,6 +394,10 @@ class KVCache {
     const bool in_keys = detail::facts_of(from.values).in_keys;
     if (!in_keys) { from.values.read(row, value); }  // first: it may fail
     from.read_key(row, rows, workspace_.rotation, key);
+    if (rows.turned(row) != rows.position(row) && rows.alive(row)) {
+      workspace_.rotation.turn_by(std::int64_t{rows.position(row)} - std::int64_t{rows.turned(row)});
+      workspace_.rotation.apply(key);
+    }
     if (in_keys) { std::copy_n(key, shape_.value_width(), value); }
   }
 
@@ -433,9 +455,23 @@ class KVCache {
     detail::check_lanes<P>(shape, options);
     return shape;
   }
+  void check_shift(std::size_t layer, Position first, Position last, std::int64_t delta) const {
+    const Layer& l = at(layer);
+    require(l.open == 0 && !l.waiting, ErrorCode::phase, "shift with ", l.open, " uncommitted rows in layer ", layer,
+            l.waiting ? ", whose prompt has ended and is not encoded: end_prompt of the other layers first" : ": commit first");
+    require(std::int64_t{std::min(last, l.next)} + delta < std::int64_t{no_position}, ErrorCode::position, "shift: delta is ", delta,
+            ", must leave positions below ", no_position);
+    require(last >= l.next || std::int64_t{last} + delta <= std::int64_t{l.next}, ErrorCode::position, "shift: delta is ", delta,
+            ", must be at most ", std::int64_t{l.next} - std::int64_t{last}, ": the rows must stay before the next token of layer ", layer);
+    require(!ValuesInKeys<Values>, ErrorCode::option, "shift: the rows hold keys and values at once, which cannot be turned");
+    for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+      require(Retrieval::renumbers(options_.retrieval, site(layer, head)), ErrorCode::option, "shift with ",
+              detail::retrieval_name<P>(options_, site(layer, head)), ", whose index is made at the original positions");
+      require(l.table(head).can_shift(first, last, delta), ErrorCode::position, "shift: the rows at positions [", first, ", ", last,
+              ") move by ", delta, ", must pass no row of layer ", layer, ", KV head ", head, ": remove it first");
+    }
+  }
   [[nodiscard]] Site site(std::size_t layer, std::size_t kv_head) const noexcept { return {layer, kv_head, shape_}; }
-  /// Floats of one token's queries that share a KV head.
-  [[nodiscard]] std::size_t query_width() const noexcept { return shape_.group() * shape_.key_width(); }
   [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[layer].read(); }
   [[nodiscard]] const Lane& lane(const char* verb, std::size_t layer, std::size_t kv_head) const {
     detail::check_lane(shape_, verb, layer, kv_head);
@@ -483,6 +519,7 @@ class KVCache {
                              Workspace& ws) const {
     detail::check_layer(shape_, "attend", layer);
     const AttendOptions how = detail::checked("attend", options);
+    detail::check_beside(shape_, "attend", queries.tokens(), how);
     ws.check("attend", shape_, workspace_);
     detail::check_queries(shape_, queries, heads.first, heads.last, how.scale, Workspace::ensure(ws.queries, shape_.key_width()));
     const std::size_t open = at(layer).open;
@@ -500,12 +537,12 @@ class KVCache {
     for (std::size_t head = heads.first; head < heads.last; ++head) {
       detail::place_queries(l.table(head), queries.tokens(), ws);
       const Lane& lane = l.lanes[head];
-      const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options);
+      const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options, {head * shape_.group()});
       const auto load = detail::query_loader(shape_, queries, head, ws);
       const auto store = detail::output_storer(shape_, head, out, options);
       if constexpr (detail::may_retrieve<P>) {
         if (chooses(layer, head)) {
-          const auto choose = [&](const float* group, std::size_t stride, Position shift, const Visible& visible, std::size_t rows) {
+          const auto choose = [&](const float* group, std::size_t stride, std::int64_t shift, const Visible& visible, std::size_t rows) {
             return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, visible, options.soft_cap, rows,
                                      ws);
           };
@@ -551,6 +588,9 @@ class KVCache {
       if (!at(layer).lanes[head].notes_queries()) { continue; }
       detail::place_queries(at(layer).table(head), queries.tokens(), ws);
       note_queries(layer, head, options, ws);
+      if (at(layer).in_prompt) {
+        detail::show_queries<P>(shape_, options_, writable(layer).lanes[head], queries, head, at(layer).next, ws);
+      }
       const std::size_t window = detail::query_window<P>(options_, site(layer, head));
       if (window == 0) { continue; }
       Lane& lane = writable(layer).lanes[head];

@@ -5,12 +5,10 @@
 #include <span>
 
 #include "kvcompress/policies/adakv.hpp"
-#include "kvcompress/policies/full.hpp"
 #include "kvcompress/policies/key_diff.hpp"
 #include "kvcompress/policies/pyramidkv.hpp"
 #include "kvcompress/policies/tova.hpp"
-#include "support/kept_sets.hpp"
-#include "support/sequence.hpp"
+#include "support/eviction_cases.hpp"
 
 namespace {
 
@@ -18,69 +16,12 @@ using namespace kvcompress;
 using conformance::Case;
 using test::HeadArray;
 
-/// A scorer that remembers what it said of each lane, in ascending row order.
-template <class S>
-struct Watched : S {
-  static inline std::vector<std::vector<float>> scores{};
-
-  static std::span<const float> score(const typename S::Options& options, const LaneView& lane, const RowTable& rows, const Moment& moment,
-                                      std::span<float> out) {
-    const std::span<const float> own = S::score(options, lane, rows, moment, out);
-    scores.emplace_back(own.begin(), own.end());
-    return own;
-  }
-  static void join(const typename S::Options& options, RowSet& set, std::span<float> joined, const Moment& moment) {
-    if constexpr (requires { S::join(options, set, joined, moment); }) {
-      S::join(options, set, joined, moment);
-      scores.back().assign(joined.begin(), joined.end());
-    }
-  }
-};
-template <class E>
-struct PolicyOf {
-  using Eviction = E;
-  using Storage = ExactStorage<float>;
-};
-
-std::size_t largest_row_count(const reference::Matrix& table) { return static_cast<std::size_t>(table.cols()); }
-
-/// One prompt: `layer` of a model of `layers`, queries for its last q.tokens rows.
-template <class S, class E>
-KVCache<PolicyOf<E>> prompt(const HeadArray& q, const HeadArray& k, const HeadArray& v, const typename E::Options& options,
-                            std::size_t layer = 0, std::size_t layers = 1) {
-  Watched<S>::scores.clear();
-  Shape shape = test::shape_of(q, k, v);
-  shape.layers = layers;
-  KVCache<PolicyOf<E>> cache(shape, {.eviction = options});
-  cache.append(layer, k.rows(0, k.tokens), v.rows(0, k.tokens));
-  HeadArray out(q.heads, q.tokens, v.dim);
-  cache.attend(layer, q.rows(0, q.tokens), Output(out.data.data(), q.tokens, out.heads, out.dim, out.dim, out.tokens * out.dim));
-  cache.end_prompt(layer);
-  return cache;
-}
-/// Kept rows as the official table says, `at(head, row)` scores; nothing but near ties may differ.
-template <class Cache>
-void expect_kept(const Case& one, const Cache& cache, std::size_t layer, std::size_t heads, auto&& at, double margin) {
-  const auto kept = conformance::matrix(one.array("kept_idx"));
-  for (std::size_t head = 0; head < heads; ++head) {
-    const auto official = conformance::members(kept.row(static_cast<reference::Index>(kept.rows() == 1 ? 0 : head)).eval().reshaped());
-    ASSERT_EQ(official.size(), largest_row_count(kept));
-    conformance::expect_same_set(
-        one.path() + " head " + std::to_string(head), conformance::members(cache.kept(layer, head)), official,
-        [&](std::int64_t row) { return at(head, static_cast<std::size_t>(row)); }, margin);
-  }
-}
-/// The largest deviation of scores, divided, from the official ones, but for the `guarded` newest rows, which have none.
-double deviation(const Case& one, std::size_t heads, std::size_t guarded, auto&& at) {
-  const auto official = conformance::matrix(one.any({"score", "inner_score"}));
-  double worst = 0.0;
-  for (std::size_t head = 0; head < heads; ++head) {
-    for (std::size_t row = 0; row + guarded < static_cast<std::size_t>(official.cols()); ++row) {
-      worst = std::max(worst, std::abs(at(head, row) - official(static_cast<reference::Index>(head), static_cast<reference::Index>(row))));
-    }
-  }
-  return worst;
-}
+using conformance::expect_kept;
+using conformance::expect_mask;
+using conformance::PolicyOf;
+using conformance::prompt;
+using conformance::score_deviation;
+using conformance::Watched;
 
 // ---------------------------------------------------------------- TOVA
 
@@ -97,7 +38,7 @@ TEST(TOVA, ReproducesTheOfficialVectors) {
                                        return sum / static_cast<double>(q.heads);
                                      };
                                      expect_kept(one, cache, 0, k.heads, at, 2e-6);
-                                     conformance::expect_within(one, "scores", deviation(one, k.heads, 1, at), 2e-6);
+                                     conformance::expect_within(one, "scores", score_deviation(one, k.heads, 1, at), 2e-6);
                                    }}});
 }
 
@@ -131,7 +72,7 @@ TEST(KeyDiff, ReproducesTheOfficialVectors) {
                      const auto cache = prompt<KeyDifference, Evict<S>>(k, k, k, {.budget = one.get<std::size_t>("n_kept")});
                      const auto at = [](std::size_t head, std::size_t row) { return static_cast<double>(S::scores.at(head).at(row)); };
                      expect_kept(one, cache, 0, k.heads, at, 2e-6);
-                     conformance::expect_within(one, "scores", deviation(one, k.heads, 0, at), 2e-6);
+                     conformance::expect_within(one, "scores", score_deviation(one, k.heads, 0, at), 2e-6);
                    }}});
 }
 
@@ -172,29 +113,16 @@ TEST(PyramidKV, ReproducesTheOfficialVectors) {
                                return row + window >= k.tokens ? 1e9 : static_cast<double>(S::scores.at(head).at(row)) / divisor;
                              };
                              expect_kept(one, cache, layer, k.heads, at, 4e-8);
-                             conformance::expect_within(one, "scores", deviation(one, k.heads, window, at), 4e-8);
+                             conformance::expect_within(one, "scores", score_deviation(one, k.heads, window, at), 4e-8);
                            }}});
 }
 
 // ---------------------------------------------------------------- AdaKV
 
-template <class Cache>
-void expect_mask(const Case& one, const Cache& cache, const std::string& counts, std::size_t heads) {
-  const auto mask = conformance::matrix(one.array("kept_mask"));
-  const auto rows = one.array(counts).values;
-  for (std::size_t head = 0; head < heads; ++head) {
-    conformance::Members official;
-    for (reference::Index row = 0; row < mask.cols(); ++row) {
-      if (mask(static_cast<reference::Index>(head), row) != 0.0) { official.push_back(row); }
-    }
-    ASSERT_EQ(static_cast<double>(official.size()), rows.at(head));
-    EXPECT_EQ(conformance::members(cache.kept(0, head)), official) << one.path() << " head " << head;
-  }
-}
 using WatchedWindow = Watched<WindowAttention>;
 
 double window_deviation(const Case& one, std::size_t heads, std::size_t window, double divisor) {
-  return deviation(one, heads, one.has("score") ? 0 : window, [&](std::size_t head, std::size_t row) {
+  return score_deviation(one, heads, one.has("score") ? 0 : window, [&](std::size_t head, std::size_t row) {
     return static_cast<double>(WatchedWindow::scores.at(head).at(row)) / divisor;
   });
 }

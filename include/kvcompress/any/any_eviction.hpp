@@ -19,7 +19,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 struct AnyEviction {
   using Ops = detail::EvictionOps;
   static constexpr std::string_view name = "any_eviction";
-  static constexpr Needs may{.observes = Observes::as_options_say};
+  static constexpr Needs may{.observes = Observes::as_options_say, .queries = true};
 
   template <Eviction E>
   [[nodiscard]] static detail::Choice<Ops> of(const typename E::Options& options = {}) {
@@ -143,6 +143,12 @@ struct AnyEviction {
   }
   static void observe_row(const Options&, State& state, std::size_t row, std::span<const float> key, std::span<const float> value) {
     if (state.ops().observe_row != nullptr) { state.ops().observe_row(state.options_, state.inner(), row, key, value); }
+  }
+  static void make_room_for_queries(const Options&, State& state, const Shape& shape) {
+    state.ops().make_room_for_queries(state.options_, state.inner(), shape);
+  }
+  static void observe_query(const Options&, State& state, std::size_t head, const float* query) noexcept {
+    state.ops().observe_query(state.options_, state.inner(), head, query);
   }
   /// Lanes in `sets` show the States of their evictions.
   static void select(const Options& options, std::span<RowSet> sets, const Moment& moment) {

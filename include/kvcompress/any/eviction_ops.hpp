@@ -34,7 +34,9 @@ struct EvictionOps {
   void (*start)(const void* options, void* state);                                                            // or null
   void (*observe)(const void* options, void* state, std::size_t head, std::span<const float> probabilities);  // or null
   void (*observe_row)(const void* options, void* state, std::size_t row, std::span<const float> key,
-                      std::span<const float> value);  // or null
+                      std::span<const float> value);                                                       // or null
+  void (*make_room_for_queries)(const void* options, void* state, const Shape& shape);                     // or null
+  void (*observe_query)(const void* options, void* state, std::size_t head, const float* query) noexcept;  // or null
   void (*select)(const void* options, std::span<RowSet> sets, const Moment& moment);
 
   // A state that follows its rows; null of one that remembers nothing.
@@ -101,6 +103,12 @@ struct EvictionFunctions {
     if constexpr (ObservesAttention<E>) {
       ops.observe = [](const void* o, void* s, std::size_t head, std::span<const float> probabilities) {
         E::observe(of(o), in(s), head, probabilities);
+      };
+    }
+    if constexpr (ObservesQueries<E>) {
+      ops.make_room_for_queries = [](const void* o, void* s, const Shape& shape) { E::make_room_for_queries(of(o), in(s), shape); };
+      ops.observe_query = [](const void* o, void* s, std::size_t head, const float* query) noexcept {
+        E::observe_query(of(o), in(s), head, query);
       };
     }
     if constexpr (ObservesRows<E>) {

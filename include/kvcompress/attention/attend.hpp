@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kvcompress/attention/batches.hpp"
+#include "kvcompress/attention/partial.hpp"
 #include "kvcompress/attention/running_softmax.hpp"
 #include "kvcompress/attention/workspace.hpp"
 #include "kvcompress/concepts.hpp"
@@ -28,6 +29,10 @@ struct AttendOptions {
                                  ///< policy has them; 0 means all
   Position start = 0;            ///< rows before this position (left padding) are not seen: see KVCache::end_prompt
   float* log_sum_exp = nullptr;  ///< optional output (tokens, query_heads): log of the softmax's denominator
+  std::span<const float>
+      sinks{};  ///< a learned logit per query head, finite or -infinity, that takes part in every softmax and has no value
+                ///< (gpt-oss); empty: none
+  std::span<const Partial> partials{};  ///< attention of the same queries over rows elsewhere, merged in this order after the sinks
 };
 
 namespace detail {
@@ -46,25 +51,25 @@ struct QueryBlock {
   const Position* positions;      // (tokens)
   const std::size_t* row_limits;  // (tokens) a query sees no row from here on
   bool by_position;               // rows need not be older than the query: compare positions
-  Position shift;                 // the queries' distance between position and slot
+  std::int64_t shift;             // how far the queries are rotated beyond where attention sees them
   [[nodiscard]] std::size_t queries() const noexcept { return tokens * group; }
   [[nodiscard]] Visible visible(std::size_t token, const AttendOptions& options) const noexcept {
-    return {options.start, options.window, positions[token], positions[token] - shift};
+    return {options.start, options.window, positions[token], static_cast<Position>(positions[token] - shift)};
   }
 };
 
-/// Logits of the rows in `range` to ws.logits + offset, as runs of rows with equal shift: where slots replace positions, the query is
-/// turned by the difference instead of every key, which is the same dot product.
+/// Logits of the rows in `range` to ws.logits + offset, as runs of rows with equal shift: where slots replace positions, or positions were
+/// shifted, the query is turned by the difference instead of every key, which is the same dot product.
 template <KeyStore Keys>
 void score_chunk(const Keys& keys, const RowTable& table, RowRange range, const QueryBlock& block, std::size_t key_stride,
                  std::size_t logit_stride, float* logits, Workspace& ws) noexcept {
   for (std::size_t row = range.first; row < range.last;) {
-    const Position shift = table.shift(row);
-    std::size_t end = table.renumbers() ? row + 1 : range.last;
+    const std::int64_t shift = table.shift(row);
+    std::size_t end = table.shifts() ? row + 1 : range.last;
     while (end < range.last && (table.shift(end) == shift || !table.alive(end))) { ++end; }
     const float* queries = ws.queries.data();
     if (shift != block.shift) {
-      ws.rotation.turn_by(static_cast<std::int64_t>(shift) - static_cast<std::int64_t>(block.shift));
+      ws.rotation.turn_by(shift - block.shift);
       std::copy_n(ws.queries.data(), block.queries() * key_stride, ws.turned.data());
       for (std::size_t q = 0; q < block.queries(); ++q) { ws.rotation.apply(ws.turned.data() + q * key_stride); }
       queries = ws.turned.data();
@@ -143,7 +148,7 @@ void attend_part(const Keys& keys, const Values* values, const RowTable& table, 
   }
 }
 
-/// The same over all the rows of `ranges`, finished. The rows are met in batches with a running softmax, so that any number of rows needs the
+/// The same over all the rows of `ranges`, not yet divided. The rows are met in batches with a running softmax, so that any number of rows needs the
 /// same scratch; with `keep_logits` all logits of the block stay in ws.logits, row stride `rows`, the number of rows in the ranges.
 template <KeyStore Keys, ValueStore Values>
 RunningSoftmax attend_block(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block,
@@ -159,7 +164,6 @@ RunningSoftmax attend_block(const Keys& keys, const Values* values, const RowTab
     attend_part(keys, values, table, block, batch, key_stride, keep_logits, logits, stride, options, part, ws);
     whole.merge(part);
   }
-  whole.finish();
   return whole;
 }
 
@@ -177,6 +181,13 @@ struct TooLikely {
 /// Which rows a block of queries reads, when nothing chooses: all.
 struct ReadEverything {};
 
+/// What the softmax of a query counts beside the rows of the lane: sinks and partials of the heads from `first_head` on, or the log of a mass
+/// per query, (tokens, heads of the group), without values.
+struct Beside {
+  std::size_t first_head = 0;
+  const float* masses = nullptr;
+};
+
 /// Attention of `tokens` queries per head over the rows of one lane; reports each query's probabilities if asked to.
 ///
 /// `load(token, head, row)` writes one query in the stored keys' form; `store(token, head, output, log_sum_exp)` receives the result;
@@ -186,8 +197,9 @@ struct ReadEverything {};
 template <KeyStore Keys, ValueStore Values>
 class LaneAttention {
  public:
-  LaneAttention(const Shape& shape, const Keys& keys, const Values* values, const RowTable& table, const AttendOptions& options)
-      : shape_(shape), keys_(keys), values_(values), table_(table), options_(options),
+  LaneAttention(const Shape& shape, const Keys& keys, const Values* values, const RowTable& table, const AttendOptions& options,
+                const Beside& beside = {})
+      : shape_(shape), keys_(keys), values_(values), table_(table), options_(options), beside_(beside),
         scale_(options.scale != 0.0F ? options.scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()))),
         key_stride_(kernels::padded(shape.key_width())), value_stride_(kernels::padded(shape.value_width())) {}
 
@@ -210,6 +222,7 @@ class LaneAttention {
       if constexpr (chooses) { ranges = reading(ws.queries.data(), key_stride_, block.shift, block.visible(0, options_), rows); }
       const detail::RunningSoftmax done =
           detail::attend_block(keys_, values_, table_, block, ranges, rows, key_stride_, value_stride_, observe, options_, ws);
+      finish(done, first, block.tokens);
       for (std::size_t q = 0; q < block.queries(); ++q) {
         const float log_sum_exp = done.maxima[q];
         store(first + q / group, q % group, done.outputs + q * value_stride_, log_sum_exp);
@@ -274,19 +287,33 @@ class LaneAttention {
     for (std::size_t i = 1; i < count; ++i) {
       whole.merge(detail::RunningSoftmax(results + i * part_floats(), shape_.group(), value_stride_));
     }
-    whole.finish();
+    finish(whole, 0, 1);
     for (std::size_t h = 0; h < shape_.group(); ++h) { store(std::size_t{0}, h, whole.outputs + h * value_stride_, whole.maxima[h]); }
   }
 
  private:
+  /// Adds what is beside the rows to the softmax of `tokens` tokens from `first` on, and divides.
+  void finish(const detail::RunningSoftmax& running, std::size_t first, std::size_t tokens) const noexcept {
+    const std::size_t group = shape_.group();
+    const bool alone = options_.sinks.empty() && options_.partials.empty() && beside_.masses == nullptr;
+    for (std::size_t q = 0; !alone && q < tokens * group; ++q) {
+      const std::size_t query = (first + q / group) * shape_.query_heads + beside_.first_head + q % group;
+      if (!options_.sinks.empty()) { running.add(q, options_.sinks[beside_.first_head + q % group], nullptr, 0); }
+      for (const Partial& partial : options_.partials) {
+        running.add(q, partial.log_sum_exp[query], partial.output + query * shape_.value_width(), shape_.value_width());
+      }
+      if (beside_.masses != nullptr) { running.add(q, beside_.masses[first * group + q], nullptr, 0); }
+    }
+    running.finish();
+  }
   static std::ptrdiff_t at(std::size_t index) noexcept { return static_cast<std::ptrdiff_t>(index); }
-  [[nodiscard]] Position shift_of(std::size_t row_limit) const noexcept { return row_limit > 0 ? table_.shift(row_limit - 1) : 0; }
+  [[nodiscard]] std::int64_t shift_of(std::size_t row_limit) const noexcept { return row_limit > 0 ? table_.shift(row_limit - 1) : 0; }
 
   /// Calls visit(block, first token, rows it may see) for blocks of up to `at_once` tokens.
   void for_blocks(std::span<const Position> positions, std::span<const std::size_t> row_limits, bool by_position, std::size_t at_once,
                   auto&& visit) const {
     for (std::size_t first = 0; first < positions.size();) {
-      const Position shift = shift_of(row_limits[first]);
+      const std::int64_t shift = shift_of(row_limits[first]);
       std::size_t end = first + 1;
       while (end < positions.size() && end - first < at_once && shift_of(row_limits[end]) == shift) { ++end; }
       visit(detail::QueryBlock{end - first, shape_.group(), positions.data() + first, row_limits.data() + first, by_position, shift}, first,
@@ -296,7 +323,7 @@ class LaneAttention {
   }
   void prepare(std::size_t queries, std::size_t logit_stride, Workspace& ws) const {
     Workspace::ensure(ws.queries, queries * key_stride_);
-    if (table_.renumbers()) { Workspace::ensure(ws.turned, queries * key_stride_); }
+    if (table_.shifts()) { Workspace::ensure(ws.turned, queries * key_stride_); }
     Workspace::ensure(ws.logits, queries * logit_stride);
     Workspace::ensure(ws.weights, std::max(queries * detail::chunk_rows, logit_stride));
     Workspace::ensure(ws.outputs, 2 * detail::RunningSoftmax::floats(queries, value_stride_));
@@ -317,6 +344,7 @@ class LaneAttention {
   const Values* values_;
   const RowTable& table_;
   AttendOptions options_;
+  Beside beside_;
   float scale_;
   std::size_t key_stride_;
   std::size_t value_stride_;

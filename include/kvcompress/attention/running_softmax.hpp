@@ -47,6 +47,14 @@ struct RunningSoftmax {
       kernels::add_multiple(outputs + q * value_stride, other.outputs + q * value_stride, value_stride, factor);
     }
   }
+  /// Adds what a query attends to elsewhere: the log of its mass, and its output, of `width` numbers, or null for one of 0.
+  void add(std::size_t q, float log_mass, const float* output, std::size_t width) const noexcept {
+    if (log_mass == kernels::minus_infinity) { return; }
+    if (log_mass > maxima[q]) { raise(q, log_mass); }
+    const float factor = math::exp(log_mass - maxima[q]);
+    sums[q] += factor;
+    for (std::size_t c = 0; output != nullptr && c < width; ++c) { outputs[q * value_stride + c] += factor * output[c]; }
+  }
   /// Divides; maxima become the log-sum-exp.
   void finish() const noexcept {
     for (std::size_t q = 0; q < queries; ++q) {

@@ -95,6 +95,26 @@ inline AttendOptions checked(const char* verb, const AttendOptions& options) {
   return checked;
 }
 
+/// What a softmax counts beside the rows of a cache, of `tokens` queries per head.
+inline void check_beside(const Shape& shape, const char* verb, std::size_t tokens, const AttendOptions& options) {
+  require(options.sinks.empty() || options.sinks.size() == shape.query_heads, ErrorCode::shape, verb, ": sinks has ", options.sinks.size(),
+          " numbers, must have one for each of the ", shape.query_heads, " query heads");
+  for (std::size_t h = 0; h < options.sinks.size(); ++h) {
+    require(options.sinks[h] <= largest_number, ErrorCode::input, verb, ": sinks[", h, "] is ", options.sinks[h], ", must be at most ",
+            largest_number);
+  }
+  for (std::size_t i = 0; i < options.partials.size(); ++i) {
+    const Partial& partial = options.partials[i];
+    require(partial.log_sum_exp != nullptr && partial.output != nullptr, ErrorCode::input, verb, ": partials[", i,
+            "] is null, must have a log-sum-exp and an output");
+    for (std::size_t q = 0; q < tokens * shape.query_heads; ++q) {
+      require(partial.log_sum_exp[q] <= std::numeric_limits<float>::max(), ErrorCode::input, verb, ": partials[", i, "].log_sum_exp is ",
+              partial.log_sum_exp[q], " at token ", q / shape.query_heads, ", head ", q % shape.query_heads,
+              ", must be finite, or -inf for a query that sees nothing");
+    }
+  }
+}
+
 /// Queries of the KV heads [first, last), which will be multiplied by `scale` (0: at most 1).
 inline void check_queries(const Shape& shape, const Rows& queries, std::size_t first, std::size_t last, float scale, float* row) {
   require(queries.tokens() > 0, ErrorCode::shape, "queries.tokens() is 0, must be at least 1");

@@ -60,6 +60,10 @@ struct Composition {
   static_assert(may<P>.observes == Observes::nothing || ObservesAttention<Eviction>,
                 "kvcompress::KVCache<P>: the eviction of P says that it observes attention, so it must model "
                 "kvcompress::ObservesAttention: provide observe(options, state, head, probabilities)");
+  static_assert(
+      !may<P>.queries || ObservesQueries<Eviction>,
+      "kvcompress::KVCache<P>: the eviction of P says that it observes queries, so it must model kvcompress::ObservesQueries: provide "
+      "make_room_for_queries(options, state, shape) and observe_query(options, state, head, query)");
   static_assert(chosen || Rules::encoded_together(may<P>.decides, may<P>.agrees, storage_scope<Storage>()),
                 "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_ENCODED_TOGETHER);
   static_assert(Rules::observes_all(may<P>.observes, must_retrieve<P>), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_OBSERVES_ALL);

@@ -12,15 +12,21 @@ namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// How the rows of a lane of policy P are decoded.
 template <class P>
-inline constexpr LaneView::Reading reading_of = {
-    [](const void* lane, RowRange rows, const RowTable& table, Rotation& rotation, std::size_t stride, float* out) {
-  for (std::size_t r = rows.first; r < rows.last; ++r, out += stride) {
-    static_cast<const Lane<P>*>(lane)->read_key(r, table, rotation, out);
+struct ReadingOf {
+  static void keys(const void* lane, RowRange rows, const RowTable& table, Rotation& rotation, std::size_t stride, float* out) {
+    for (std::size_t r = rows.first; r < rows.last; ++r, out += stride) {
+      static_cast<const Lane<P>*>(lane)->read_key(r, table, rotation, out);
+    }
   }
-    },
-    [](const void* lane, RowRange rows, std::size_t stride, float* out) {
-  for (std::size_t r = rows.first; r < rows.last; ++r, out += stride) { static_cast<const Lane<P>*>(lane)->value_store().read(r, out); }
-}};
+  static void values(const void* lane, RowRange rows, std::size_t stride, float* out) {
+    for (std::size_t r = rows.first; r < rows.last; ++r, out += stride) { static_cast<const Lane<P>*>(lane)->value_store().read(r, out); }
+  }
+  static void turn(Rotation& rotation, std::int64_t positions, float* row) {
+    rotation.turn_by(positions);
+    rotation.apply(row);
+  }
+  static constexpr LaneView::Reading table{&keys, &values, &turn};
+};
 
 /// Decisions of a commit; they mark rows in scratch.drop.
 template <class P>
@@ -68,7 +74,7 @@ struct Decision {
   void show(Lane<P>& lane, const Site& site, const RowTable& table) const {
     void* state = &lane.state;
     if constexpr (EvictsAtRunTime<Eviction>) { state = lane.state.inner(); }
-    scratch.views.push_back(LaneView(site, state, &lane, table, rotation, reading_of<P>));
+    scratch.views.push_back(LaneView(site, state, &lane, table, rotation, ReadingOf<P>::table));
   }
   void select(const Layer<P>& l) const {
     const std::size_t padding = std::min<std::size_t>(l.prompt_tokens, l.start());

@@ -72,7 +72,7 @@ struct Lane {
   [[nodiscard]] bool decides() const noexcept { return needs<P>(state).decides != Decides::never; }
   [[nodiscard]] bool notes_queries() const noexcept {
     const Needs wanted = needs<P>(state);
-    return wanted.decides != Decides::never || wanted.observes != Observes::nothing || retrieves<P>(index);
+    return wanted.queries || wanted.decides != Decides::never || wanted.observes != Observes::nothing || retrieves<P>(index);
   }
   /// Rows before this one are encoded in one store or the other and keep their place.
   [[nodiscard]] std::size_t settled() const noexcept { return std::max(keys.settled(), value_store().settled()); }

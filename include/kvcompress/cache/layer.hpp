@@ -255,7 +255,7 @@ struct Layer {
     if (in_group()) { appended += scatter(first) - scatter(end); }
   }
   /// Forgets the rows at positions >= position, which lie at the end, in order.
-  void truncate(Position position, std::size_t query_width) noexcept {
+  void truncate(Position position, const Shape& shape) noexcept {
     const std::size_t before = tables.front().rows();
     for (std::size_t unit_index = 0; unit_index < tables.size(); ++unit_index) {
       RowTable& table = tables[unit_index];
@@ -267,7 +267,7 @@ struct Layer {
       for (Lane<P>& lane : unit(unit_index)) {
         lane.resize(rows);
         lane.pending.truncate(position);
-        lane.last.truncate(position, query_width);
+        lane.last.truncate(position, shape.group(), shape.key_width());
         lane.shown.truncate(position, prompt_tokens == 0);
       }
       table.resize(rows);
@@ -276,6 +276,15 @@ struct Layer {
     next = position;
     committed = std::min(committed, position);
     prompt_tokens = std::min<std::size_t>(prompt_tokens, position);
+  }
+  /// Moves the rows at positions [first, last) by `delta`, past no other row; prepare_to_shift has come before in all tables.
+  void shift(Position first, Position last, std::int64_t delta) noexcept {
+    for (RowTable& table : tables) { table.shift_positions(first, last, delta); }
+    const auto moved = [&](std::int64_t position) { return static_cast<Position>(position + delta); };
+    for (Lane<P>& lane : lanes) { lane.shown.shift(first, last, delta); }
+    if (prompt_tokens > first && prompt_tokens <= last) { prompt_tokens = moved(static_cast<std::int64_t>(prompt_tokens)); }
+    if (first < next && last >= next) { next = moved(next); }
+    committed = next;
   }
   /// Takes over the free room of the layer's former self, of which this one is a changed copy.
   void take_room(Layer& from) noexcept {

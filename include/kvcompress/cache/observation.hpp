@@ -91,6 +91,10 @@ class Shown {
   [[nodiscard]] bool none() const noexcept { return oldest_ == no_position; }
   /// No query of the first prompt saw rows before this position; no_position if it had none.
   [[nodiscard]] Position start() const noexcept { return start_; }
+  /// Rows at positions [first, last) move by `delta`.
+  void shift(Position first, Position last, std::int64_t delta) noexcept {
+    if (start_ != no_position && start_ >= first && start_ < last) { start_ = static_cast<Position>(std::int64_t{start_} + delta); }
+  }
   /// What all queries since the commit said is forgotten with the last of them.
   void truncate(Position position, bool first_prompt) noexcept {
     if (position > oldest_) { return; }
@@ -111,59 +115,81 @@ class Shown {
 /// The newest queries of the open rows, at most a window of them, in the stored keys' form.
 class LastQueries {
  public:
-  explicit LastQueries(const Memory& memory) : queries_(Allocator<float>(memory)), positions_(Allocator<Position>(memory)) {}
+  explicit LastQueries(const Memory& memory)
+      : queries_(Allocator<float>(memory)), masses_(Allocator<float>(memory)), positions_(Allocator<Position>(memory)) {}
 
   [[nodiscard]] std::span<const Position> positions() const noexcept { return positions_; }
   /// Query `index` of the window: (group, key width) floats.
   [[nodiscard]] const float* query(std::size_t index, std::size_t width) const noexcept { return queries_.data() + index * width; }
+  /// The log of what the softmax of queries from `index` on counted beside the rows, (positions, group), or null if it was nothing.
+  [[nodiscard]] const float* masses(std::size_t index, std::size_t group) const noexcept {
+    return masses_.empty() ? nullptr : masses_.data() + index * group;
+  }
   /// Older queries have had to make room.
   [[nodiscard]] bool forgotten() const noexcept { return forgotten_; }
 
   /// How the newest queries attended.
   [[nodiscard]] const AttendOptions& options() const noexcept { return options_; }
 
-  /// Afterwards `count` queries can be remembered without failing.
-  void make_room(std::size_t count, std::size_t window, std::size_t width) {
+  /// Afterwards `count` queries, attended so, can be remembered without failing.
+  void make_room(std::size_t count, std::size_t window, std::size_t group, std::size_t width, const AttendOptions& options) {
     const std::size_t size = positions_.size() + std::min(window, count);
     positions_.reserve(size);
-    queries_.reserve(size * width);
+    queries_.reserve(size * group * width);
+    if (beside(options) || !masses_.empty()) { masses_.reserve(size * group); }
   }
-  /// Adds queries at ascending `positions`; load(t, to) writes query t, `width` floats. Keeps the newest `window`. There must be room.
-  template <class Load>
-  void remember(std::span<const Position> positions, const AttendOptions& options, std::size_t window, std::size_t width, Load&& load) {
+  /// Adds queries at ascending `positions`; load(t, to) writes those of token t, group * width floats, mass(t, head) is what their softmax
+  /// counted beside the rows. Keeps the newest `window`. There must be room.
+  void remember(std::span<const Position> positions, const AttendOptions& options, std::size_t window, std::size_t group, std::size_t width,
+                auto&& load, auto&& mass) {
     const std::size_t fresh = std::min(window, positions.size());
-    truncate(positions.front(), width);  // a repeated call replaces what the first one left
+    truncate(positions.front(), group, width);  // a repeated call replaces what the first one left
     const std::size_t leaving = positions_.size() + fresh > window ? positions_.size() + fresh - window : 0;
     forgotten_ = forgotten_ || leaving > 0 || fresh < positions.size();
-    positions_.erase(positions_.begin(), positions_.begin() + static_cast<std::ptrdiff_t>(leaving));
-    queries_.erase(queries_.begin(), queries_.begin() + static_cast<std::ptrdiff_t>(leaving * width));
+    const auto forget = [leaving](auto& vector, std::size_t numbers) {
+      vector.erase(vector.begin(), vector.begin() + static_cast<std::ptrdiff_t>(std::min(leaving * numbers, vector.size())));
+    };
+    forget(positions_, 1);
+    forget(queries_, group * width);
+    forget(masses_, group);
+    const bool with_masses = beside(options) || !masses_.empty();
+    if (with_masses) { masses_.resize(positions_.size() * group, kernels::minus_infinity); }
     for (std::size_t t = positions.size() - fresh; t < positions.size(); ++t) {
       positions_.push_back(positions[t]);
-      queries_.resize(positions_.size() * width);
-      load(t, queries_.data() + (positions_.size() - 1) * width);
+      queries_.resize(positions_.size() * group * width);
+      load(t, queries_.data() + (positions_.size() - 1) * group * width);
+      for (std::size_t h = 0; with_masses && h < group; ++h) { masses_.push_back(mass(t, h)); }
     }
     options_ = options;
     options_.log_sum_exp = nullptr;
+    options_.sinks = {};
+    options_.partials = {};
   }
-  void truncate(Position position, std::size_t width) noexcept {
+  void truncate(Position position, std::size_t group, std::size_t width) noexcept {
     while (!positions_.empty() && positions_.back() >= position) { positions_.pop_back(); }
-    queries_.resize(positions_.size() * width);
+    queries_.resize(positions_.size() * group * width);
+    if (!masses_.empty()) { masses_.resize(positions_.size() * group); }
   }
   /// Forgets everything; after a prompt the memory goes back too.
   void clear(bool release) noexcept {
     positions_.clear();
     queries_.clear();
+    masses_.clear();
     forgotten_ = false;
     if (release) {
       Vector<Position>(positions_.get_allocator()).swap(positions_);
       Vector<float>(queries_.get_allocator()).swap(queries_);
+      Vector<float>(masses_.get_allocator()).swap(masses_);
     }
   }
-  /// Queries of `width` floats; `next`: the position after the newest row.
-  static void persist(auto& self, auto& archive, Position next, std::size_t width) {
+  /// Queries of `group` heads, `width` floats each; `next`: the position after the newest row.
+  static void persist(auto& self, auto& archive, Position next, std::size_t group, std::size_t width) {
     archive.vector(self.positions_);
     archive.vector(self.queries_);
-    archive.check(self.queries_.size() == self.positions_.size() * width, "the last queries are not of its shape");
+    archive.vector(self.masses_);
+    const std::size_t heads = self.positions_.size() * group;
+    archive.check(self.queries_.size() == heads * width && (self.masses_.empty() || self.masses_.size() == heads),
+                  "the last queries are not of its shape");
     archive.check(
         std::is_sorted(self.positions_.begin(), self.positions_.end()) && (self.positions_.empty() || self.positions_.back() < next),
         "the last queries are not in order");
@@ -177,11 +203,15 @@ class LastQueries {
   }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::policy_state, queries_);
+    report.add(&MemoryReport::policy_state, masses_);
     report.add(&MemoryReport::policy_state, positions_);
   }
 
  private:
+  static bool beside(const AttendOptions& options) noexcept { return !options.sinks.empty() || !options.partials.empty(); }
+
   Vector<float> queries_;       // (positions, group, key width)
+  Vector<float> masses_;        // (positions, group), or empty: nothing beside the rows
   Vector<Position> positions_;  // ascending
   AttendOptions options_{};
   bool forgotten_ = false;

@@ -26,9 +26,41 @@ template <class P>
 void remember(const Shape& shape, std::size_t window, Lane<P>& lane, const Rows& queries, std::size_t head, const AttendOptions& attended,
               Workspace& ws) {
   const auto load = query_loader(shape, queries, head, ws);
-  lane.last.remember(ws.positions, attended, window, shape.group() * shape.key_width(), [&](std::size_t token, float* to) {
-    for (std::size_t h = 0; h < shape.group(); ++h) { load(token, h, to + h * shape.key_width()); }
+  const std::size_t group = shape.group();
+  lane.last.remember(
+      ws.positions, attended, window, group, shape.key_width(),
+      [&](std::size_t token, float* to) {
+    for (std::size_t h = 0; h < group; ++h) { load(token, h, to + h * shape.key_width()); }
+      },
+      [&](std::size_t token, std::size_t h) {  // the log of what its softmax counted beside the rows
+    const std::size_t query_head = head * group + h;
+    float mass = attended.sinks.empty() ? kernels::minus_infinity : attended.sinks[query_head];
+    for (const Partial& partial : attended.partials) {
+      mass = kernels::log_sum(mass, partial.log_sum_exp[token * shape.query_heads + query_head]);
+    }
+    return mass;
   });
+}
+
+/// Shows the queries of a prompt to an eviction that wants them, before their rotary embedding.
+template <class P>
+void show_queries([[maybe_unused]] const Shape& shape, [[maybe_unused]] const PolicyOptions<P>& options, Lane<P>& lane,
+                  [[maybe_unused]] const Rows& queries, [[maybe_unused]] std::size_t head, [[maybe_unused]] Position next,
+                  [[maybe_unused]] Workspace& ws) noexcept {
+  if constexpr (may<P>.queries) {
+    if (!needs<P>(lane.state).queries) { return; }
+    for (std::size_t t = 0; t < queries.tokens(); ++t) {
+      for (std::size_t h = 0; h < shape.group(); ++h) {
+        queries.load(t, head * shape.group() + h, ws.queries.data());
+        if (shape.keys == KeyForm::rotated) {
+          ws.rotation.turn_by(-std::int64_t{ws.positions[t]});
+          ws.rotation.apply(ws.queries.data());
+        }
+        Axes<P>::Eviction::observe_query(options.eviction, lane.state, h, ws.queries.data());
+      }
+    }
+    lane.observed_end = next;
+  }
 }
 
 /// How many of the observations of `tokens` queries more will be kept back, `pending` are already.
@@ -64,14 +96,20 @@ void make_room_to_observe(const Site& site, const PolicyOptions<P>& options, Lay
       lane.pending.make_room(revocable<P>(shape, options, layer, lane.pending.size(), tokens), table.rows());
     }
   }
-  if (window > 0) { lane.last.make_room(tokens, window, shape.group() * shape.key_width()); }
+  if constexpr (may<P>.queries) {
+    if (layer.in_prompt && needs<P>(lane.state).queries) {
+      Axes<P>::Eviction::make_room_for_queries(options.eviction, lane.state, shape);
+      Workspace::ensure(ws.queries, shape.key_width());
+    }
+  }
+  if (window > 0) { lane.last.make_room(tokens, window, shape.group(), shape.key_width(), attended); }
 }
 
 /// Computes the probabilities of the queries at ws.positions over the lane's rows, without outputs, and shows them to the eviction.
 /// `log_sum_exp` (or null): known from elsewhere, (tokens, query heads), the lane's first one at the front; says which one cannot be.
 template <class P>
-TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, bool last_of_prompt, auto&& load,
-              const AttendOptions& attended, const float* log_sum_exp, Workspace& ws) {
+TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, bool last_of_prompt,
+              const float* masses, auto&& load, const AttendOptions& attended, const float* log_sum_exp, Workspace& ws) {
   using Eviction = typename Lane<P>::Eviction;
   Lane<P>& lane = layer.lanes[head];
   const RowTable& table = layer.table(head);
@@ -82,7 +120,8 @@ TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
     while (limit > 0 && table.position(limit - 1) > ws.positions[t]) { --limit; }
     ws.limits[t] = limit;
   }
-  const LaneAttention<typename Lane<P>::Keys, typename Lane<P>::Values> attention(shape, lane.keys, nullptr, table, attended);
+  const Beside beside{head * shape.group(), masses};
+  const LaneAttention<typename Lane<P>::Keys, typename Lane<P>::Values> attention(shape, lane.keys, nullptr, table, attended, beside);
   const auto show = [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
     if (last_of_prompt) {
       Eviction::observe(options.eviction, lane.state, h, probabilities);
@@ -160,7 +199,7 @@ void see_last(const Site& site, const PolicyOptions<P>& options, Layer<P>& layer
   ws.positions.assign(last.positions().begin() + static_cast<std::ptrdiff_t>(skipped), last.positions().end());
   Lane<P>::Eviction::start(options.eviction, layer.lanes[head].state);
   static_cast<void>(see<P>(
-      shape, options, layer, head, true,
+      shape, options, layer, head, true, last.masses(skipped, shape.group()),
       [&](std::size_t token, std::size_t h, float* row) {
     std::copy_n(last.query(skipped + token, shape.group() * shape.key_width()) + h * shape.key_width(), shape.key_width(), row);
       },
@@ -171,7 +210,7 @@ void see_last(const Site& site, const PolicyOptions<P>& options, Layer<P>& layer
 /// all that are not indexed. Fetches what must be fetched, which may fail.
 template <class P>
 std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t number, std::size_t head,
-                                 const float* queries, std::size_t stride, Position shift, const Visible& visible, float soft_cap,
+                                 const float* queries, std::size_t stride, std::int64_t shift, const Visible& visible, float soft_cap,
                                  std::size_t rows, Workspace& ws) {
   using Retrieval = typename Lane<P>::Retrieval;
   Lane<P>& lane = layer.lanes[head];

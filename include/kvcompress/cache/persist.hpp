@@ -100,7 +100,7 @@ struct Persistence {
     Lane<P>::Values::persist(lane.values, archive, rows);
     Lane<P>::State::persist(lane.state, archive, rows);
     Lane<P>::Retrieval::State::persist(lane.index, archive, rows);
-    LastQueries::persist(lane.last, archive, layer.next, shape.group() * shape.key_width());
+    LastQueries::persist(lane.last, archive, layer.next, shape.group(), shape.key_width());
     Pending::persist(lane.pending, archive, rows, shape.group());
     Shown::persist(lane.shown, archive);
     archive.number(lane.observed_end);

@@ -18,7 +18,7 @@ void share_rows(const Shape& shape, const Layer<P>& layer, const Rows& queries, 
                 Executor&& executor, const AttendOptions& options) {
   const auto attention = [&](std::size_t head) {
     const Lane<P>& lane = layer.lanes[head];
-    return LaneAttention(shape, lane.keys, &lane.value_store(), layer.table(head), options);
+    return LaneAttention(shape, lane.keys, &lane.value_store(), layer.table(head), options, {head * shape.group()});
   };
   std::size_t parts = 1;
   for (std::size_t head = 0; head < shape.kv_heads; ++head) { parts = std::max(parts, attention(head).parts()); }

@@ -33,6 +33,7 @@ struct Needs {
   Decides decides = Decides::every_commit;
   Observes observes = Observes::nothing;
   Scope agrees = Scope::lane;  ///< lanes that keep the same rows; group: by positions alone, so that all of them do
+  bool queries = false;        ///< the queries of a prompt themselves, before their rotary embedding (see ObservesQueries)
 };
 
 /// Decides which rows go. Static functions over an Options value and a State that the cache owns per lane:
@@ -63,6 +64,16 @@ concept ObservesAttention = Eviction<E> &&
                             E::may.observes != Observes::nothing&& requires(const typename E::Options options, typename E::State& state,
                                                                             std::span<const float> probabilities) {
   E::observe(options, state, std::size_t{}, probabilities);
+};
+
+/// An eviction that sees the queries of a prompt: observe_query(options, state, head, query), cannot fail, once
+/// make_room_for_queries(options, state, shape) has come. Their order is that of ObservesAttention. What it has seen is not taken back, so truncate
+/// refuses to go behind it.
+template <class E>
+concept ObservesQueries = Eviction<E> &&
+    requires(const typename E::Options options, typename E::State& state, const Shape& shape, const float* query) {
+  E::make_room_for_queries(options, state, shape);
+  E::observe_query(options, state, std::size_t{}, query);
 };
 
 /// An eviction that sees every row before it is encoded: observe_row(options, state, row, key, value).

@@ -4,6 +4,7 @@
 
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 
 #include "kvcompress/concepts/row_state.hpp"
@@ -22,7 +23,7 @@ struct Retrieving {
   std::size_t stride;
   std::size_t group;
   std::size_t key_width;
-  Position shift;  ///< the queries' distance between position and slot (see RowTable::shift)
+  std::int64_t shift;  ///< how far the queries are rotated beyond where attention sees them (see RowTable::shift)
   Rotation& rotation;
   Vector<float>& scratch;   ///< any size
   Vector<Position>& order;  ///< any size

@@ -20,7 +20,8 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 class RowTable {
  public:
   RowTable(bool renumber, const Memory& memory)
-      : renumber_(renumber), positions_(Allocator<Position>(memory)), slots_(Allocator<Position>(memory)) {}
+      : renumber_(renumber), positions_(Allocator<Position>(memory)), slots_(Allocator<Position>(memory)),
+        turned_(Allocator<Position>(memory)) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
   [[nodiscard]] std::size_t live() const noexcept { return live_; }
@@ -39,8 +40,14 @@ class RowTable {
   }
   /// The row's slot; its position unless the table renumbers.
   [[nodiscard]] Position slot(std::size_t row) const noexcept { return slots_.empty() ? position(row) : slots_[row]; }
-  /// How far row's position is ahead of its slot; 0 unless the table renumbers.
-  [[nodiscard]] Position shift(std::size_t row) const noexcept { return slots_.empty() ? 0 : positions_[row] - slots_[row]; }
+  /// The position that the row's key is rotated to; its own unless positions were shifted since.
+  [[nodiscard]] Position turned(std::size_t row) const noexcept { return turned_.empty() ? position(row) : turned_[row]; }
+  /// Whether keys of different rows may be rotated further or less far than attention sees them.
+  [[nodiscard]] bool shifts() const noexcept { return renumber_ || !turned_.empty(); }
+  /// How far a row's key is rotated beyond where attention sees the row; 0 where the table neither renumbers nor was shifted.
+  [[nodiscard]] std::int64_t shift(std::size_t row) const noexcept {
+    return shifts() && !positions_.empty() ? std::int64_t{turned(row)} - std::int64_t{slot(row)} : 0;
+  }
   /// Live rows in [first, last).
   [[nodiscard]] std::size_t live_in(std::size_t first, std::size_t last) const noexcept {
     if (all_alive()) { return last - first; }
@@ -58,6 +65,7 @@ class RowTable {
       spell_out();
       positions_.push_back(position);
       if (renumber_) { slots_.push_back(static_cast<Position>(live_)); }
+      if (!turned_.empty()) { turned_.push_back(position); }
     }
     ++rows_;
     ++live_;
@@ -86,6 +94,7 @@ class RowTable {
   void move(std::size_t from, std::size_t to) noexcept {
     positions_[to] = std::exchange(positions_[from], no_position);
     if (renumber_) { slots_[to] = slots_[from]; }
+    if (!turned_.empty()) { turned_[to] = turned_[from]; }
   }
   /// Forgets the rows from `rows` on.
   void resize(std::size_t rows) noexcept {
@@ -94,6 +103,7 @@ class RowTable {
     if (!positions_.empty()) {
       positions_.resize(rows);
       if (renumber_) { slots_.resize(rows); }
+      if (!turned_.empty()) { turned_.resize(rows); }
     }
   }
   /// Removes the dead rows [first, first + count), later rows move up.
@@ -101,31 +111,60 @@ class RowTable {
     live_ -= live_in(first, first + count);
     positions_.erase(positions_.begin() + at(first), positions_.begin() + at(first + count));
     if (renumber_) { slots_.erase(slots_.begin() + at(first), slots_.begin() + at(first + count)); }
+    if (!turned_.empty()) { turned_.erase(turned_.begin() + at(first), turned_.begin() + at(first + count)); }
     rows_ -= count;
   }
   void reserve(std::size_t rows) {
     if (positions_.capacity() < rows) { positions_.reserve(std::max(rows, 2 * positions_.capacity())); }
     if (renumber_ && slots_.capacity() < rows) { slots_.reserve(positions_.capacity()); }
+    if (!turned_.empty() && turned_.capacity() < rows) { turned_.reserve(positions_.capacity()); }
+  }
+  /// Whether rows at positions [first, last) can move by `delta`, past no other row.
+  [[nodiscard]] bool can_shift(Position first, Position last, std::int64_t delta) const noexcept {
+    const std::int64_t begin = delta < 0 ? std::int64_t{first} + delta : std::int64_t{last};
+    const std::int64_t end = delta < 0 ? std::int64_t{first} : std::int64_t{last} + delta;
+    for (std::size_t row = 0; row < rows_; ++row) {
+      const Position p = position(row);
+      if (p != no_position && std::int64_t{p} >= begin && std::int64_t{p} < end && (p < first || p >= last)) { return false; }
+    }
+    return true;
+  }
+  /// Afterwards shift_positions cannot fail.
+  void prepare_to_shift() {
+    reserve(rows_);
+    turned_.reserve(positions_.capacity());
+  }
+  /// Moves the rows at positions [first, last) by `delta`. Their keys stay as they are: see turned.
+  void shift_positions(Position first, Position last, std::int64_t delta) noexcept {
+    spell_out();
+    if (turned_.empty()) { turned_.assign(positions_.begin(), positions_.end()); }
+    for (Position& p : positions_) {
+      if (p >= first && p < last && p != no_position) { p = static_cast<Position>(std::int64_t{p} + delta); }
+    }
   }
   /// Gives back capacity that a prompt needed and the rows left of it do not.
   void compact(std::size_t slack) {
     compact_vector(positions_, slack);
     compact_vector(slots_, slack);
+    compact_vector(turned_, slack);
   }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::positions, positions_);
     report.add(&MemoryReport::positions, slots_);
+    report.add(&MemoryReport::positions, turned_);
   }
   /// `next`: the position after the newest row.
   static void persist(auto& self, auto& archive, Position next) {
     archive.number(self.rows_);
-    archive.check(self.rows_ <= next, "there are more rows than tokens");
     archive.vector(self.positions_);
+    archive.check(self.rows_ <= (self.positions_.empty() ? std::size_t{next} : self.positions_.size()), "there are more rows than tokens");
     archive.vector(self.slots_);
+    archive.vector(self.turned_);
     if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
       const bool spelt_out = !self.positions_.empty();
       archive.check(self.positions_.size() == (spelt_out ? self.rows_ : 0), "the positions are not those of its rows");
       archive.check(self.slots_.size() == (spelt_out && self.renumber_ ? self.rows_ : 0), "the slots are not those of its rows");
+      archive.check(self.turned_.empty() || self.turned_.size() == self.positions_.size(), "the angles are not those of its rows");
       archive.check(self.distinct(next), "its positions are not distinct, or newer than the newest token");
       self.live_ = self.rows_ - static_cast<std::size_t>(std::count(self.positions_.begin(), self.positions_.end(), no_position));
     }
@@ -186,6 +225,7 @@ class RowTable {
   std::size_t unsettled_ = 0;
   Vector<Position> positions_;  // empty while row r is alive at position r
   Vector<Position> slots_;      // beside positions_, if renumber_
+  Vector<Position> turned_;     // beside positions_, once these were shifted
 };
 
 }  // namespace kvcompress

@@ -235,6 +235,14 @@ struct Evict {
     S::observe(options.scorer, state, head, probabilities);
   }
   { S::observe(options.scorer, state, head, probabilities); }
+  static void make_room_for_queries(const Options& options, State& state, const Shape& shape) requires requires {
+    S::make_room_for_queries(options.scorer, state, shape);
+  }
+  { S::make_room_for_queries(options.scorer, state, shape); }
+  static void observe_query(const Options& options, State& state, std::size_t head, const float* query) noexcept requires requires {
+    S::observe_query(options.scorer, state, head, query);
+  }
+  { S::observe_query(options.scorer, state, head, query); }
   static void observe_row(const Options& options, State& state, std::size_t row, std::span<const float> key,
                           std::span<const float> value) requires requires {
     S::observe_row(options.scorer, state, row, key, value);

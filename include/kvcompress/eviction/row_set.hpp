@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <type_traits>
 
@@ -25,6 +26,7 @@ class LaneView {
   struct Reading {
     void (*keys)(const void* lane, RowRange rows, const RowTable& table, Rotation& rotation, std::size_t stride, float* out);
     void (*values)(const void* lane, RowRange rows, std::size_t stride, float* out);
+    void (*turn)(Rotation& rotation, std::int64_t positions, float* row);
   };
   LaneView(const Site& of, void* state, const void* lane, const RowTable& table, Rotation& rotation, const Reading& reading) noexcept
       : site(of), state_(state), lane_(lane), table_(&table), rotation_(&rotation), reading_(&reading) {}
@@ -40,6 +42,8 @@ class LaneView {
   void keys(RowRange rows, float* out) const { reading_->keys(lane_, rows, *table_, *rotation_, site.shape.key_width(), out); }
   /// Decodes values. Rows in a slow tier are fetched, which may fail.
   void values(RowRange rows, float* out) const { reading_->values(lane_, rows, site.shape.value_width(), out); }
+  /// Turns a key or query by that many positions.
+  void turn(std::int64_t positions, float* row) const noexcept { reading_->turn(*rotation_, positions, row); }
   /// The same lane with another memory, for an eviction that is made of parts with states of their own.
   [[nodiscard]] LaneView with_state(void* state) const noexcept { return {site, state, lane_, *table_, *rotation_, *reading_}; }
 

@@ -76,6 +76,12 @@ inline void multiply(float* x, std::size_t count, float factor) noexcept {
   for_vectors(count, [&](std::size_t i, auto part) { part.store(x + i, vec::mul(part.load(x + i), vec::set(factor))); });
 }
 
+/// log(e^a + e^b).
+inline float log_sum(float a, float b) noexcept {
+  const float top = std::max(a, b);
+  return top == minus_infinity ? top : top + math::log(math::exp(a - top) + math::exp(b - top));
+}
+
 /// x[i] += factor * y[i].
 inline void add_multiple(float* x, const float* y, std::size_t count, float factor) noexcept {
   namespace vec = simd::native;

@@ -126,7 +126,7 @@ class FactoredRows {
     void load(std::size_t first, std::size_t count, float* out) const noexcept {
       for (std::size_t r = first; r < first + count; ++r) {
         const std::size_t row = lanes_.front()->settled() + r;
-        if (rotation_ != nullptr && table_.alive(row)) { rotation_->turn_by(-static_cast<std::int64_t>(table_.position(row))); }
+        if (rotation_ != nullptr && table_.alive(row)) { rotation_->turn_by(-static_cast<std::int64_t>(table_.turned(row))); }
         for (const FactoredRows* lane : lanes_) {
           lane->tail_.read(r, out);
           if (rotation_ != nullptr && table_.alive(row)) { rotation_->apply(out); }

@@ -113,7 +113,7 @@ class RebuiltKeys : public FactoredRows<T, F> {
         [&](std::size_t, std::size_t, std::size_t) {
       this->factor_.read(row, out);
       if (!table.alive(row)) { return; }
-      rotation.turn_by(table.position(row));
+      rotation.turn_by(table.turned(row));
       rotation.apply(out);
         });
   }
@@ -152,7 +152,7 @@ class RebuiltKeys : public FactoredRows<T, F> {
     for (std::size_t r = first; r < first + count; ++r, row += wide, out += stride) {
       if constexpr (std::is_same_v<Number, half>) { keep_in_range(row); }
       if (table.alive(r)) {
-        rotation.turn_by(table.position(r));
+        rotation.turn_by(table.turned(r));
         rotation.apply(row, this->dim_, out);
       } else {
         kernels::convert(row, out, this->dim_);

@@ -129,7 +129,7 @@ class SharedBasisKeys : public FactoredRows<T, F> {
       this->factor_.rebuild(first, count, rows, stride, scratch);
       for (std::size_t r = 0; r < count; ++r) {
         if (!table.alive(first + r)) { continue; }
-        rotation.turn_by(table.position(first + r));
+        rotation.turn_by(table.turned(first + r));
         rotation.apply(rows + r * stride);
       }
       kernels::dot_rows(rows, count, stride, queries, query_stride, query_count, logits + (first - range.first), logit_stride);
@@ -147,7 +147,7 @@ class SharedBasisKeys : public FactoredRows<T, F> {
     if (row >= this->settled()) { return this->tail_.read(row - this->settled(), out); }
     this->factor_.read(row, out);
     if (table.alive(row)) {
-      rotation.turn_by(table.position(row));
+      rotation.turn_by(table.turned(row));
       rotation.apply(out);
     }
   }

@@ -198,7 +198,7 @@ struct PageBounds {
       float* scores = in.scratch.data();
       float* turned = scores + pages;
       float* scratch = turned + in.group * in.stride;
-      if (!in.table.renumbers()) {
+      if (!in.table.shifts()) {
         bounds(in, in.queries, state, first, in.order.back() + 1 - first, scores + first, scratch);
       } else {
         turned_bounds(in, state, scores, turned, scratch);
@@ -252,12 +252,12 @@ struct PageBounds {
   /// The same where in-cache positions move the rows of a page apart: a page has a bound for every distance.
   static void turned_bounds(const Retrieving& in, const State& state, float* scores, float* turned, float* scratch) noexcept {
     const float* queries = in.queries;
-    Position at = in.shift;
+    std::int64_t at = in.shift;
     for (const Position p : in.order) {
       scores[p] = kernels::minus_infinity;
       for (std::size_t r = p * state.page(); r < (p + 1) * state.page(); ++r) {
         if (!in.table.alive(r)) { continue; }
-        const Position shift = in.table.shift(r);
+        const std::int64_t shift = in.table.shift(r);
         if (shift == at && scores[p] != kernels::minus_infinity) { continue; }
         if (shift != at) { queries = turn(in, shift, turned); }
         at = shift;
@@ -267,9 +267,9 @@ struct PageBounds {
       }
     }
   }
-  static const float* turn(const Retrieving& in, Position shift, float* turned) noexcept {
+  static const float* turn(const Retrieving& in, std::int64_t shift, float* turned) noexcept {
     if (shift == in.shift) { return in.queries; }
-    in.rotation.turn_by(static_cast<std::int64_t>(shift) - static_cast<std::int64_t>(in.shift));
+    in.rotation.turn_by(shift - in.shift);
     std::copy_n(in.queries, in.group * in.stride, turned);
     for (std::size_t q = 0; q < in.group; ++q) { in.rotation.apply(turned + q * in.stride); }
     return turned;

@@ -146,9 +146,8 @@ class Attention {
     const std::size_t tokens = part.places.size();
     outputs_.resize(alone ? 0 : tokens * heads * width);
     float* outputs = alone ? result_.data() : outputs_.data();
-    log_sum_exps_.resize(tokens * heads);
-    AttendOptions options{
-        .scale = node.scale, .soft_cap = node.soft_cap, .log_sum_exp = node.sinks != nullptr ? log_sum_exps_.data() : nullptr};
+    AttendOptions options{.scale = node.scale, .soft_cap = node.soft_cap};
+    if (node.sinks != nullptr) { options.sinks = {node.sinks, heads}; }
     look_back(node, part, length, layer, options);
     const Rows queries = rows_of_part(node.query_rows(), part, alone, queries_);
     const Output output = Output::tokens_first(outputs, tokens, heads, width);
@@ -159,10 +158,6 @@ class Attention {
       cache.attend(number, queries, output, workspaces, executor_, options);
     } else {
       cache.attend(number, queries, output, workspaces.front(), options, {});
-    }
-    for (std::size_t i = 0; node.sinks != nullptr && i < tokens * heads; ++i) {  // a learned sink is one more term of the denominator
-      const float keep = 1.0F / (1.0F + std::exp(node.sinks[i % heads] - log_sum_exps_[i]));
-      for (std::size_t c = 0; c < width; ++c) { outputs[i * width + c] *= keep; }
     }
     for (std::size_t t = 0; !alone && t < tokens; ++t) {
       std::copy_n(outputs + t * heads * width, heads * width, result_.data() + part.places[t] * heads * width);
@@ -201,8 +196,7 @@ class Attention {
   std::set<const void*> released_;
   std::vector<float> keys_, values_, queries_;  // rows gathered for one sequence
   std::vector<float> outputs_;                  // of one sequence
-  std::vector<float> log_sum_exps_;
-  std::vector<float> result_;  // of the ubatch
+  std::vector<float> result_;                   // of the ubatch
 };
 
 }  // namespace kvcompress::llama_cpp

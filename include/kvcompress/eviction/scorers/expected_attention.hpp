@@ -1,0 +1,218 @@
+// include/kvcompress/eviction/scorers/expected_attention.hpp - Expected Attention's score: what queries to come will give a row, as far as those
+// of the prompt tell.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <limits>
+
+#include "kvcompress/core/math.hpp"
+#include "kvcompress/eviction/scored.hpp"
+
+namespace kvcompress::inline KVCOMPRESS_ABI {
+
+/// Mean and second moment of the queries that a lane has seen, before their rotary embedding, per query head. Empty until the first one.
+class QueryMoments {
+ public:
+  explicit QueryMoments(const Memory& memory) : means_(Allocator<double>(memory)), products_(Allocator<double>(memory)) {}
+
+  void make_room(std::size_t group, std::size_t width, bool covariance) {
+    means_.resize(group * width);
+    if (covariance) { products_.resize(group * width * width); }
+    width_ = width;
+  }
+  void add(std::size_t head, const float* query) noexcept {
+    double* mean = means_.data() + head * width_;
+    for (std::size_t c = 0; c < width_; ++c) { mean[c] += static_cast<double>(query[c]); }
+    for (std::size_t a = 0; !products_.empty() && a < width_; ++a) {
+      double* row = products_.data() + (head * width_ + a) * width_;
+      for (std::size_t b = 0; b < width_; ++b) { row[b] += static_cast<double>(query[a]) * static_cast<double>(query[b]); }
+    }
+    count_ += head == 0 ? 1U : 0U;
+  }
+  [[nodiscard]] bool skips(std::size_t head, std::size_t sinks) noexcept {
+    if (head == 0) { ++shown_; }
+    return shown_ <= sinks;
+  }
+  [[nodiscard]] double mean(std::size_t head, std::size_t c) const noexcept {
+    return count_ == 0 ? 0.0 : means_[head * width_ + c] / static_cast<double>(count_);
+  }
+  [[nodiscard]] double covariance(std::size_t head, std::size_t a, std::size_t b) const noexcept {
+    if (count_ == 0) { return 0.0; }
+    return products_[(head * width_ + a) * width_ + b] / static_cast<double>(count_) - mean(head, a) * mean(head, b);
+  }
+
+  static void reserve(std::size_t) noexcept {}
+  static void resize(std::size_t) noexcept {}
+  static void move(std::size_t, std::size_t) noexcept {}
+  static void erase(std::size_t, std::size_t) noexcept {}
+  /// The prompt has ended.
+  void compact(std::size_t) {
+    Vector<double>(means_.get_allocator()).swap(means_);
+    Vector<double>(products_.get_allocator()).swap(products_);
+    count_ = shown_ = 0;
+  }
+  void account(MemoryReport& report) const noexcept {
+    report.add(&MemoryReport::policy_state, means_);
+    report.add(&MemoryReport::policy_state, products_);
+  }
+  static void persist(auto& self, auto& archive, std::size_t) {
+    archive.number(self.count_);
+    archive.number(self.shown_);
+    archive.number(self.width_);
+    archive.vector(self.means_);
+    archive.vector(self.products_);
+    const bool fits = self.means_.empty() ? self.products_.empty()
+                                          : self.width_ > 0 && self.means_.size() % self.width_ == 0 &&
+                                                (self.products_.empty() || self.products_.size() == self.means_.size() * self.width_);
+    archive.check(fits, "the moments of its queries are not of its shape");
+  }
+
+ private:
+  std::size_t count_ = 0;
+  std::size_t shown_ = 0;
+  std::size_t width_ = 0;
+  Vector<double> means_;     // (group, key width) sums
+  Vector<double> products_;  // (group, key width, key width) sums
+};
+
+/// The attention that queries of the next `future` positions are expected to give a row, if they are drawn as those of the prompt were, times
+/// the length of its value. Scores are compared over the query heads of a KV head by their mean; the first `sinks` rows stay.
+///
+/// Observes: the queries of the prompt, before their rotary embedding, but for the first `sinks`. Cost: key width^2 per query and head, and
+/// per row and head at the end of a prompt; 8 * group * key width^2 bytes per lane while a prompt is open. A prompt's queries cannot be taken
+/// back by truncate.
+struct ExpectedQueries : ScoredRows {
+  static constexpr std::string_view name = "expected_queries";
+  static constexpr Needs may{.decides = Decides::once, .queries = true};
+  using State = QueryMoments;
+  struct Options {
+    std::size_t future = 512;  ///< positions that queries are expected at, 1 to 65536
+    std::size_t sinks = 4;     ///< first rows and queries, left out of all statistics
+    bool covariance = true;    ///< the second moment counts too
+    bool value_norm = true;    ///< times the length of the value
+    double epsilon = 0.0;      ///< added to the probability before that, 0 to 1
+    static void fields(auto& options, auto&& field) {
+      field("future", options.future);
+      field("first", options.sinks);
+      field("covariance", options.covariance);
+      field("value_norm", options.value_norm);
+      field("epsilon", options.epsilon);
+    }
+  };
+
+  static void validate(const Options& options, const Shape&) {
+    check_bounds("expected_queries: future", options.future, 1, 65536);
+    check_bounds("expected_queries: first", options.sinks);
+    require(options.epsilon >= 0.0 && options.epsilon <= 1.0, ErrorCode::option, "expected_queries: epsilon is ", options.epsilon,
+            ", must be 0 to 1");
+  }
+  static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
+  static State state(const Options&, const Site&, const Memory& memory) { return State(memory); }
+  static constexpr std::size_t recent(const Options&, std::size_t /*budget*/) noexcept { return 0; }
+
+  static void make_room_for_queries(const Options& options, State& state, const Shape& shape) {
+    state.make_room(shape.group(), shape.key_width(), options.covariance);
+  }
+  static void observe_query(const Options& options, State& state, std::size_t head, const float* query) noexcept {
+    if (!state.skips(head, options.sinks)) { state.add(head, query); }
+  }
+
+  static std::span<const float> score(const Options& options, const LaneView& lane, const RowTable& rows, const Moment& moment,
+                                      std::span<float> out) {
+    const Shape& shape = lane.site.shape;
+    const std::size_t width = shape.key_width();
+    Vector<float>& room = moment.scratch.rows;
+    room.resize(std::max(room.size(), 3 * width + width * width + out.size() + shape.value_width()));
+    float* const turn = room.data();   // the mean rotation: cosines where a pair's first channel is, sines at its second
+    float* const mean = turn + width;  // of a head's queries, turned
+    float* const key = mean + width;
+    float* const spread = key + width;  // (width, width) their covariance, turned
+    float* const logits = spread + width * width;
+    float* const value = logits + out.size();
+    mean_turn(options, lane, moment, turn, mean);
+    std::fill(out.begin(), out.end(), 0.0F);
+    const auto first_rows = static_cast<Position>(options.sinks + moment.padding);
+    const auto counts = [&](std::size_t r) { return rows.alive(r) && rows.position(r) >= first_rows; };
+    const float scale = 1.0F / math::sqrt(static_cast<float>(width));
+    for (std::size_t head = 0; head < shape.group(); ++head) {
+      turned_moments(options, lane.state<State>(), shape, head, turn, mean, spread);
+      float top = -std::numeric_limits<float>::infinity();
+      for (std::size_t r = 0; r < rows.rows(); ++r) {
+        if (!counts(r)) { continue; }
+        lane.keys({r, r + 1}, key);
+        float logit = dot(mean, key, width) * scale;
+        for (std::size_t a = 0; options.covariance && a < width; ++a) {
+          logit += 0.5F * scale * scale * key[a] * dot(spread + a * width, key, width);
+        }
+        logits[r] = logit;
+        top = std::max(top, logit);
+      }
+      double sum = 0.0;
+      for (std::size_t r = 0; r < rows.rows(); ++r) { sum += counts(r) ? static_cast<double>(math::exp(logits[r] - top)) : 0.0; }
+      for (std::size_t r = 0; r < rows.rows(); ++r) {
+        if (counts(r)) { out[r] += math::exp(logits[r] - top) / static_cast<float>(sum * static_cast<double>(shape.group())); }
+      }
+    }
+    for (std::size_t r = 0; r < rows.rows(); ++r) {
+      if (!counts(r)) {
+        out[r] = std::numeric_limits<float>::max();
+      } else if (options.value_norm) {
+        lane.values({r, r + 1}, value);
+        out[r] = (out[r] + static_cast<float>(options.epsilon)) * math::sqrt(dot(value, value, shape.value_width()));
+      }
+    }
+    return out;
+  }
+
+ private:
+  static float dot(const float* a, const float* b, std::size_t count) noexcept {
+    float parts[8] = {};
+    std::size_t c = 0;
+    for (; c + 8 <= count; c += 8) {
+      for (std::size_t i = 0; i < 8; ++i) { parts[i] += a[c + i] * b[c + i]; }
+    }
+    for (; c < count; ++c) { parts[0] += a[c] * b[c]; }
+    return ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+  }
+  /// The channel that turns together with `c`, and whether `c` is the first of the two; c itself if it does not turn.
+  static std::pair<std::size_t, bool> partner(const Shape& shape, std::size_t c) noexcept {
+    const std::size_t pairs = shape.rotary_pairs();
+    if (c >= 2 * pairs) { return {c, true}; }
+    if (shape.rope.pairing == RopePairing::interleaved) { return {c ^ 1U, c % 2 == 0}; }
+    return {c < pairs ? c + pairs : c - pairs, c < pairs};
+  }
+  static void mean_turn(const Options& options, const LaneView& lane, const Moment& moment, float* turn, float* unit) {
+    const Shape& shape = lane.site.shape;
+    const std::size_t width = shape.key_width();
+    std::fill_n(turn, width, 0.0F);
+    for (std::size_t t = 0; t < options.future; ++t) {
+      for (std::size_t c = 0; c < width; ++c) { unit[c] = partner(shape, c).second ? 1.0F : 0.0F; }
+      lane.turn(static_cast<std::int64_t>(moment.prompt_tokens + t), unit);
+      for (std::size_t c = 0; c < width; ++c) { turn[c] += unit[c] / static_cast<float>(options.future); }
+    }
+  }
+  /// One row of moments, `from(c)`, turned by the mean rotation: channel c of it.
+  static double turned(const Shape& shape, const float* turn, std::size_t c, auto&& from) noexcept {
+    const auto [other, first] = partner(shape, c);
+    if (other == c) { return from(c); }
+    const double cosine = static_cast<double>(turn[first ? c : other]);
+    const double sine = static_cast<double>(turn[first ? other : c]);
+    return first ? from(c) * cosine - from(other) * sine : from(other) * sine + from(c) * cosine;
+  }
+  static void turned_moments(const Options& options, const State& state, const Shape& shape, std::size_t head, const float* turn,
+                             float* mean, float* spread) noexcept {
+    const std::size_t width = shape.key_width();
+    for (std::size_t a = 0; a < width; ++a) {
+      mean[a] = static_cast<float>(turned(shape, turn, a, [&](std::size_t c) { return state.mean(head, c); }));
+      for (std::size_t b = 0; options.covariance && b < width; ++b) {
+        spread[a * width + b] = static_cast<float>(turned(shape, turn, a, [&](std::size_t c) {
+          return turned(shape, turn, b, [&](std::size_t d) { return state.covariance(head, c, d); });
+        }));
+      }
+    }
+  }
+};
+
+}  // namespace kvcompress

@@ -1,0 +1,65 @@
+// tests/conformance/scores_of_keys_test.cpp - scorers that read keys and values against the official implementations.
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include "kvcompress/eviction/scorers/row_norms.hpp"
+#include "kvcompress/policies/knorm.hpp"
+#include "kvcompress/policies/lagkv.hpp"
+#include "support/eviction_cases.hpp"
+
+namespace {
+
+using namespace kvcompress;
+using conformance::Case;
+using conformance::expect_kept;
+using conformance::first_rows;
+using conformance::prompt;
+using conformance::score_deviation;
+using conformance::Watched;
+using test::HeadArray;
+
+/// Scores and kept rows of one prompt, with the scores as they are.
+template <class S>
+void expect_scores(const Case& one, const char* values, const typename S::Options& scorer, double bound) {
+  const HeadArray k = first_rows(one, "k_postrope");
+  const auto cache =
+      prompt<S, Evict<Watched<S>>>(k, k, first_rows(one, values), {.budget = one.get<std::size_t>("n_kept"), .scorer = scorer});
+  const auto at = [](std::size_t head, std::size_t row) { return static_cast<double>(Watched<S>::scores.at(head).at(row)); };
+  expect_kept(one, cache, 0, k.heads, at, 0.0);
+  conformance::expect_within(one, "scores", score_deviation(one, k.heads, 0, at), bound);
+}
+
+TEST(Knorm, ReproducesTheOfficialVectors) {
+  conformance::run_cases("knorm", {{"scores", [](const Case& one) { expect_scores<KeyNorm>(one, "k_postrope", {}, 4e-6); }}});
+}
+
+// Of equal scores the older row stays, where the official code chooses by chance: the cuts lie between classes of equal ones.
+TEST(LagKV, ReproducesTheOfficialVectors) {
+  conformance::run_cases("lagkv", {{"scores", [](const Case& one) {
+                                      expect_scores<LagRelative>(one, "v",
+                                                                 {.first_rows = one.get<std::size_t>("n_sink"),
+                                                                  .lag = one.get<std::size_t>("lag_size"),
+                                                                  .across_chunks = one.get<bool>("cross_scoring")},
+                                                                 4e-8);
+                                    }}});
+}
+
+TEST(CUR, ReproducesTheOfficialVectors) {
+  conformance::run_cases(
+      "cur", {{"scores", [](const Case& one) {
+                 const std::map<std::string, Leverage> named{
+                     {"key", Leverage::key}, {"value", Leverage::value}, {"kv_avg", Leverage::average}, {"kv_product", Leverage::product}};
+                 const std::size_t neighbours = one.get<bool>("use_local_approximation") ? one.get<std::size_t>("local_window_size") : 0;
+                 expect_scores<RowNorms>(one, "v",
+                                         {.first_rows = one.get<std::size_t>("num_sinks"),
+                                          .leverage = named.at(one.get<std::string>("leverage_type")),
+                                          .neighbours = neighbours},
+                                         3e-8);
+               }}});
+}
+
+const conformance::Method knorm("knorm", {});
+const conformance::Method lagkv("lagkv", {});
+const conformance::Method cur("cur", {});
+
+}  // namespace
