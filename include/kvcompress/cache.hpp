@@ -100,9 +100,7 @@ class KVCache {
   void append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) {
     detail::check_layer(shape_, "append", layer);
     detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key(layer), largest_value(layer), row_.data());
-    require(!at(layer).waiting, ErrorCode::phase, "append(layer = ", layer,
-            ") before end_prompt of all the layers that are encoded together with it: ",
-            detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
+    check_waits("append", layer);
     changes().commit_and(layer, keys.tokens(), first_position, [&](Layer& l) {
       for (std::size_t t = 0; t < keys.tokens(); ++t) {
         const Position position = first_position + static_cast<Position>(t);
@@ -206,9 +204,7 @@ class KVCache {
   void begin_prompt(std::size_t layer) {
     detail::check_layer(shape_, "begin_prompt", layer);
     require(!at(layer).in_prompt, ErrorCode::phase, "begin_prompt(layer = ", layer, ") while its prompt is open: end_prompt(layer) first");
-    require(!at(layer).waiting, ErrorCode::phase, "begin_prompt(layer = ", layer,
-            ") before end_prompt of all the layers that are encoded together with it: ",
-            detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
+    check_waits("begin_prompt", layer);
     changes().commit_and(layer, 0, 0, [](Layer& l) { l.in_prompt = true; });
   }
   /// The commit that closes a prompt. May come again, for a later prompt given in one append, or in several after begin_prompt. Needs at least
@@ -427,6 +423,13 @@ class KVCache {
     require(!Eviction::renumbers(options.eviction) || Retrieval::renumbers(options.retrieval), ErrorCode::option, Eviction::name,
             ": in_cache_positions is true, must be false with ", Retrieval::name, ", whose index is made at the original positions");
     return shape;
+  }
+  /// Raises an Error if the layer's prompt has ended and waits for others to be encoded.
+  void check_waits(const char* verb, std::size_t layer) const {
+    if (!at(layer).waiting) { return; }
+    const RowRange group = detail::layers_with<P>(options_, shape_, layer);
+    fail(ErrorCode::phase, verb, "(layer = ", layer,
+         ") before end_prompt of all the layers that are encoded together with it: ", group.first, " to ", group.last - 1);
   }
   /// Floats of one token's queries that share a KV head.
   [[nodiscard]] std::size_t query_width() const noexcept { return shape_.group() * shape_.key_width(); }
