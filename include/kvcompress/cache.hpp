@@ -100,9 +100,7 @@ class KVCache {
   void append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) {
     detail::check_layer(shape_, "append", layer);
     detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key(layer), largest_value(layer), row_.data());
-    require(!at(layer).waiting, ErrorCode::phase, "append(layer = ", layer,
-            ") before end_prompt of all the layers that are encoded together with it: ",
-            detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
+    check_waits("append", layer);
     changes().commit_and(layer, keys.tokens(), first_position, [&](Layer& l) {
       for (std::size_t t = 0; t < keys.tokens(); ++t) {
         const Position position = first_position + static_cast<Position>(t);
@@ -215,9 +213,7 @@ class KVCache {
   void begin_prompt(std::size_t layer) {
     detail::check_layer(shape_, "begin_prompt", layer);
     require(!at(layer).in_prompt, ErrorCode::phase, "begin_prompt(layer = ", layer, ") while its prompt is open: end_prompt(layer) first");
-    require(!at(layer).waiting, ErrorCode::phase, "begin_prompt(layer = ", layer,
-            ") before end_prompt of all the layers that are encoded together with it: ",
-            detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
+    check_waits("begin_prompt", layer);
     changes().commit_and(layer, 0, 0, [](Layer& l) { l.in_prompt = true; });
   }
   /// The commit that closes a prompt. May come again, for a later prompt given in one append, or in several after begin_prompt. Needs at least
@@ -463,8 +459,9 @@ class KVCache {
             ", must leave positions below ", no_position);
     require(last >= l.next || std::int64_t{last} + delta <= std::int64_t{l.next}, ErrorCode::position, "shift: delta is ", delta,
             ", must be at most ", std::int64_t{l.next} - std::int64_t{last}, ": the rows must stay before the next token of layer ", layer);
-    require(!ValuesInKeys<Values>, ErrorCode::option, "shift: the rows hold keys and values at once, which cannot be turned");
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+      require(!detail::facts_of(l.lanes[head].values).in_keys, ErrorCode::option,
+              "shift: the rows hold keys and values at once, which cannot be turned");
       require(Retrieval::renumbers(options_.retrieval, site(layer, head)), ErrorCode::option, "shift with ",
               detail::retrieval_name<P>(options_, site(layer, head)), ", whose index is made at the original positions");
       require(l.table(head).can_shift(first, last, delta), ErrorCode::position, "shift: the rows at positions [", first, ", ", last,
@@ -472,6 +469,15 @@ class KVCache {
     }
   }
   [[nodiscard]] Site site(std::size_t layer, std::size_t kv_head) const noexcept { return {layer, kv_head, shape_}; }
+  /// Raises an Error if the layer's prompt has ended and waits for others to be encoded.
+  void check_waits(const char* verb, std::size_t layer) const {
+    if (!at(layer).waiting) { return; }
+    const RowRange group = detail::layers_with<P>(options_, shape_, layer);
+    fail(ErrorCode::phase, verb, "(layer = ", layer,
+         ") before end_prompt of all the layers that are encoded together with it: ", group.first, " to ", group.last - 1);
+  }
+  /// Floats of one token's queries that share a KV head.
+  [[nodiscard]] std::size_t query_width() const noexcept { return shape_.group() * shape_.key_width(); }
   [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[layer].read(); }
   [[nodiscard]] const Lane& lane(const char* verb, std::size_t layer, std::size_t kv_head) const {
     detail::check_lane(shape_, verb, layer, kv_head);

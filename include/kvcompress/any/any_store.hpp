@@ -25,10 +25,11 @@ class AnyStore {
   AnyStore(const detail::Choice<Ops>& choice, const Site& site, std::size_t dim, const Memory& memory)
       : store_(*choice.ops, memory, [&](void* room) { choice.ops->make(room, choice.options.get(), site, dim, memory); }),
         members_(Allocator<void*>(memory)) {}
-  AnyStore(const AnyStore& other) : store_(other.store_), members_(other.members_.get_allocator()) {}
+  AnyStore(const AnyStore& other) : store_(other.store_), rows_(other.rows_), members_(other.members_.get_allocator()) {}
   AnyStore(AnyStore&&) noexcept = default;
   AnyStore& operator=(AnyStore other) noexcept {
     store_ = std::move(other.store_);
+    rows_ = other.rows_;
     members_ = std::move(other.members_);
     return *this;
   }
@@ -41,12 +42,18 @@ class AnyStore {
     return store_.template as<S>();
   }
 
-  [[nodiscard]] std::size_t rows() const noexcept { return ops().rows(get()); }
+  [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
   [[nodiscard]] std::size_t settled() const noexcept { return ops().settled(get()); }
   void make_room(std::size_t more) { ops().make_room(get(), more); }
-  void append(const float* row) { ops().append(get(), row); }
+  void append(const float* row) {
+    ops().append(get(), row);
+    ++rows_;
+  }
   void move(std::size_t from, std::size_t to) { ops().move(get(), from, to); }
-  void resize(std::size_t rows) noexcept { ops().resize(get(), rows); }
+  void resize(std::size_t rows) noexcept {
+    ops().resize(get(), rows);
+    rows_ = rows;
+  }
   void reserve(std::size_t rows) { ops().reserve(get(), rows); }
   void unshare() { ops().unshare(get()); }
   void make_writable(std::size_t first, std::size_t last) { ops().make_writable(get(), first, last); }
@@ -124,12 +131,16 @@ class AnyStore {
   }
   [[nodiscard]] bool encodes_at(std::size_t rows) const noexcept { return ops().encodes_at(get(), rows); }
   [[nodiscard]] RowRange block_at(std::size_t row) const noexcept { return ops().block_at(get(), row); }
-  void erase_block(std::size_t first) noexcept { ops().erase_block(get(), first); }
+  void erase_block(std::size_t first) noexcept {
+    ops().erase_block(get(), first);
+    rows_ = ops().rows(get());
+  }
   static void prepare_to_compact(Members members, const RowTable& table, Vector<float>& scratch) {
     together(members, [&](const Ops& ops, Ops::Members stores) { ops.prepare_to_compact(stores, table, scratch); });
   }
   static void compact(Members members, const RowTable& table, Vector<float>& scratch) {
     together(members, [&](const Ops& ops, Ops::Members stores) { ops.compact(stores, table, scratch); });
+    for (AnyStore* member : members) { member->rows_ = member->ops().rows(member->get()); }
   }
 
   // ------------------------------------------------------------------ memory
@@ -181,6 +192,7 @@ class AnyStore {
             "a store does not say how it is saved: it must provide describe(fact) and persist(self, archive, rows)");
     if constexpr (reads) {
       self.ops().load(self.get(), archive, rows);
+      self.rows_ = rows;
     } else {
       self.ops().save(self.get(), archive, rows);
     }
@@ -228,6 +240,7 @@ class AnyStore {
   }
 
   detail::Erased<Ops> store_;
+  std::size_t rows_ = 0;   // of it, which are asked for at every step
   Vector<void*> members_;  // room to name what this one is settled together with
 };
 

@@ -128,7 +128,9 @@ struct StoreThunks {
     }
   }
   static constexpr void commits(StoreOps& ops) noexcept {
-    ops.settle = [](StoreOps::Members members, const Settling& settling) { S::settle(typed(members), settling); };
+    if constexpr (Settles<S>) {
+      ops.settle = [](StoreOps::Members members, const Settling& settling) { S::settle(typed(members), settling); };
+    }
     if constexpr (PreparesToSettle<S>) {
       ops.prepare_to_settle = [](StoreOps::Members members, const Settling& settling) { S::prepare_to_settle(typed(members), settling); };
     }

@@ -132,21 +132,21 @@ struct Commit {
   static constexpr bool may_decide = may<P>.decides != Decides::never;
   static constexpr bool in_groups = storage_scope<typename Axes<P>::Storage>() == Scope::group;
 
-  [[nodiscard]] std::size_t first_of(std::size_t layer) const { return in_groups ? layers_with<P>(options, shape, layer).first : layer; }
+  [[nodiscard]] bool in_group(std::size_t layer) const noexcept { return in_groups && layers[layer].read().in_group(); }
+  [[nodiscard]] std::size_t first_of(std::size_t layer) const {
+    return in_group(layer) ? layers_with<P>(options, shape, layer).first : layer;
+  }
   /// Of layers that are encoded together, a prompt is encoded when the last of them ends it, decoded rows when the last layer commits them.
   [[nodiscard]] bool encodes(std::size_t layer, bool end_of_prompt) const {
-    if constexpr (in_groups) {
-      const RowRange group = layers_with<P>(options, shape, layer);
-      std::size_t waiting = 0;
-      for (std::size_t other = group.first; other < group.last; ++other) { waiting += layers[other].read().waiting ? 1U : 0U; }
-      return end_of_prompt ? waiting + 1 >= group.size() : waiting == 0 && layer + 1 == group.last;
-    } else {
-      return true;
-    }
+    if (!in_group(layer)) { return true; }
+    const RowRange group = layers_with<P>(options, shape, layer);
+    std::size_t waiting = 0;
+    for (std::size_t other = group.first; other < group.last; ++other) { waiting += layers[other].read().waiting ? 1U : 0U; }
+    return end_of_prompt ? waiting + 1 >= group.size() : waiting == 0 && layer + 1 == group.last;
   }
   /// Calls work(layers) with those that are encoded together with this one.
   void with_group(std::size_t layer, auto&& work) const {
-    if (in_groups && layers[layer].read().in_group()) {
+    if (in_group(layer)) {
       const RowRange group = layers_with<P>(options, shape, layer);
       scratch.layers.clear();
       for (std::size_t other = group.first; other < group.last; ++other) { scratch.layers.push_back(&layers[other].write()); }
@@ -161,7 +161,7 @@ struct Commit {
     for (const Lane<P>& lane : l.lanes) {
       const S& rows = lane.*store;
       const StoreFacts& has = facts_of(rows);
-      if (has.settles_in_room) { continue; }
+      if (has.settles_in_room || !has.encodes) { continue; }
       if (!has.says_when_it_encodes) { return true; }       // a store of which nothing is known
       if (has.settles_aside && !l.decides()) { continue; }  // rows lie still until they are taken
       if constexpr (SaysWhenItEncodes<S>) {

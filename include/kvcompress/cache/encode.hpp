@@ -40,13 +40,13 @@ struct Encoding {
                  [](std::span<Values* const> members, const Settling& s) { Values::prepare_to_settle(members, s); });
       }
     }
-    for_scopes(layers, layer, []<class S>(std::span<S* const> members, const Settling& s) { S::settle(members, s); });
+    for_scopes(layers, layer, []<class S>(std::span<S* const> members, const Settling& s) {
+      if constexpr (Settles<S>) { S::settle(members, s); }
+    });
   }
   /// The same in two steps, for stores that settle in room or aside: afterwards take cannot fail. `more`: exact rows that may come before.
   void prepare(std::span<Layer<P>* const> layers, std::size_t layer, std::size_t more) const {
-    if (storage_scope_at<typename Axes<P>::Storage>(options.storage, shape, layer) != Scope::lane) {
-      scratch.reserve_members(layers.size() * shape.kv_heads);
-    }
+    if (layers.front()->scope() != Scope::lane) { scratch.reserve_members(layers.size() * shape.kv_heads); }
     for_scopes(layers, layer, [&]<class S>(std::span<S* const> members, const Settling& s) {
       if constexpr (ChosenStore<S>) { S::make_room_for(members); }
       const StoreFacts& has = facts_of(*members.front());
@@ -65,7 +65,7 @@ struct Encoding {
       if constexpr (SettlesAside<S>) {
         if (facts_of(*members.front()).settles_aside) { return S::take_aside(members); }
       }
-      S::settle(members, s);
+      if constexpr (Settles<S>) { S::settle(members, s); }
     });
   }
 
@@ -91,6 +91,7 @@ struct Encoding {
       }
       for (std::size_t head = 0; head < layers[l]->lanes.size(); ++head) {
         Lane<P>& lane = layers[l]->lanes[head];
+        if (!facts_of(lane.*store).encodes) { continue; }
         const Reads reads = lane.index.reads();
         S* const self = &(lane.*store);
         work(std::span<S* const>(&self, 1), settling(*layers[l], head, layer + l, lane.keys.rows(), {&reads, 1}));

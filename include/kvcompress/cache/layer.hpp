@@ -247,9 +247,9 @@ struct Layer {
     }
   }
   /// Whether its rows are encoded together with those of other layers.
-  [[nodiscard]] bool in_group() const noexcept {
-    return std::max(facts_of(lanes.front().keys).scope, facts_of(lanes.front().values).scope) == Scope::group;
-  }
+  [[nodiscard]] bool in_group() const noexcept { return scope() == Scope::group; }
+  /// The widest scope in which its lanes are encoded together.
+  [[nodiscard]] Scope scope() const noexcept { return std::max(facts_of(lanes.front().keys).scope, facts_of(lanes.front().values).scope); }
   /// Rows at the positions [first, end) have come. Pieces of a text add up to the same number as the whole.
   void note_appended(Position first, Position end) noexcept {
     if (in_group()) { appended += scatter(first) - scatter(end); }
@@ -297,16 +297,14 @@ struct Layer {
   }
   /// Until release_room(), room that was made in the stores stays.
   void hold_room() noexcept {
-    for (Lane<P>& lane : lanes) {
-      if constexpr (requires { lane.keys.hold(); }) { lane.keys.hold(); }
-      if constexpr (requires { lane.values.hold(); }) { lane.values.hold(); }
-    }
+    for_leaving([](auto& store) {
+      if constexpr (requires { store.hold(); }) { store.hold(); }
+    });
   }
   void release_room() noexcept {
-    for (Lane<P>& lane : lanes) {
-      if constexpr (requires { lane.keys.release(); }) { lane.keys.release(); }
-      if constexpr (requires { lane.values.release(); }) { lane.values.release(); }
-    }
+    for_leaving([](auto& store) {
+      if constexpr (requires { store.release(); }) { store.release(); }
+    });
   }
 
   void account(MemoryReport& report) const noexcept {
@@ -340,6 +338,13 @@ struct Layer {
   } room{};
 
  private:
+  /// Calls work(store) for the stores from which rows may leave when a step is committed.
+  void for_leaving(auto&& work) noexcept {
+    for (Lane<P>& lane : lanes) {
+      if (lane.decides() || facts_of(lane.keys).encodes) { work(lane.keys); }
+      if (lane.decides() || facts_of(lane.values).encodes) { work(lane.values); }
+    }
+  }
   static constexpr std::size_t slack = 64;  // entries that tables and states keep free for decoding
 
   /// A number for a position (the last step of SplitMix64), so that sums of them tell sets of positions apart.

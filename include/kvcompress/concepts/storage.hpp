@@ -65,7 +65,6 @@ concept Settles = requires(std::span<S* const> members, const Settling& settling
 /// | make_room(n)               | afterwards n appends cannot fail
 /// | append(row)                | one exact row of `dim` floats at the end
 /// | move(from, to), resize(n)  | exact rows only
-/// | S::settle(members, settling) | encodes the rows that are due, at a commit (see Settles)
 /// | reserve(n), unshare()      | n rows will need no allocation; clones what a copy holds too
 /// | scratch_floats(dim, queries), account(report) | what scores or accumulate need; bytes held
 /// | bytes_for(...)             | what so many rows take (see SaysBytes)
@@ -74,6 +73,7 @@ concept Settles = requires(std::span<S* const> members, const Settling& settling
 /// can be prepared, else on copies of the lanes, which share blocks with the originals; a store that says nothing is right, and slower.
 ///
 /// | optional                   | what it does
+/// | S::settle(members, settling) | encodes the rows that are due, at a commit (see Settles); without it all rows stay exact
 /// | S::scope                   | whose rows it encodes together; a lane's where it does not say
 /// | make_writable(first, last) | afterwards move to these exact rows cannot fail (else: unshare)
 /// | hold(), release()          | between them, room that was made stays
@@ -90,7 +90,7 @@ concept Settles = requires(std::span<S* const> members, const Settling& settling
 /// | describe(fact), persist(self, archive, rows) | see PersistsRows
 /// | S::account(lanes, member, shared, report), S::unshare(lanes, member) | of stores whose lanes share memory: all at once
 template <class S>
-concept RowStore = std::copy_constructible<S> && std::movable<S> && Settles<S> &&
+concept RowStore = std::copy_constructible<S> && std::movable<S> &&
     requires(S store, const S held, std::size_t n, const float* row, MemoryReport& report) {
   typename S::exact_type;
   { held.rows() }

@@ -12,7 +12,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// A store whose settle cannot fail once there is room.
 template <class S>
-concept SettlesInRoom = requires(S store, std::size_t more, Vector<float>& scratch) {
+concept SettlesInRoom = Settles<S> && requires(S store, std::size_t more, Vector<float>& scratch) {
   store.make_room_to_settle(more, scratch);
 };
 /// A store that encodes what is due aside, which may fail, and then takes it, which cannot, or forgets it.
@@ -47,7 +47,8 @@ concept Compacts = requires(std::span<S* const> members, const RowTable& table, 
 
 /// The answers of one store. A type that stands for many (see AnyStore) models every concept, which prunes nothing; its stores know.
 struct StoreFacts {
-  Scope scope;  ///< whose rows are encoded together
+  Scope scope;   ///< whose rows are encoded together
+  bool encodes;  ///< some of them; else all stay exact
   bool settles_in_room;
   bool settles_aside;
   bool prepares_to_settle;
@@ -63,17 +64,18 @@ template <class S>
 constexpr StoreFacts facts_by_type() noexcept {
   std::size_t multiple = 1;
   if constexpr (requires { S::row_multiple; }) { multiple = S::row_multiple; }
-  return {scope_of<S>(),
-          SettlesInRoom<S>,
-          SettlesAside<S>,
-          PreparesToSettle<S>,
-          SaysWhenItEncodes<S>,
-          ErasesBlocks<S>,
-          Compacts<S>,
-          Prepares<S>,
-          ValuesInKeys<S>,
-          multiple,
-          largest<typename S::exact_type>};
+  return {.scope = scope_of<S>(),
+          .encodes = Settles<S>,
+          .settles_in_room = SettlesInRoom<S>,
+          .settles_aside = SettlesAside<S>,
+          .prepares_to_settle = PreparesToSettle<S>,
+          .says_when_it_encodes = SaysWhenItEncodes<S>,
+          .erases_blocks = ErasesBlocks<S>,
+          .compacts = Compacts<S>,
+          .prepares = Prepares<S>,
+          .in_keys = ValuesInKeys<S>,
+          .row_multiple = multiple,
+          .largest = largest<typename S::exact_type>};
 }
 template <class S>
 inline constexpr StoreFacts facts_of_type = facts_by_type<S>();

@@ -185,8 +185,6 @@ class LatentValues {
   static void move(std::size_t, std::size_t) noexcept {}
   void resize(std::size_t rows) noexcept { rows_ = rows; }
   void erase_block(std::size_t first) noexcept { rows_ -= FactoredRows<T>::block_at(first).size(); }
-  static void settle(std::span<LatentValues* const>, const Settling&) noexcept {}
-  static void make_room_to_settle(std::size_t, Vector<float>&) noexcept {}
   static void make_writable(std::size_t, std::size_t) noexcept {}
   static void reserve(std::size_t) noexcept {}
   static void unshare() noexcept {}

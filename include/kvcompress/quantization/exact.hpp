@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <span>
 
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/core/blocks.hpp"
@@ -91,9 +90,6 @@ class Exact {
     }
     resize(kept + count);  // last: it gives up blocks
   }
-  /// Encodes what is due; here nothing ever is.
-  static void settle(std::span<Exact* const> /*members*/, const Settling& /*settling*/) noexcept {}
-  static void make_room_to_settle(std::size_t /*more*/, Vector<float>& /*scratch*/) noexcept {}
 
   void read(std::size_t row, float* out) const noexcept { kernels::widen(at(row), out, dim_); }
 
