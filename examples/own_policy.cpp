@@ -23,10 +23,11 @@ struct ShortKeysPolicy {
 
 int main() {
   Registry registry;
-  registry.add<Combine<ShortKeysPolicy, Kivi<4>>>("short_keys", "kivi4");
-  const auto cache = registry.make("short_keys:budget=200,recent=16+kivi4:residual=32", {.query_heads = 8, .kv_heads = 2, .head_dim = 64});
+  registry.add<ShortKeysPolicy>("short_keys");
+  registry.add<Kivi<4>>("kivi4");
+  AnyCache cache = registry.make("short_keys:budget=200,recent=16+kivi4:residual=32", {.query_heads = 8, .kv_heads = 2, .head_dim = 64});
   std::vector<float> rows(500 * 2 * 64, 0.5F);
-  cache->append(0, Rows::tokens_first(rows.data(), 500, 2, 64), Rows::tokens_first(rows.data(), 500, 2, 64));
-  cache->end_prompt(0);
-  std::printf("%zu of %zu rows kept\n", cache->kept(0, 0).size(), cache->tokens(0));
+  cache.append(0, Rows::tokens_first(rows.data(), 500, 2, 64), Rows::tokens_first(rows.data(), 500, 2, 64));
+  cache.end_prompt(0);
+  std::printf("%zu of %zu rows kept\n", cache.kept(0, 0).size(), cache.tokens(0));
 }

@@ -29,18 +29,18 @@ class Growing {
     const Case& c = data_.of();
     const std::size_t width = c.kv_heads * c.head_dim;
     for (std::size_t t = 0; t < tokens_at_once; ++t) {
-      cache_->append(0, Rows::tokens_first(keys_.data() + t * width, 1, c.kv_heads, c.head_dim),
-                     Rows::tokens_first(values_.data() + t * width, 1, c.kv_heads, c.head_dim));
+      cache_.append(0, Rows::tokens_first(keys_.data() + t * width, 1, c.kv_heads, c.head_dim),
+                    Rows::tokens_first(values_.data() + t * width, 1, c.kv_heads, c.head_dim));
     }
   }
-  [[nodiscard]] const AnyCache& cache() const { return *cache_; }
+  [[nodiscard]] const AnyCache& cache() const { return cache_; }
   /// Attention after it against the definition.
-  [[nodiscard]] double error() { return error_of_attend(*cache_, data_); }
+  [[nodiscard]] double error() { return error_of_attend(cache_, data_); }
 
  private:
   const Data& data_;
   TouchedMemory memory_{};
-  std::unique_ptr<AnyCache> cache_;
+  AnyCache cache_;
   std::vector<float> keys_;
   std::vector<float> values_;
 };

@@ -20,19 +20,19 @@ class Step {
  public:
   Step(const Policy& policy, const Case& c)
       : data_(c), cache_(compressed_prompt(policy, data_)), queries_(data_.queries(c.context, 1)), out_(queries_.size()),
-        workspace_(cache_->shape()) {}
+        workspace_(cache_.shape()) {}
 
   void run() {
     const Case& c = data_.of();
-    cache_->attend(0, Rows::tokens_first(queries_.data(), 1, c.query_heads, c.head_dim),
-                   Output::tokens_first(out_.data(), 1, c.query_heads, c.head_dim), workspace_, {}, {});
+    cache_.attend(0, Rows::tokens_first(queries_.data(), 1, c.query_heads, c.head_dim),
+                  Output::tokens_first(out_.data(), 1, c.query_heads, c.head_dim), workspace_, {}, {});
   }
-  [[nodiscard]] double error() { return error_of_attend(*cache_, data_); }
-  [[nodiscard]] const AnyCache& cache() const { return *cache_; }
+  [[nodiscard]] double error() { return error_of_attend(cache_, data_); }
+  [[nodiscard]] const AnyCache& cache() const { return cache_; }
 
  private:
   Data data_;
-  std::unique_ptr<AnyCache> cache_;
+  AnyCache cache_;
   std::vector<float> queries_;
   std::vector<float> out_;
   Workspace workspace_;

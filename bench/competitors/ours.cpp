@@ -27,12 +27,12 @@ class Ours final : public Competitor {
     second_ = data.queries(c.context + 1, 1);
     queries_ = first_;
     output_.resize(first_.size());
-    workspaces_.assign(c.threads, Workspace(caches_.front()->shape()));
+    workspaces_.assign(c.threads, Workspace(caches_.front().shape()));
     run_all();
     steps_ = fetched_ = 0;
     run_all();  // now the rows that steps before have chosen are at hand
     read_ = bytes_of_step();
-    while (caches_.size() * policy_.layers * read_ < cold_bytes) { caches_.push_back(caches_.front()->copy()); }
+    while (caches_.size() * policy_.layers * read_ < cold_bytes) { caches_.push_back(AnyCache(caches_.front())); }
     run_all();
     steps_ = fetched_ = 0;
   }
@@ -40,7 +40,7 @@ class Ours final : public Competitor {
     latest_ = next_;
     next_ = (next_ + 1) % (caches_.size() * policy_.layers);
     if (latest_ == 0) { turn(); }
-    AnyCache& cache = *caches_[latest_ / policy_.layers];
+    AnyCache& cache = caches_[latest_ / policy_.layers];
     const std::size_t layer = latest_ % policy_.layers;
     const Rows queries = Rows::tokens_first(queries_.data(), 1, case_.query_heads, case_.head_dim);
     const Output out = Output::tokens_first(output_.data(), 1, case_.query_heads, case_.head_dim);
@@ -55,7 +55,7 @@ class Ours final : public Competitor {
   }
   [[nodiscard]] std::span<const float> output() const override { return output_; }
   [[nodiscard]] std::size_t bytes_read() const override { return read_; }
-  [[nodiscard]] double bits_per_value() const override { return caches_.front()->bits_per_value(); }
+  [[nodiscard]] double bits_per_value() const override { return caches_.front().bits_per_value(); }
   [[nodiscard]] double hit_rate() const override {
     if (policy_.reads != Reads::chunks) { return -1.0; }
     return 1.0 - static_cast<double>(fetched_) / static_cast<double>(steps_ * rows_chosen * case_.kv_heads * case_.head_dim * sizeof(half));
@@ -68,7 +68,7 @@ class Ours final : public Competitor {
     return policy_.reads == Reads::everything || policy_.reads == Reads::basis ? policy_.tolerance : 2e-2;
   }
   void rows(const Data& data, std::size_t query_head, const Visit& visit) override {
-    AnyCache& cache = *caches_[latest_ / policy_.layers];
+    AnyCache& cache = caches_[latest_ / policy_.layers];
     const std::size_t layer = latest_ % policy_.layers;
     const std::size_t head = query_head / case_.group();
     std::vector<float> row(2 * case_.head_dim);
@@ -118,7 +118,7 @@ class Ours final : public Competitor {
     return shadowkv_rows(keys, queries, rows_chosen, static_cast<reference::Index>(case_.context));
   }
   [[nodiscard]] std::size_t bytes_of_step() const {
-    const AnyCache& cache = *caches_.front();
+    const AnyCache& cache = caches_.front();
     const MemoryReport memory = cache.memory();
     const std::size_t width = case_.kv_heads * case_.head_dim;  // of a layer's keys
     switch (policy_.reads) {
@@ -144,7 +144,7 @@ class Ours final : public Competitor {
 
   const Policy& policy_;
   Case case_{};
-  std::vector<std::unique_ptr<AnyCache>> caches_{};
+  std::vector<AnyCache> caches_{};
   std::vector<float> first_{};   // queries turn from these
   std::vector<float> second_{};  // to these
   std::vector<float> queries_{};

@@ -44,7 +44,7 @@ const Policy& policy(std::string_view name) {
   return *std::find_if(policies().begin(), policies().end(), [&](const Policy& one) { return one.name == name; });
 }
 
-std::unique_ptr<AnyCache> make_cache(const Policy& policy, const Case& c, const kvcompress::Memory& memory) {
+AnyCache make_cache(const Policy& policy, const Case& c, const kvcompress::Memory& memory) {
   return examples::registry().make(
       policy.spec, {.layers = policy.layers, .query_heads = c.query_heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim}, memory);
 }
@@ -75,12 +75,12 @@ void append_prompt(AnyCache& cache, const Policy& policy, const Data& data) {
   }
 }
 
-std::unique_ptr<AnyCache> compressed_prompt(const Policy& policy, const Data& data, const kvcompress::Memory& memory) {
-  std::unique_ptr<AnyCache> cache = make_cache(policy, data.of(), memory);
-  if (policy.reserves) { cache->reserve(data.of().context); }
-  append_prompt(*cache, policy, data);
-  for (std::size_t layer = 0; layer < policy.layers; ++layer) { cache->end_prompt(layer); }
-  for (std::size_t layer = 0; layer < policy.layers; ++layer) { append(*cache, data, layer, data.of().context, 1); }
+AnyCache compressed_prompt(const Policy& policy, const Data& data, const kvcompress::Memory& memory) {
+  AnyCache cache = make_cache(policy, data.of(), memory);
+  if (policy.reserves) { cache.reserve(data.of().context); }
+  append_prompt(cache, policy, data);
+  for (std::size_t layer = 0; layer < policy.layers; ++layer) { cache.end_prompt(layer); }
+  for (std::size_t layer = 0; layer < policy.layers; ++layer) { append(cache, data, layer, data.of().context, 1); }
   return cache;
 }
 

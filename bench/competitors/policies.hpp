@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "kvcompress/any_cache.hpp"
+#include "kvcompress/any/any_cache.hpp"
 #include "runner/data.hpp"
 
 namespace bench {
@@ -39,13 +39,13 @@ inline constexpr std::size_t rows_chosen = 2048;
 const std::vector<Policy>& policies();
 const Policy& policy(std::string_view name);
 
-std::unique_ptr<kvcompress::AnyCache> make_cache(const Policy& policy, const Case& c, const kvcompress::Memory& memory = {});
+kvcompress::AnyCache make_cache(const Policy& policy, const Case& c, const kvcompress::Memory& memory = {});
 /// Appends tokens [first, first + count) to a layer; with `attend`, the last up to 32 of them look at the cache.
 void append(kvcompress::AnyCache& cache, const Data& data, std::size_t layer, std::size_t first, std::size_t count, bool attend = false);
 /// The prompt of all layers; not ended.
 void append_prompt(kvcompress::AnyCache& cache, const Policy& policy, const Data& data);
 /// The prompt, compressed, and one decoded token after it.
-std::unique_ptr<kvcompress::AnyCache> compressed_prompt(const Policy& policy, const Data& data, const kvcompress::Memory& memory = {});
+kvcompress::AnyCache compressed_prompt(const Policy& policy, const Data& data, const kvcompress::Memory& memory = {});
 /// How far attention of layer 0 is from its definition over the rows as they are decoded, in the last head.
 double error_of_attend(kvcompress::AnyCache& cache, const Data& data);
 /// Bytes of rows and factors, in whatever form they are.

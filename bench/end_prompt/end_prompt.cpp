@@ -41,25 +41,25 @@ double decoding_error(AnyCache& cache, const Data& data) {
 /// `bound`: of that error; half a step of the codes, or a rounding.
 void measure_end_prompt(benchmark::State& state, const Policy& which, double bound, const Case& c) {
   const Data data(c);
-  const std::unique_ptr<AnyCache> prompt = make_cache(which, c);
-  append_prompt(*prompt, which, data);
-  const std::size_t held = bytes_of_rows(*prompt);
-  std::unique_ptr<AnyCache> cache;
+  AnyCache prompt = make_cache(which, c);
+  append_prompt(prompt, which, data);
+  const std::size_t held = bytes_of_rows(prompt);
+  AnyCache cache = prompt;
   const auto end_prompt = [&] {
-    for (std::size_t layer = 0; layer < which.layers; ++layer) { cache->end_prompt(layer); }
+    for (std::size_t layer = 0; layer < which.layers; ++layer) { cache.end_prompt(layer); }
   };
   ReadLimit limit(std::max(cold_bytes(), held));
   const Medians medians =
-      measure({.limit = [&] { limit.run(held, threads(1)); }, .subject = end_prompt, .before = [&] { cache = prompt->copy(); }},
+      measure({.limit = [&] { limit.run(held, threads(1)); }, .subject = end_prompt, .before = [&] { cache = AnyCache(prompt); }},
               std::min<std::size_t>(settings().rounds, which.layers > 1 ? 3 : 7));
-  const double error = decoding_error(*cache, data);
+  const double error = decoding_error(cache, data);
   if (!(error <= bound)) { return state.SkipWithError(fmt::format("wrong: rows are decoded with an error of {:.1e}", error).c_str()); }
   const double numbers = static_cast<double>(c.context * c.values_per_token() * which.layers);
   Row row(state);
   row.of(c);
   row.times(medians, static_cast<double>(c.context * which.layers), numbers * sizeof(float));
   row.set(counter::output_error, error);
-  row.set(counter::bits, cache->bits_per_value());
+  row.set(counter::bits, cache.bits_per_value());
 }
 
 }  // namespace

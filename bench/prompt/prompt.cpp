@@ -25,15 +25,15 @@ class OurPrompt final : public PromptAttention {
 
   void run() override {
     using namespace kvcompress;
-    const std::unique_ptr<AnyCache> cache = make_cache(policy_, case_);
+    AnyCache cache = make_cache(policy_, case_);
     const std::size_t width = case_.kv_heads * case_.head_dim;
     const std::size_t query_width = case_.query_heads * case_.head_dim;
     for (std::size_t t = 0; t < case_.context; t += chunk) {
       const std::size_t count = std::min(chunk, case_.context - t);
-      cache->append(0, Rows::tokens_first(keys_.data() + t * width, count, case_.kv_heads, case_.head_dim),
-                    Rows::tokens_first(values_.data() + t * width, count, case_.kv_heads, case_.head_dim));
-      cache->attend(0, Rows::tokens_first(queries_.data() + t * query_width, count, case_.query_heads, case_.head_dim),
-                    Output::tokens_first(output_.data() + t * query_width, count, case_.query_heads, case_.head_dim), workspace_, {}, {});
+      cache.append(0, Rows::tokens_first(keys_.data() + t * width, count, case_.kv_heads, case_.head_dim),
+                   Rows::tokens_first(values_.data() + t * width, count, case_.kv_heads, case_.head_dim));
+      cache.attend(0, Rows::tokens_first(queries_.data() + t * query_width, count, case_.query_heads, case_.head_dim),
+                   Output::tokens_first(output_.data() + t * query_width, count, case_.query_heads, case_.head_dim), workspace_, {}, {});
     }
   }
   [[nodiscard]] std::span<const float> output() const override { return output_; }

@@ -37,12 +37,12 @@ void load_all_of(AnyCache& cache, const File& file) {
 
 void measure_save_load(benchmark::State& state, const Policy& which, const Case& c, bool saves) {
   const Data data(c);
-  const std::unique_ptr<AnyCache> cache = compressed_prompt(which, data);
+  AnyCache cache = compressed_prompt(which, data);
   File file;
-  kvcompress::save(*cache, kvcompress::sink(file));
-  std::unique_ptr<AnyCache> loaded = make_cache(which, c);
-  load_all_of(*loaded, file);
-  if (output(*loaded, data) != output(*cache, data)) { return state.SkipWithError("wrong: the loaded cache gives another output"); }
+  kvcompress::save(cache, kvcompress::sink(file));
+  AnyCache loaded = make_cache(which, c);
+  load_all_of(loaded, file);
+  if (output(loaded, data) != output(cache, data)) { return state.SkipWithError("wrong: the loaded cache gives another output"); }
   File copy(file.size());
   File target;
   target.reserve(file.size());
@@ -51,14 +51,14 @@ void measure_save_load(benchmark::State& state, const Policy& which, const Case&
     benchmark::ClobberMemory();
   };
   const Parts saving{
-      .limit = copy_it, .subject = [&] { kvcompress::save(*cache, kvcompress::sink(target)); }, .before = [&] { target.clear(); }};
-  const Parts loading{.limit = copy_it, .subject = [&] { load_all_of(*loaded, file); }, .before = [&] { loaded = make_cache(which, c); }};
+      .limit = copy_it, .subject = [&] { kvcompress::save(cache, kvcompress::sink(target)); }, .before = [&] { target.clear(); }};
+  const Parts loading{.limit = copy_it, .subject = [&] { load_all_of(loaded, file); }, .before = [&] { loaded = make_cache(which, c); }};
   const Medians medians = measure(saves ? saving : loading, std::min<std::size_t>(settings().rounds, 15));
   Row row(state);
   row.of(c);
   row.times(medians, static_cast<double>(c.context), static_cast<double>(file.size()));
-  row.set(counter::bits, cache->bits_per_value());
-  const kvcompress::MemoryReport memory = cache->memory();
+  row.set(counter::bits, cache.bits_per_value());
+  const kvcompress::MemoryReport memory = cache.memory();
   row.note(
       fmt::format("{:.2f} of the cache's bytes", static_cast<double>(file.size()) / static_cast<double>(memory.total() - memory.scratch)));
 }

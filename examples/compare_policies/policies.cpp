@@ -8,8 +8,7 @@
 
 namespace comparison {
 
-std::unique_ptr<kvcompress::AnyCache> make_cache(const std::string& policy, const kvcompress::Shape& shape,
-                                                 const kvcompress::Memory& memory) {
+kvcompress::AnyCache make_cache(const std::string& policy, const kvcompress::Shape& shape, const kvcompress::Memory& memory) {
   return examples::registry().make(policy, shape, memory);
 }
 

@@ -5,13 +5,12 @@
 #include <memory>
 #include <string>
 
-#include "kvcompress/any_cache.hpp"
+#include "kvcompress/any/any_cache.hpp"
 
 namespace comparison {
 
 /// The cache that a policy names; raises the registry's Error.
-std::unique_ptr<kvcompress::AnyCache> make_cache(const std::string& policy, const kvcompress::Shape& shape,
-                                                 const kvcompress::Memory& memory);
+kvcompress::AnyCache make_cache(const std::string& policy, const kvcompress::Shape& shape, const kvcompress::Memory& memory);
 
 /// The parts of the registry with their options and defaults, one per line.
 std::string list_of_parts();

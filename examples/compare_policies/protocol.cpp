@@ -83,15 +83,15 @@ void Measuring::prepare(Item& item, llama::Engine& engine, Progress& progress) c
 
 Measurement Measuring::measure(const Item& item, const std::string& policy, llama::Engine& engine, Progress& progress) const {
   CountingMemory memory;
-  std::unique_ptr<kvcompress::AnyCache> cache = make_cache(policy, shape_, memory.handle());
+  kvcompress::AnyCache cache = make_cache(policy, shape_, memory.handle());
   Measurement result;
   {
     const Stopwatch watch(result.compress_seconds);
-    compress_prompt(item.layers, *cache);
+    compress_prompt(item.layers, cache);
   }
-  result.bytes_after_prompt = bytes_of(cache->memory());
+  result.bytes_after_prompt = bytes_of(cache.memory());
   for (const Haystack::Question& question : item.questions) {
-    TimedAttention attention(cache->fork());
+    TimedAttention attention(cache.fork());
     result.right += ask(question, item.prompt_tokens, attention, engine, progress) ? 1U : 0U;
   }
   if (item.questions.empty()) {

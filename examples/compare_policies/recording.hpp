@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "kvcompress/any_cache.hpp"
+#include "kvcompress/any/any_cache.hpp"
 #include "llama/attention.hpp"
 #include "llama/model.hpp"
 

@@ -14,8 +14,7 @@ namespace comparison {
 /// llama::CacheAttention with a clock, for an engine of one thread.
 class TimedAttention final : public llama::Attention {
  public:
-  explicit TimedAttention(std::unique_ptr<kvcompress::AnyCache> cache, const kvcompress::Memory& memory = {})
-      : attention_(std::move(cache), memory) {}
+  explicit TimedAttention(kvcompress::AnyCache cache, const kvcompress::Memory& memory = {}) : attention_(std::move(cache), memory) {}
 
   [[nodiscard]] kvcompress::AnyCache& cache() noexcept { return attention_.cache(); }
   /// Seconds spent in the cache so far.

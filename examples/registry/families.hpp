@@ -1,4 +1,4 @@
-// examples/registry/families.hpp - the library's policies in parts, each compiled in a source file of its own.
+// examples/registry/families.hpp - the library's parts by family, each compiled in a source file of its own.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -7,6 +7,7 @@
 namespace examples {
 
 // Each calls the function of the same name in namespace kvcompress.
+void add_evictions(kvcompress::Registry& registry);
 void add_exact(kvcompress::Registry& registry);
 void add_kivi(kvcompress::Registry& registry);
 void add_gear(kvcompress::Registry& registry);

@@ -9,6 +9,7 @@ namespace examples {
 const kvcompress::Registry& registry() {
   static const kvcompress::Registry standard = [] {
     kvcompress::Registry all;
+    add_evictions(all);
     add_exact(all);
     add_kivi(all);
     add_gear(all);

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 //
 // Before it, KVCOMPRESS_C_API_REGISTRY may name a function that returns the `const kvcompress::Registry&` to make caches from; without it,
-// standard_registry.hpp is included, with every policy of the library (Eigen; minutes to compile).
+// standard_registry.hpp is included, with every part of the library (Eigen; a minute to compile).
 #pragma once
 
 #include <algorithm>
@@ -22,9 +22,9 @@
 #endif
 
 struct kvc_cache {
-  std::unique_ptr<kvcompress::AnyCache> cache;
+  kvcompress::AnyCache cache;
   kvcompress::Workspace workspace;
-  explicit kvc_cache(std::unique_ptr<kvcompress::AnyCache>&& made) : cache(std::move(made)), workspace(cache->shape()) {}
+  explicit kvc_cache(kvcompress::AnyCache&& made) : cache(std::move(made)), workspace(cache.shape()) {}
 };
 struct kvc_workspace {
   kvcompress::Workspace workspace;
@@ -67,9 +67,13 @@ static_assert(static_cast<int>(ErrorCode::shape) + 1 == KVC_SHAPE && static_cast
 inline void not_null(const char* function, const char* argument, const void* pointer) {
   require(pointer != nullptr, ErrorCode::input, function, ": ", argument, " is null");
 }
-[[nodiscard]] inline AnyCache& of(const char* function, const kvc_cache* cache) {
+[[nodiscard]] inline AnyCache& of(const char* function, kvc_cache* cache) {
   not_null(function, "cache", cache);
-  return *cache->cache;
+  return cache->cache;
+}
+[[nodiscard]] inline const AnyCache& of(const char* function, const kvc_cache* cache) {
+  not_null(function, "cache", cache);
+  return cache->cache;
 }
 [[nodiscard]] inline AttendOptions options_of(const kvc_options* options) noexcept {
   if (options == nullptr) { return {}; }
@@ -154,7 +158,7 @@ void kvc_destroy(kvc_cache* cache) { delete cache; }
 kvc_status kvc_copy(const kvc_cache* cache, kvc_cache** copy) {
   return kvcompress::c_api::guarded([&] {
     kvcompress::c_api::not_null("kvc_copy", "copy", copy);
-    *copy = new kvc_cache(kvcompress::c_api::of("kvc_copy", cache).copy());
+    *copy = new kvc_cache(kvcompress::AnyCache(kvcompress::c_api::of("kvc_copy", cache)));
   });
 }
 kvc_status kvc_fork(const kvc_cache* cache, kvc_cache** fork) {
@@ -260,7 +264,7 @@ kvc_status kvc_bits_per_value(const kvc_cache* cache, double* bits) {
 kvc_status kvc_save_file(const kvc_cache* cache, const char* path) {
   return kvcompress::c_api::guarded([&] {
     using namespace kvcompress;
-    AnyCache& own = c_api::of("kvc_save_file", cache);
+    const AnyCache& own = c_api::of("kvc_save_file", cache);
     c_api::not_null("kvc_save_file", "path", path);
     const std::string beside = std::string(path) + ".part";  // what stands at `path` stays until the new file is whole
     c_api::File out("kvc_save_file", beside.c_str(), "wb");

@@ -99,10 +99,8 @@ class KVCache {
   }
   void append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) {
     detail::check_layer(shape_, "append", layer);
-    detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key(layer), largest_value, row_.data());
-    require(!at(layer).waiting, ErrorCode::phase, "append(layer = ", layer,
-            ") before end_prompt of all the layers that are encoded together with it: ",
-            detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
+    detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key(layer), largest_value(layer), row_.data());
+    check_waits("append", layer);
     changes().commit_and(layer, keys.tokens(), first_position, [&](Layer& l) {
       for (std::size_t t = 0; t < keys.tokens(); ++t) {
         const Position position = first_position + static_cast<Position>(t);
@@ -138,10 +136,13 @@ class KVCache {
   void attend(std::size_t layer, const Rows& queries, const Output& out, std::span<Workspace> workspaces, Executor&& executor,
               const AttendOptions& options = {}) {
     require(!workspaces.empty(), ErrorCode::input, "attend: workspaces is empty, must have one per worker");
+    if constexpr (requires { executor.operator bool(); }) {
+      require(static_cast<bool>(executor), ErrorCode::input, "attend: executor is empty, must be a function");
+    }
     const HeadRange all{0, shape_.kv_heads};
     const AttendOptions how = check_attend(layer, queries, out, options, all, workspaces.front());
     for (const Workspace& ws : workspaces) { ws.check("attend", shape_, workspace_); }
-    if constexpr (!detail::must_retrieve<P> && !detail::must_see_queries<P> && !Prepares<Values>) {
+    if constexpr (!detail::must_retrieve<P> && !detail::must_see_queries<P> && !must_prepare) {
       if (queries.tokens() == 1 && shares_rows(layer)) {
         make_room_to_attend(layer, 1, how, all, workspaces.front());
         detail::share_rows<P>(shape_, at(layer), queries, out, workspaces, executor, how);
@@ -212,9 +213,7 @@ class KVCache {
   void begin_prompt(std::size_t layer) {
     detail::check_layer(shape_, "begin_prompt", layer);
     require(!at(layer).in_prompt, ErrorCode::phase, "begin_prompt(layer = ", layer, ") while its prompt is open: end_prompt(layer) first");
-    require(!at(layer).waiting, ErrorCode::phase, "begin_prompt(layer = ", layer,
-            ") before end_prompt of all the layers that are encoded together with it: ",
-            detail::layers_with<P>(options_, shape_, layer).first, " to ", detail::layers_with<P>(options_, shape_, layer).last - 1);
+    check_waits("begin_prompt", layer);
     changes().commit_and(layer, 0, 0, [](Layer& l) { l.in_prompt = true; });
   }
   /// The commit that closes a prompt. May come again, for a later prompt given in one append, or in several after begin_prompt. Needs at least
@@ -388,13 +387,14 @@ class KVCache {
     require(row < rows.rows(), ErrorCode::shape, "read: row is ", row, ", must be less than ", rows.rows());
     require(key != nullptr, ErrorCode::input, "read: key is null, must have room for ", shape_.key_width(), " numbers");
     require(value != nullptr, ErrorCode::input, "read: value is null, must have room for ", shape_.value_width(), " numbers");
-    if constexpr (!ValuesInKeys<Values>) { from.values.read(row, value); }  // first: it may fail
+    const bool in_keys = detail::facts_of(from.values).in_keys;
+    if (!in_keys) { from.values.read(row, value); }  // first: it may fail
     from.read_key(row, rows, workspace_.rotation, key);
     if (rows.turned(row) != rows.position(row) && rows.alive(row)) {
       workspace_.rotation.turn_by(std::int64_t{rows.position(row)} - std::int64_t{rows.turned(row)});
       workspace_.rotation.apply(key);
     }
-    if constexpr (ValuesInKeys<Values>) { std::copy_n(key, shape_.value_width(), value); }
+    if (in_keys) { std::copy_n(key, shape_.value_width(), value); }
   }
 
  private:
@@ -421,9 +421,17 @@ class KVCache {
 
   /// What a row is held in, or an index of the keys, has a largest number.
   [[nodiscard]] float largest_key(std::size_t layer) const noexcept {
-    return std::min({detail::largest_number, largest<typename Keys::exact_type>, detail::largest_indexed_key<P>(options_, shape_, layer)});
+    return std::min(largest_of(layer, &Lane::keys), detail::largest_indexed_key<P>(options_, shape_, layer));
   }
-  static constexpr float largest_value = std::min(detail::largest_number, largest<typename Values::exact_type>);
+  [[nodiscard]] float largest_value(std::size_t layer) const noexcept { return largest_of(layer, &Lane::values); }
+  template <class S>
+  [[nodiscard]] float largest_of(std::size_t layer, S Lane::*store) const noexcept {
+    float most = std::min(detail::largest_number, largest<typename S::exact_type>);
+    if constexpr (detail::ChosenStore<S>) {
+      for (const Lane& lane : at(layer).lanes) { most = std::min(most, detail::facts_of(lane.*store).largest); }
+    }
+    return most;
+  }
 
   static const Shape& checked(const Shape& shape, const Options& options) {
     shape.validate();
@@ -433,9 +441,12 @@ class KVCache {
     Retrieval::validate(options.retrieval, shape);
     check_bounds("speculation", options.speculation);
     if constexpr (ValuesInKeys<Values>) {
-      const Site first{0, 0, shape};
-      require(!detail::renumbers<P>(options, first) || shape.rope.theta == 0.0, ErrorCode::option, detail::eviction_name<P>(options, first),
-              ": in_cache_positions is true, must be false where rows hold keys and values at once: they cannot be turned");
+      detail::for_lanes(shape, [&](const Site& of) {
+        const bool in_keys = detail::facts_of_made_from<Values>(values_at<Storage>(options.storage, of)).in_keys;
+        require(!in_keys || !detail::renumbers<P>(options, of) || shape.rope.theta == 0.0, ErrorCode::option,
+                detail::eviction_name<P>(options, of),
+                ": in_cache_positions is true, must be false where rows hold keys and values at once: they cannot be turned");
+      });
     }
     detail::check_lanes<P>(shape, options);
     return shape;
@@ -448,8 +459,9 @@ class KVCache {
             ", must leave positions below ", no_position);
     require(last >= l.next || std::int64_t{last} + delta <= std::int64_t{l.next}, ErrorCode::position, "shift: delta is ", delta,
             ", must be at most ", std::int64_t{l.next} - std::int64_t{last}, ": the rows must stay before the next token of layer ", layer);
-    require(!ValuesInKeys<Values>, ErrorCode::option, "shift: the rows hold keys and values at once, which cannot be turned");
     for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+      require(!detail::facts_of(l.lanes[head].values).in_keys, ErrorCode::option,
+              "shift: the rows hold keys and values at once, which cannot be turned");
       require(Retrieval::renumbers(options_.retrieval, site(layer, head)), ErrorCode::option, "shift with ",
               detail::retrieval_name<P>(options_, site(layer, head)), ", whose index is made at the original positions");
       require(l.table(head).can_shift(first, last, delta), ErrorCode::position, "shift: the rows at positions [", first, ", ", last,
@@ -457,6 +469,15 @@ class KVCache {
     }
   }
   [[nodiscard]] Site site(std::size_t layer, std::size_t kv_head) const noexcept { return {layer, kv_head, shape_}; }
+  /// Raises an Error if the layer's prompt has ended and waits for others to be encoded.
+  void check_waits(const char* verb, std::size_t layer) const {
+    if (!at(layer).waiting) { return; }
+    const RowRange group = detail::layers_with<P>(options_, shape_, layer);
+    fail(ErrorCode::phase, verb, "(layer = ", layer,
+         ") before end_prompt of all the layers that are encoded together with it: ", group.first, " to ", group.last - 1);
+  }
+  /// Floats of one token's queries that share a KV head.
+  [[nodiscard]] std::size_t query_width() const noexcept { return shape_.group() * shape_.key_width(); }
   [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[layer].read(); }
   [[nodiscard]] const Lane& lane(const char* verb, std::size_t layer, std::size_t kv_head) const {
     detail::check_lane(shape_, verb, layer, kv_head);
@@ -546,14 +567,17 @@ class KVCache {
   }
   /// Whether queries read only some rows: after a first prompt, which has no index yet.
   [[nodiscard]] bool chooses(std::size_t layer, std::size_t head) const noexcept {
-    return at(layer).prompt_tokens > 0 && (Prepares<Values> || !Retrieval::reads_all(options_.retrieval, site(layer, head)));
+    return at(layer).prompt_tokens > 0 && (prepares(at(layer).lanes[head]) || !Retrieval::reads_all(options_.retrieval, site(layer, head)));
   }
+  /// Whether values must be fetched before they are read: in all lanes of any cache of P, in this lane.
+  static constexpr bool must_prepare = Prepares<Values> && !detail::ChosenStore<Values>;
+  static bool prepares(const Lane& lane) noexcept { return detail::facts_of(lane.values).prepares; }
   /// Whether threads may share the rows of one token: every head reads all of them.
   [[nodiscard]] bool shares_rows(std::size_t layer) const noexcept {
     const auto& lanes = at(layer).lanes;
     return std::none_of(lanes.begin(), lanes.end(), [&](const Lane& lane) {
       const Observes observes = detail::needs<P>(lane.state).observes;
-      return detail::retrieves<P>(lane.index) || observes == Observes::every_query || observes == Observes::last_queries;
+      return prepares(lane) || detail::retrieves<P>(lane.index) || observes == Observes::every_query || observes == Observes::last_queries;
     });
   }
   /// Afterwards some heads attend without failing half-way through what the policy sees of them.

@@ -7,7 +7,7 @@
 #endif
 #include <xxhash.h>
 
-#include "kvcompress/any_cache.hpp"
+#include "kvcompress/cache/persist.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -21,9 +21,8 @@ inline std::uint64_t xxh3(const void* from, std::size_t bytes) noexcept { return
 /// remembers; no spare memory. A sink that fails is an Error; what it took is no whole file then. Extra memory: 256 KiB.
 template <class P>
 void save(const KVCache<P>& cache, const ByteSink& sink) {
-  detail::Persistence<P>::save(cache, sink, detail::xxh3);
+  save(cache, sink, detail::xxh3);
 }
-inline void save(const AnyCache& cache, const ByteSink& sink) { cache.save(sink, detail::xxh3); }
 
 /// Replaces the content of a cache by a saved one of the same policy, options and shape; it then goes on bit for bit as the one that was
 /// saved, on the same kind of processor. Texts among the options, such as directories, may differ. A file that is damaged or cut short, or
@@ -31,8 +30,7 @@ inline void save(const AnyCache& cache, const ByteSink& sink) { cache.save(sink,
 /// The checksums find damage, not malice: do not load what an enemy has made.
 template <class P>
 void load(KVCache<P>& cache, const ByteSource& source) {
-  detail::Persistence<P>::load(cache, source, detail::xxh3);
+  load(cache, source, detail::xxh3);
 }
-inline void load(AnyCache& cache, const ByteSource& source) { cache.load(source, detail::xxh3); }
 
 }  // namespace kvcompress

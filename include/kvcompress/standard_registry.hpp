@@ -1,7 +1,8 @@
-// include/kvcompress/standard_registry.hpp - every policy of the library by name. Slow to compile: include it in one source file.
+// include/kvcompress/standard_registry.hpp - every part of the library by name. Slow to compile: include it in one source file.
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "kvcompress/registry/evictions.hpp"
 #include "kvcompress/registry/exact.hpp"
 #include "kvcompress/registry/gear.hpp"
 #include "kvcompress/registry/kivi.hpp"
@@ -10,11 +11,12 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// Every policy of the library; Registry::policies() lists them. "full" is another name of f16, "streaming_llm" of streaming. Needs Eigen:
-/// without it, or to compile in several source files, call the functions add_exact, ..., that you want on a Registry of your own; only
-/// add_low_rank needs it.
+/// Every part of the library: Registry::parts() lists them, Registry::policies() their combinations. "full" is another name of f16,
+/// "streaming_llm" of streaming. Needs Eigen: without it, or to compile in several source files, call the functions add_evictions, add_exact,
+/// ..., that you want on a Registry of your own; only add_low_rank needs it.
 [[nodiscard]] inline Registry standard_registry() {
   Registry registry;
+  add_evictions(registry);
   add_exact(registry);
   add_kivi(registry);
   add_gear(registry);

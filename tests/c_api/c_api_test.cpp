@@ -56,19 +56,19 @@ TEST(CApi, GivesTheNumbersOfTheCppInterface) {
   const auto q = numbers(41 * 4 * 16, 3.0F);
   std::vector<float> expected(40 * 4 * 16);
   using namespace kvcompress;
-  Workspace workspace(cache->shape());
-  cache->append(0, Rows::tokens_first(k.data(), 40, 2, 16), Rows::tokens_first(v.data(), 40, 2, 16));
-  cache->attend(0, Rows::tokens_first(q.data(), 40, 4, 16), Output::tokens_first(expected.data(), 40, 4, 16), workspace, {}, {});
-  cache->end_prompt(0);
-  cache->append(0, Rows::tokens_first(k.data() + 40 * 32, 1, 2, 16), Rows::tokens_first(v.data() + 40 * 32, 1, 2, 16));
+  Workspace workspace(cache.shape());
+  cache.append(0, Rows::tokens_first(k.data(), 40, 2, 16), Rows::tokens_first(v.data(), 40, 2, 16));
+  cache.attend(0, Rows::tokens_first(q.data(), 40, 4, 16), Output::tokens_first(expected.data(), 40, 4, 16), workspace, {}, {});
+  cache.end_prompt(0);
+  cache.append(0, Rows::tokens_first(k.data() + 40 * 32, 1, 2, 16), Rows::tokens_first(v.data() + 40 * 32, 1, 2, 16));
   expected.resize(64);
-  cache->attend(0, Rows::tokens_first(q.data() + 40 * 64, 1, 4, 16), Output::tokens_first(expected.data(), 1, 4, 16), workspace, {}, {});
+  cache.attend(0, Rows::tokens_first(q.data() + 40 * 64, 1, 4, 16), Output::tokens_first(expected.data(), 1, 4, 16), workspace, {}, {});
   EXPECT_EQ(out, expected);
 
   std::size_t count = 0;
   std::vector<std::uint32_t> positions(3);
   ASSERT_EQ(kvc_kept(c.cache, 0, 1, positions.data(), positions.size(), &count), KVC_OK);
-  const auto kept = cache->kept(0, 1);
+  const auto kept = cache.kept(0, 1);
   EXPECT_EQ(count, kept.size());
   EXPECT_EQ(positions, std::vector<std::uint32_t>(kept.begin(), kept.begin() + 3));
 }

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "kvcompress/any_cache.hpp"
+#include "kvcompress/any/any_cache.hpp"
 #include "support/policies.hpp"
 
 namespace {
@@ -179,13 +179,12 @@ TEST(PublicEntriesOfExecutors, ThatDoOtherThanTheyMust) {
     attend(SerialExecutor{});
     EXPECT_NE(out, before);
   }
-  const auto any = AnyCache::of<Full<float>>(small);
+  auto any = any_cache<Full<float>>(small);
   any->append(0, text.key_rows(0, 1), text.value_rows(0, 1));
   std::vector<Workspace> workspaces(1, Workspace(small));
   Outputs out(64);
-  expect_error(ErrorCode::input, {"executor is empty"}, [&] {
-    any->attend(0, text.query_rows(0, 1), Output::tokens_first(out.data(), 1, 4, 16), workspaces, AnyCache::Executor{}, {});
-  });
+  expect_error(ErrorCode::input, {"executor is empty"},
+               [&] { any.attend(0, text.query_rows(0, 1), Output::tokens_first(out.data(), 1, 4, 16), workspaces, AnyExecutor{}, {}); });
 }
 
 TYPED_TEST(PublicEntries, WhatIsAppended) {
@@ -268,7 +267,7 @@ TEST(PublicEntriesOfCaches, ShapesAndMemory) {
     expect_error(code, parts, [&] { KVCache<Full<half>> cache(shape); });
     expect_error(code, parts, [&] { static_cast<void>(KVCache<Full<half>>::bytes_for(shape, 10)); });
     expect_error(code, parts, [&] { Workspace workspace(shape); });
-    expect_error(code, parts, [&] { static_cast<void>(AnyCache::of<Full<half>>(shape)); });
+    expect_error(code, parts, [&] { static_cast<void>(any_cache<Full<half>>(shape)); });
   };
   for (const std::size_t size : {std::size_t{65537}, std::size_t{1} << 60U, std::size_t{1} << 61U, huge, all_ones}) {
     const std::string is = " is " + std::to_string(size);

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "kvcompress/any_cache.hpp"
+#include "kvcompress/any/any_cache.hpp"
 #include "support/policies.hpp"
 
 namespace kvcompress::test {
@@ -26,7 +26,7 @@ struct Cell {
   std::string name;
   bool evicts;
   bool encodes;  // in codes, which can be added up in several ways
-  std::function<std::unique_ptr<AnyCache>(const Shape&, const Settings&, const Memory&)> make;
+  std::function<AnyCache(const Shape&, const Settings&, const Memory&)> make;
 };
 
 inline void PrintTo(const Cell& cell, std::ostream* out) { *out << cell.name; }
@@ -42,11 +42,12 @@ Cell cell(const std::string& name) {
   if constexpr (requires { options.storage.layers_per_group; }) { options.storage.layers_per_group = 2; }
   if constexpr (requires { options.storage.residual; }) { options.storage.residual = 32; }
   if constexpr (requires { options.eviction.in_cache_positions; }) {
-    options.eviction.in_cache_positions = options.eviction.in_cache_positions && KVCache<P>::Retrieval::renumbers(options.retrieval);
+    options.eviction.in_cache_positions =
+        options.eviction.in_cache_positions && KVCache<P>::Retrieval::renumbers(options.retrieval, Site{0, 0, shape});
   }
   options.speculation = settings.speculation;
   add_up(options.storage, settings.accumulation);
-  return AnyCache::of<P>(shape, options, memory);
+  return any_cache<P>(shape, options, memory);
 }
 };
 }

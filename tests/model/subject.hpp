@@ -5,8 +5,8 @@
 #include <rapidcheck.h>
 
 #include <cstdlib>
-#include <memory>
 #include <mutex>
+#include <optional>
 #include <thread>
 
 #include "kvcompress/persistence/buffers.hpp"
@@ -52,7 +52,7 @@ inline std::vector<std::byte> saved(const AnyCache& cache) {
 
 /// One of two caches: what it held after the last verb, by layer and head.
 struct Tried {
-  std::unique_ptr<AnyCache> cache{};
+  std::optional<AnyCache> cache{};
   std::array<std::array<std::vector<Position>, 2>, 2> kept{};
 };
 
@@ -88,10 +88,10 @@ struct Subject {
   /// Tries a verb that is refused memory, then performs it; a twin that was never refused anything must then be saved in the same bytes.
   void perform_refused(const Call& call, const Model& before) {
     const std::vector<Held> rows = all_held();
-    std::unique_ptr<AnyCache> twin = examples::registry().make(policy.spec, shape, memory.handle());
+    AnyCache twin = examples::registry().make(policy.spec, shape, memory.handle());
     const std::vector<std::byte> file = saved(cache());
     std::span<const std::byte> rest(file);
-    load(*twin, source(rest));
+    load(twin, source(rest));
     memory.refuse(call.refused);
     bool refused = false;
     try {
@@ -109,7 +109,7 @@ struct Subject {
     now.cache.swap(twin);
     perform(call, before);
     now.cache.swap(twin);
-    RC_ASSERT(saved(cache()) == saved(*twin));
+    RC_ASSERT(saved(cache()) == saved(twin));
   }
 
   void perform(const Call& call, const Model& before) {
@@ -174,7 +174,7 @@ struct Subject {
         break;
       }
       case Kind::copy:
-        now.cache = now.cache->copy();
+        now.cache = AnyCache(*now.cache);
         break;
       case Kind::reserve:
         cache().reserve(call.a * 4);

@@ -47,32 +47,32 @@ class AllOrNothing : public ::testing::TestWithParam<Case> {
     const bool compare = !(attends && GetParam().fetches);
     for (const bool fork : {false, true}) {
       const auto fresh = [&] { return fork ? origin.fork() : origin.copy(); };
-      const auto twin = fresh();
+      auto twin = fresh();
       Workspace plenty(shape);
-      const Outputs expected = verb(*twin, plenty);
-      const File after = saved(*twin);
+      const Outputs expected = verb(twin, plenty);
+      const File after = saved(twin);
       bool refused = true;
       for (std::size_t n = 0; refused && !HasFailure(); ++n) {
         SCOPED_TRACE(name + (fork ? " of a fork" : " of a copy") + ", refused at allocation " + std::to_string(n));
-        const auto cache = fresh();
-        const Held before = content_of(*cache);
+        auto cache = fresh();
+        const Held before = content_of(cache);
         Workspace scratch(shape, memory.handle());
         memory.refuse_after(n);
         refused = false;
         Outputs out;
         try {
-          out = verb(*cache, scratch);
+          out = verb(cache, scratch);
         } catch (const Error& error) {
           refused = true;
           EXPECT_EQ(error.code(), ErrorCode::memory) << error.what();
         }
         memory.allow();
         if (refused) {
-          EXPECT_TRUE(!compare || content_of(*cache) == before) << "it has changed";
-          out = verb(*cache, plenty);
+          EXPECT_TRUE(!compare || content_of(cache) == before) << "it has changed";
+          out = verb(cache, plenty);
         }
         EXPECT_TRUE(out == expected) << "other outputs";
-        EXPECT_TRUE(!compare || saved(*cache) == after) << "another result";
+        EXPECT_TRUE(!compare || saved(cache) == after) << "another result";
       }
     }
   }
@@ -187,10 +187,10 @@ class AllOrNothing : public ::testing::TestWithParam<Case> {
 
 TEST_P(AllOrNothing, AVerbThatIsRefusedMemoryChangesNothing) {
   {
-    const auto cache = registry().make(GetParam().policy, shape, memory.handle());
-    prompt(*cache);
-    const std::size_t tokens = decode(*cache);
-    everything_else(*cache, tokens);
+    auto cache = registry().make(GetParam().policy, shape, memory.handle());
+    prompt(cache);
+    const std::size_t tokens = decode(cache);
+    everything_else(cache, tokens);
   }
   EXPECT_EQ(memory.live, 0U);
 }
@@ -203,19 +203,19 @@ TEST(SlowTier, ADirectoryThatIsGoneChangesNothing) {
   ASSERT_NE(::mkdtemp(directory), nullptr);
   const auto cache =
       registry().make(std::string("shadowkv:budget=16,outlier_chunks=2,local_chunks=2,fold_in=8,rank=8,directory=") + directory, shape);
-  static_cast<void>(step(*cache, text, 0, 70));
+  static_cast<void>(step(cache, text, 0, 70));
   ASSERT_EQ(::rmdir(directory), 0);
-  const Held before = content_of(*cache);
+  const Held before = content_of(cache);
   try {
-    cache->end_prompt(0);
+    cache.end_prompt(0);
     ADD_FAILURE() << "no error";
   } catch (const Error& error) { EXPECT_EQ(error.code(), ErrorCode::io) << error.what(); }
-  EXPECT_TRUE(content_of(*cache) == before);
+  EXPECT_TRUE(content_of(cache) == before);
   ASSERT_EQ(::mkdir(directory, 0700), 0);
-  cache->end_prompt(0);
+  cache.end_prompt(0);
   ASSERT_EQ(::rmdir(directory), 0);
-  for (std::size_t t = 70; t < 120; ++t) { cache->append(0, text.key_rows(t, 1), text.value_rows(t, 1)); }
-  EXPECT_EQ(cache->tokens(0), 120U);
+  for (std::size_t t = 70; t < 120; ++t) { cache.append(0, text.key_rows(t, 1), text.value_rows(t, 1)); }
+  EXPECT_EQ(cache.tokens(0), 120U);
 }
 
 INSTANTIATE_TEST_SUITE_P(

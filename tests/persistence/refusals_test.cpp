@@ -20,7 +20,7 @@ using examples::registry;
 const Shape small{.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 32};
 
 TEST(Refusals, NullFunctions) {
-  const auto cache = registry().make("f16", small);
+  auto cache = registry().make("f16", small);
   const auto refused = [](const std::string& sentence, auto&& verb) {
     try {
       verb();
@@ -29,18 +29,18 @@ TEST(Refusals, NullFunctions) {
   };
   File file;
   std::span<const std::byte> from;
-  refused("save: sink.write is null, must be a function", [&] { save(*cache, ByteSink{}); });
-  refused("load: source.read is null, must be a function", [&] { load(*cache, ByteSource{}); });
-  refused("save: checksum is null, must be a function", [&] { cache->save(sink(file), nullptr); });
-  refused("load: checksum is null, must be a function", [&] { cache->load(source(from), nullptr); });
+  refused("save: sink.write is null, must be a function", [&] { save(cache, ByteSink{}); });
+  refused("load: source.read is null, must be a function", [&] { load(cache, ByteSource{}); });
+  refused("save: checksum is null, must be a function", [&] { cache.save(sink(file), nullptr); });
+  refused("load: checksum is null, must be a function", [&] { cache.load(source(from), nullptr); });
   EXPECT_TRUE(file.empty());
 }
 
 TEST(Refusals, AnotherPolicy) {
   const auto expect = [](const char* file, const char* here, const std::string& sentence) {
-    const auto other = registry().make(file, small);
-    const auto cache = registry().make(here, small);
-    expect_refused(*cache, saved(*other), "load: policy." + sentence);
+    auto other = registry().make(file, small);
+    auto cache = registry().make(here, small);
+    expect_refused(cache, saved(other), "load: policy." + sentence);
   };
   expect("h2o", "f16", "eviction is heavy_hitters in the file, keep_all here");
   expect("snapkv+kivi4", "h2o+kivi4", "eviction is observation_window in the file, heavy_hitters here");
@@ -52,8 +52,8 @@ TEST(Refusals, AnotherPolicy) {
   expect("kivi4", "gear4", "keys.form is codes per channel in the file, gear keys here");
   expect("xkv", "f16", "keys.form is low rank in the file, exact here");
   const KVCache<Kivi<2, 64>> groups(small);
-  const auto cache = registry().make("kivi2", small);
-  expect_refused(*cache, saved(groups), "load: policy.keys.group is 64 in the file, 32 here");
+  auto cache = registry().make("kivi2", small);
+  expect_refused(cache, saved(groups), "load: policy.keys.group is 64 in the file, 32 here");
 }
 
 template <class Index>
@@ -63,8 +63,8 @@ struct Read {
 template <class Theirs, class Ours>
 void check_numbers(const std::string& sentence) {
   const KVCache<Combine<Read<Theirs>, Full<half>>> other(small);
-  const auto cache = AnyCache::of<Combine<Read<Ours>, Full<half>>>(small);
-  expect_refused(*cache, saved(other), sentence);
+  auto cache = any_cache<Combine<Read<Ours>, Full<half>>>(small);
+  expect_refused(cache, saved(other), sentence);
 }
 TEST(Refusals, AnIndexInOtherNumbers) {
   check_numbers<LandmarkIndex<half>, LandmarkIndex<bfloat16>>("load: policy.retrieval.numbers is f16 in the file, bf16 here");
@@ -122,25 +122,25 @@ TEST(Refusals, EveryOption) {
         {"quest", "budget=512", "retrieval.budget is 512 in the file, 2048 here"},
         {"quest", "page=32", "retrieval.page is 32 in the file, 16 here"},
         {"quest", "dense_layers=0", "retrieval.dense_layers is 0 in the file, 2 here"}}) {
-    const auto other = registry().make(std::string(part) + ":" + settings, small);
-    const auto cache = registry().make(part, small);
-    expect_refused(*cache, saved(*other), std::string("load: options.") + sentence);
+    auto other = registry().make(std::string(part) + ":" + settings, small);
+    auto cache = registry().make(part, small);
+    expect_refused(cache, saved(other), std::string("load: options.") + sentence);
   }
   using P = Kivi<2>;
   PolicyOptions<P> options{};
   options.speculation = 3;
   const KVCache<P> other(small, options);
-  const auto cache = registry().make("kivi2", small);
-  expect_refused(*cache, saved(other), "load: options.speculation is 3 in the file, 0 here");
+  auto cache = registry().make("kivi2", small);
+  expect_refused(cache, saved(other), "load: options.speculation is 3 in the file, 0 here");
 }
 
 TEST(Refusals, EveryFieldOfTheShape) {
   const auto expect = [](const std::string& sentence, auto change) {
     Shape shape = small;
     change(shape);
-    const auto other = registry().make("f16", shape);
-    const auto cache = registry().make("f16", small);
-    expect_refused(*cache, saved(*other), "load: shape." + sentence);
+    auto other = registry().make("f16", shape);
+    auto cache = registry().make("f16", small);
+    expect_refused(cache, saved(other), "load: shape." + sentence);
   };
   static const double factors[16] = {1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0};
   expect("layers is 3 in the file, 2 here", [](Shape& s) { s.layers = 3; });
@@ -162,20 +162,20 @@ TEST(Refusals, EveryFieldOfTheShape) {
   with.rope.frequency_factors = factors;
   Shape with_others = small;
   with_others.rope.frequency_factors = others;
-  const auto cache = registry().make("f16", with);
-  load_from(*cache, saved(*registry().make("f16", with)));
-  expect_refused(*cache, saved(*registry().make("f16", with_others)), "load: shape.rope.frequency_factors[] is 15.5 in the file, 16 here");
+  auto cache = registry().make("f16", with);
+  load_from(cache, saved(registry().make("f16", with)));
+  expect_refused(cache, saved(registry().make("f16", with_others)), "load: shape.rope.frequency_factors[] is 15.5 in the file, 16 here");
 }
 
 TEST(Refusals, AnotherFileOrVersion) {
-  const auto cache = registry().make("f16", small);
-  File file = saved(*cache);
+  auto cache = registry().make("f16", small);
+  File file = saved(cache);
   file[0] = std::byte{'G'};
-  expect_refused(*cache, file, "load: this is no saved cache: it does not begin with KVCACHE");
-  expect_refused(*cache, {}, "load: this is no saved cache: it does not begin with KVCACHE");
-  file = saved(*cache);
+  expect_refused(cache, file, "load: this is no saved cache: it does not begin with KVCACHE");
+  expect_refused(cache, {}, "load: this is no saved cache: it does not begin with KVCACHE");
+  file = saved(cache);
   file[sizeof archive::magic] = std::byte{1};
-  expect_refused(*cache, file, "load: the format version is 1 in the file, 3 here");
+  expect_refused(cache, file, "load: the format version is 1 in the file, 3 here");
 }
 
 /// A part that says nothing about saving: behind AnyCache that shows when it is saved.
@@ -190,9 +190,9 @@ struct SilentPolicy {
 };
 
 TEST(Refusals, APolicyThatDoesNotSayHow) {
-  const auto cache = AnyCache::of<SilentPolicy>(small);
+  auto cache = any_cache<SilentPolicy>(small);
   try {
-    static_cast<void>(saved(*cache));
+    static_cast<void>(saved(cache));
     ADD_FAILURE() << "saved";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::option);

@@ -87,31 +87,31 @@ TEST(RoundTrip, EveryPolicyGoesOnBitForBitFromEveryPhase) {
       0, 1, 4, 5, 6, 7, 6 + 2 * (middle - prompt) - 6, 6 + 2 * (middle - prompt) + 1, 6 + 2 * (middle - prompt) + 3};
   for (const std::string& plain : registry().policies()) {
     const std::string name = with_settings(plain);
-    const auto cache = registry().make(name, small);
+    auto cache = registry().make(name, small);
     Outputs expected;
     std::size_t done = 0;
     for (const std::size_t place : places) {
-      while (done < place) { steps[done++](*cache, expected); }
+      while (done < place) { steps[done++](cache, expected); }
       const std::string where = name + " at step " + std::to_string(place);
-      const File file = saved(*cache);
+      const File file = saved(cache);
       CountingMemory memory;
       {
-        const auto loaded = registry().make(name, small, memory.handle());
-        load_from(*loaded, file);
-        expect_same(*loaded, *cache, where);
-        EXPECT_LE(loaded->memory().total(), cache->copy()->memory().total()) << where;
-        EXPECT_EQ(loaded->memory().total(), memory.bytes) << where;
-        EXPECT_TRUE(saved(*loaded) == file) << where;
-        const auto fork = cache->fork();  // a copy would hold the scales that GEAR's lanes share once for each
+        auto loaded = registry().make(name, small, memory.handle());
+        load_from(loaded, file);
+        expect_same(loaded, cache, where);
+        EXPECT_LE(loaded.memory().total(), AnyCache(cache).memory().total()) << where;
+        EXPECT_EQ(loaded.memory().total(), memory.bytes) << where;
+        EXPECT_TRUE(saved(loaded) == file) << where;
+        auto fork = cache.fork();  // a copy would hold the scales that GEAR's lanes share once for each
         Outputs of_fork;
         Outputs of_loaded;
         for (std::size_t next = place; next < steps.size(); ++next) {
-          steps[next](*fork, of_fork);
-          steps[next](*loaded, of_loaded);
+          steps[next](fork, of_fork);
+          steps[next](loaded, of_loaded);
         }
         ASSERT_TRUE(of_loaded == of_fork) << where;
-        expect_same(*loaded, *fork, where);
-        EXPECT_TRUE(saved(*loaded) == saved(*fork)) << where;
+        expect_same(loaded, fork, where);
+        EXPECT_TRUE(saved(loaded) == saved(fork)) << where;
       }
       EXPECT_EQ(memory.live, 0U) << where;
     }
@@ -123,13 +123,13 @@ TEST(RoundTrip, AFileIsAboutAsLongAsTheCacheIsLarge) {
   const Text text(one, 2048, 82);
   for (const std::string name : {"f32", "f16", "kivi2", "kivi4", "kivi8", "gear2", "gear4", "h2o:budget=512", "h2o:budget=512+kivi4",
                                  "snapkv:budget=512", "streaming:window=508", "quest", "landmarks", "xkv", "shadowkv"}) {
-    const auto cache = registry().make(name, one);
-    static_cast<void>(step(*cache, text, 0, 2048 - 64));
-    cache->append(0, text.key_rows(2048 - 64, 64), text.value_rows(2048 - 64, 64));
-    static_cast<void>(attend(*cache, text, 2048, 64));
-    cache->end_prompt(0);
-    const MemoryReport memory = cache->memory();
-    const std::size_t file = saved(*cache).size();
+    auto cache = registry().make(name, one);
+    static_cast<void>(step(cache, text, 0, 2048 - 64));
+    cache.append(0, text.key_rows(2048 - 64, 64), text.value_rows(2048 - 64, 64));
+    static_cast<void>(attend(cache, text, 2048, 64));
+    cache.end_prompt(0);
+    const MemoryReport memory = cache.memory();
+    const std::size_t file = saved(cache).size();
     RecordProperty(name, std::to_string(file) + " of " + std::to_string(memory.total() - memory.scratch));
     EXPECT_LE(file, memory.total() - memory.scratch) << name;
     EXPECT_GE(file * 100, (memory.total() - memory.scratch - memory.spare - memory.indices) * 99) << name;
@@ -140,47 +140,47 @@ TEST(RoundTrip, ForksAreSavedAndLoadedApart) {
   const Text text(small, end, 83);
   for (const std::string name :
        {"f16", "h2o:budget=80+kivi4:residual=32", "gear4:buffer=8", "xkv", "shadowkv:budget=16,outlier_chunks=2,rank=16"}) {
-    const auto cache = registry().make(name, small);
-    for (const std::size_t layer : {0U, 1U}) { static_cast<void>(step(*cache, text, 0, prompt, layer)); }
-    const File open = saved(*cache);
-    for (const std::size_t layer : {0U, 1U}) { cache->end_prompt(layer); }
-    const File closed = saved(*cache);
-    const auto fork = cache->fork();
-    EXPECT_TRUE(saved(*fork) == closed) << name;
-    load_from(*fork, open);
-    EXPECT_TRUE(saved(*fork) == open) << name;
-    EXPECT_TRUE(saved(*cache) == closed) << name;
-    EXPECT_EQ(fork->memory().shared, 0U) << name;
+    auto cache = registry().make(name, small);
+    for (const std::size_t layer : {0U, 1U}) { static_cast<void>(step(cache, text, 0, prompt, layer)); }
+    const File open = saved(cache);
+    for (const std::size_t layer : {0U, 1U}) { cache.end_prompt(layer); }
+    const File closed = saved(cache);
+    auto fork = cache.fork();
+    EXPECT_TRUE(saved(fork) == closed) << name;
+    load_from(fork, open);
+    EXPECT_TRUE(saved(fork) == open) << name;
+    EXPECT_TRUE(saved(cache) == closed) << name;
+    EXPECT_EQ(fork.memory().shared, 0U) << name;
   }
 }
 
 TEST(RoundTrip, WhatIsReservedStaysReserved) {
   const Text text(small, 60, 84);
-  const auto cache = registry().make("f16", small);
-  static_cast<void>(step(*cache, text, 0, 60));
+  auto cache = registry().make("f16", small);
+  static_cast<void>(step(cache, text, 0, 60));
   CountingMemory memory;
-  const auto loaded = registry().make("f16", small, memory.handle());
-  loaded->reserve(200);
-  load_from(*loaded, saved(*cache));
-  loaded->end_prompt(0);
+  auto loaded = registry().make("f16", small, memory.handle());
+  loaded.reserve(200);
+  load_from(loaded, saved(cache));
+  loaded.end_prompt(0);
   memory.restart();
-  for (std::size_t t = 0; t < 50; ++t) { loaded->append(0, text.key_rows(t, 1), text.value_rows(t, 1)); }
+  for (std::size_t t = 0; t < 50; ++t) { loaded.append(0, text.key_rows(t, 1), text.value_rows(t, 1)); }
   EXPECT_EQ(memory.calls, 0U);
 }
 
 TEST(RoundTrip, AFileIsLoadedIntoWhateverSlowTierThereIs) {
   const Text text(small, prompt, 85);
   const std::string in_memory = "shadowkv:budget=16,outlier_chunks=2,rank=16";
-  const auto cache = registry().make(in_memory, small);
+  auto cache = registry().make(in_memory, small);
   for (const std::size_t layer : {0U, 1U}) {
-    static_cast<void>(step(*cache, text, 0, prompt, layer));
-    cache->end_prompt(layer);
+    static_cast<void>(step(cache, text, 0, prompt, layer));
+    cache.end_prompt(layer);
   }
-  const auto in_files = registry().make(in_memory + ",directory=" + ::testing::TempDir(), small);
-  load_from(*in_files, saved(*cache));
-  EXPECT_EQ(in_files->memory().slow_file, cache->memory().slow_tier);
-  EXPECT_EQ(in_files->memory().slow_tier, 0U);
-  EXPECT_TRUE(saved(*in_files) == saved(*cache));
+  auto in_files = registry().make(in_memory + ",directory=" + ::testing::TempDir(), small);
+  load_from(in_files, saved(cache));
+  EXPECT_EQ(in_files.memory().slow_file, cache.memory().slow_tier);
+  EXPECT_EQ(in_files.memory().slow_tier, 0U);
+  EXPECT_TRUE(saved(in_files) == saved(cache));
 }
 
 TEST(RoundTrip, ACacheTruncatedBelowItsPromptIsSavedInEveryPhase) {
@@ -188,26 +188,26 @@ TEST(RoundTrip, ACacheTruncatedBelowItsPromptIsSavedInEveryPhase) {
   for (const std::string name : {"f16", "f32", "kivi4:residual=128", "gear4:buffer=100"}) {
     for (const Position position : {0U, 1U, 60U}) {
       for (const std::size_t open : {0U, 5U}) {
-        const auto cache = registry().make(name, small);
+        auto cache = registry().make(name, small);
         for (const std::size_t layer : {0U, 1U}) {
-          static_cast<void>(step(*cache, text, 0, 90, layer));
-          cache->end_prompt(layer);
-          if (open > 0) { static_cast<void>(step(*cache, text, 90, open, layer)); }
+          static_cast<void>(step(cache, text, 0, 90, layer));
+          cache.end_prompt(layer);
+          if (open > 0) { static_cast<void>(step(cache, text, 90, open, layer)); }
         }
         try {
-          cache->truncate(position);
+          cache.truncate(position);
         } catch (const Error& error) {  // GEAR's prompt is encoded
           EXPECT_EQ(error.code(), ErrorCode::position);
           continue;
         }
-        const auto loaded = registry().make(name, small);
-        load_from(*loaded, saved(*cache));
+        auto loaded = registry().make(name, small);
+        load_from(loaded, saved(cache));
         for (std::size_t t = position; t < 80; ++t) {
           for (const std::size_t layer : {0U, 1U}) {
-            ASSERT_TRUE(step(*loaded, text, t, 1, layer) == step(*cache, text, t, 1, layer)) << name << ": " << t;
+            ASSERT_TRUE(step(loaded, text, t, 1, layer) == step(cache, text, t, 1, layer)) << name << ": " << t;
           }
         }
-        EXPECT_TRUE(saved(*loaded) == saved(*cache)) << name;
+        EXPECT_TRUE(saved(loaded) == saved(cache)) << name;
       }
     }
   }
@@ -218,20 +218,20 @@ TEST(RoundTrip, SavingAndLoadingTakeOneChunkOfMemory) {
   const Text text(shape, 20'000, 88);
   for (const std::string name : {"f16", "kivi8", "h2o:budget=100%", "shadowkv:budget=64,outlier_chunks=2,rank=8"}) {
     CountingMemory memory;
-    const auto cache = registry().make(name, shape, memory.handle());
-    for (std::size_t t = 0; t < text.tokens; t += 2000) { cache->append(0, text.key_rows(t, 2000), text.value_rows(t, 2000)); }
-    static_cast<void>(attend(*cache, text, text.tokens, 1));
-    if (name != "h2o:budget=100%") { cache->end_prompt(0); }
+    auto cache = registry().make(name, shape, memory.handle());
+    for (std::size_t t = 0; t < text.tokens; t += 2000) { cache.append(0, text.key_rows(t, 2000), text.value_rows(t, 2000)); }
+    static_cast<void>(attend(cache, text, text.tokens, 1));
+    if (name != "h2o:budget=100%") { cache.end_prompt(0); }
     memory.restart();
     const std::size_t held = memory.bytes;
-    const File file = saved(*cache);
+    const File file = saved(cache);
     EXPECT_LE(memory.peak - held, archive::chunk_bytes + (std::size_t{64} << 10U)) << name;
     EXPECT_GT(file.size(), 8 * archive::chunk_bytes) << name;
     CountingMemory other;
-    const auto loaded = registry().make(name, shape, other.handle());
-    load_from(*loaded, file);
+    auto loaded = registry().make(name, shape, other.handle());
+    load_from(loaded, file);
     EXPECT_LE(other.peak - other.bytes, archive::chunk_bytes + (std::size_t{256} << 10U)) << name;
-    EXPECT_TRUE(saved(*loaded) == file) << name;
+    EXPECT_TRUE(saved(loaded) == file) << name;
   }
 }
 
@@ -255,28 +255,28 @@ TEST(RoundTrip, PaddingAndWhatWaitsIsLoaded) {
   const Text text(small, prompt + 10, 87);
   for (const std::string name :
        {"streaming:sinks=2,window=30+kivi4:residual=32", "snapkv:budget=40,window=8", "xkv+landmarks:behaviour=offload"}) {
-    const auto cache = registry().make(name, small);
+    auto cache = registry().make(name, small);
     const AttendOptions padded{.start = 20};
-    static_cast<void>(step(*cache, text, 0, prompt, 0, padded));
-    const auto loaded = registry().make(name, small);
-    load_from(*loaded, saved(*cache));
-    for (AnyCache* one : {cache.get(), loaded.get()}) { one->end_prompt(0); }
-    load_from(*loaded, saved(*cache));
-    for (AnyCache* one : {cache.get(), loaded.get()}) {
+    static_cast<void>(step(cache, text, 0, prompt, 0, padded));
+    auto loaded = registry().make(name, small);
+    load_from(loaded, saved(cache));
+    for (AnyCache* one : {&cache, &loaded}) { one->end_prompt(0); }
+    load_from(loaded, saved(cache));
+    for (AnyCache* one : {&cache, &loaded}) {
       static_cast<void>(step(*one, text, 0, prompt, 1, padded));
       one->end_prompt(1);
     }
-    EXPECT_EQ(loaded->kept(0, 1), cache->kept(0, 1)) << name;
-    const Position oldest = loaded->kept(0, 1).front();  // xKV evicts nothing, StreamingLLM's sinks begin behind the padding
+    EXPECT_EQ(loaded.kept(0, 1), cache.kept(0, 1)) << name;
+    const Position oldest = loaded.kept(0, 1).front();  // xKV evicts nothing, StreamingLLM's sinks begin behind the padding
     if (name.starts_with("snapkv")) {
       EXPECT_GE(oldest, 20U);
     } else {
       EXPECT_EQ(oldest, name.starts_with("xkv") ? 0U : 20U) << name;
     }
     for (std::size_t t = prompt; t < prompt + 10; ++t) {
-      for (const std::size_t layer : {0U, 1U}) { ASSERT_TRUE(step(*loaded, text, t, 1, layer) == step(*cache, text, t, 1, layer)) << name; }
+      for (const std::size_t layer : {0U, 1U}) { ASSERT_TRUE(step(loaded, text, t, 1, layer) == step(cache, text, t, 1, layer)) << name; }
     }
-    EXPECT_TRUE(saved(*loaded) == saved(*cache)) << name;
+    EXPECT_TRUE(saved(loaded) == saved(cache)) << name;
   }
 }
 

@@ -90,18 +90,15 @@ void check_stores(std::size_t dim) {
   const std::size_t queries = 3;
   const Text text({.query_heads = 1, .kv_heads = 1, .head_dim = dim, .rope = {.theta = 0.0}}, rows, static_cast<unsigned>(dim));
   const typename Storage::Options options{.accumulation = Accumulation::exact};
-  typename Storage::Keys keys(options, dim, Memory{});
-  typename Storage::Values values(options, dim, Memory{});
+  typename Storage::Keys keys(options, Site{0, 0, text.shape}, dim, Memory{});
+  typename Storage::Values values(options, Site{0, 0, text.shape}, dim, Memory{});
   Vector<float> scratch;
-  Rotation rotation(text.shape, {});
-  const RowTable table(false, {});
-  const Settling settling{text.shape, table, rotation, scratch, {}, false, 0, rows, {}};
   for (std::size_t r = 0; r < rows; ++r) {
     keys.append(text.keys.data() + r * dim);
     values.append(text.values.data() + r * dim);
     if (r == 100 || r + 1 == rows) {
-      keys.settle(settling);
-      values.settle(settling);
+      keys.settle(scratch);
+      values.settle(scratch);
     }
   }
   const auto whole = static_cast<Index>(rows / Group * Group);

@@ -22,15 +22,15 @@ class BeginPrompt : public ::testing::TestWithParam<const char*> {
   static constexpr std::size_t first = 620;  // tokens of the first prompt, and some decoded ones
   static constexpr std::size_t second = 200;
   /// A cache that has seen a prompt and five tokens, the last of them open.
-  [[nodiscard]] std::unique_ptr<AnyCache> talked() const {
+  [[nodiscard]] AnyCache talked() const {
     auto cache = registry().make(GetParam(), two_layers);
     for (std::size_t layer = 0; layer < 2; ++layer) {
-      static_cast<void>(step(*cache, text, 0, first - 70 - 5, layer));
-      static_cast<void>(step(*cache, text, first - 70 - 5, 70, layer));
+      static_cast<void>(step(cache, text, 0, first - 70 - 5, layer));
+      static_cast<void>(step(cache, text, first - 70 - 5, 70, layer));
     }
-    for (std::size_t layer = 0; layer < 2; ++layer) { cache->end_prompt(layer); }
+    for (std::size_t layer = 0; layer < 2; ++layer) { cache.end_prompt(layer); }
     for (std::size_t t = first - 5; t < first; ++t) {
-      for (std::size_t layer = 0; layer < 2; ++layer) { static_cast<void>(step(*cache, text, t, 1, layer)); }
+      for (std::size_t layer = 0; layer < 2; ++layer) { static_cast<void>(step(cache, text, t, 1, layer)); }
     }
     return cache;
   }
@@ -38,54 +38,54 @@ class BeginPrompt : public ::testing::TestWithParam<const char*> {
 };
 
 TEST_P(BeginPrompt, AnyPiecesOfALaterPromptGiveWhatOneAppendGives) {
-  const auto whole = talked();
+  auto whole = talked();
   Outputs expected;
   for (std::size_t layer = 0; layer < 2; ++layer) {
-    const Outputs out = step(*whole, text, first, second, layer);
+    const Outputs out = step(whole, text, first, second, layer);
     expected.insert(expected.end(), out.begin(), out.end());
   }
-  for (std::size_t layer = 0; layer < 2; ++layer) { whole->end_prompt(layer); }
-  const File file = saved(*whole);
+  for (std::size_t layer = 0; layer < 2; ++layer) { whole.end_prompt(layer); }
+  const File file = saved(whole);
   for (const std::size_t piece : {200U, 64U, 1U}) {
     auto cache = talked();
     Outputs all;
     for (std::size_t layer = 0; layer < 2; ++layer) {
-      cache->begin_prompt(layer);
+      cache.begin_prompt(layer);
       for (std::size_t done = 0; done < second; done += piece) {
         if (done == 128) {  // the open prompt can be forked, saved and loaded
-          const auto fork = cache->fork();
+          auto fork = cache.fork();
           cache = registry().make(GetParam(), two_layers);
-          load_from(*cache, saved(*fork));
+          load_from(cache, saved(fork));
         }
-        const Outputs out = step(*cache, text, first + done, std::min(piece, second - done), layer);
+        const Outputs out = step(cache, text, first + done, std::min(piece, second - done), layer);
         all.insert(all.end(), out.begin(), out.end());
       }
     }
-    for (std::size_t layer = 0; layer < 2; ++layer) { cache->end_prompt(layer); }
+    for (std::size_t layer = 0; layer < 2; ++layer) { cache.end_prompt(layer); }
     EXPECT_TRUE(all == expected) << "outputs in pieces of " << piece;
-    for (std::size_t head = 0; head < 2; ++head) { EXPECT_EQ(cache->kept(0, head), whole->kept(0, head)) << piece; }
-    EXPECT_TRUE(saved(*cache) == file) << "state after pieces of " << piece;
+    for (std::size_t head = 0; head < 2; ++head) { EXPECT_EQ(cache.kept(0, head), whole.kept(0, head)) << piece; }
+    EXPECT_TRUE(saved(cache) == file) << "state after pieces of " << piece;
   }
 }
 
 TEST_P(BeginPrompt, TruncatingAnOpenPromptForgetsItsLastRows) {
-  const auto never = talked();
-  const auto cache = talked();
-  for (AnyCache* one : {never.get(), cache.get()}) {
+  auto never = talked();
+  auto cache = talked();
+  for (AnyCache* one : {&never, &cache}) {
     for (std::size_t layer = 0; layer < 2; ++layer) {
       one->begin_prompt(layer);
       static_cast<void>(step(*one, text, first, 70, layer));
     }
   }
-  for (std::size_t layer = 0; layer < 2; ++layer) { cache->append(layer, text.key_rows(0, 9), text.value_rows(0, 9)); }
-  cache->truncate(first + 70);
-  EXPECT_TRUE(saved(*cache) == saved(*never));
+  for (std::size_t layer = 0; layer < 2; ++layer) { cache.append(layer, text.key_rows(0, 9), text.value_rows(0, 9)); }
+  cache.truncate(first + 70);
+  EXPECT_TRUE(saved(cache) == saved(never));
 }
 
 TEST_P(BeginPrompt, PhasesAreNamed) {
-  const auto cache = registry().make(GetParam(), two_layers);
+  auto cache = registry().make(GetParam(), two_layers);
   const auto expect_phase = [&](const std::string& sentence, const std::function<void()>& verb) {
-    const File before = saved(*cache);
+    const File before = saved(cache);
     try {
       verb();
       ADD_FAILURE() << "no error, expected: " << sentence;
@@ -93,14 +93,14 @@ TEST_P(BeginPrompt, PhasesAreNamed) {
       EXPECT_EQ(error.code(), ErrorCode::phase);
       EXPECT_EQ(error.what(), "kvcompress: " + sentence);
     }
-    EXPECT_TRUE(saved(*cache) == before);
+    EXPECT_TRUE(saved(cache) == before);
   };
-  expect_phase("begin_prompt(layer = 0) while its prompt is open: end_prompt(layer) first", [&] { cache->begin_prompt(0); });
-  for (std::size_t layer = 0; layer < 2; ++layer) { static_cast<void>(step(*cache, text, 0, 90, layer)); }
-  for (std::size_t layer = 0; layer < 2; ++layer) { cache->end_prompt(layer); }
-  cache->begin_prompt(1);
-  expect_phase("commit(layer = 1) before end_prompt(layer)", [&] { cache->commit(1); });
-  expect_phase("end_prompt(layer = 1) without rows since the last commit", [&] { cache->end_prompt(1); });
+  expect_phase("begin_prompt(layer = 0) while its prompt is open: end_prompt(layer) first", [&] { cache.begin_prompt(0); });
+  for (std::size_t layer = 0; layer < 2; ++layer) { static_cast<void>(step(cache, text, 0, 90, layer)); }
+  for (std::size_t layer = 0; layer < 2; ++layer) { cache.end_prompt(layer); }
+  cache.begin_prompt(1);
+  expect_phase("commit(layer = 1) before end_prompt(layer)", [&] { cache.commit(1); });
+  expect_phase("end_prompt(layer = 1) without rows since the last commit", [&] { cache.end_prompt(1); });
 }
 
 INSTANTIATE_TEST_SUITE_P(Policies, BeginPrompt,
@@ -132,45 +132,52 @@ TEST(Reserve, RoomStaysThroughEveryVerb) {
     };
     const auto with_prompt = [&] {
       auto cache = registry().make(name, shape, memory.handle());
-      cache->reserve(1600);
-      static_cast<void>(step(*cache, text, 0, prompt));
-      cache->end_prompt(0);
+      cache.reserve(1600);
+      static_cast<void>(step(cache, text, 0, prompt));
+      cache.end_prompt(0);
       return cache;
     };
-    decode(*with_prompt(), "end_prompt");
     {
-      const auto cache = with_prompt();
-      const auto fork = cache->fork();
-      decode(*cache, "fork");
-      fork->append(0, text.key_rows(prompt, 1), text.value_rows(prompt, 1));  // the fork takes its own room here
-      decode(*fork, "its first write");
-    }
-    decode(*with_prompt()->copy(), "copy");
-    {
-      const auto cache = with_prompt();
-      cache->clear();
-      static_cast<void>(step(*cache, text, 0, prompt));
-      cache->end_prompt(0);
-      decode(*cache, "clear");
+      auto cache = with_prompt();
+      decode(cache, "end_prompt");
     }
     {
-      const auto cache = with_prompt();
-      cache->append(0, text.key_rows(prompt, 40), text.value_rows(prompt, 40));
-      cache->truncate(prompt);
-      decode(*cache, "truncate");
+      auto cache = with_prompt();
+      auto fork = cache.fork();
+      decode(cache, "fork");
+      fork.append(0, text.key_rows(prompt, 1), text.value_rows(prompt, 1));  // the fork takes its own room here
+      decode(fork, "its first write");
     }
     {
-      const auto cache = with_prompt();
-      cache->remove(100, 200);
-      cache->append(0, text.key_rows(prompt, 1), text.value_rows(prompt, 1));  // positions are spelt out now
-      decode(*cache, "remove");
+      AnyCache copy(with_prompt());
+      copy = AnyCache(copy);
+      decode(copy, "copy");
     }
     {
-      const auto cache = with_prompt();
-      const auto loaded = registry().make(name, shape, memory.handle());
-      loaded->reserve(1600);
-      load_from(*loaded, saved(*cache));
-      decode(*loaded, "load");
+      auto cache = with_prompt();
+      cache.clear();
+      static_cast<void>(step(cache, text, 0, prompt));
+      cache.end_prompt(0);
+      decode(cache, "clear");
+    }
+    {
+      auto cache = with_prompt();
+      cache.append(0, text.key_rows(prompt, 40), text.value_rows(prompt, 40));
+      cache.truncate(prompt);
+      decode(cache, "truncate");
+    }
+    {
+      auto cache = with_prompt();
+      cache.remove(100, 200);
+      cache.append(0, text.key_rows(prompt, 1), text.value_rows(prompt, 1));  // positions are spelt out now
+      decode(cache, "remove");
+    }
+    {
+      auto cache = with_prompt();
+      auto loaded = registry().make(name, shape, memory.handle());
+      loaded.reserve(1600);
+      load_from(loaded, saved(cache));
+      decode(loaded, "load");
     }
   }
 }

@@ -23,7 +23,7 @@ struct GearLayer {
       Options own = options;
       own.accumulation = Accumulation::exact;  // the other modes have tests of their own
       if (options.start != nullptr && Store::scope == Scope::lane) { own.start = options.start + h * dim * options.prompt_rank; }
-      stores.emplace_back(own, dim, memory);
+      stores.emplace_back(own, Site{0, h, shape}, dim, memory);
     }
   }
 
@@ -50,23 +50,12 @@ struct GearLayer {
                             .layer = 0,
                             .rows = stores.front().rows(),
                             .reads = {}};
-    with_members([&](std::span<Store* const> members) {
-      if constexpr (Store::scope == Scope::lane) {
-        members.front()->settle(settling);
-      } else {
-        Store::settle(members, settling);
-      }
-    });
+    with_members([&](std::span<Store* const> members) { Store::settle(members, settling); });
   }
   void compact(const RowTable& table) {
     with_members([&](std::span<Store* const> members) {
-      if constexpr (Store::scope == Scope::lane) {
-        members.front()->prepare_to_compact(table, scratch);
-        members.front()->compact(table, scratch);
-      } else {
-        Store::prepare_to_compact(members, table, scratch);
-        Store::compact(members, table, scratch);
-      }
+      Store::prepare_to_compact(members, table, scratch);
+      Store::compact(members, table, scratch);
     });
   }
   /// A prompt, encoded.

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "kvcompress/any_cache.hpp"
+#include "kvcompress/cache/persist.hpp"
 #include "kvcompress/persistence/buffers.hpp"
 
 namespace kvcompress::test {

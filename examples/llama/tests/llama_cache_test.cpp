@@ -34,7 +34,7 @@ TEST(CacheAttention, FullF32HasThePerplexityOfPlainAttention) {
       engine, tokens, 512, [&] { return std::make_unique<llama::PlainAttention>(engine.plain_attention()); }, nothing);
   const auto cached = llama::perplexity(
       engine, tokens, 512,
-      [&] { return std::make_unique<llama::CacheAttention>(kvcompress::AnyCache::of<kvcompress::Full<float>>(shape)); }, nothing);
+      [&] { return std::make_unique<llama::CacheAttention>(kvcompress::any_cache<kvcompress::Full<float>>(shape)); }, nothing);
   EXPECT_NEAR(cached.value / plain.value, 1.0, 1e-5);
   EXPECT_EQ(cached.tokens, plain.tokens);
 }
@@ -48,7 +48,7 @@ TEST(CacheAttention, DecodesTokenByTokenAsThePromptDid) {
   std::vector<float> at_once(32 * vocabulary);
   llama::PlainAttention plain = engine.plain_attention();
   engine.forward(tokens, 0, plain, at_once);
-  llama::CacheAttention cached(kvcompress::AnyCache::of<kvcompress::Full<float>>(shape));
+  llama::CacheAttention cached(kvcompress::any_cache<kvcompress::Full<float>>(shape));
   std::vector<float> logits(vocabulary);
   engine.forward(std::span(tokens).first(64), 0, cached, logits, true);
   for (std::size_t t = 64; t < tokens.size(); ++t) {

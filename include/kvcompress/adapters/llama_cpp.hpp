@@ -33,7 +33,7 @@ struct Options {
   std::string policy = "full";  ///< see LayerPolicies: one policy, or "layers 0-1: full; rest: kivi4"
   Phases phases = Phases::found;
   bool ring = false;              ///< llama.cpp keeps only the cells it must: for texts longer than its n_ctx
-  AnyCache::Executor executor{};  ///< spreads attention over your threads (see KVCache::attend); empty: the calling thread alone
+  AnyExecutor executor{};  ///< spreads attention over your threads (see KVCache::attend); empty: the calling thread alone
   std::size_t workers = 1;        ///< how many of them run at once
   Functions functions{};
 };

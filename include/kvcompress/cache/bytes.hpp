@@ -10,16 +10,16 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
-/// What the store S of a lane takes for `rows` rows of `dim` numbers.
+/// What the store S of a lane takes for `rows` rows of `dim` numbers; `from`: see keys_at.
 template <class P, class S>
-std::size_t store_bytes(const Site& site, const PolicyOptions<P>& options, std::size_t dim, std::size_t rows) {
+std::size_t store_bytes(const Site& site, const PolicyOptions<P>& options, const auto& from, std::size_t dim, std::size_t rows) {
   const Shape& shape = site.shape;
-  if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape, rows); }) {
-    return S::bytes_for(rows, dim, options.storage, shape, rows_read<P>(options, site, rows));
-  } else if constexpr (requires { S::bytes_for(rows, dim, options.storage, shape); }) {
-    return S::bytes_for(rows, dim, options.storage, shape);
+  if constexpr (requires { S::bytes_for(rows, dim, from, shape, rows); }) {
+    return S::bytes_for(rows, dim, from, shape, rows_read<P>(options, site, rows));
+  } else if constexpr (requires { S::bytes_for(rows, dim, from, shape); }) {
+    return S::bytes_for(rows, dim, from, shape);
   } else {
-    return S::bytes_for(rows, dim, options.storage);
+    return S::bytes_for(rows, dim, from);
   }
 }
 
@@ -39,19 +39,22 @@ std::size_t sum_over_lanes(const Shape& shape, auto&& bytes) {
 /// What `rows` rows in a lane take: blocks, positions, state and index; of what lanes hold together, one lane's share.
 template <class P>
 std::size_t lane_bytes(const Site& site, const PolicyOptions<P>& options, std::size_t rows) {
+  using Storage = typename Axes<P>::Storage;
   const Shape& shape = site.shape;
   const std::size_t table =
       needs<P>(options, site).decides == Decides::never ? 0 : sizeof(Position) * (renumbers<P>(options, site) ? 2 : 1);
-  return store_bytes<P, typename Lane<P>::Keys>(site, options, shape.key_width(), rows) +
-         store_bytes<P, typename Lane<P>::Values>(site, options, shape.value_width(), rows) + rows * (table + row_bytes<P>(options, site)) +
-         Axes<P>::Retrieval::bytes_for(options.retrieval, site, rows);
+  return store_bytes<P, typename Lane<P>::Keys>(site, options, keys_at<Storage>(options.storage, site), shape.key_width(), rows) +
+         store_bytes<P, typename Lane<P>::Values>(site, options, values_at<Storage>(options.storage, site), shape.value_width(), rows) +
+         rows * (table + row_bytes<P>(options, site)) + Axes<P>::Retrieval::bytes_for(options.retrieval, site, rows);
 }
 
-/// Calls work(lanes, place) for every set of lanes whose stores S share memory; place(i) is the layer and head of the i-th.
+/// Calls work(lanes, place) for every set of lanes whose stores share memory; place(i) is the layer and head of the i-th.
 template <class P, class S>
-void for_sharing_lanes(const Shape& shape, const PolicyOptions<P>& options, auto&& work) {
+void for_sharing_lanes(const Shape& shape, const PolicyOptions<P>& options, const Vector<Shared<Layer<P>>>& layers, S Lane<P>::*store,
+                       auto&& work) {
   for (std::size_t layer = 0; layer < shape.layers;) {
-    const std::size_t last = scope_of<S>() == Scope::group ? layers_with<P>(options, shape, layer).last : layer + 1;
+    const Scope scope = facts_of(layers[layer].read().lanes.front().*store).scope;
+    const std::size_t last = scope == Scope::group ? layers_with<P>(options, shape, layer).last : layer + 1;
     work((last - layer) * shape.kv_heads, [&shape, layer](std::size_t lane) -> std::pair<std::size_t, std::size_t> {
       return {layer + lane / shape.kv_heads, lane % shape.kv_heads};
     });
@@ -70,8 +73,9 @@ void account(const Shape& shape, const PolicyOptions<P>& options, const Vector<S
   }
   const auto together = [&]<class S>(S Lane<P>::*store) {
     if constexpr (scope_of<S>() != Scope::lane) {
-      for_sharing_lanes<P, S>(shape, options, [&](std::size_t lanes, auto&& place) {
+      for_sharing_lanes<P>(shape, options, layers, store, [&](std::size_t lanes, auto&& place) {
         const auto member = [&](std::size_t lane) -> const S& { return layers[place(lane).first].read().lanes[place(lane).second].*store; };
+        if (facts_of(member(0)).scope == Scope::lane) { return; }
         const auto shared = [&](std::size_t lane) { return layers[place(lane).first].shared(); };
         if constexpr (requires { S::account(lanes, member, shared, report); }) {
           S::account(lanes, member, shared, report);
@@ -91,7 +95,7 @@ void account(const Shape& shape, const PolicyOptions<P>& options, const Vector<S
 template <class P>
 void unshare(const Shape& shape, const PolicyOptions<P>& options, Vector<Shared<Layer<P>>>& layers) {
   const auto stores = [&]<class S>(S Lane<P>::*store) {
-    for_sharing_lanes<P, S>(shape, options, [&](std::size_t lanes, auto&& place) {
+    for_sharing_lanes<P>(shape, options, layers, store, [&](std::size_t lanes, auto&& place) {
       const auto member = [&](std::size_t lane) -> S& {
         return layers[place(lane).first].write_in_place().lanes[place(lane).second].*store;
       };

@@ -114,6 +114,7 @@ struct Changes {
 
  private:
   void own_group(std::size_t layer) const {
+    if (!own(layer).in_group()) { return; }
     const RowRange group = layers_with<P>(options, shape, layer);
     for (std::size_t other = group.first; other < group.last; ++other) { static_cast<void>(own(other)); }
   }

@@ -45,7 +45,7 @@ struct Commit {
       }
     }
     drop_padding(l, end_of_prompt);
-    if (!end_of_prompt || !decides_together(l)) {
+    if (!end_of_prompt || !decides_together(l, layer)) {
       start(l);
       decide(l, layer, end_of_prompt);
       evict(l, end_of_prompt);
@@ -132,21 +132,21 @@ struct Commit {
   static constexpr bool may_decide = may<P>.decides != Decides::never;
   static constexpr bool in_groups = storage_scope<typename Axes<P>::Storage>() == Scope::group;
 
-  [[nodiscard]] std::size_t first_of(std::size_t layer) const { return in_groups ? layers_with<P>(options, shape, layer).first : layer; }
+  [[nodiscard]] bool in_group(std::size_t layer) const noexcept { return in_groups && layers[layer].read().in_group(); }
+  [[nodiscard]] std::size_t first_of(std::size_t layer) const {
+    return in_group(layer) ? layers_with<P>(options, shape, layer).first : layer;
+  }
   /// Of layers that are encoded together, a prompt is encoded when the last of them ends it, decoded rows when the last layer commits them.
   [[nodiscard]] bool encodes(std::size_t layer, bool end_of_prompt) const {
-    if constexpr (in_groups) {
-      const RowRange group = layers_with<P>(options, shape, layer);
-      std::size_t waiting = 0;
-      for (std::size_t other = group.first; other < group.last; ++other) { waiting += layers[other].read().waiting ? 1U : 0U; }
-      return end_of_prompt ? waiting + 1 >= group.size() : waiting == 0 && layer + 1 == group.last;
-    } else {
-      return true;
-    }
+    if (!in_group(layer)) { return true; }
+    const RowRange group = layers_with<P>(options, shape, layer);
+    std::size_t waiting = 0;
+    for (std::size_t other = group.first; other < group.last; ++other) { waiting += layers[other].read().waiting ? 1U : 0U; }
+    return end_of_prompt ? waiting + 1 >= group.size() : waiting == 0 && layer + 1 == group.last;
   }
   /// Calls work(layers) with those that are encoded together with this one.
   void with_group(std::size_t layer, auto&& work) const {
-    if constexpr (in_groups) {
+    if (in_group(layer)) {
       const RowRange group = layers_with<P>(options, shape, layer);
       scratch.layers.clear();
       for (std::size_t other = group.first; other < group.last; ++other) { scratch.layers.push_back(&layers[other].write()); }
@@ -158,18 +158,17 @@ struct Commit {
   }
   template <class S>
   [[nodiscard]] static bool store_needs_copies(const Layer<P>& l, S Lane<P>::*store) noexcept {
-    const S& first = l.lanes.front().*store;
-    if constexpr (SettlesInRoom<S>) {
-      return false;
-    } else if constexpr (requires { first.encodes_at(std::size_t{}); }) {
-      if (SettlesAside<S> && !l.decides()) { return false; }  // rows lie still until they are taken
-      for (const Lane<P>& lane : l.lanes) {
-        if ((lane.*store).encodes_at((lane.*store).rows())) { return true; }
+    for (const Lane<P>& lane : l.lanes) {
+      const S& rows = lane.*store;
+      const StoreFacts& has = facts_of(rows);
+      if (has.settles_in_room || !has.encodes) { continue; }
+      if (!has.says_when_it_encodes) { return true; }       // a store of which nothing is known
+      if (has.settles_aside && !l.decides()) { continue; }  // rows lie still until they are taken
+      if constexpr (SaysWhenItEncodes<S>) {
+        if (rows.encodes_at(rows.rows())) { return true; }
       }
-      return false;
-    } else {
-      return true;  // a store of which nothing is known
     }
+    return false;
   }
   /// Counts the observations that were kept back.
   void count_seen(Layer<P>& l) const {
@@ -198,7 +197,7 @@ struct Commit {
   /// Evicts what is decided for all of these layers together, indexes the rows that stay, and encodes those that are due.
   void encode(std::span<Layer<P>* const> together, std::size_t first, bool end_of_prompt) const {
     if constexpr (may_decide_together) {
-      if (end_of_prompt && decides_together(*together.front())) { evict_together(together, first); }
+      if (end_of_prompt && decides_together(*together.front(), first)) { evict_together(together, first); }
     }
     for (std::size_t l = 0; l < together.size(); ++l) {
       if constexpr (may_retrieve<P>) {
@@ -209,9 +208,10 @@ struct Commit {
     encoding(end_of_prompt).run(together, first);
   }
   /// The eviction scores lane by lane, the storage encodes lanes together.
-  static bool decides_together(const Layer<P>& l) noexcept {
+  [[nodiscard]] bool decides_together(const Layer<P>& l, std::size_t layer) const noexcept {
     const Needs wanted = needs<P>(l.lanes.front().state);
-    return may_decide_together && wanted.decides == Decides::once && wanted.agrees < storage_scope<typename Axes<P>::Storage>();
+    return may_decide_together && wanted.decides == Decides::once &&
+           wanted.agrees < storage_scope_at<typename Axes<P>::Storage>(options.storage, shape, layer);
   }
   void start(const Layer<P>& l) const {
     if (l.decides()) { l.start(scratch); }

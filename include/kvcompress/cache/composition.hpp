@@ -20,7 +20,7 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
-/// Which parts go together: `broken(...)` says which rule does not hold, or nothing.
+/// Which parts go together.
 struct Rules {
   static constexpr bool encoded_together(Decides decides, Scope decides_for, Scope encodes) noexcept {
     return decides != Decides::every_commit || decides_for >= encodes;
@@ -33,6 +33,13 @@ struct Rules {
   static constexpr std::string_view encoded_together_sentence = KVCOMPRESS_RULE_ENCODED_TOGETHER;
   static constexpr std::string_view observes_all_sentence = KVCOMPRESS_RULE_OBSERVES_ALL;
   static constexpr std::string_view fetched_sentence = KVCOMPRESS_RULE_FETCHED;
+
+  /// The sentence of the first rule that does not hold, or nothing.
+  static constexpr std::string_view broken(const Needs& needs, Scope encodes, bool needs_retrieval, bool retrieves) noexcept {
+    if (!encoded_together(needs.decides, needs.agrees, encodes)) { return encoded_together_sentence; }
+    if (!observes_all(needs.observes, retrieves)) { return observes_all_sentence; }
+    return fetched(needs_retrieval, retrieves) ? std::string_view() : fetched_sentence;
+  }
 };
 
 /// Whether KVCache can execute policy P.
@@ -49,7 +56,7 @@ struct Composition {
   using Eviction = typename Axes<P>::Eviction;
   using Storage = typename Axes<P>::Storage;
   using Retrieval = typename Axes<P>::Retrieval;
-  static constexpr bool needs_retrieval = requires { Storage::needs_retrieval; };
+  static constexpr bool chosen = EvictsAtRunTime<Eviction> || ChosenStore<typename Storage::Keys>;  // check_lanes asks then
   static_assert(may<P>.observes == Observes::nothing || ObservesAttention<Eviction>,
                 "kvcompress::KVCache<P>: the eviction of P says that it observes attention, so it must model "
                 "kvcompress::ObservesAttention: provide observe(options, state, head, probabilities)");
@@ -57,10 +64,12 @@ struct Composition {
       !may<P>.queries || ObservesQueries<Eviction>,
       "kvcompress::KVCache<P>: the eviction of P says that it observes queries, so it must model kvcompress::ObservesQueries: provide "
       "make_room_for_queries(options, state, shape) and observe_query(options, state, head, query)");
-  static_assert(EvictsAtRunTime<Eviction> || Rules::encoded_together(may<P>.decides, may<P>.agrees, storage_scope<Storage>()),
+  static_assert(chosen || Rules::encoded_together(may<P>.decides, may<P>.agrees, storage_scope<Storage>()),
                 "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_ENCODED_TOGETHER);
   static_assert(Rules::observes_all(may<P>.observes, must_retrieve<P>), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_OBSERVES_ALL);
-  static_assert(Rules::fetched(needs_retrieval, may_retrieve<P>), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_FETCHED);
+  static_assert(Rules::fetched(
+                    requires { Storage::needs_retrieval; }, may_retrieve<P>),
+                "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_FETCHED);
 
   static constexpr bool works = true;
 };
@@ -68,19 +77,30 @@ struct Composition {
 /// Raises an Error unless the parts of every lane go together: what types do not say, or only options.
 template <class P>
 void check_lanes(const Shape& shape, const PolicyOptions<P>& options) {
+  using Storage = typename Axes<P>::Storage;
   using Retrieval = typename Axes<P>::Retrieval;
   for_lanes(shape, [&](const Site& site) {
     const bool chooses = retrieves<P>(options, site);
     const Needs wanted = needs<P>(options, site);
-    require(Rules::encoded_together(wanted.decides, wanted.agrees, storage_scope<typename Axes<P>::Storage>()), ErrorCode::option,
-            eviction_name<P>(options, site), ": ", Rules::encoded_together_sentence);
+    const Scope encodes = storage_scope_at<Storage>(options.storage, shape, site.layer);
+    require(Rules::encoded_together(wanted.decides, wanted.agrees, encodes), ErrorCode::option, eviction_name<P>(options, site), ": ",
+            Rules::encoded_together_sentence);
     require(Rules::observes_all(wanted.observes, chooses), ErrorCode::option, eviction_name<P>(options, site), " with ",
             retrieval_name<P>(options, site), ": ", Rules::observes_all_sentence);
-    require(Rules::fetched(Composition<P>::needs_retrieval, chooses), ErrorCode::option, retrieval_name<P>(options, site), ": ",
-            Rules::fetched_sentence);
+    require(Rules::fetched(needs_retrieval_at<Storage>(options.storage, site), chooses), ErrorCode::option,
+            retrieval_name<P>(options, site), ": ", Rules::fetched_sentence);
     require(!renumbers<P>(options, site) || Retrieval::renumbers(options.retrieval, site), ErrorCode::option,
             eviction_name<P>(options, site), ": in_cache_positions is true, must be false with ", retrieval_name<P>(options, site),
             ", whose index is made at the original positions");
+    if constexpr (EvictsAtRunTime<typename Axes<P>::Eviction>) {
+      const Site first{layers_with<P>(options, shape, site.layer).first, 0, shape};
+      const auto& evictions = options.eviction.chosen;
+      require(encodes == Scope::lane || evictions.entry_of(site) == evictions.entry_of(first), ErrorCode::option,
+              eviction_name<P>(options, site), " is chosen for KV head ", site.kv_head, " of layer ", site.layer, ", must be what layer ",
+              first.layer, " has: the storage encodes their lanes together, which must hold the same rows");
+    }
+    require(wanted.agrees != Scope::layer || held_alike<Storage>(options.storage, shape, site.layer), ErrorCode::option,
+            eviction_name<P>(options, site), ": it keeps the same rows in all heads of layer ", site.layer, ", which must be held alike");
   });
 }
 

@@ -20,16 +20,6 @@ RowRange layers_with(const PolicyOptions<P>& options, const Shape& shape, std::s
   }
 }
 
-/// A store that encodes what is due aside, which may fail, and then takes it, which cannot, or forgets it.
-template <class S>
-concept SettlesAside = requires(S store, std::span<S* const> members, const Settling& settling) {
-  S::encode_aside(members, settling);
-  { S::take_aside(members) }
-  noexcept;
-  { store.forget_aside() }
-  noexcept;
-};
-
 /// What all settlings of a commit have in common.
 template <class P>
 struct Encoding {
@@ -43,34 +33,39 @@ struct Encoding {
   /// Encodes the rows that are due in `layers`, which are a whole scope of the storage; `layer` is the number of the first.
   void run(std::span<Layer<P>* const> layers, std::size_t layer) const {
     using Values = typename Lane<P>::Values;
-    if constexpr (requires(std::span<Values* const> members, const Settling& s) { Values::prepare_to_settle(members, s); }) {
+    if constexpr (PreparesToSettle<Values>) {
       for (std::size_t l = 0; l < layers.size(); ++l) {  // what can fail comes before any store has changed
+        if (!facts_of(layers[l]->lanes.front().values).prepares_to_settle) { continue; }
         together(layers.subspan(l, 1), layer + l, &Lane<P>::values, scratch.values,
                  [](std::span<Values* const> members, const Settling& s) { Values::prepare_to_settle(members, s); });
       }
     }
-    for_scopes(layers, layer, [](auto members, const Settling& s) { settle(members, s); });
+    for_scopes(layers, layer, []<class S>(std::span<S* const> members, const Settling& s) {
+      if constexpr (Settles<S>) { S::settle(members, s); }
+    });
   }
   /// The same in two steps, for stores that settle in room or aside: afterwards take cannot fail. `more`: exact rows that may come before.
   void prepare(std::span<Layer<P>* const> layers, std::size_t layer, std::size_t more) const {
-    if constexpr (scope_of<typename Lane<P>::Keys>() != Scope::lane || scope_of<typename Lane<P>::Values>() != Scope::lane) {
-      scratch.reserve_members(layers.size() * shape.kv_heads);
-    }
+    if (layers.front()->scope() != Scope::lane) { scratch.reserve_members(layers.size() * shape.kv_heads); }
     for_scopes(layers, layer, [&]<class S>(std::span<S* const> members, const Settling& s) {
+      if constexpr (ChosenStore<S>) { S::make_room_for(members); }
+      const StoreFacts& has = facts_of(*members.front());
       if constexpr (SettlesInRoom<S>) {
-        for (S* store : members) { store->make_room_to_settle(more, scratch.rows); }
-      } else if constexpr (SettlesAside<S>) {
-        S::encode_aside(members, s);
+        for (S* store : members) {
+          if (has.settles_in_room) { store->make_room_to_settle(more, scratch.rows); }
+        }
+      }
+      if constexpr (SettlesAside<S>) {
+        if (has.settles_aside) { S::encode_aside(members, s); }
       }
     });
   }
   void take(std::span<Layer<P>* const> layers, std::size_t layer) const noexcept {
     for_scopes(layers, layer, []<class S>(std::span<S* const> members, const Settling& s) {
       if constexpr (SettlesAside<S>) {
-        S::take_aside(members);
-      } else {
-        settle(members, s);
+        if (facts_of(*members.front()).settles_aside) { return S::take_aside(members); }
       }
+      if constexpr (Settles<S>) { S::settle(members, s); }
     });
   }
 
@@ -80,14 +75,6 @@ struct Encoding {
     return {shape, l.table(head), rotation, scratch.rows, memory, end_of_prompt, layer, rows, reads};
   }
 
-  template <class S>
-  static void settle(std::span<S* const> members, const Settling& settling) {
-    if constexpr (scope_of<S>() == Scope::lane) {
-      members.front()->settle(settling);
-    } else {
-      S::settle(members, settling);
-    }
-  }
   /// Calls work(members, settling) for all key stores that encode together, then for the value stores.
   void for_scopes(std::span<Layer<P>* const> layers, std::size_t layer, auto&& work) const {
     for_scopes_of(layers, layer, &Lane<P>::keys, scratch.keys, work);
@@ -95,14 +82,16 @@ struct Encoding {
   }
   template <class S>
   void for_scopes_of(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, Vector<S*>& members, auto&& work) const {
-    if constexpr (scope_of<S>() == Scope::group) { return together(layers, layer, store, members, work); }
+    const auto scope_in = [store](const Layer<P>& l) { return facts_of(l.lanes.front().*store).scope; };
+    if (scope_in(*layers.front()) == Scope::group) { return together(layers, layer, store, members, work); }
     for (std::size_t l = 0; l < layers.size(); ++l) {
-      if constexpr (scope_of<S>() == Scope::layer) {
+      if (scope_in(*layers[l]) == Scope::layer) {
         together(layers.subspan(l, 1), layer + l, store, members, work);
         continue;
       }
       for (std::size_t head = 0; head < layers[l]->lanes.size(); ++head) {
         Lane<P>& lane = layers[l]->lanes[head];
+        if (!facts_of(lane.*store).encodes) { continue; }
         const Reads reads = lane.index.reads();
         S* const self = &(lane.*store);
         work(std::span<S* const>(&self, 1), settling(*layers[l], head, layer + l, lane.keys.rows(), {&reads, 1}));
@@ -140,7 +129,7 @@ struct Encoding {
       // A layer that is ahead, with a token whose step is open, holds rows that the others have not seen yet.
       rows = std::min(rows, l->tables.front().rows() - (end_of_prompt || l == layers.back() ? 0 : l->open));
     }
-    if constexpr (scope_of<S>() == Scope::group) { rows = alike<S>(members, layers, rows); }
+    if (facts_of(*members.front()).scope == Scope::group) { rows = alike<S>(members, layers, rows); }
     work(std::span<S* const>(members.data(), members.size()),
          settling(*layers.front(), 0, layer, rows, {scratch.reads.data(), scratch.reads.size()}));
   }

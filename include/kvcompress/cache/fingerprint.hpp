@@ -2,48 +2,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <concepts>
 #include <cstddef>
-#include <string_view>
-#include <type_traits>
 
 #include "kvcompress/any/erased.hpp"
+#include "kvcompress/cache/facts.hpp"
 #include "kvcompress/cache/lane.hpp"
-#include "kvcompress/core/archive.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
-
-/// Names facts to an archive below a prefix: "shape." + "layers".
-template <class Archive>
-class Facts {
- public:
-  Facts(Archive& archive, std::string_view prefix) noexcept : archive_(archive) { prefix_.add(prefix); }
-
-  template <class T>
-  void operator()(std::string_view name, const T& value) const {
-    Sentence full = prefix_;
-    full.add(name);
-    const std::string_view path(full.c_str());
-    if constexpr (requires { names_of(value); }) {
-      archive_.same(path, std::string_view(names_of(value)[static_cast<std::size_t>(value)]));
-    } else if constexpr (std::is_enum_v<T>) {
-      archive_.same(path, static_cast<std::size_t>(value));
-    } else if constexpr (std::floating_point<T>) {
-      archive_.same(path, static_cast<double>(value));
-    } else if constexpr (std::integral<T>) {
-      archive_.same(path, value);
-    } else if constexpr (ListsFields<T>) {
-      full.add(".");
-      T::fields(value, Facts(archive_, full.c_str()));
-    } else {
-      archive_.same(path, std::string_view(value));
-    }
-  }
-
- private:
-  Archive& archive_;
-  Sentence prefix_;
-};
 
 inline void describe_shape(const Shape& shape, auto& archive) {
   const Facts fact(archive, "shape.");
@@ -63,16 +28,6 @@ inline void describe_shape(const Shape& shape, auto& archive) {
   for (std::size_t i = 0; i < pairs && rope.frequency_factors != nullptr; ++i) {
     fact("rope.frequency_factors[]", rope.frequency_factors[i]);
   }
-}
-
-/// Options that a policy's name cannot set, where there are such, beside those that it can. A text says where something lies, which may differ.
-inline void describe_options(const auto& options, auto& archive, std::string_view prefix) {
-  const Facts fact(archive, prefix);
-  const auto field = [&](std::string_view name, const auto& value) {
-    if constexpr (!std::convertible_to<decltype(value), std::string_view>) { fact(name, value); }
-  };
-  options.fields(options, field);
-  if constexpr (requires { options.unnamed_fields(options, field); }) { options.unnamed_fields(options, field); }
 }
 
 /// What a part that is chosen at run time says in a fingerprint: facts about its type, and its options. In tables of functions as `saving`; null of
@@ -162,11 +117,19 @@ void describe(const Shape& shape, const PolicyOptions<P>& options, auto& archive
   using Storage = typename Axes<P>::Storage;
   describe_part<typename Axes<P>::Eviction>(options.eviction, archive, "policy.eviction");
   describe_part<typename Axes<P>::Retrieval>(options.retrieval, archive, "policy.retrieval");
-  Storage::Keys::describe(Facts(archive, "policy.keys."));
-  Storage::Values::describe(Facts(archive, "policy.values."));
+  if constexpr (requires { Storage::describe(options.storage, archive); }) {
+    Storage::describe(options.storage, archive);
+  } else {
+    Storage::Keys::describe(Facts(archive, "policy.keys."));
+    Storage::Values::describe(Facts(archive, "policy.values."));
+  }
   describe_shape(shape, archive);
   describe_axis_options<typename Axes<P>::Eviction>(options.eviction, archive, "options.eviction");
-  describe_options(options.storage, archive, "options.storage.");
+  if constexpr (requires { Storage::describe_options(options.storage, archive); }) {
+    Storage::describe_options(options.storage, archive);
+  } else {
+    describe_options(options.storage, archive, "options.storage.");
+  }
   describe_axis_options<typename Axes<P>::Retrieval>(options.retrieval, archive, "options.retrieval");
   archive.same("options.speculation", options.speculation);
 }

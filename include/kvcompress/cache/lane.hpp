@@ -22,14 +22,16 @@ inline constexpr bool may_note_queries = may<P>.decides != Decides::never || may
 /// One KV head of one layer.
 template <class P>
 struct Lane {
-  using Keys = typename Axes<P>::Storage::Keys;
-  using Values = typename Axes<P>::Storage::Values;
+  using Storage = typename Axes<P>::Storage;
+  using Keys = typename Storage::Keys;
+  using Values = typename Storage::Values;
   using Eviction = typename Axes<P>::Eviction;
   using Retrieval = typename Axes<P>::Retrieval;
   using State = typename Eviction::State;
 
   Lane(const Site& site, const PolicyOptions<P>& options, const Memory& memory)
-      : keys(options.storage, site.shape.key_width(), memory), values(options.storage, site.shape.value_width(), memory),
+      : keys(keys_at<Storage>(options.storage, site), site, site.shape.key_width(), memory),
+        values(values_at<Storage>(options.storage, site), site, site.shape.value_width(), memory),
         state(Eviction::state(options.eviction, site, memory)), index(Retrieval::state(options.retrieval, site, memory)), last(memory),
         pending(memory) {}
   /// Under an eviction memory of recent rows stays with the stores, under a budget in bytes that of the rows that it allows.
@@ -57,10 +59,12 @@ struct Lane {
 
   /// The store that holds the values.
   [[nodiscard]] const auto& value_store() const noexcept {
-    if constexpr (ValuesInKeys<Values>) {
-      return keys;
-    } else {
+    if constexpr (!ValuesInKeys<Values>) {
       return values;
+    } else if constexpr (ChosenStore<Values>) {
+      return facts_of(values).in_keys ? keys : values;
+    } else {
+      return keys;
     }
   }
   /// Whether the policy wants to know what queries see of the rows: which are padding (what chooses among rows must not choose them), and that
@@ -142,8 +146,8 @@ struct Lane {
   }
   /// Stores of a wider scope are counted together, since they share memory (see KVCache::memory).
   void account(MemoryReport& report) const noexcept {
-    if constexpr (scope_of<Keys>() == Scope::lane) { keys.account(report); }
-    if constexpr (scope_of<Values>() == Scope::lane) { values.account(report); }
+    if (facts_of(keys).scope == Scope::lane) { keys.account(report); }
+    if (facts_of(values).scope == Scope::lane) { values.account(report); }
     state.account(report);
     index.account(report);
     last.account(report);

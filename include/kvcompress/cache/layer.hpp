@@ -9,34 +9,15 @@
 #include <type_traits>
 
 #include "kvcompress/cache/commit_scratch.hpp"
+#include "kvcompress/cache/rows_of_budget.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
-/// A store whose settle cannot fail once there is room.
-template <class S>
-concept SettlesInRoom = requires(S store, std::size_t more, Vector<float>& scratch) {
-  store.make_room_to_settle(more, scratch);
-};
-
-/// A store that can encode its live rows anew, alone or together with the others of its scope.
-template <class S>
-concept Compacts = requires(S store, const RowTable& table, Vector<float>& scratch) {
-  store.prepare_to_compact(table, scratch);
-  store.compact(table, scratch);
-}
-|| requires(std::span<S* const> members, const RowTable& table, Vector<float>& scratch) {
-  S::prepare_to_compact(members, table, scratch);
-  S::compact(members, table, scratch);
-};
-
-/// Calls work(store) for each member of a scope, or work(all of them) for a store that encodes together with others.
+/// Calls work(stores) for each member of a scope, or for all of them where they encode together.
 template <class S>
 void for_members(std::span<S* const> members, auto&& work) {
-  if constexpr (scope_of<S>() == Scope::lane) {
-    for (S* store : members) { work(*store); }
-  } else {
-    work(members);
-  }
+  if (facts_of(*members.front()).scope != Scope::lane) { return work(members); }
+  for (std::size_t i = 0; i < members.size(); ++i) { work(members.subspan(i, 1)); }
 }
 
 /// All lanes of one layer. Lanes that decide or encode together share one row table.
@@ -45,9 +26,11 @@ struct Layer {
   using Eviction = typename Axes<P>::Eviction;
   using Keys = typename Lane<P>::Keys;
   using Values = typename Lane<P>::Values;
+  using Storage = typename Axes<P>::Storage;
   /// How many row tables a layer has: one, or one per lane.
   static std::size_t tables_of(const PolicyOptions<P>& options, const Shape& shape, std::size_t layer) noexcept {
-    const bool apart = storage_scope<typename Axes<P>::Storage>() == Scope::lane && agreement<P>(options, shape, layer) == Scope::lane;
+    const bool apart = storage_scope_at<Storage>(options.storage, shape, layer) == Scope::lane &&
+                       (agreement<P>(options, shape, layer) == Scope::lane || !held_alike<Storage>(options.storage, shape, layer));
     return apart ? shape.kv_heads : 1;
   }
 
@@ -56,12 +39,13 @@ struct Layer {
       : lanes(Allocator<Lane<P>>(memory)), tables(Allocator<RowTable>(memory)), budgets(Allocator<std::size_t>(memory)) {
     lanes.reserve(shape.kv_heads);
     for (std::size_t head = 0; head < shape.kv_heads; ++head) {
-      lanes.emplace_back(Site{layer, head, shape}, options, memory);
-      if (lanes.back().decides()) { lanes.back().keep_memory(most); }
-    }
-    if (most.live > 0) {
-      most_dead = most.dead;
-      most_decoded = most.decoded;
+      const Site site{layer, head, shape};
+      lanes.emplace_back(site, options, memory);
+      const MostRows rows = most.live > 0 ? rows_of_budget<P>(options, site, most.live) : MostRows{};
+      if (lanes.back().decides()) { lanes.back().keep_memory(rows); }
+      if (most.live == 0) { continue; }
+      most_dead = head == 0 ? rows.dead : std::max(most_dead, rows.dead);
+      most_decoded = rows.decoded;
       most_queries = 1 + options.speculation;
     }
     const std::size_t count = tables_of(options, shape, layer);
@@ -139,17 +123,13 @@ struct Layer {
     if constexpr (Compacts<Keys> && Compacts<Values>) {
       std::size_t gone = table.rows() - table.live();  // only encoded rows stay where they died
       for (std::size_t row = next_marked(drop, 0); row < settled; row = next_marked(drop, row + 1)) { ++gone; }
-      if (2 * gone > settled) {  // more often than rebuild() is called
-        if constexpr (SettlesInRoom<Keys> && SettlesInRoom<Values>) {
-          needed.more = std::max(Keys::row_multiple, Values::row_multiple);
-          scratch.reserve_members(members.size());
-          for (Lane<P>& lane : members) {
-            lane.keys.prepare_to_compact(table, scratch.rows);
-            lane.values.prepare_to_compact(table, scratch.rows);
-          }
-        } else {
-          return {false};
-        }
+      if (compacts(members.front()) && 2 * gone > settled) {  // more often than rebuild() is called
+        const StoreFacts& keys = facts_of(members.front().keys);
+        const StoreFacts& values = facts_of(members.front().values);
+        if (!keys.settles_in_room || !values.settles_in_room) { return {false}; }
+        needed.more = std::max(keys.row_multiple, values.row_multiple);
+        scratch.reserve_members(members.size());
+        prepare_to_compact(table, members, scratch);
       }
     }
     table.prepare_to_kill(scratch.order, rows);
@@ -182,11 +162,10 @@ struct Layer {
     const auto members = unit(index);
     const std::size_t settled = members.front().settled();
     in_order || settled > 0 ? close_gaps(table, members, settled) : fill_gaps(table, members);
-    if constexpr (requires {
-                    members.front().keys.erase_block(std::size_t{});
-                    members.front().values.erase_block(std::size_t{});
-                  }) {
-      if (settled > 0) { tidy_encoded(table, members, scratch, most_dead); }
+    if constexpr (ErasesBlocks<Keys> && ErasesBlocks<Values>) {
+      const Lane<P>& first = members.front();
+      const bool erases = facts_of(first.keys).erases_blocks && facts_of(first.values).erases_blocks;
+      if (settled > 0 && erases) { tidy_encoded(table, members, scratch, most_dead); }
     }
   }
 
@@ -255,7 +234,8 @@ struct Layer {
   void check_truncate(Position position, std::size_t layer, std::size_t speculation) const {
     if (position >= next) { return; }
     const bool never_loses = std::all_of(lanes.begin(), lanes.end(), [](const Lane<P>& lane) { return !lane.notes_queries(); });
-    const bool anywhere = never_loses && lanes.front().settled() == 0 && !waiting;
+    const auto exact = [](const Lane<P>& lane) { return lane.settled() == 0; };
+    const bool anywhere = never_loses && std::all_of(lanes.begin(), lanes.end(), exact) && !waiting;
     require(anywhere || position >= committed, ErrorCode::position, "truncate: position is ", position,
             ", must be at least the position of the last commit, ", committed, " in layer ", layer);
     for (const Lane<P>& lane : lanes) {
@@ -266,9 +246,13 @@ struct Layer {
               ": the queries before the observation window are gone");
     }
   }
+  /// Whether its rows are encoded together with those of other layers.
+  [[nodiscard]] bool in_group() const noexcept { return scope() == Scope::group; }
+  /// The widest scope in which its lanes are encoded together.
+  [[nodiscard]] Scope scope() const noexcept { return std::max(facts_of(lanes.front().keys).scope, facts_of(lanes.front().values).scope); }
   /// Rows at the positions [first, end) have come. Pieces of a text add up to the same number as the whole.
   void note_appended(Position first, Position end) noexcept {
-    if constexpr (storage_scope<typename Axes<P>::Storage>() == Scope::group) { appended += scatter(first) - scatter(end); }
+    if (in_group()) { appended += scatter(first) - scatter(end); }
   }
   /// Forgets the rows at positions >= position, which lie at the end, in order.
   void truncate(Position position, const Shape& shape) noexcept {
@@ -313,16 +297,14 @@ struct Layer {
   }
   /// Until release_room(), room that was made in the stores stays.
   void hold_room() noexcept {
-    for (Lane<P>& lane : lanes) {
-      if constexpr (requires { lane.keys.hold(); }) { lane.keys.hold(); }
-      if constexpr (requires { lane.values.hold(); }) { lane.values.hold(); }
-    }
+    for_leaving([](auto& store) {
+      if constexpr (requires { store.hold(); }) { store.hold(); }
+    });
   }
   void release_room() noexcept {
-    for (Lane<P>& lane : lanes) {
-      if constexpr (requires { lane.keys.release(); }) { lane.keys.release(); }
-      if constexpr (requires { lane.values.release(); }) { lane.values.release(); }
-    }
+    for_leaving([](auto& store) {
+      if constexpr (requires { store.release(); }) { store.release(); }
+    });
   }
 
   void account(MemoryReport& report) const noexcept {
@@ -356,6 +338,13 @@ struct Layer {
   } room{};
 
  private:
+  /// Calls work(store) for the stores from which rows may leave when a step is committed.
+  void for_leaving(auto&& work) noexcept {
+    for (Lane<P>& lane : lanes) {
+      if (lane.decides() || facts_of(lane.keys).encodes) { work(lane.keys); }
+      if (lane.decides() || facts_of(lane.values).encodes) { work(lane.values); }
+    }
+  }
   static constexpr std::size_t slack = 64;  // entries that tables and states keep free for decoding
 
   /// A number for a position (the last step of SplitMix64), so that sums of them tell sets of positions apart.
@@ -422,7 +411,7 @@ struct Layer {
     erase_rows(table, members, gone);
     if constexpr (Compacts<Keys> && Compacts<Values>) {
       const std::size_t live = table.live_in(0, first.settled());
-      if (first.settled() - live > std::min(live, most_dead)) { rebuild(table, members, scratch); }
+      if (compacts(first) && first.settled() - live > std::min(live, most_dead)) { rebuild(table, members, scratch); }
     }
   }
   static void erase_rows(RowTable& table, std::span<Lane<P>> members, RowRange gone) noexcept {
@@ -433,34 +422,30 @@ struct Layer {
     }
     table.erase(gone.first, gone.size());
   }
-  /// Encodes the live rows anew, without the dead ones.
-  static void rebuild(RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch) {
+  /// Whether the stores of a lane, which both must, can encode live rows anew.
+  static bool compacts(const Lane<P>& lane) noexcept { return facts_of(lane.keys).compacts && facts_of(lane.values).compacts; }
+  /// Calls work(stores) for the key stores, then the value stores of these lanes, those that encode together at once.
+  static void for_stores(std::span<Lane<P>> members, CommitScratch<P>& scratch, auto&& work) {
     scratch.keys.clear();
     scratch.values.clear();
     for (Lane<P>& lane : members) {
       scratch.keys.push_back(&lane.keys);
       scratch.values.push_back(&lane.values);
     }
-    const auto prepare = [&]<class Members>(Members&& stores) {
-      if constexpr (requires { stores.prepare_to_compact(table, scratch.rows); }) {
-        stores.prepare_to_compact(table, scratch.rows);
-      } else {
-        std::remove_pointer_t<typename std::remove_cvref_t<Members>::value_type>::prepare_to_compact(stores, table, scratch.rows);
-      }
-    };
-    const auto compact = [&]<class Members>(Members&& stores) {
-      if constexpr (requires { stores.compact(table, scratch.rows); }) {
-        stores.compact(table, scratch.rows);
-      } else {
-        std::remove_pointer_t<typename std::remove_cvref_t<Members>::value_type>::compact(stores, table, scratch.rows);
-      }
-    };
-    const std::span<Keys* const> keys(scratch.keys.data(), scratch.keys.size());
-    const std::span<Values* const> values(scratch.values.data(), scratch.values.size());
-    for_members<Keys>(keys, prepare);  // what could fail happens before anything moves
-    for_members<Values>(values, prepare);
-    for_members<Keys>(keys, compact);
-    for_members<Values>(values, compact);
+    for_members(std::span<Keys* const>(scratch.keys.data(), scratch.keys.size()), work);
+    for_members(std::span<Values* const>(scratch.values.data(), scratch.values.size()), work);
+  }
+  static void prepare_to_compact(const RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch) {
+    for_stores(members, scratch, [&]<class S>(std::span<S* const> stores) {
+      if constexpr (Compacts<S>) { S::prepare_to_compact(stores, table, scratch.rows); }
+    });
+  }
+  /// Encodes the live rows anew, without the dead ones.
+  static void rebuild(RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch) {
+    prepare_to_compact(table, members, scratch);  // what could fail happens before anything moves
+    for_stores(members, scratch, [&]<class S>(std::span<S* const> stores) {
+      if constexpr (Compacts<S>) { S::compact(stores, table, scratch.rows); }
+    });
     std::size_t kept = 0;
     for (std::size_t row = 0; row < table.rows(); ++row) {
       if (!table.alive(row)) { continue; }

@@ -11,20 +11,26 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
+/// Of one that is chosen at run time, its storage describes all that there are.
+template <class S>
+concept PersistsStore = PersistsRows<S> ||(ChosenStore<S>&& Persists<S>);
+template <class S>
+concept NamesOptions = ListsFields<typename S::Options> || ChosenStore<typename S::Keys>;
+
 /// Whether all parts of a policy say how they are saved.
 template <class P>
-concept Saved = archive::supported && PersistsRows<typename Lane<P>::Keys> && PersistsRows<typename Lane<P>::Values> &&
+concept Saved = archive::supported && PersistsStore<typename Lane<P>::Keys> && PersistsStore<typename Lane<P>::Values> &&
     Persists<typename Lane<P>::State> && Persists<typename Lane<P>::Retrieval::State> && ListsFields<typename Axes<P>::Eviction::Options> &&
-    ListsFields<typename Axes<P>::Storage::Options> && ListsFields<typename Axes<P>::Retrieval::Options>;
+    NamesOptions<typename Axes<P>::Storage> && ListsFields<typename Axes<P>::Retrieval::Options>;
 
 template <class P>
 struct Persistence {
   static_assert(archive::supported, "kvcompress: saving and loading need a little-endian machine with 64-bit sizes");
-  static_assert(PersistsRows<typename Lane<P>::Keys>,
+  static_assert(PersistsStore<typename Lane<P>::Keys>,
                 "kvcompress: a cache of P cannot be saved: its key store must provide describe(fact) and persist(self, archive, rows), see "
                 "kvcompress::PersistsRows in kvcompress/concepts.hpp");
   static_assert(
-      PersistsRows<typename Lane<P>::Values>,
+      PersistsStore<typename Lane<P>::Values>,
       "kvcompress: a cache of P cannot be saved: its value store must provide describe(fact) and persist(self, archive, rows), see "
       "kvcompress::PersistsRows in kvcompress/concepts.hpp");
   static_assert(Persists<typename Lane<P>::State>,
@@ -33,7 +39,7 @@ struct Persistence {
   static_assert(Persists<typename Lane<P>::Retrieval::State>,
                 "kvcompress: a cache of P cannot be saved: the State of its retrieval must provide persist(self, archive, rows), see "
                 "kvcompress::Persists in kvcompress/concepts.hpp");
-  static_assert(ListsFields<typename Axes<P>::Eviction::Options> && ListsFields<typename Axes<P>::Storage::Options> &&
+  static_assert(ListsFields<typename Axes<P>::Eviction::Options> && NamesOptions<typename Axes<P>::Storage> &&
                     ListsFields<typename Axes<P>::Retrieval::Options>,
                 "kvcompress: a cache of P cannot be saved: Options must provide fields(options, field), which names each of them");
 
@@ -115,3 +121,17 @@ struct Persistence {
 };
 
 }  // namespace kvcompress::detail
+
+namespace kvcompress::inline KVCOMPRESS_ABI {
+
+/// Saving and loading with the checksum of one's choice; kvcompress/persistence.hpp has both with one, and says what they promise.
+template <class P>
+void save(const KVCache<P>& cache, const ByteSink& sink, Checksum checksum) {
+  detail::Persistence<P>::save(cache, sink, checksum);
+}
+template <class P>
+void load(KVCache<P>& cache, const ByteSource& source, Checksum checksum) {
+  detail::Persistence<P>::load(cache, source, checksum);
+}
+
+}  // namespace kvcompress

@@ -51,34 +51,46 @@ constexpr Scope scope_of() noexcept {
   }
 }
 
-/// Encodes the rows that are due. A store of a wider scope does so for all lanes of the scope at once (`members`: layer by layer, heads
-/// ascending), so that they can share what they find; each lane has a store of its own all the same. If it fails, nothing has changed.
-/// Keys are settled before values; a value store whose settle would fail for other reasons than memory does what may fail in
-/// prepare_to_settle(members, settling), which comes before both.
+/// Encodes the rows that are due in `members`: one store, or those of all lanes of the scope at once (layer by layer, heads ascending), so that
+/// they can share what they find; each lane has a store of its own all the same. If it fails, nothing has changed.
 template <class S>
-concept Settles = (scope_of<S>() == Scope::lane && requires(S store, const Settling& settling) { store.settle(settling); }) ||
-                  (scope_of<S>() != Scope::lane &&
-                   requires(std::span<S* const> members, const Settling& settling) { S::settle(members, settling); });
+concept Settles = requires(std::span<S* const> members, const Settling& settling) {
+  S::settle(members, settling);
+};
 
 /// Rows of one lane, keys or values, in whatever form. Rows [0, settled()) are encoded and keep their place; the rest are exact.
 ///
-/// make_room(n): afterwards n appends cannot fail.     append(row): one exact row of `dim` floats at the end.
-/// move(from, to), resize(n): exact rows only.         settle: encodes the rows that are due, at a commit (see Settles).
-/// scratch_floats(dim, queries): what scores needs.     account(report): bytes held.
-/// reserve(n): n rows will need no allocation.         unshare(): clones what a copy holds too.
-/// A store that encodes under an eviction also has block_at(row), the rows that can only leave together with an encoded row, and
-/// erase_block(first), which removes such a block. One that can also encode its live rows anew has prepare_to_compact(table, scratch), which
-/// may fail, and then compact(table, scratch), which removes the dead rows (see Recent).
+/// | required                   | what it does
+/// | S(options, site, dim, memory) | an empty store of rows of `dim` numbers
+/// | make_room(n)               | afterwards n appends cannot fail
+/// | append(row)                | one exact row of `dim` floats at the end
+/// | move(from, to), resize(n)  | exact rows only
+/// | reserve(n), unshare()      | n rows will need no allocation; clones what a copy holds too
+/// | scratch_floats(dim, queries), account(report) | what scores or accumulate need; bytes held
+/// | bytes_for(...)             | what so many rows take (see SaysBytes)
 ///
 /// Every verb of a cache is all or nothing, so what may fail comes before what changes. A commit is made in place where a store says how it
-/// can be prepared, else on copies of the lanes, which share blocks with the originals; a store that says nothing is right, and slower:
-/// make_writable(first, last): afterwards move to these exact rows cannot fail (else: unshare).
-/// hold(), release(): between them, room that was made stays.     take_room(former): a changed copy takes over free blocks.
-/// make_room_to_settle(more, scratch): afterwards settle cannot fail, with up to `more` further exact rows; or
-/// encode_aside(members, settling), then take_aside(members), which cannot fail, or forget_aside(); encodes_at(rows): a commit with so
-/// many rows may encode some.
+/// can be prepared, else on copies of the lanes, which share blocks with the originals; a store that says nothing is right, and slower.
+///
+/// | optional                   | what it does
+/// | S::settle(members, settling) | encodes the rows that are due, at a commit (see Settles); without it all rows stay exact
+/// | S::scope                   | whose rows it encodes together; a lane's where it does not say
+/// | make_writable(first, last) | afterwards move to these exact rows cannot fail (else: unshare)
+/// | hold(), release()          | between them, room that was made stays
+/// | take_room(former)          | a changed copy takes over free blocks
+/// | own_recent()               | clones what will be written first, if a copy holds it too
+/// | keep_recent(), hold_at_most(rows) | memory of recent rows stays; under a budget in bytes that of so many rows, and no more
+/// | make_room_to_settle(more, scratch) | afterwards settle cannot fail, with up to `more` further exact rows (see SettlesInRoom)
+/// | S::encode_aside(members, settling), S::take_aside(members), forget_aside() | settle in two steps (see SettlesAside)
+/// | encodes_at(rows)           | a commit with so many rows may encode some
+/// | S::prepare_to_settle(members, settling) | of values: does what may fail in settle for other reasons than memory, before keys settle
+/// | block_at(row), erase_block(first) | the rows that can only leave together with an encoded row; removes such a block
+/// | S::prepare_to_compact(members, table, scratch), S::compact(...) | encodes live rows anew, without the dead ones (see Compacts)
+/// | alike(other)               | whether another's encoded rows lie alike, where several lanes are encoded or evicted together
+/// | describe(fact), persist(self, archive, rows) | see PersistsRows
+/// | S::account(lanes, member, shared, report), S::unshare(lanes, member) | of stores whose lanes share memory: all at once
 template <class S>
-concept RowStore = std::copy_constructible<S> && std::movable<S> && Settles<S> &&
+concept RowStore = std::copy_constructible<S> && std::movable<S> &&
     requires(S store, const S held, std::size_t n, const float* row, MemoryReport& report) {
   typename S::exact_type;
   { held.rows() }
@@ -156,17 +168,43 @@ concept SaysBytes = requires(std::size_t n, const Options& options) {
   { S::bytes_for(n, n, options, shape, n) } -> std::same_as<std::size_t>;
 };
 
-/// How rows are held: a store for keys, one for values, and the options that both are built from. One whose stores encode the lanes of a
-/// group of layers together also says which: layers_with(options, shape, layer). One that does not fit every shape also has
-/// validate_shape(options, shape), which raises an Error. One whose rows must be fetched before they are read says
-/// `static constexpr bool needs_retrieval = true`.
+/// What the keys, the values of a lane are built from: the storage's options, unless it has options for each (see AnyStorage).
+template <class S>
+constexpr const auto& keys_at(const typename S::Options& options, const Site& site) noexcept {
+  if constexpr (requires { S::keys_at(options, site); }) {
+    return S::keys_at(options, site);
+  } else {
+    return options;
+  }
+}
+template <class S>
+constexpr const auto& values_at(const typename S::Options& options, const Site& site) noexcept {
+  if constexpr (requires { S::values_at(options, site); }) {
+    return S::values_at(options, site);
+  } else {
+    return options;
+  }
+}
+
+template <class S, class Options>
+concept BuiltFrom = std::constructible_from<S, const Options&, const Site&, std::size_t, const Memory&> && SaysBytes<S, Options>;
+
+/// How rows are held: a store for keys, one for values, and the options that both are built from.
+///
+/// | required                   | what it does
+/// | Keys, Values, Options      | the stores (KeyStore, ValueStore), and a semiregular value
+/// | validate(options)          | raises an Error for bad options
+/// | optional                   |
+/// | layers_with(options, shape, layer) | which layers are encoded together, where stores have the scope of a group
+/// | validate_shape(options, shape) | raises an Error where it does not fit every shape
+/// | needs_retrieval            | `static constexpr bool`, true if rows must be fetched before they are read
+/// | start_count(options, shape) | numbers that options.start points to, of which a cache keeps a copy
 template <class S>
 concept Storage = std::semiregular<typename S::Options> && KeyStore<typename S::Keys> && ValueStore<typename S::Values> &&
-    std::constructible_from<typename S::Keys, const typename S::Options&, std::size_t, const Memory&> &&
-    std::constructible_from<typename S::Values, const typename S::Options&, std::size_t, const Memory&> &&
-    SaysBytes<typename S::Keys, typename S::Options> && SaysBytes<typename S::Values, typename S::Options> &&
-    requires(const typename S::Options options) {
+    requires(const typename S::Options options, const Site& site) {
   S::validate(options);
+  requires BuiltFrom<typename S::Keys, std::remove_cvref_t<decltype(keys_at<S>(options, site))>>;
+  requires BuiltFrom<typename S::Values, std::remove_cvref_t<decltype(values_at<S>(options, site))>>;
 };
 
 }  // namespace kvcompress

@@ -26,7 +26,7 @@ class LatentRows : public FactoredRows<T> {
  public:
   static constexpr Scope scope = Scope::group;
 
-  LatentRows(const LatentOptions& options, std::size_t dim, const Memory& memory)
+  LatentRows(const LatentOptions& options, const Site& /*site*/, std::size_t dim, const Memory& memory)
       : FactoredRows<T>(std::min(options.latent, dim), memory), options_(options), rope_dim_(dim - std::min(options.latent, dim)),
         rope_(rope_dim_, memory) {}
 
@@ -176,7 +176,7 @@ class LatentValues {
   using exact_type = T;
   static constexpr bool in_keys = true;
 
-  LatentValues(const LatentOptions& /*options*/, std::size_t /*dim*/, const Memory& /*memory*/) noexcept {}
+  LatentValues(const LatentOptions& /*options*/, const Site& /*site*/, std::size_t /*dim*/, const Memory& /*memory*/) noexcept {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
   [[nodiscard]] static constexpr std::size_t settled() noexcept { return 0; }
@@ -185,8 +185,6 @@ class LatentValues {
   static void move(std::size_t, std::size_t) noexcept {}
   void resize(std::size_t rows) noexcept { rows_ = rows; }
   void erase_block(std::size_t first) noexcept { rows_ -= FactoredRows<T>::block_at(first).size(); }
-  static void settle(const Settling&) noexcept {}
-  static void make_room_to_settle(std::size_t, Vector<float>&) noexcept {}
   static void make_writable(std::size_t, std::size_t) noexcept {}
   static void reserve(std::size_t) noexcept {}
   static void unshare() noexcept {}

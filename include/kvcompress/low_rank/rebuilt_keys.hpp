@@ -23,7 +23,7 @@ class RebuiltKeys : public FactoredRows<T, F> {
  public:
   static constexpr Scope scope = Scope::layer;
 
-  RebuiltKeys(const auto& options, std::size_t dim, const Memory& memory)
+  RebuiltKeys(const auto& options, const Site& /*site*/, std::size_t dim, const Memory& memory)
       : FactoredRows<T, F>(dim, memory), rank_(options.rank), reuse_(options.reuse), mode_(options.factorisation), at_hand_(dim, memory) {}
 
   [[nodiscard]] static std::size_t rank_for(std::size_t rank, std::size_t columns) noexcept {

@@ -90,7 +90,7 @@ class SharedBasisKeys : public FactoredRows<T, F> {
  public:
   static constexpr Scope scope = Scope::group;
 
-  SharedBasisKeys(const SharedBasisOptions& options, std::size_t dim, const Memory& memory)
+  SharedBasisKeys(const SharedBasisOptions& options, const Site& /*site*/, std::size_t dim, const Memory& memory)
       : FactoredRows<T, F>(dim, memory), options_(options) {}
 
   static std::size_t rank_for(const SharedBasisOptions& options, std::size_t columns) noexcept {
@@ -165,7 +165,7 @@ class SharedBasisValues : public FactoredRows<T> {
  public:
   static constexpr Scope scope = Scope::group;
 
-  SharedBasisValues(const SharedBasisOptions& options, std::size_t dim, const Memory& memory)
+  SharedBasisValues(const SharedBasisOptions& options, const Site& /*site*/, std::size_t dim, const Memory& memory)
       : FactoredRows<T>(dim, memory), options_(options) {}
 
   static std::size_t rank_for(const SharedBasisOptions& options, std::size_t columns) noexcept {

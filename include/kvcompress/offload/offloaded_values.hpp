@@ -24,7 +24,7 @@ class OffloadedValues {
   using exact_type = T;
   static constexpr Scope scope = Scope::layer;
 
-  OffloadedValues(const auto& options, std::size_t dim, const Memory& memory)
+  OffloadedValues(const auto& options, const Site& /*site*/, std::size_t dim, const Memory& memory)
       : dim_(dim), reuse_(options.reuse), tier_(options.slow), regions_(Allocator<Region>(memory)), next_(Allocator<Region>(memory)),
         chunks_(Allocator<Position>(memory)), tail_(dim, memory), at_hand_(dim, memory) {}
 

@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "kvcompress/concepts/store_facts.hpp"
 #include "kvcompress/eviction/keep_all.hpp"
 #include "kvcompress/quantization/exact.hpp"
 #include "kvcompress/retrieval/read_all.hpp"
@@ -105,12 +106,6 @@ struct Axes {
   using Storage = typename decltype(storage<Policy>())::type;
   using Retrieval = typename decltype(retrieval<Policy>())::type;
 };
-
-/// The widest scope in which a storage encodes lanes together.
-template <class S>
-constexpr Scope storage_scope() noexcept {
-  return std::max(scope_of<typename S::Keys>(), scope_of<typename S::Values>());
-}
 
 }  // namespace detail
 

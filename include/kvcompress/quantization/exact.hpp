@@ -23,7 +23,7 @@ class Exact {
  public:
   using exact_type = T;
 
-  Exact(const auto& /*options*/, std::size_t dim, const Memory& memory) : Exact(dim, memory) {}
+  Exact(const auto& /*options*/, const Site& /*site*/, std::size_t dim, const Memory& memory) : Exact(dim, memory) {}
   Exact(std::size_t dim, const Memory& memory) : dim_(dim), blocks_(block_rows * dim * sizeof(T), memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
@@ -90,9 +90,6 @@ class Exact {
     }
     resize(kept + count);  // last: it gives up blocks
   }
-  /// Encodes what is due; here nothing ever is.
-  void settle(const Settling& /*settling*/) noexcept {}
-  static void make_room_to_settle(std::size_t /*more*/, Vector<float>& /*scratch*/) noexcept {}
 
   void read(std::size_t row, float* out) const noexcept { kernels::widen(at(row), out, dim_); }
 

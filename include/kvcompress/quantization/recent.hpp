@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <span>
 #include <string_view>
 
 #include "kvcompress/quantization/exact.hpp"
@@ -26,13 +27,19 @@ struct FlushOldest {
 template <class Body, class Rule>
 class Recent {
   using Tail = Exact<typename Body::exact_type, 8>;  // few rows: small blocks, so that little of them is spare
+  static constexpr bool holds_keys = requires(const Body body, RowRange range, const float* queries, std::size_t n, float* logits) {
+    body.scores(range, queries, n, n, logits, n, logits);
+  };
+  static constexpr bool holds_values = requires(const Body body, RowRange range, const float* weights, std::size_t n, float* out) {
+    body.accumulate(range, weights, n, n, out, n, out);
+  };
 
  public:
   using exact_type = typename Body::exact_type;
   static constexpr std::size_t row_multiple = Body::row_multiple;
 
   /// `options.residual`: exact rows, in `Body::row_multiple`s, at least one.
-  Recent(const auto& options, std::size_t dim, const Memory& memory)
+  Recent(const auto& options, const Site& /*site*/, std::size_t dim, const Memory& memory)
       : residual_(options.residual), dim_(dim), body_(dim, memory, options.accumulation), tail_(dim, memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return body_.rows() + tail_.rows(); }
@@ -73,9 +80,11 @@ class Recent {
     scratch.resize(std::max(scratch.size(), std::min(due, Body::block_rows) * dim_));
   }
   /// Encodes what is due. The scratch grows to one block of rows.
-  void settle(const Settling& settling) {
+  static void settle(std::span<Recent* const> members, const Settling& settling) {
+    for (Recent* member : members) { member->settle(settling.scratch); }
+  }
+  void settle(Vector<float>& scratch) {
     constexpr std::size_t block_rows = Body::block_rows;
-    Vector<float>& scratch = settling.scratch;
     std::size_t due = Rule::due(tail_.rows(), residual_);
     while (due > 0) {
       const std::size_t count = std::min(due, block_rows);
@@ -95,15 +104,20 @@ class Recent {
   void erase_block(std::size_t first) noexcept { body_.erase_block(first); }
 
   /// Afterwards compact cannot fail.
-  void prepare_to_compact(const RowTable& /*table*/, Vector<float>& scratch) {
-    unshare();
-    if constexpr (Body::row_multiple > 1) {
-      tail_.make_room(Body::row_multiple);
-      scratch.resize(std::max(scratch.size(), Body::row_multiple * dim_));
+  static void prepare_to_compact(std::span<Recent* const> members, const RowTable& /*table*/, Vector<float>& scratch) {
+    for (Recent* member : members) {
+      member->unshare();
+      if constexpr (Body::row_multiple > 1) {
+        member->tail_.make_room(Body::row_multiple);
+        scratch.resize(std::max(scratch.size(), Body::row_multiple * member->dim_));
+      }
     }
   }
   /// Removes the dead rows of `table`, keeping the order. Codes of values are copied; keys are decoded and encoded anew in groups of
   /// live rows, and what does not fill a group joins the exact rows.
+  static void compact(std::span<Recent* const> members, const RowTable& table, Vector<float>& scratch) {
+    for (Recent* member : members) { member->compact(table, scratch); }
+  }
   void compact(const RowTable& table, Vector<float>& scratch) {
     if constexpr (Body::row_multiple == 1) {
       tail_.compact(table, settled(), nullptr, 0);
@@ -121,13 +135,13 @@ class Recent {
 
   void read(std::size_t row, float* out) const noexcept { row < settled() ? body_.read(row, out) : tail_.read(row - settled(), out); }
   void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
-              std::size_t logit_stride, float* scratch) const noexcept {
+              std::size_t logit_stride, float* scratch) const noexcept requires(holds_keys) {
     split(range, [&](const auto& part, RowRange rows, std::size_t offset) {
       part.scores(rows, queries, query_stride, query_count, logits + offset, logit_stride, scratch);
     });
   }
   void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
-                  std::size_t out_stride, float* scratch) const noexcept {
+                  std::size_t out_stride, float* scratch) const noexcept requires(holds_values) {
     split(range, [&](const auto& part, RowRange rows, std::size_t offset) {
       part.accumulate(rows, weights + offset, weight_stride, query_count, out, out_stride, scratch);
     });

@@ -3,15 +3,15 @@
 #pragma once
 
 #include "kvcompress/policies/full.hpp"
-#include "kvcompress/registry/evictions.hpp"
+#include "kvcompress/registry.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// f16, f32, bf16, alone and with streaming, h2o, snapkv.
+/// f16, f32, bf16.
 inline void add_exact(Registry& registry) {
-  add_with_all_evictions<Full<half>>(registry, "f16");
-  add_with_all_evictions<Full<float>>(registry, "f32");
-  add_with_all_evictions<Full<bfloat16>>(registry, "bf16");
+  registry.add<Full<half>>("f16");
+  registry.add<Full<float>>("f32");
+  registry.add<Full<bfloat16>>("bf16");
 }
 
 }  // namespace kvcompress

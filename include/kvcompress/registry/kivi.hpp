@@ -3,16 +3,16 @@
 #pragma once
 
 #include "kvcompress/policies/kivi.hpp"
-#include "kvcompress/registry/evictions.hpp"
+#include "kvcompress/registry.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// kivi2, kivi3, kivi4, kivi8, alone and with streaming, h2o, snapkv.
+/// kivi2, kivi3, kivi4, kivi8.
 inline void add_kivi(Registry& registry) {
-  add_with_all_evictions<Kivi<2>>(registry, "kivi2");
-  add_with_all_evictions<Kivi<3>>(registry, "kivi3");
-  add_with_all_evictions<Kivi<4>>(registry, "kivi4");
-  add_with_all_evictions<Kivi<8>>(registry, "kivi8");
+  registry.add<Kivi<2>>("kivi2");
+  registry.add<Kivi<3>>("kivi3");
+  registry.add<Kivi<4>>("kivi4");
+  registry.add<Kivi<8>>("kivi8");
 }
 
 }  // namespace kvcompress

@@ -14,40 +14,50 @@
 #include "kvcompress/core/accumulation.hpp"
 #include "kvcompress/core/error.hpp"
 #include "kvcompress/eviction/budget.hpp"
-#include "kvcompress/eviction/observation_window.hpp"
-#include "kvcompress/retrieval/landmarks.hpp"
+#include "kvcompress/registry/clauses.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// One part of a policy's name with its settings: "h2o:budget=256,recent=128".
+/// One part of a policy's name with its settings: "h2o:budget=256,recent=128", or "keys=kivi4:residual=64", of which only the store of the keys
+/// is meant.
 struct PartSpec {
+  enum class Half { both, keys, values };
   struct Setting {
     std::string key;
     std::string value;
   };
   std::string name;
   std::vector<Setting> settings;
+  Half half = Half::both;
 };
 
-/// Splits "part:key=value,key=value+part" at '+', ':', ',' and '='; raises an Error where a piece is empty or a key comes twice.
+/// Splits "part:key=value,key=value+part" at '+', ':', ',' and '='; raises an Error where a piece is empty or a key comes twice. Beside '+',
+/// ",keys=" and ",values=" begin another part: "keys=kivi4:residual=64,values=kivi2".
 [[nodiscard]] inline std::vector<PartSpec> parse_policy(std::string_view text) {
-  const auto cut = [](std::string_view& rest, char at) {
-    const std::size_t end = std::min(rest.find(at), rest.size());
+  require(!text.empty() && text.back() != '+', ErrorCode::option, "policy \"", text, "\" has an empty part");
+  const auto cut_part = [](std::string_view& rest) {
+    std::size_t end = std::min(rest.find('+'), rest.size());
+    if (rest.starts_with("keys=") || rest.starts_with("values=")) { end = std::min({end, rest.find(",keys="), rest.find(",values=")}); }
     const std::string_view piece = rest.substr(0, end);
     rest.remove_prefix(std::min(end + 1, rest.size()));
     return piece;
   };
-  require(!text.empty() && text.back() != '+', ErrorCode::option, "policy \"", text, "\" has an empty part");
   std::vector<PartSpec> parts;
   for (std::string_view rest = text; !rest.empty();) {
-    std::string_view part = cut(rest, '+');
+    std::string_view part = cut_part(rest);
     const bool has_settings = part.find(':') != std::string_view::npos;
-    PartSpec spec{std::string(cut(part, ':')), {}};
+    PartSpec spec{std::string(detail::cut(part, ':')), {}};
+    for (const auto& [prefix, half] : {std::pair{"keys=", PartSpec::Half::keys}, {"values=", PartSpec::Half::values}}) {
+      if (spec.name.starts_with(prefix)) {
+        spec.name.erase(0, std::string_view(prefix).size());
+        spec.half = half;
+      }
+    }
     require(!spec.name.empty(), ErrorCode::option, "policy \"", text, "\" has an empty part");
     for (bool more = has_settings; more;) {  // also behind a ':' or ',' with nothing after it
       more = part.find(',') != std::string_view::npos;
-      std::string_view setting = cut(part, ',');
-      const std::string key(cut(setting, '='));
+      std::string_view setting = detail::cut(part, ',');
+      const std::string key(detail::cut(setting, '='));
       require(!key.empty() && !setting.empty(), ErrorCode::option, "policy \"", text, "\": \"", key, "\" is no setting, must be key=value");
       for (const PartSpec::Setting& other : spec.settings) {
         require(other.key != key, ErrorCode::option, "policy \"", text, "\": option ", spec.name, ":", key, " is given as ", other.value,

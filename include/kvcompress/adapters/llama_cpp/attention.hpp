@@ -23,7 +23,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI::llama_cpp {
 
 class Attention {
  public:
-  Attention(const Registry& registry, std::string_view policy, AnyCache::Executor executor, std::size_t workers)
+  Attention(const Registry& registry, std::string_view policy, AnyExecutor executor, std::size_t workers)
       : registry_(registry), policies_(policy), executor_(std::move(executor)), workers_(workers) {
     require(workers > 0, ErrorCode::option, "llama_cpp: workers is 0, must be at least 1");
   }
@@ -62,7 +62,7 @@ class Attention {
       if (sequence.caches.empty()) { sequence.first = part.positions.front(); }
       const std::size_t length = part.positions.back() + 1 - sequence.first;
       const Kind kind = kind_of(node, layer);
-      AnyCache& cache = *cache_for(sequence, kind);
+      AnyCache& cache = cache_for(sequence, kind);
       if (!layer.taken) { append(node, layer, part, tokens.size() == 1, cache); }
       attend(node, part, tokens.size() == 1, length, layer, kind, cache);
     }
@@ -108,17 +108,10 @@ class Attention {
             node.key_width(),   node.value_width(),
             layer.rotary,       forgets ? LayerPolicies::windowed(registry_, policies_.of(number), window_) : policies_.of(number)};
   }
-  [[nodiscard]] AnyCache* cache_for(Sequence& sequence, const Kind& kind) const {
-    const auto [place, added] = sequence.caches.try_emplace(kind);
-    if (added) {
-      try {
-        place->second = registry_.make(kind.policy, place->first.shape(layers_.size()));
-      } catch (...) {
-        sequence.caches.erase(place);
-        throw;
-      }
-    }
-    return place->second.get();
+  [[nodiscard]] AnyCache& cache_for(Sequence& sequence, const Kind& kind) const {
+    const auto known = sequence.caches.find(kind);
+    if (known != sequence.caches.end()) { return known->second; }
+    return sequence.caches.emplace(kind, registry_.make(kind.policy, kind.shape(layers_.size()))).first->second;
   }
 
   /// The rows of a sequence's tokens: the tensor's own, or gathered where an ubatch has several sequences.
@@ -193,7 +186,7 @@ class Attention {
 
   const Registry& registry_;
   LayerPolicies policies_;
-  AnyCache::Executor executor_;
+  AnyExecutor executor_;
   std::size_t workers_;
   std::size_t window_ = 0;
   bool ring_ = false;

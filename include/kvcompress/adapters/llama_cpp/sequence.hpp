@@ -5,12 +5,12 @@
 #include <algorithm>
 #include <cstddef>
 #include <map>
-#include <memory>
 #include <string>
 #include <tuple>
 
 #include "kvcompress/adapters/llama_cpp/nodes.hpp"
-#include "kvcompress/any_cache.hpp"
+#include "kvcompress/any/any_cache.hpp"
+#include "kvcompress/cache/persist.hpp"
 #include "llama.h"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::llama_cpp {
@@ -41,7 +41,7 @@ struct Kind {
 };
 
 struct Sequence {
-  std::map<Kind, std::unique_ptr<AnyCache>> caches;
+  std::map<Kind, AnyCache> caches;
   Position first = 0;  ///< position of its oldest token
   Position next = 0;   ///< the position after its newest token
   bool prompt_ended = false;
@@ -49,8 +49,8 @@ struct Sequence {
   /// Calls visit(cache, layer) for all layers that hold rows.
   void for_layers(auto&& visit) {
     for (auto& [kind, cache] : caches) {
-      for (std::size_t layer = 0; layer < cache->shape().layers; ++layer) {
-        if (cache->tokens(layer) > 0) { visit(*cache, layer); }
+      for (std::size_t layer = 0; layer < cache.shape().layers; ++layer) {
+        if (cache.tokens(layer) > 0) { visit(cache, layer); }
       }
     }
   }
@@ -72,7 +72,7 @@ struct Sequence {
       return;
     }
     Sequence cut = fork();
-    for (auto& [kind, cache] : cut.caches) { cache->truncate(position); }
+    for (auto& [kind, cache] : cut.caches) { cache.truncate(position); }
     cut.next = position;
     *this = std::move(cut);
   }
@@ -84,17 +84,17 @@ struct Sequence {
     if (to >= next) { return truncate(from); }
     Sequence left = fork();
     left.for_layers([](AnyCache& cache, std::size_t layer) { cache.commit(layer); });
-    for (auto& [kind, cache] : left.caches) { cache->remove(from, to); }
+    for (auto& [kind, cache] : left.caches) { cache.remove(from, to); }
     *this = std::move(left);
   }
   [[nodiscard]] Sequence fork() const {
     Sequence copy;
-    for (const auto& [kind, cache] : caches) { copy.caches.emplace(kind, cache->fork()); }
+    for (const auto& [kind, cache] : caches) { copy.caches.emplace(kind, cache.fork()); }
     copy.first = first, copy.next = next, copy.prompt_ended = prompt_ended;
     return copy;
   }
   void account(MemoryReport& report) const noexcept {
-    for (const auto& [kind, cache] : caches) { report.add(cache->memory()); }
+    for (const auto& [kind, cache] : caches) { report.add(cache.memory()); }
   }
 
   // ------------------------------------------------------------------ saving
@@ -105,14 +105,14 @@ struct Sequence {
     out.number(format), out.number(caches.size()), out.number(first), out.number(next), out.number(prompt_ended ? 1 : 0);
     for (const auto& [kind, cache] : caches) {
       const RotaryEmbedding& r = kind.rotary;
-      for (const std::size_t n : {cache->shape().layers, kind.query_heads, kind.kv_heads, kind.key_width, kind.value_width,
+      for (const std::size_t n : {cache.shape().layers, kind.query_heads, kind.kv_heads, kind.key_width, kind.value_width,
                                   r.rope.rotary_dim, static_cast<std::size_t>(r.rope.pairing), r.factors.size(), kind.policy.size()}) {
         out.number(n);
       }
       out.real(r.rope.theta), out.real(r.rope.scale);
       for (const double factor : r.factors) { out.real(factor); }
       for (const char c : kind.policy) { out.number(static_cast<unsigned char>(c)); }
-      cache->save(sink, checksum);
+      kvcompress::save(cache, sink, checksum);
     }
   }
   /// make(kind, layers) gives an empty cache.
@@ -135,8 +135,8 @@ struct Sequence {
       kind.rotary.rope.theta = in.real(), kind.rotary.rope.scale = in.real();
       for (double& factor : kind.rotary.factors) { factor = in.real(); }
       for (char& c : kind.policy) { c = static_cast<char>(in.number()); }
-      std::unique_ptr<AnyCache> cache = make(kind, layers);
-      cache->load(source, checksum);
+      AnyCache cache = make(kind, layers);
+      kvcompress::load(cache, source, checksum);
       loaded.caches.emplace(std::move(kind), std::move(cache));
     }
     return loaded;

@@ -34,7 +34,7 @@ class GearStore {
   static constexpr Scope scope = Vectors;
   static constexpr std::size_t row_multiple = Backbone::row_multiple;
 
-  GearStore(const Options& options, std::size_t dim, const Memory& memory)
+  GearStore(const Options& options, const Site& /*site*/, std::size_t dim, const Memory& memory)
       : options_(options), dim_(dim), list_(memory), fresh_(memory), tail_(dim, memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return settled() + tail_.rows(); }
@@ -59,10 +59,6 @@ class GearStore {
   void release() noexcept { tail_.release(); }
 
   /// Encodes what is due: at the end of a prompt all rows but the last (rows mod buffer) as one segment, later every full buffer.
-  void settle(const Settling& settling) requires(Vectors == Scope::lane) {
-    GearStore* const self = this;
-    settle(Members(&self, 1), settling);
-  }
   static void settle(Members members, const Settling& settling) {
     encode_aside(members, settling);
     take_aside(members);
@@ -111,15 +107,14 @@ class GearStore {
 
   /// Removing the dead rows of `table`, in two steps: encodes the live rows of segments with dead rows anew, aside, from what they decode to;
   /// then, which cannot fail, takes these segments. Rows too few for a segment join the next one, and at the end the exact rows.
-  void prepare_to_compact(const RowTable& table, Vector<float>& scratch) requires(Vectors == Scope::lane) {
-    GearStore* const self = this;
-    prepare_all(Members(&self, 1), table, scratch);
+  static void prepare_to_compact(Members members, const RowTable& table, Vector<float>& scratch) {
+    if constexpr (Vectors == Scope::lane) {
+      for (GearStore* const& member : members) { prepare_all(Members(&member, 1), table, scratch); }
+    } else {
+      prepare_all(members, table, scratch);
+    }
   }
-  void compact(const RowTable& table, Vector<float>& scratch) requires(Vectors == Scope::lane) { compact_this(table, scratch); }
-  static void prepare_to_compact(Members members, const RowTable& table, Vector<float>& scratch) requires(Vectors != Scope::lane) {
-    prepare_all(members, table, scratch);
-  }
-  static void compact(Members members, const RowTable& table, Vector<float>& scratch) requires(Vectors != Scope::lane) {
+  static void compact(Members members, const RowTable& table, Vector<float>& scratch) {
     for (GearStore* member : members) { member->compact_this(table, scratch); }
   }
 

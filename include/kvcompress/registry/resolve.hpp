@@ -1,0 +1,110 @@
+// include/kvcompress/registry/resolve.hpp - the parts that a clause of a policy names, axis by axis, and what they choose for its lanes.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "kvcompress/cache/composition.hpp"
+#include "kvcompress/registry/named_part.hpp"
+
+namespace kvcompress::inline KVCOMPRESS_ABI::detail {
+
+/// A part and its settings, at one of the places that a clause has for parts.
+struct Place {
+  const NamedPart* part = nullptr;  // null: nothing is said, which means keep all, f16, read all
+  PartSpec spec{};
+};
+/// What a clause names.
+struct Places {
+  Place eviction{};
+  Place keys{};
+  Place values{};
+  Place retrieval{};
+};
+
+/// What a clause chooses, and for each place a text: what has the same one in two clauses is chosen once, so that its lanes may be encoded together.
+struct ClauseChoices {
+  PartChoices eviction;
+  PartChoices keys;
+  PartChoices values;
+  PartChoices retrieval;
+  std::string eviction_text;
+  std::string keys_text;
+  std::string values_text;
+  std::string retrieval_text;
+
+  /// The sentence of the rule that they break, or nothing.
+  [[nodiscard]] std::string_view broken_rule() const noexcept {
+    const Scope encodes = std::max(keys.keys.ops->facts.scope, values.values.ops->facts.scope);
+    const bool needs_retrieval = keys.needs_retrieval || values.needs_retrieval;
+    return Rules::broken(eviction.needs, encodes, needs_retrieval, retrieval.retrieves);
+  }
+};
+
+/// Chooses for the clauses of one policy.
+class Chooser {
+ public:
+  /// `heads_differ`: KV heads of one layer have other clauses.
+  [[nodiscard]] ClauseChoices choose(const Places& places, bool heads_differ) {
+    ClauseChoices all;
+    all.eviction = made(places.eviction, false, all.eviction_text);
+    const bool for_heads = heads_differ || (all.eviction.needs.decides != Decides::never && all.eviction.needs.agrees == Scope::lane);
+    all.keys = made(places.keys, for_heads, all.keys_text);
+    all.values = made(places.values, for_heads, all.values_text);
+    all.retrieval = made(places.retrieval, for_heads, all.retrieval_text);
+    ++clause_;
+    if (places.eviction.part != nullptr) { all.eviction_text += "#" + std::to_string(clause_); }  // lanes of one clause decide together
+    return all;
+  }
+
+ private:
+  struct KeepEverything {
+    using Eviction = KeepAll;
+    using Storage = ExactStorage<half>;
+    using Retrieval = ReadAll;
+  };
+  PartChoices made(const Place& place, bool for_heads, std::string& text) {
+    const bool in_heads = for_heads && place.part != nullptr && place.part->choose_for_heads != nullptr;
+    text = place.part == nullptr ? "" : place.spec.name + (in_heads ? "," : ":");
+    std::vector<std::string> settings;
+    for (const PartSpec::Setting& setting : place.spec.settings) { settings.push_back(setting.key + "=" + setting.value); }
+    std::sort(settings.begin(), settings.end());
+    for (const std::string& setting : settings) { text += setting + ","; }
+    for (const auto& [known, choices] : made_) {
+      if (known == text) { return choices; }
+    }
+    const PartChoices choices = place.part == nullptr ? choose_part<KeepEverything>({})
+                                : in_heads            ? place.part->choose_for_heads(place.spec)
+                                                      : place.part->choose(place.spec);
+    made_.emplace_back(text, choices);
+    return choices;
+  }
+
+  std::vector<std::pair<std::string, PartChoices>> made_;
+  std::size_t clause_ = 0;
+};
+
+/// `clause_of`: which clause each lane has. Entries come in the order of their first lanes.
+template <class Choice>
+auto choices_of_lanes(std::span<const std::size_t> clause_of, std::span<const ClauseChoices> clauses, PartChoices ClauseChoices::*place,
+                      Choice PartChoices::*choice, std::string ClauseChoices::*text) {
+  Choices<std::remove_cvref_t<decltype(*Choice{}.ops)>> all;
+  std::vector<std::string> texts;
+  for (const std::size_t clause : clause_of) {
+    const ClauseChoices& one = clauses[clause];
+    const auto known = std::find(texts.begin(), texts.end(), one.*text);
+    all.of_lane.push_back(static_cast<std::uint16_t>(known - texts.begin()));
+    if (known != texts.end()) { continue; }
+    texts.push_back(one.*text);
+    all.entries.push_back(one.*place.*choice);
+  }
+  if (texts.size() == 1) { all.of_lane.clear(); }
+  return all;
+}
+
+}  // namespace kvcompress::detail
