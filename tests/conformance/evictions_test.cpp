@@ -5,6 +5,7 @@
 #include <span>
 
 #include "kvcompress/policies/adakv.hpp"
+#include "kvcompress/policies/expected_attention.hpp"
 #include "kvcompress/policies/key_diff.hpp"
 #include "kvcompress/policies/pyramidkv.hpp"
 #include "kvcompress/policies/tova.hpp"
@@ -126,8 +127,65 @@ double window_deviation(const Case& one, std::size_t heads, std::size_t window, 
     return static_cast<double>(WatchedWindow::scores.at(head).at(row)) / divisor;
   });
 }
+// Expected Attention's scores, with the options of `given`.
+using WatchedQueries = Watched<ExpectedQueries>;
+
+ExpectedQueries::Options expected_options(const nlohmann::json& given) {
+  return {.future = given.at("n_future_positions").get<std::size_t>(),
+          .sinks = given.at("n_sink").get<std::size_t>(),
+          .covariance = given.at("use_covariance").get<bool>(),
+          .value_norm = given.at("use_vnorm").get<bool>(),
+          .epsilon = given.at("epsilon").get<double>()};
+}
+/// The queries of a case with their rotary embedding.
+HeadArray rotated_queries(const Case& one) {
+  HeadArray q(one.array("q_prerope"));
+  Rotation rotation(
+      {.query_heads = q.heads, .kv_heads = 1, .head_dim = q.dim, .rope = {.theta = one.get<nlohmann::json>("rope").at("base")}}, {});
+  for (std::size_t t = 0; t < q.tokens; ++t) {
+    rotation.turn_by(static_cast<std::int64_t>(t));
+    for (std::size_t h = 0; h < q.heads; ++h) { rotation.apply(q.data.data() + (h * q.tokens + t) * q.dim); }
+  }
+  return q;
+}
+double expected_deviation(const Case& one, std::size_t sinks) {
+  const auto official = conformance::matrix(one.any({"score", "inner_score"}));
+  double worst = 0.0;
+  for (std::size_t head = 0; head < WatchedQueries::scores.size(); ++head) {
+    for (std::size_t row = sinks; row < WatchedQueries::scores[head].size(); ++row) {
+      worst = std::max(worst, std::abs(static_cast<double>(WatchedQueries::scores[head][row]) -
+                                       official(static_cast<reference::Index>(head), static_cast<reference::Index>(row))));
+    }
+  }
+  return worst;
+}
+TEST(ExpectedAttention, ReproducesTheOfficialVectors) {
+  conformance::run_cases("expected_attention", {{"scores",
+                                                 [](const Case& one) {
+    const HeadArray k(one.array("k_postrope"));
+    const HeadArray v(one.array("v"));
+    const ExpectedQueries::Options options = expected_options(one.params.at("params"));
+    const auto cache = prompt<ExpectedQueries, Evict<WatchedQueries>>(rotated_queries(one), k, v,
+                                                                      {.budget = one.get<std::size_t>("n_kept"), .scorer = options});
+    const double bound = one.params.at("tolerance").at("score_abs").get<double>();
+    expect_kept(
+        one, cache, 0, k.heads,
+        [](std::size_t head, std::size_t row) { return static_cast<double>(WatchedQueries::scores.at(head).at(row)); }, bound);
+    conformance::expect_within(one, "scores", expected_deviation(one, options.sinks), bound);
+                                                 }}});
+}
+
 void ada_best(const Case& one) {
   const auto inner = one.get<nlohmann::json>("inner");
+  if (inner.at("method") == "expected_attention") {
+    const HeadArray keys(one.array("k_postrope"));
+    const ExpectedQueries::Options options = expected_options(inner);
+    const auto cache = prompt<ExpectedQueries, Evict<WatchedQueries, Ada>>(
+        rotated_queries(one), keys, HeadArray(one.array("v")),
+        {.budget = one.get<std::size_t>("n_kept_mean"), .scorer = options, .allocator = {.floor = one.get<double>("alpha_safeguard")}});
+    expect_mask(one, cache, "head_budget", keys.heads);
+    return conformance::expect_within(one, "scores", expected_deviation(one, options.sinks), 6e-6);
+  }
   if (inner.at("method") != "snapkv") {
     throw conformance::NotCovered(one.path() + ": scores of " + inner.at("method").get<std::string>());
   }
@@ -162,5 +220,6 @@ const conformance::Method tova("tova", {});
 const conformance::Method key_diff("keydiff", {});
 const conformance::Method pyramid("pyramidkv", {});
 const conformance::Method ada("adakv", {});
+const conformance::Method expected("expected_attention", {});
 
 }  // namespace
