@@ -41,6 +41,7 @@ struct Layer {
     for (std::size_t head = 0; head < shape.kv_heads; ++head) {
       const Site site{layer, head, shape};
       lanes.emplace_back(site, options, memory);
+      encodes = encodes || facts_of(lanes.back().keys).encodes || facts_of(lanes.back().values).encodes;
       const MostRows rows = most.live > 0 ? rows_of_budget<P>(options, site, most.live) : MostRows{};
       if (Eviction::decides != Decides::never) { lanes.back().keep_memory(rows); }
       if (most.live == 0) { continue; }
@@ -302,6 +303,7 @@ struct Layer {
   Vector<RowTable> tables;
   Position next = 0;                                     // position of the next token
   Position committed = 0;                                // `next` at the last commit
+  bool encodes = false;                                  // some store of its lanes does; else all rows stay exact
   std::size_t open = 0;                                  // rows since the last commit
   bool in_prompt = true;                                 // until end_prompt, and again from begin_prompt on
   bool waiting = false;                                  // its prompt has ended, that of a layer that it is encoded together with has not
