@@ -21,7 +21,7 @@ class OurPrompt final : public PromptAttention {
  public:
   OurPrompt(const Policy& policy, const Data& data)
       : policy_(policy), case_(data.of()), keys_(data.keys(0, 0, case_.context)), values_(data.values(0, 0, case_.context)),
-        queries_(data.queries(0, case_.context)), output_(queries_.size()), workspace_(make_cache(policy, case_)->shape()) {}
+        queries_(data.queries(0, case_.context)), output_(queries_.size()), workspace_(make_cache(policy, case_).shape()) {}
 
   void run() override {
     using namespace kvcompress;
