@@ -34,19 +34,20 @@ inline std::vector<std::string> kv_cells(const std::string& policy, const std::s
 }
 
 inline std::vector<std::string> kv_legend(const KvComparison& c) {
-  return {fmt::format("Protocol: {} of {} tokens. The first {} are the prompt, given with their queries and compressed; the last {} come "
-                      "one by one. The "
-                      "exact attention is softmax(q K^T / sqrt(dim)) V over all rows of the dump up to the query's, in double.",
-                      counted(c.sequences, "sequence"), c.tokens, c.tokens - c.decoded, c.decoded),
-          "Output error: length of all differences by that of all exact outputs. Mass kept: exact attention that lies on rows which the "
-          "cache still holds. "
-          "KL: of the attention, KL(policy || exact), finite where rows are gone; evictions alone have -log of the mass kept. A "
-          "retrieval's mass is its "
-          "part of the softmax's denominator, and its KL the logarithm of that: of the rows that each query read.",
-          "Memory: all but scratch and the slow tier after the last token, mean over sequences. Layers that are encoded together share it. "
-          "Time: CPU time of "
-          "one thread per layer; prompt: append, observe and end_prompt; token: append, attend and commit.",
-          fmt::format("Budget: {} rows per lane unless the policy says otherwise.", c.budget)};
+  return {
+      fmt::format(
+          "Protocol: {} of {} tokens. The first {} are the prompt, given with their queries, then compressed; the last {} come one by "
+          "one. Exact attention: softmax(q K^T / sqrt(dim)) V over the dump's rows up to the query's, in double.",
+          counted(c.sequences, "sequence"), c.tokens, c.tokens - c.decoded, c.decoded),
+      "Output error: length of all differences by that of all exact outputs. Mass kept: how much of the exact attention lies on rows that "
+      "the "
+      "cache still holds. KL: KL(policy || exact) of the attention's probabilities; the other way round it is infinite where rows are "
+      "gone. "
+      "Where a query reads some rows only, both come from the softmax's denominators: the rows read have that share of the exact one, and "
+      "-log of it is the KL.",
+      "Memory: all but scratch and the slow tier after the last token, mean over sequences; layers that are encoded together share theirs "
+      "evenly. Time: CPU time of one thread per layer. Prompt: append, observe, end_prompt. Token: append, attend, commit.",
+      fmt::format("Budget: {} rows per lane unless the policy says otherwise.", c.budget)};
 }
 
 /// Per policy a line for all layers and one for each.

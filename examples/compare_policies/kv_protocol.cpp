@@ -72,7 +72,11 @@ void check(const std::vector<Policy>& policies, const kvcompress::Shape& shape) 
   for (const Policy& policy : policies) {
     try {
       static_cast<void>(make_cache(policy.settings, shape, {}));
-    } catch (const kvcompress::Error& error) { throw BadArgument(fmt::format("policy {}: {}", policy.settings, error.what())); }
+    } catch (const kvcompress::Error& error) {
+      std::string_view sentence = error.what();
+      if (sentence.starts_with("kvcompress: ")) { sentence.remove_prefix(12); }
+      throw BadArgument(fmt::format("policy {}: {}", policy.settings, sentence));
+    }
   }
 }
 

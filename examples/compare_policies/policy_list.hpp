@@ -50,7 +50,7 @@ inline std::vector<std::string> split_policies(std::string_view list) {
     while (piece.ends_with(' ')) { piece.remove_suffix(1); }
     const bool setting = piece.find('=') != std::string_view::npos && piece[piece.find_first_of(":+=")] == '=';
     if (before == ',' && setting && !policies.empty()) {
-      policies.back() += "," + std::string(piece);
+      policies.back().append(",").append(piece);  // GCC 12 warns of operator+ here (-Wrestrict)
     } else if (!piece.empty()) {
       policies.emplace_back(piece);
     }

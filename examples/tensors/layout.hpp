@@ -27,7 +27,7 @@ using Layout = std::vector<Axis>;
 inline std::string text(const Layout& layout) {
   std::string names;
   for (const Axis axis : layout) { names.append(names.empty() ? "" : ", ").append(name_of(axis)); }
-  return "[" + names + "]";
+  return fmt::format("[{}]", names);
 }
 
 /// "batch,head,token,dim" as a layout. Must name each axis at most once, and token and dim among them.
