@@ -102,6 +102,7 @@ if(KVCOMPRESS_BUILD_EXAMPLES)
     add_library(libzip::zip INTERFACE IMPORTED GLOBAL)
     target_include_directories(libzip::zip INTERFACE ${KVCOMPRESS_LIBZIP_DIR})
     target_link_libraries(libzip::zip INTERFACE ${KVCOMPRESS_LIBZIP})
+    target_compile_definitions(libzip::zip INTERFACE KVCOMPRESS_HAS_LIBZIP)
   endif()
   kvcompress_need(CLI11 2.1 TARGET CLI11::CLI11 DEBIAN libcli11-dev
                   FROM https://github.com/CLIUtils/CLI11.git v2.1.2)

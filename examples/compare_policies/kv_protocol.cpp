@@ -4,9 +4,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <optional>
+#include <string_view>
 
 #include "compare_policies/kv_measure.hpp"
 #include "compare_policies/policies.hpp"
@@ -48,7 +50,8 @@ std::size_t decoded_tokens(const KvSetup& setup, const tensors::Dump& dump) {
 }
 
 std::vector<Fact> dump_facts(const KvSetup& setup, const tensors::Dump& dump, const kvcompress::Shape& shape) {
-  std::vector<Fact> facts{{"Dump", std::filesystem::path(setup.path).filename().string()}};
+  const std::filesystem::path path(setup.path);
+  std::vector<Fact> facts{{"Dump", (path.has_filename() ? path : path.parent_path()).filename().string()}};
   for (const std::string& line : dump.read) {
     const std::size_t colon = line.find(": ");
     facts.push_back({line.substr(0, colon), line.substr(colon + 2)});
