@@ -124,7 +124,7 @@ KvComparison compare_dump(const KvSetup& setup) {
     const std::string& policy = policies[task / sequences].settings;
     const std::size_t sequence = task % sequences;
     const auto cache = make_cache(policy, shape, {});
-    KvMeasuring measuring(*cache, shape, dump, dump.sequences[sequence], exact[sequence], result.decoded, retrieves(policy));
+    KvMeasuring measuring(cache, shape, dump, dump.sequences[sequence], exact[sequence], result.decoded, retrieves(policy));
     measured[task] = measuring.run([&] { progress.advance(); });
   });
   for (std::size_t p = 0; p < policies.size(); ++p) {
