@@ -11,7 +11,7 @@
 #include <new>
 #include <string>
 
-#include "kvcompress/any_cache.hpp"
+#include "kvcompress/any/any_cache.hpp"
 #include "kvcompress/c_api.h"
 #include "kvcompress/core/version.hpp"
 #include "kvcompress/persistence.hpp"

@@ -4,7 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
+#include <memory>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -262,7 +265,7 @@ void expect_lanes(Fed<C>& any, const std::vector<std::uint16_t>& of_lane, std::u
   EXPECT_TRUE(saved(loaded) == saved(again.cache));
 }
 
-template <class A, class B, class Evicts, class Keep>
+template <class A, class B, class Evicts>
 void expect_mixed(const typename KVCache<Combine<Evicts, A>>::Eviction::Options& eviction, std::vector<std::uint16_t> of_lane) {
   using C = Chosen<typename KVCache<Evicts>::Eviction, ReadAll>;
   PolicyOptions<C> options{.eviction = eviction};
@@ -275,8 +278,121 @@ void expect_mixed(const typename KVCache<Combine<Evicts, A>>::Eviction::Options&
 
 TEST(AnyStorage, LayersAndHeadsMayDiffer) {
   const SinkWindow::Options window{.sinks = 4, .window = 130};
-  expect_mixed<Full<half>, Kivi<4>, StreamingLLM, void>(window, {0, 0, 1, 1});
-  expect_mixed<Full<half>, Kivi<4>, StreamingLLM, void>(window, {0, 1, 1, 0});
+  expect_mixed<Full<half>, Kivi<4>, StreamingLLM>(window, {0, 0, 1, 1});
+  expect_mixed<Full<half>, Kivi<4>, StreamingLLM>(window, {0, 1, 1, 0});
+}
+
+/// Keys of one storage, values of another, as a type.
+struct HalfKivi {
+  struct Storage : KiviStorage<2, 32, 32, half> {
+    using Keys = Exact<half>;
+  };
+};
+
+TEST(AnyStorage, KeysAndValuesMayDiffer) {
+  const SinkWindow::Options window{.sinks = 4, .window = 100};
+  using P = Combine<StreamingLLM, HalfKivi>;
+  using C = ChosenFor<P>;
+  PolicyOptions<C> options{.eviction = window};
+  options.storage = {{{AnyStorage::keys_of<ExactStorage<half>>()}, {}}, {{AnyStorage::values_of<KiviStorage<2, 32, 32, half>>()}, {}}};
+  Fed<P> typed(shape_of_two, {.eviction = window}, {});
+  Fed<C> any(shape_of_two, options, {});
+  EXPECT_TRUE(same(typed.step(prompt), any.step(prompt)));
+  typed.end_prompt();
+  any.end_prompt();
+  for (int token = 0; token < 280; ++token) {
+    ASSERT_TRUE(same(typed.step(1), any.step(1))) << token;
+    EXPECT_LE(any.cache.table(0, 0).rows(), 2 * (window.sinks + window.window) + 2);  // dead rows among the encoded ones leave
+  }
+  EXPECT_GT(any.cache.values(0, 0).settled(), 0U);
+  typed.commit();
+  any.commit();
+  EXPECT_EQ(any.cache.kept(1, 1).size(), window.sinks + window.window);
+  EXPECT_EQ(any.cache.kept(1, 1), typed.cache.kept(1, 1));
+  const File file = saved(any.cache);
+  KVCache<C> loaded(shape_of_two, options);
+  load_from(loaded, file);
+  EXPECT_TRUE(saved(loaded) == file);
+}
+
+TEST(AnyStorage, HoldsABudgetInBytes) {
+  using C = Chosen<HeavyHitters, ReadAll>;
+  PolicyOptions<C> options;
+  options.eviction.budget = Budget::bytes(200000);
+  options.eviction.recent = 8;
+  options.storage.keys = {{AnyStorage::keys_of<ExactStorage<half>>(), AnyStorage::keys_of<KiviStorage<4, 32, 32, half>>()}, {0, 1, 1, 0}};
+  options.storage.values = {{AnyStorage::values_of<ExactStorage<float>>(), AnyStorage::values_of<KiviStorage<2, 32, 32, half>>()},
+                            {1, 1, 0, 0}};
+  Fed<C> any(shape_of_two, options, {});
+  any.step(prompt);
+  any.end_prompt();
+  for (int token = 0; token < 250; ++token) {
+    any.step(1);
+    any.commit();
+    const MemoryReport report = any.cache.memory();
+    ASSERT_LE(report.total() - report.scratch, 200000U) << token;
+    ASSERT_GE(report.total() - report.scratch, 60000U) << token;
+  }
+}
+
+/// The cache must not be made, for this reason.
+template <class C>
+void expect_no_cache(const PolicyOptions<C>& options, const std::string& sentence, const Shape& shape = shape_of_two) {
+  try {
+    const KVCache<C> cache(shape, options);
+    ADD_FAILURE() << "made, expected: " << sentence;
+  } catch (const Error& error) { EXPECT_EQ(error.what(), "kvcompress: " + sentence); }
+}
+
+TEST(AnyStorage, RefusesWhatCannotWork) {
+  using C = Chosen<KeepAll, ReadAll>;
+  const auto exact_keys = AnyStorage::keys_of<ExactStorage<half>>();
+  const auto exact_values = AnyStorage::values_of<ExactStorage<half>>();
+  const auto gear_values = AnyStorage::values_of<GearStorage<4, Kcvt, ValueVectors::layer, half>>();
+  PolicyOptions<C> options;
+  options.storage = {{{exact_keys}, {}}, {{exact_values, gear_values}, {0, 0, 0, 1}}};
+  expect_no_cache<C>(options,
+                     "storage: KV head 1 of layer 1 is held otherwise than KV head 0, must be held alike: the lanes of the layer are "
+                     "encoded together");
+  const auto xkv = AnyStorage::all_of<XKV<>::Storage>({.layers_per_group = 2});
+  options.storage = {{{exact_keys, xkv.keys.entries[0]}, {0, 0, 1, 1}}, {{exact_values}, {}}};
+  expect_no_cache<C>(options, "storage: layer 1 is held otherwise than layer 0, must be held alike: they are encoded together");
+  options.storage = {{{AnyStorage::values_of<KiviStorage<4, 32, 32, half>>()}, {}}, {{exact_values}, {}}};
+  expect_no_cache<C>(options, "storage: an entry of keys cannot hold keys, must be a store of keys");
+  LatentOptions latents;
+  latents.latent = 32;
+  options.storage = {{{exact_keys}, {}}, {{AnyStorage::values_of<LatentStorage<half>>(latents)}, {}}};
+  expect_no_cache<C>(options, "storage: the values of layer 0, KV head 0 are held in their keys, which must be those of the same storage",
+                     {.layers = 2, .query_heads = 2, .kv_heads = 1, .head_dim = 32, .rope = {.theta = 0.0}});
+  options.storage = {{{exact_keys}, {0, 0, 0}}, {{exact_values}, {}}};
+  expect_no_cache<C>(options, "storage: keys names the entries of 3 lanes, must be of none or of all 4");
+  options.storage = {{{exact_keys}, {0, 0, 0, 1}}, {{exact_values}, {}}};
+  expect_no_cache<C>(options, "storage: an entry of keys is 1, must be less than 1");
+  options.storage = AnyStorage::all_of<KiviStorage<4, 32, 32, half>>({.residual = 33});
+  expect_no_cache<C>(options, "kivi: residual is 33, must be a positive multiple of the group size 32");
+  options.storage = AnyStorage::all_of<ShadowKV<>::Storage>();
+  expect_no_cache<C>(options, "storage: it holds rows that must be fetched before they are read, so it needs a retrieval");
+  PolicyOptions<Chosen<HeavyHitters, ReadAll>> every_commit;
+  every_commit.storage = xkv;
+  expect_no_cache(
+      every_commit,
+      "heavy_hitters decides lane by lane at every commit, but the storage of layer 0 encodes the lanes of a layer or of several layers "
+      "together, which must hold the same rows");
+}
+
+TEST(AnyStorage, KeepsACopyOfWhatOptionsPointTo) {
+  std::vector<float> start = normal_numbers(2 * 32 * 4, *std::make_unique<std::mt19937>(5U));
+  const GearOptions<Kcvt::buffer> gear{.start = start.data()};
+  PolicyOptions<ChosenFor<Gear<4>>> options = chosen<Gear<4>>({.storage = gear});
+  Fed<Gear<4>> typed(shape_of_two, {.storage = gear}, {});
+  Fed<ChosenFor<Gear<4>>> any(shape_of_two, options, {});
+  std::fill(start.begin(), start.end(), 0.0F);
+  typed.step(prompt);
+  any.step(prompt);
+  typed.end_prompt();
+  any.end_prompt();
+  EXPECT_TRUE(same(typed.step(1), any.step(1)));
+  expect_same_state(typed.cache, any.cache, "with a start");
 }
 
 }  // namespace

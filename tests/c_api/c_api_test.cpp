@@ -49,8 +49,7 @@ TEST(CApi, GivesTheNumbersOfTheCppInterface) {
   const Cache c("h2o:budget=16+kivi4:residual=32");
   const std::vector<float> out = run(c.cache);
 
-  const auto cache =
-      examples::registry().make("h2o:budget=16+kivi4:residual=32", {.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 16});
+  auto cache = examples::registry().make("h2o:budget=16+kivi4:residual=32", {.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 16});
   const auto k = numbers(41 * 2 * 16, 1.0F);
   const auto v = numbers(41 * 2 * 16, 2.0F);
   const auto q = numbers(41 * 4 * 16, 3.0F);

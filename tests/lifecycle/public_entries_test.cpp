@@ -180,7 +180,7 @@ TEST(PublicEntriesOfExecutors, ThatDoOtherThanTheyMust) {
     EXPECT_NE(out, before);
   }
   auto any = any_cache<Full<float>>(small);
-  any->append(0, text.key_rows(0, 1), text.value_rows(0, 1));
+  any.append(0, text.key_rows(0, 1), text.value_rows(0, 1));
   std::vector<Workspace> workspaces(1, Workspace(small));
   Outputs out(64);
   expect_error(ErrorCode::input, {"executor is empty"},

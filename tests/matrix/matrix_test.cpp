@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <optional>
+
 #include "matrix/cells.hpp"
 #include "support/counting_memory.hpp"
 
@@ -183,13 +185,13 @@ TEST_P(Matrix, EveryLaneHoldsItsBudgetAndTheNewestRows) {
 
 TEST_P(Matrix, ChunksOfAPromptAndTheOrderOfLayersChangeNothing) {
   const Texts texts(200, 3);
-  const auto expected = at(texts, prompt, {.budget = 48, .reads = 32});
+  auto expected = at(texts, prompt, {.budget = 48, .reads = 32});
   auto cache = make({.budget = 48, .reads = 32});
   for (std::size_t first = 0; first < prompt; first += 40) {
     static_cast<void>(forward(cache, texts, first, std::min<std::size_t>(40, prompt - first)));
   }
   for (std::size_t layer = shape.layers; layer > 0; --layer) { cache.end_prompt(layer - 1); }
-  EXPECT_TRUE(go_on(cache, texts, prompt, 200) == go_on(*expected, texts, prompt, 200));
+  EXPECT_TRUE(go_on(cache, texts, prompt, 200) == go_on(expected, texts, prompt, 200));
 }
 
 TEST_P(Matrix, ForksAndCopiesAreIndependent) {
@@ -205,12 +207,13 @@ TEST_P(Matrix, ForksAndCopiesAreIndependent) {
     auto copy = AnyCache(origin);
     EXPECT_EQ(copy.memory().shared, 0U);
     const Outputs other = go_on(fork, others, 170, 230);
-    const Outputs expected = go_on(*at(texts, 170, settings), texts, 170, 230);
+    AnyCache same = at(texts, 170, settings);
+    const Outputs expected = go_on(same, texts, 170, 230);
     EXPECT_TRUE(go_on(copy, texts, 170, 230) == expected) << "the copy";
     EXPECT_TRUE(go_on(origin, texts, 170, 230) == expected) << "the origin";
     EXPECT_FALSE(other == expected);
-    const auto again = at(texts, 170, settings);
-    EXPECT_TRUE(go_on(*again, others, 170, 230) == other) << "the fork";
+    auto again = at(texts, 170, settings);
+    EXPECT_TRUE(go_on(again, others, 170, 230) == other) << "the fork";
     EXPECT_EQ(origin.memory().total() + fork.memory().total() + copy.memory().total() - origin.memory().shared, memory.bytes);
   }
   EXPECT_EQ(memory.bytes, 0U);
@@ -220,14 +223,14 @@ TEST_P(Matrix, TruncatedTokensWereNeverThere) {
   const Texts texts(230, 5);
   const Texts others(230, 15);
   const Settings settings{.budget = 48, .reads = 32, .speculation = 8};
-  const auto expected = at(texts, 170, settings);
+  auto expected = at(texts, 170, settings);
   auto cache = at(texts, 170, settings);
   for (std::size_t t = 170; t < 224; t += 6) {
     static_cast<void>(forward(cache, others, t, 8));  // a guess, none of which holds
     cache.truncate(static_cast<Position>(t));
-    EXPECT_TRUE(go_on(cache, texts, t, t + 6) == go_on(*expected, texts, t, t + 6)) << "after truncating to " << t;
+    EXPECT_TRUE(go_on(cache, texts, t, t + 6) == go_on(expected, texts, t, t + 6)) << "after truncating to " << t;
     commit(cache);
-    commit(*expected);
+    commit(expected);
   }
 }
 
@@ -296,8 +299,9 @@ Outputs insist(const Cell& cell, CountingMemory& memory, std::size_t refuse_afte
     verb();
   };
   memory.refuse_after(refuse_after);
-  AnyCache cache;
-  again([&] { cache = cell.make(shape, {.budget = 32, .reads = 16}, memory.handle()); });
+  std::optional<AnyCache> made;
+  again([&] { made = cell.make(shape, {.budget = 32, .reads = 16}, memory.handle()); });
+  AnyCache& cache = *made;
   Outputs all;
   std::vector<Workspace> workspaces(1, Workspace(shape));  // of the default handle
   for (std::size_t t = 0, count = 0; t < 96; t += count) {

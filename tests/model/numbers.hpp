@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kvcompress/any_cache.hpp"
+#include "kvcompress/any/any_cache.hpp"
 #include "model/model.hpp"
 
 namespace kvcompress::test::model {

@@ -106,9 +106,9 @@ struct Subject {
     for (std::size_t layer = 0; layer < 2; ++layer) { RC_ASSERT(cache().tokens(layer) == before.now.layers[layer].next); }
     perform(call, before);
     if (call.kind == Kind::fork || call.kind == Kind::swap || call.kind == Kind::drop_fork) { return; }
-    now.cache.swap(twin);
+    std::swap(*now.cache, twin);
     perform(call, before);
-    now.cache.swap(twin);
+    std::swap(*now.cache, twin);
     RC_ASSERT(saved(cache()) == saved(twin));
   }
 

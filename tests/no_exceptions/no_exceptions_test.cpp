@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "kvcompress/any_cache.hpp"
+#include "kvcompress/any/any_cache.hpp"
 #include "kvcompress/kvcompress.hpp"
 
 #if defined(__cpp_exceptions) || defined(__cpp_rtti)

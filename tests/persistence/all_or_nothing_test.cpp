@@ -46,7 +46,7 @@ class AllOrNothing : public ::testing::TestWithParam<Case> {
   void expect_all_or_nothing(const AnyCache& origin, const std::string& name, const Verb& verb, bool attends = false) {
     const bool compare = !(attends && GetParam().fetches);
     for (const bool fork : {false, true}) {
-      const auto fresh = [&] { return fork ? origin.fork() : origin.copy(); };
+      const auto fresh = [&] { return fork ? origin.fork() : AnyCache(origin); };
       auto twin = fresh();
       Workspace plenty(shape);
       const Outputs expected = verb(twin, plenty);
@@ -119,7 +119,7 @@ class AllOrNothing : public ::testing::TestWithParam<Case> {
     }
     expect_all_or_nothing(cache, "truncate", calling([](AnyCache& one) { one.truncate(first_prompt); }));
     expect_all_or_nothing(cache, "copy, fork and save", calling([](AnyCache& one) {
-                            static_cast<void>(one.copy());
+                            static_cast<void>(AnyCache(one));
                             static_cast<void>(one.fork());
                             static_cast<void>(saved(one));
                           }));
@@ -201,7 +201,7 @@ TEST(SlowTier, ADirectoryThatIsGoneChangesNothing) {
   const Text text(shape, 200, 4);
   char directory[] = "/tmp/kvcompress-test-XXXXXX";
   ASSERT_NE(::mkdtemp(directory), nullptr);
-  const auto cache =
+  auto cache =
       registry().make(std::string("shadowkv:budget=16,outlier_chunks=2,local_chunks=2,fold_in=8,rank=8,directory=") + directory, shape);
   static_cast<void>(step(cache, text, 0, 70));
   ASSERT_EQ(::rmdir(directory), 0);

@@ -31,8 +31,8 @@ TEST(Refusals, NullFunctions) {
   std::span<const std::byte> from;
   refused("save: sink.write is null, must be a function", [&] { save(cache, ByteSink{}); });
   refused("load: source.read is null, must be a function", [&] { load(cache, ByteSource{}); });
-  refused("save: checksum is null, must be a function", [&] { cache.save(sink(file), nullptr); });
-  refused("load: checksum is null, must be a function", [&] { cache.load(source(from), nullptr); });
+  refused("save: checksum is null, must be a function", [&] { save(cache, sink(file), nullptr); });
+  refused("load: checksum is null, must be a function", [&] { load(cache, source(from), nullptr); });
   EXPECT_TRUE(file.empty());
 }
 
@@ -183,7 +183,7 @@ struct Silent : StreamingLLM::Eviction {
   struct State : NoState {
     static void persist() = delete;
   };
-  static State state(const Options&, const Shape&, const Memory&) noexcept { return {}; }
+  static State state(const Options&, const Site&, const Memory&) noexcept { return {}; }
 };
 struct SilentPolicy {
   using Eviction = Silent;

@@ -68,10 +68,10 @@ struct Changes {
     bool in_place = !closes || !attempt.step.needs_copies(layer);
     if (in_place) {
       Layer& l = own(layer);
-      attempt.held = &l;
-      l.hold_room();
       std::size_t more = 0;
       if (closes) {
+        attempt.held = &l;
+        l.hold_room();
         own_group(layer);
         attempt.prepared = true;
         const auto room = attempt.step.prepare(layer, rows);

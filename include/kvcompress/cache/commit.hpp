@@ -102,7 +102,7 @@ struct Commit {
     if (encodes(layer, false)) {
       with_group(layer, [&](std::span<Layer<P>* const> together) {
         for (Layer<P>* other : together) { other->make_room_to_refresh(options, scratch.rows); }
-        encoding(false).prepare(together, first_of(layer), all.more);
+        if (l.encodes) { encoding(false).prepare(together, first_of(layer), all.more); }
       });
     }
     return all;
@@ -113,7 +113,7 @@ struct Commit {
     if (encodes(layer, false)) {
       with_group(layer, [&](std::span<Layer<P>* const> together) {
         for (Layer<P>* other : together) { refresh(*other, false); }
-        encoding(false).take(together, first_of(layer));
+        if (l.encodes) { encoding(false).take(together, first_of(layer)); }
       });
     }
     l.close(false);
@@ -158,6 +158,7 @@ struct Commit {
   }
   template <class S>
   [[nodiscard]] static bool store_needs_copies(const Layer<P>& l, S Lane<P>::*store) noexcept {
+    if (!l.encodes) { return false; }
     for (const Lane<P>& lane : l.lanes) {
       const S& rows = lane.*store;
       const StoreFacts& has = facts_of(rows);

@@ -37,17 +37,15 @@ struct Encoding {
       for (std::size_t l = 0; l < layers.size(); ++l) {  // what can fail comes before any store has changed
         if (!facts_of(layers[l]->lanes.front().values).prepares_to_settle) { continue; }
         together(layers.subspan(l, 1), layer + l, &Lane<P>::values, scratch.values,
-                 [](std::span<Values* const> members, const Settling& s) { Values::prepare_to_settle(members, s); });
+                 [](std::span<Values* const> members, auto&& settling) { Values::prepare_to_settle(members, settling()); });
       }
     }
-    for_scopes(layers, layer, []<class S>(std::span<S* const> members, const Settling& s) {
-      if constexpr (Settles<S>) { S::settle(members, s); }
-    });
+    for_scopes(layers, layer, []<class S>(std::span<S* const> members, auto&& settling) { S::settle(members, settling()); });
   }
   /// The same in two steps, for stores that settle in room or aside: afterwards take cannot fail. `more`: exact rows that may come before.
   void prepare(std::span<Layer<P>* const> layers, std::size_t layer, std::size_t more) const {
     if (layers.front()->scope() != Scope::lane) { scratch.reserve_members(layers.size() * shape.kv_heads); }
-    for_scopes(layers, layer, [&]<class S>(std::span<S* const> members, const Settling& s) {
+    for_scopes(layers, layer, [&]<class S>(std::span<S* const> members, auto&& settling) {
       if constexpr (ChosenStore<S>) { S::make_room_for(members); }
       const StoreFacts& has = facts_of(*members.front());
       if constexpr (SettlesInRoom<S>) {
@@ -56,16 +54,16 @@ struct Encoding {
         }
       }
       if constexpr (SettlesAside<S>) {
-        if (has.settles_aside) { S::encode_aside(members, s); }
+        if (has.settles_aside) { S::encode_aside(members, settling()); }
       }
     });
   }
   void take(std::span<Layer<P>* const> layers, std::size_t layer) const noexcept {
-    for_scopes(layers, layer, []<class S>(std::span<S* const> members, const Settling& s) {
+    for_scopes(layers, layer, []<class S>(std::span<S* const> members, auto&& settling) {
       if constexpr (SettlesAside<S>) {
         if (facts_of(*members.front()).settles_aside) { return S::take_aside(members); }
       }
-      if constexpr (Settles<S>) { S::settle(members, s); }
+      S::settle(members, settling());
     });
   }
 
@@ -75,28 +73,46 @@ struct Encoding {
     return {shape, l.table(head), rotation, scratch.rows, memory, end_of_prompt, layer, rows, reads};
   }
 
-  /// Calls work(members, settling) for all key stores that encode together, then for the value stores.
+  /// Calls work(members, settling) for all key stores that encode together, then for the value stores; settling() is what they may use.
   void for_scopes(std::span<Layer<P>* const> layers, std::size_t layer, auto&& work) const {
     for_scopes_of(layers, layer, &Lane<P>::keys, scratch.keys, work);
     for_scopes_of(layers, layer, &Lane<P>::values, scratch.values, work);
   }
   template <class S>
   void for_scopes_of(std::span<Layer<P>* const> layers, std::size_t layer, S Lane<P>::*store, Vector<S*>& members, auto&& work) const {
-    const auto scope_in = [store](const Layer<P>& l) { return facts_of(l.lanes.front().*store).scope; };
-    if (scope_in(*layers.front()) == Scope::group) { return together(layers, layer, store, members, work); }
-    for (std::size_t l = 0; l < layers.size(); ++l) {
-      if (scope_in(*layers[l]) == Scope::layer) {
-        together(layers.subspan(l, 1), layer + l, store, members, work);
-        continue;
+    if constexpr (Settles<S>) {
+      if constexpr (scope_of<S>() == Scope::group) {
+        if (facts_of(layers.front()->lanes.front().*store).scope == Scope::group) { return together(layers, layer, store, members, work); }
       }
-      for (std::size_t head = 0; head < layers[l]->lanes.size(); ++head) {
-        Lane<P>& lane = layers[l]->lanes[head];
-        if (!facts_of(lane.*store).encodes) { continue; }
-        const Reads reads = lane.index.reads();
-        S* const self = &(lane.*store);
-        work(std::span<S* const>(&self, 1), settling(*layers[l], head, layer + l, lane.keys.rows(), {&reads, 1}));
+      for (std::size_t l = 0; l < layers.size(); ++l) {
+        if constexpr (scope_of<S>() != Scope::lane) {
+          if (facts_of(layers[l]->lanes.front().*store).scope != Scope::lane) {
+            together(layers.subspan(l, 1), layer + l, store, members, work);
+            continue;
+          }
+        }
+        for (std::size_t head = 0; head < layers[l]->lanes.size(); ++head) {
+          Lane<P>& lane = layers[l]->lanes[head];
+          S* const self = &(lane.*store);
+          if (is_quiet(*self)) { continue; }
+          Reads reads;
+          work(std::span<S* const>(&self, 1), [&] {
+            reads = lane.index.reads();
+            return settling(*layers[l], head, layer + l, lane.keys.rows(), {&reads, 1});
+          });
+        }
       }
     }
+  }
+  /// Whether a store that encodes for itself has nothing to do.
+  template <class S>
+  [[nodiscard]] bool is_quiet(const S& store) const noexcept {
+    const StoreFacts& has = facts_of(store);
+    if constexpr (SaysWhenItEncodes<S>) {
+      const bool still = Axes<P>::Eviction::decides == Decides::never && !end_of_prompt;  // the rows are those that a commit finds
+      if (still && has.says_when_it_encodes) { return !store.encodes_at(store.rows()); }
+    }
+    return !has.encodes;
   }
 
   /// How many of the first `rows` rows are encoded or at the same positions in all layers: others wait until they are.
@@ -130,8 +146,9 @@ struct Encoding {
       rows = std::min(rows, l->tables.front().rows() - (end_of_prompt || l == layers.back() ? 0 : l->open));
     }
     if (facts_of(*members.front()).scope == Scope::group) { rows = alike<S>(members, layers, rows); }
-    work(std::span<S* const>(members.data(), members.size()),
-         settling(*layers.front(), 0, layer, rows, {scratch.reads.data(), scratch.reads.size()}));
+    work(std::span<S* const>(members.data(), members.size()), [&] {
+      return settling(*layers.front(), 0, layer, rows, {scratch.reads.data(), scratch.reads.size()});
+    });
   }
 };
 

@@ -27,6 +27,7 @@ struct Layer {
   using Keys = typename Lane<P>::Keys;
   using Values = typename Lane<P>::Values;
   using Storage = typename Axes<P>::Storage;
+  static constexpr bool may_compact = Compacts<Keys> && Compacts<Values> && (Settles<Keys> || Settles<Values>);
   /// How many row tables a layer has: one, or one per lane.
   static std::size_t tables_of(const PolicyOptions<P>& options, const Shape& shape, std::size_t layer) noexcept {
     const bool apart = storage_scope_at<Storage>(options.storage, shape, layer) == Scope::lane &&
@@ -41,6 +42,7 @@ struct Layer {
     for (std::size_t head = 0; head < shape.kv_heads; ++head) {
       const Site site{layer, head, shape};
       lanes.emplace_back(site, options, memory);
+      encodes = encodes || facts_of(lanes.back().keys).encodes || facts_of(lanes.back().values).encodes;
       const MostRows rows = most.live > 0 ? rows_of_budget<P>(options, site, most.live) : MostRows{};
       if (lanes.back().decides()) { lanes.back().keep_memory(rows); }
       if (most.live == 0) { continue; }
@@ -120,13 +122,13 @@ struct Layer {
     const auto members = unit(index);
     const std::size_t settled = members.front().settled();
     EvictionRoom needed{true};
-    if constexpr (Compacts<Keys> && Compacts<Values>) {
+    if constexpr (may_compact) {
       std::size_t gone = table.rows() - table.live();  // only encoded rows stay where they died
       for (std::size_t row = next_marked(drop, 0); row < settled; row = next_marked(drop, row + 1)) { ++gone; }
       if (compacts(members.front()) && 2 * gone > settled) {  // more often than rebuild() is called
         const StoreFacts& keys = facts_of(members.front().keys);
         const StoreFacts& values = facts_of(members.front().values);
-        if (!keys.settles_in_room || !values.settles_in_room) { return {false}; }
+        if ((keys.encodes && !keys.settles_in_room) || (values.encodes && !values.settles_in_room)) { return {false}; }
         needed.more = std::max(keys.row_multiple, values.row_multiple);
         scratch.reserve_members(members.size());
         prepare_to_compact(table, members, scratch);
@@ -162,10 +164,14 @@ struct Layer {
     const auto members = unit(index);
     const std::size_t settled = members.front().settled();
     in_order || settled > 0 ? close_gaps(table, members, settled) : fill_gaps(table, members);
+    if (settled == 0) { return; }
+    const Lane<P>& first = members.front();
     if constexpr (ErasesBlocks<Keys> && ErasesBlocks<Values>) {
-      const Lane<P>& first = members.front();
-      const bool erases = facts_of(first.keys).erases_blocks && facts_of(first.values).erases_blocks;
-      if (settled > 0 && erases) { tidy_encoded(table, members, scratch, most_dead); }
+      if (facts_of(first.keys).erases_blocks && facts_of(first.values).erases_blocks) { erase_dead_blocks(table, members); }
+    }
+    if constexpr (may_compact) {
+      const std::size_t live = table.live_in(0, first.settled());
+      if (compacts(first) && first.settled() - live > std::min(live, most_dead)) { rebuild(table, members, scratch); }
     }
   }
 
@@ -319,6 +325,7 @@ struct Layer {
   Vector<RowTable> tables;
   Position next = 0;                                     // position of the next token
   Position committed = 0;                                // `next` at the last commit
+  bool encodes = false;                                  // some store of its lanes does; else all rows stay exact
   std::size_t open = 0;                                  // rows since the last commit
   bool in_prompt = true;                                 // until end_prompt, and again from begin_prompt on
   bool waiting = false;                                  // its prompt has ended, that of a layer that it is encoded together with has not
@@ -388,7 +395,7 @@ struct Layer {
     }
     cut(table, members, std::min(end, table.rows()));
   }
-  static void tidy_encoded(RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch, std::size_t most_dead) {
+  static void erase_dead_blocks(RowTable& table, std::span<Lane<P>> members) {
     const Lane<P>& first = members.front();
     const std::size_t both = std::min(first.keys.settled(), first.value_store().settled());
     RowRange gone{};  // dead blocks side by side, whose rows leave together
@@ -409,10 +416,6 @@ struct Layer {
       gone = {block.first, gone.size() == 0 ? block.last : gone.last};
     }
     erase_rows(table, members, gone);
-    if constexpr (Compacts<Keys> && Compacts<Values>) {
-      const std::size_t live = table.live_in(0, first.settled());
-      if (compacts(first) && first.settled() - live > std::min(live, most_dead)) { rebuild(table, members, scratch); }
-    }
   }
   static void erase_rows(RowTable& table, std::span<Lane<P>> members, RowRange gone) noexcept {
     if (gone.size() == 0) { return; }

@@ -15,8 +15,9 @@ namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 template <class P>
 MostRows rows_of_budget(const PolicyOptions<P>& options, const Site& site, std::size_t live) {
   using Storage = typename Axes<P>::Storage;
-  const bool anew = facts_of_made_from<typename Lane<P>::Keys>(keys_at<Storage>(options.storage, site)).compacts &&
-                    facts_of_made_from<typename Lane<P>::Values>(values_at<Storage>(options.storage, site)).compacts;
+  const StoreFacts& keys = facts_of_made_from<typename Lane<P>::Keys>(keys_at<Storage>(options.storage, site));
+  const StoreFacts& values = facts_of_made_from<typename Lane<P>::Values>(values_at<Storage>(options.storage, site));
+  const bool anew = keys.compacts && values.compacts && (keys.encodes || values.encodes);
   // Dead rows among the encoded ones: few, so that most of the bytes serve; many, so that codes are seldom made anew.
   const std::size_t dead = anew ? live / 2 : 0;
   const bool of_prompt =

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <span>
 
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/core/blocks.hpp"
@@ -72,6 +73,13 @@ class Exact {
   void erase(std::size_t first, std::size_t count) noexcept {
     blocks_.erase(first / block_rows, count / block_rows);
     rows_ -= count;
+  }
+  /// For rows whose other half is encoded, so that dead ones lie among them: removes these. The second cannot fail after the first.
+  static void prepare_to_compact(std::span<Exact* const> members, const RowTable& /*table*/, Vector<float>& /*scratch*/) {
+    for (Exact* member : members) { member->unshare(); }
+  }
+  static void compact(std::span<Exact* const> members, const RowTable& table, Vector<float>& /*scratch*/) {
+    for (Exact* member : members) { member->compact(table, 0, nullptr, 0); }
   }
   /// Removes the dead rows of `table`, keeping the order of the others, and puts `count` rows, `dim` floats each, before them. Row r of this
   /// store is row `first` + r of the table. Cannot fail after unshare() and make_room(count).

@@ -95,6 +95,8 @@ class Recent {
       due -= count;
     }
   }
+  /// Whether a commit that finds `rows` rows would encode some.
+  [[nodiscard]] bool encodes_at(std::size_t rows) const noexcept { return Rule::due(rows - settled(), residual_) > 0; }
   /// The rows that share a block with an encoded row; the last block may not be full.
   [[nodiscard]] static constexpr RowRange block_at(std::size_t row) noexcept {
     const std::size_t first = row / Body::block_rows * Body::block_rows;
