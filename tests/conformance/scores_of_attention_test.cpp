@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "kvcompress/eviction/scorers/average_attention.hpp"
+#include "kvcompress/policies/keyformer.hpp"
 #include "support/eviction_cases.hpp"
 
 namespace {
@@ -29,6 +30,65 @@ TEST(ObservedAttention, ReproducesTheOfficialVectors) {
                                                  }}});
 }
 
+// ---------------------------------------------------------------- Keyformer
+
+/// The noise that the official code drew.
+struct RecordedNoise {
+  RecordedNoise(std::size_t, const Site& site) : head(site.kv_head) {}
+  float operator()(std::size_t query, std::size_t row) const { return at(head, query, row); }
+  static inline std::function<float(std::size_t head, std::size_t query, std::size_t row)> at{};
+  std::size_t head;
+};
+/// The case, where a row that leaves the recent ones competes. The newest row is not in the cache when the official code counts recent ones.
+template <class Noise>
+void keyformer(const Case& one) {
+  using E = Evict<NoisyAttention<Noise>>;
+  const HeadArray k(one.array("k"));
+  const std::size_t recent = one.get<std::size_t>("recent_tokens") - 1;
+  test::Sequence<conformance::PolicyOf<E>> run(
+      test::shape_of(k, k, k),
+      {.eviction = {.budget = recent + one.get<std::size_t>("key_tokens"),
+                    .recent = recent,
+                    .scorer = {.temperature = one.get<double>("tau_init"), .temperature_step = one.get<double>("tau_delta")}}},
+      HeadArray(one.array("q")), k, HeadArray(one.array("v")));
+  const auto prompt_rows = one.get<std::size_t>("prompt");
+  if constexpr (std::is_same_v<Noise, RecordedNoise>) {
+    RecordedNoise::at = [&, of_prompt = HeadArray(one.array("gumbel_prompt")),
+                         of_steps = HeadArray(one.array("gumbel_decode"))](std::size_t head, std::size_t query, std::size_t row) {
+      return query < prompt_rows ? of_prompt.at(head, query, row)
+                                 : of_steps.at(query - prompt_rows, head, run.cache.table(0, head).position(row));
+    };
+  }
+  const HeadArray masks(one.array("mask_next_fixed"));
+  const HeadArray scores(one.array("score_fixed"));
+  double worst = 0.0;
+  for (std::size_t call = 0; call < masks.heads; ++call) {
+    run.step(call == 0 ? prompt_rows : 1);
+    call == 0 ? run.cache.end_prompt(0) : run.cache.commit(0);
+    for (std::size_t head = 0; head < k.heads; ++head) {
+      conformance::Members official;
+      for (std::size_t row = 0; row < run.done; ++row) {
+        if (masks.at(call, head, row) != 0.0F) { official.push_back(static_cast<std::int64_t>(row)); }
+      }
+      ASSERT_EQ(conformance::members(run.cache.kept(0, head)), official) << one.path() << " call " << call << " head " << head;
+      const auto& table = run.cache.table(0, head);
+      for (std::size_t row = 0; row < table.rows(); ++row) {
+        if (!table.alive(row)) { continue; }
+        worst = std::max(worst, std::abs(static_cast<double>(run.cache.state(0, head).get(row, 0)) -
+                                         static_cast<double>(scores.at(call, head, table.position(row)))));
+      }
+    }
+  }
+  conformance::expect_within(one, "scores", worst, one.params.at("tolerance").at("score_abs").get<double>());
+  conformance::expect_within(one, "outputs", test::deviation(run.out, HeadArray(one.array("out_fixed"))), 2e-5);
+}
+TEST(Keyformer, ReproducesTheOfficialVectors) {
+  conformance::run_cases("keyformer", {{"masked_decode", [](const Case& one) {
+                                          one.has("gumbel_prompt") ? keyformer<RecordedNoise>(one) : keyformer<NoNoise>(one);
+                                        }}});
+}
+
+const conformance::Method keyformer_cases("keyformer", {});
 const conformance::Method observed_attention("observed_attention", {});
 
 }  // namespace
