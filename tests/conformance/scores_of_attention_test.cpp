@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "kvcompress/eviction/scorers/average_attention.hpp"
+#include "kvcompress/eviction/scorers/decayed_attention.hpp"
 #include "kvcompress/policies/keyformer.hpp"
 #include "support/eviction_cases.hpp"
 
@@ -88,6 +89,40 @@ TEST(Keyformer, ReproducesTheOfficialVectors) {
                                         }}});
 }
 
+// ---------------------------------------------------------------- Scissorhands (the port's scores; see DecayedAttention)
+
+void decayed_attention(const Case& one) {
+  using E = Evict<DecayedAttention>;
+  const HeadArray attention(one.array("attention"));
+  const HeadArray importance(one.array("importance"));
+  const auto counts = one.get<std::vector<std::size_t>>("rows_per_update");
+  const auto window = one.get<std::size_t>("history_window");
+  const auto kept = conformance::matrix(one.array("kept_idx"));
+  double worst = 0.0;
+  for (std::size_t head = 0; head < attention.heads; ++head) {
+    conformance::LaneByHand<E> lane({.budget = one.get<std::size_t>("token_budget"),
+                                     .sinks = one.get<std::size_t>("sink"),
+                                     .recent = one.get<std::size_t>("recent"),
+                                     .scorer = {.window = window, .decay = one.get<double>("decay")}},
+                                    attention.dim);
+    std::size_t end = 0;
+    for (std::size_t update = 0; update < counts.size(); ++update) {  // each as the last queries of a prompt
+      end += counts[update];
+      E::start(lane.options, lane.state);
+      for (std::size_t query = end - std::min(window, counts[update]); query < end; ++query) {
+        E::observe(lane.options, lane.state, 0, {attention.data.data() + (head * attention.tokens + query) * attention.dim, attention.dim});
+      }
+      for (std::size_t row = 0; row < attention.dim; ++row) {
+        worst = std::max(worst, std::abs(static_cast<double>(lane.state.get(row, 0)) - static_cast<double>(importance.at(update, head, row))));
+      }
+    }
+    EXPECT_EQ(lane.kept(), conformance::kept_row(kept, static_cast<reference::Index>(head))) << one.path() << " head " << head;
+  }
+  conformance::expect_within(one, "scores", worst, 2e-6);
+}
+TEST(Scissorhands, ReproducesTheOfficialVectors) { conformance::run_cases("scissorhands", {{"importance_topk", decayed_attention}}); }
+
+const conformance::Method scissorhands("scissorhands", {});
 const conformance::Method keyformer_cases("keyformer", {});
 const conformance::Method observed_attention("observed_attention", {});
 
