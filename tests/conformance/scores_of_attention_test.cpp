@@ -54,8 +54,8 @@ void keyformer(const Case& one) {
       HeadArray(one.array("q")), k, HeadArray(one.array("v")));
   const auto prompt_rows = one.get<std::size_t>("prompt");
   if constexpr (std::is_same_v<Noise, RecordedNoise>) {
-    RecordedNoise::at = [&, of_prompt = HeadArray(one.array("gumbel_prompt")),
-                         of_steps = HeadArray(one.array("gumbel_decode"))](std::size_t head, std::size_t query, std::size_t row) {
+    RecordedNoise::at = [&, of_prompt = HeadArray(one.array("gumbel_prompt")), of_steps = HeadArray(one.array("gumbel_decode"))](
+                            std::size_t head, std::size_t query, std::size_t row) {
       return query < prompt_rows ? of_prompt.at(head, query, row)
                                  : of_steps.at(query - prompt_rows, head, run.cache.table(0, head).position(row));
     };
@@ -84,9 +84,9 @@ void keyformer(const Case& one) {
   conformance::expect_within(one, "outputs", test::deviation(run.out, HeadArray(one.array("out_fixed"))), 2e-5);
 }
 TEST(Keyformer, ReproducesTheOfficialVectors) {
-  conformance::run_cases("keyformer", {{"masked_decode", [](const Case& one) {
-                                          one.has("gumbel_prompt") ? keyformer<RecordedNoise>(one) : keyformer<NoNoise>(one);
-                                        }}});
+  conformance::run_cases(
+      "keyformer",
+      {{"masked_decode", [](const Case& one) { one.has("gumbel_prompt") ? keyformer<RecordedNoise>(one) : keyformer<NoNoise>(one); }}});
 }
 
 // ---------------------------------------------------------------- Scissorhands (the port's scores; see DecayedAttention)
@@ -113,7 +113,8 @@ void decayed_attention(const Case& one) {
         E::observe(lane.options, lane.state, 0, {attention.data.data() + (head * attention.tokens + query) * attention.dim, attention.dim});
       }
       for (std::size_t row = 0; row < attention.dim; ++row) {
-        worst = std::max(worst, std::abs(static_cast<double>(lane.state.get(row, 0)) - static_cast<double>(importance.at(update, head, row))));
+        worst =
+            std::max(worst, std::abs(static_cast<double>(lane.state.get(row, 0)) - static_cast<double>(importance.at(update, head, row))));
       }
     }
     EXPECT_EQ(lane.kept(), conformance::kept_row(kept, static_cast<reference::Index>(head))) << one.path() << " head " << head;

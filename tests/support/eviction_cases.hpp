@@ -58,9 +58,9 @@ inline HeadArray first_rows(const Case& one, const std::string& name) {
 /// One prompt: `layer` of a model of `layers`, queries for its last q.tokens rows.
 template <class S, class E>
 KVCache<PolicyOf<E>> prompt(const HeadArray& q, const HeadArray& k, const HeadArray& v, const typename E::Options& options,
-                            std::size_t layer = 0, std::size_t layers = 1) {
+                            std::size_t layer = 0, std::size_t layers = 1, KeyForm form = KeyForm::rotated) {
   Watched<S>::scores.clear();
-  Shape shape = test::shape_of(q, k, v);
+  Shape shape = test::shape_of(q, k, v, form);
   shape.layers = layers;
   KVCache<PolicyOf<E>> cache(shape, {.eviction = options});
   cache.append(layer, k.rows(0, k.tokens), v.rows(0, k.tokens));
@@ -115,7 +115,7 @@ void expect_kept(const Case& one, const Cache& cache, std::size_t layer, std::si
 }
 /// The largest deviation of scores, divided, from the official ones, but for the `guarded` newest rows, which have none.
 double score_deviation(const Case& one, std::size_t heads, std::size_t guarded, auto&& at) {
-  const auto official = matrix(one.any({"score", "inner_score"}));
+  const auto official = matrix(one.any({"leverage", "score", "inner_score"}));
   double worst = 0.0;
   for (std::size_t head = 0; head < heads; ++head) {
     for (std::size_t row = 0; row + guarded < static_cast<std::size_t>(official.cols()); ++row) {
