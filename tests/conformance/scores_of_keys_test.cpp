@@ -49,18 +49,17 @@ TEST(LagKV, ReproducesTheOfficialVectors) {
                                     }}});
 }
 
+void squared_lengths(const Case& one) {
+  const std::map<std::string, Leverage> named{
+      {"key", Leverage::key}, {"value", Leverage::value}, {"kv_avg", Leverage::average}, {"kv_product", Leverage::product}};
+  RowNorms::Options options{.first_rows = one.get<std::size_t>("num_sinks"),
+                            .leverage = named.at(one.get<std::string>("leverage_type")),
+                            .neighbours = one.get<bool>("use_local_approximation") ? one.get<std::size_t>("local_window_size") : 0};
+  if (one.has("sketch_G")) { options.projection = LoadedNumbers(one.array("sketch_G").as<float>()); }
+  expect_scores<RowNorms>(one, "v", options, 3e-8);
+}
 TEST(CUR, ReproducesTheOfficialVectors) {
-  conformance::run_cases(
-      "cur", {{"scores", [](const Case& one) {
-                 const std::map<std::string, Leverage> named{
-                     {"key", Leverage::key}, {"value", Leverage::value}, {"kv_avg", Leverage::average}, {"kv_product", Leverage::product}};
-                 const std::size_t neighbours = one.get<bool>("use_local_approximation") ? one.get<std::size_t>("local_window_size") : 0;
-                 expect_scores<RowNorms>(one, "v",
-                                         {.first_rows = one.get<std::size_t>("num_sinks"),
-                                          .leverage = named.at(one.get<std::string>("leverage_type")),
-                                          .neighbours = neighbours},
-                                         3e-8);
-               }}});
+  conformance::run_cases("cur", {{"scores", squared_lengths}, {"scores_random_leverage", squared_lengths}});
 }
 
 TEST(QFilters, ReproducesTheOfficialVectors) {
