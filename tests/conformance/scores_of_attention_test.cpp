@@ -4,6 +4,8 @@
 
 #include "kvcompress/eviction/scorers/average_attention.hpp"
 #include "kvcompress/eviction/scorers/decayed_attention.hpp"
+#include "kvcompress/eviction/scorers/output_change.hpp"
+#include "kvcompress/eviction/scorers/window_attention.hpp"
 #include "kvcompress/policies/keyformer.hpp"
 #include "support/eviction_cases.hpp"
 
@@ -123,6 +125,54 @@ void decayed_attention(const Case& one) {
 }
 TEST(Scissorhands, ReproducesTheOfficialVectors) { conformance::run_cases("scissorhands", {{"importance_topk", decayed_attention}}); }
 
+// ---------------------------------------------------------------- NACL without its random part: SnapKV's scores of the last queries, not pooled
+
+void proxies(const Case& one) {
+  using S = Watched<WindowAttention>;
+  if (one.get<std::string>("mode") != "suffix" || one.get<std::size_t>("random_budget") != 0) {
+    throw conformance::NotCovered(one.path() + ": proxies other than the last queries, or rows that are kept by chance");
+  }
+  const HeadArray k(one.array("k_postrope"));
+  const auto window = one.get<std::size_t>("proxy_size");
+  const auto cache = prompt<WindowAttention, Evict<S>>(HeadArray(one.array("q_postrope")), k, k,
+                                                       {.budget = one.get<std::size_t>("token_budget"),
+                                                        .sinks = one.get<std::vector<std::size_t>>("protected").size(),
+                                                        .scorer = {.window = window, .kernel = 1}});
+  const auto at = [](std::size_t head, std::size_t row) { return static_cast<double>(S::scores.at(head).at(row)); };
+  expect_kept(one, cache, 0, k.heads, at, 0.0);
+  conformance::expect_within(one, "scores", score_deviation(one, k.heads, 0, at), 1e-5);
+}
+TEST(NACL, ReproducesTheOfficialVectors) { conformance::run_cases("nacl", {{"proxy_topk", proxies}}); }
+
+// ---------------------------------------------------------------- DropKV
+
+void output_change(const Case& one) {
+  using S = Watched<OutputChange>;
+  const HeadArray k(one.array("k_postrope"));
+  const HeadArray v(one.array("v"));
+  const auto window = one.get<std::size_t>("window");
+  const auto cache = prompt<OutputChange, Evict<S>>(
+      HeadArray(one.array("q_window_postrope")), k, v,
+      {.budget = one.get<std::size_t>("n_kept"),
+       .scorer = {.window = window, .kernel = one.get<std::size_t>("kernel"), .epsilon = one.get<double>("epsilon")}});
+  const auto at = [](std::size_t head, std::size_t row) { return static_cast<double>(S::scores.at(head).at(row)); };
+  const auto official = conformance::matrix(one.array("score"));
+  double worst = 0.0;  // relative
+  for (std::size_t head = 0; head < k.heads; ++head) {
+    for (std::size_t row = 0; row + window < k.tokens; ++row) {
+      const double expected = official(static_cast<reference::Index>(head), static_cast<reference::Index>(row));
+      worst = std::max(worst, std::abs(at(head, row) - expected) / (5.577e-7 + 2e-5 * expected));
+    }
+  }
+  const double infinite = std::numeric_limits<double>::infinity();
+  expect_kept(
+      one, cache, 0, k.heads, [&](std::size_t head, std::size_t row) { return row + window < k.tokens ? at(head, row) : infinite; }, 0.0);
+  conformance::expect_within(one, "scores, in tolerances", worst, 1.0);
+}
+TEST(DropKV, ReproducesTheOfficialVectors) { conformance::run_cases("dropkv", {{"scores", output_change}}); }
+
+const conformance::Method nacl("nacl", {});
+const conformance::Method dropkv("dropkv", {});
 const conformance::Method scissorhands("scissorhands", {});
 const conformance::Method keyformer_cases("keyformer", {});
 const conformance::Method observed_attention("observed_attention", {});

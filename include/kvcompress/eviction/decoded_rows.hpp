@@ -43,6 +43,20 @@ void for_each_key(const LaneView& lane, const RowTable& rows, const Moment& mome
     }
   }
 }
+/// And of the values: visit(row, value).
+void for_each_value(const LaneView& lane, const RowTable& rows, const Moment& moment, auto&& visit) {
+  constexpr std::size_t at_once = 64;
+  const std::size_t width = lane.site.shape.value_width();
+  Vector<float>& values = moment.scratch.rows;
+  values.resize(std::max(values.size(), at_once * width));
+  for (std::size_t first = 0; first < rows.rows(); first += at_once) {
+    const RowRange some{first, std::min(first + at_once, rows.rows())};
+    lane.values(some, values.data());
+    for (std::size_t r = first; r < some.last; ++r) {
+      if (rows.alive(r)) { visit(r, values.data() + (r - first) * width); }
+    }
+  }
+}
 
 /// Live rows in text order. Cost: a sort, unless the store is in that order.
 inline Vector<Position> rows_in_text_order(const RowTable& rows, const Moment& moment) {
