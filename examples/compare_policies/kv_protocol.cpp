@@ -123,7 +123,7 @@ KvComparison compare_dump(const KvSetup& setup) {
   for_all(measured.size(), setup.threads, [&](std::size_t task) {
     const std::string& policy = policies[task / sequences].settings;
     const std::size_t sequence = task % sequences;
-    const auto cache = make_cache(policy, shape, {});
+    auto cache = make_cache(policy, shape, {});
     KvMeasuring measuring(cache, shape, dump, dump.sequences[sequence], exact[sequence], result.decoded, retrieves(policy));
     measured[task] = measuring.run([&] { progress.advance(); });
   });
