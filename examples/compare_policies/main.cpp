@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "compare_policies/facts.hpp"
+#include "compare_policies/kv_protocol.hpp"
 #include "compare_policies/policies.hpp"
 #include "compare_policies/policy_list.hpp"
 #include "compare_policies/progress.hpp"
@@ -25,6 +26,7 @@ constexpr const char* description =
 For each policy: bytes of the cache in fast memory and in a slow tier, perplexity, KL divergence from the exact model, top-1
 agreement, needles found, speed.
 Without arguments: the project's own model and text, in about a minute on two cores. The first row is always full (f16).
+With --kv: on keys, values and queries of any model instead, how far each policy's attention is from the exact one, by layer.
 
 Speeds are per CPU second of one thread while --threads work at once. Prompt tokens/s: the prompt's tokens by the time of the
 exact forward pass (run once, shared by all policies) plus that of the policy's own append, observe and end_prompt. Decode
@@ -36,6 +38,7 @@ constexpr const char* policies_help =
 
 struct Options {
   comparison::Setup setup;
+  comparison::KvSetup kv;
   std::string policies = "full,streaming,h2o,snapkv,kivi2,kivi4,kivi8,gear2,gear4,xkv,shadowkv,quest,quest+kivi4,h2o+kivi4,snapkv+kivi4";
   std::string budget = "25%";
   std::string format = "table";
@@ -49,12 +52,29 @@ std::string is_whole(const std::string& text) {
   return digits ? "" : "\"" + text + "\" is no whole number from 0";
 }
 
+void declare_kv(CLI::App& app, comparison::KvSetup& kv, const std::vector<CLI::Option*>& others) {
+  CLI::Option* path =
+      app.add_option("--kv", kv.path,
+                     "a folder (or file) of .npy, .npz or .safetensors with arrays named as keys, values and queries, with "
+                     "the layer's number if there is one array per layer; as attention sees them, that is after the rotary "
+                     "embedding; queries of the last tokens are enough. A config.json beside them tells heads and rotation");
+  for (CLI::Option* other : others) { path->excludes(other); }
+  app.add_option(
+         "--layout", kv.layout,
+         "what the axes of --kv's arrays are, such as batch,token,head,dim, where their sizes leave it open: then the program says so")
+      ->needs(path);
+  app.add_option("--decoded", kv.decoded, "of --kv: tokens behind the prompt (default: half, at most 256)")->check(is_whole)->needs(path);
+  app.add_option("--rope-theta", kv.rope_theta, "of --kv: base of the rotary embedding, 0 for none (default: that of config.json)")
+      ->check(CLI::Range(0.0, 1e300))
+      ->needs(path);
+}
+
 void declare(CLI::App& app, Options& o) {
   o.setup.model = KVCOMPRESS_EXAMPLE_DATA "/kvlab-6m-q8_0.gguf";
   o.setup.text = KVCOMPRESS_EXAMPLE_DATA "/the-lighthouse-ledger.txt";
   o.setup.threads = std::min(std::max(1U, std::thread::hardware_concurrency()), 64U);
-  app.add_option("MODEL", o.setup.model, "a GGUF file (default: the project's own)")->check(CLI::ExistingFile);
-  app.add_option("--text", o.setup.text, "a text file (default: the project's own)")->check(CLI::ExistingFile);
+  CLI::Option* model = app.add_option("MODEL", o.setup.model, "a GGUF file (default: the project's own)")->check(CLI::ExistingFile);
+  CLI::Option* text = app.add_option("--text", o.setup.text, "a text file (default: the project's own)")->check(CLI::ExistingFile);
   app.add_option("--policies", o.policies, policies_help)->capture_default_str();
   app.add_option("--budget", o.budget,
                  "rows per lane that streaming (sinks and window), h2o and snapkv keep, and that a query reads with quest, landmarks and "
@@ -72,11 +92,26 @@ void declare(CLI::App& app, Options& o) {
   app.add_option("--format", o.format, "of the results on standard output")
       ->check(CLI::IsMember({"table", "json", "csv"}))
       ->capture_default_str();
-  app.add_option("--report", o.report, "also write an HTML report with a plot to this file");
+  CLI::Option* report = app.add_option("--report", o.report, "also write an HTML report with a plot to this file");
+  declare_kv(app, o.kv, {model, text, report});
   app.add_flag("--list", o.list, "print the parts that policies are made of, with their options, and end");
 }
 
+void run_kv(Options& o, const std::string& command) {
+  if (o.format == "csv") { throw comparison::BadArgument("--format is csv, must be table or json with --kv"); }
+  o.kv.policies = o.policies;
+  o.kv.budget = o.budget;
+  o.kv.threads = o.setup.threads;
+  comparison::KvComparison result = comparison::compare_dump(o.kv);
+  result.machine = comparison::machine_facts(comparison::simd_backend());
+  result.date = comparison::date_now();
+  result.command = command;
+  fmt::print("{}", comparison::formatted(result, o.format));
+  if (std::fflush(stdout) != 0) { throw std::runtime_error("standard output cannot be written"); }
+}
+
 void run(Options& o, const std::string& command) {
+  if (!o.kv.path.empty()) { return run_kv(o, command); }
   o.setup.budget = comparison::budget_rows(o.budget, o.setup.context / 2);
   o.setup.policies = comparison::read_policies(o.policies, o.setup.budget, o.setup.context / 2);
   std::optional<comparison::ReportFile> report;

@@ -4,12 +4,21 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "registry/registry.hpp"
 
 namespace comparison {
 
 kvcompress::AnyCache make_cache(const std::string& policy, const kvcompress::Shape& shape, const kvcompress::Memory& memory) {
   return examples::registry().make(policy, shape, memory);
+}
+
+bool retrieves(const std::string& policy) {
+  const auto& parts = examples::registry().parts();
+  return std::any_of(parts.begin(), parts.end(), [&](const kvcompress::PartInfo& part) {
+    return part.kind.find("retrieval") != std::string::npos && policy.find(part.name) != std::string::npos;
+  });
 }
 
 std::string list_of_parts() {

@@ -12,6 +12,9 @@ namespace comparison {
 /// The cache that a policy names; raises the registry's Error.
 kvcompress::AnyCache make_cache(const std::string& policy, const kvcompress::Shape& shape, const kvcompress::Memory& memory);
 
+/// Whether a query reads only some of the rows that the policy's cache holds.
+bool retrieves(const std::string& policy);
+
 /// The parts of the registry with their options and defaults, one per line.
 std::string list_of_parts();
 

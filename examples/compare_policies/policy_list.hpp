@@ -50,7 +50,7 @@ inline std::vector<std::string> split_policies(std::string_view list) {
     while (piece.ends_with(' ')) { piece.remove_suffix(1); }
     const bool setting = piece.find('=') != std::string_view::npos && piece[piece.find_first_of(":+=")] == '=';
     if (before == ',' && setting && !policies.empty()) {
-      policies.back() += "," + std::string(piece);
+      policies.back().append(",").append(piece);  // GCC 12 warns of operator+ here (-Wrestrict)
     } else if (!piece.empty()) {
       policies.emplace_back(piece);
     }
@@ -101,11 +101,12 @@ class PartSettings {
 inline std::size_t kivi_residual(std::size_t prompt_tokens) { return prompt_tokens >= 2048 ? 128 : 32; }
 
 /// Quest reads at least two pages. The published 16 rows a page belong to a budget of 2048; few pages choose badly, so a small one has 8.
-inline void fill_quest(PartSettings& part, std::size_t budget) {
+/// `dense_layers`: of the model's first two, which the authors read in full, those that are there.
+inline void fill_quest(PartSettings& part, std::size_t budget, std::size_t dense_layers) {
   const std::size_t page = part.number("page", budget >= 256 ? 16 : 8);
   part.fill("budget", std::max(budget, 2 * page));
   if (page != 16) { part.fill("page", page); }
-  part.fill("dense_layers", 2);
+  part.fill("dense_layers", dense_layers);
 }
 /// The published 48 outlier chunks belong to a budget of 2048 rows and would be most of a short prompt.
 inline void fill_landmarks(PartSettings& part, std::size_t budget) {
@@ -117,7 +118,7 @@ inline void fill_landmarks(PartSettings& part, std::size_t budget) {
 
 /// The policy with `budget` rows for its eviction or retrieval, and what else would not suit a short prompt, where it names none of its
 /// own. Names of parts that are not known here pass as they are.
-inline std::string with_defaults(std::string_view policy, std::size_t budget, std::size_t prompt_tokens) {
+inline std::string with_defaults(std::string_view policy, std::size_t budget, std::size_t prompt_tokens, std::size_t dense_layers = 2) {
   std::string result;
   const bool landmarks = policy.find("shadowkv") != std::string_view::npos || policy.find("landmarks") != std::string_view::npos;
   while (true) {
@@ -140,7 +141,7 @@ inline std::string with_defaults(std::string_view policy, std::size_t budget, st
     } else if (part.name().starts_with("gear")) {
       part.fill("buffer", 64);  // of the published 20 rows a segment's factors and scales would be a third of a small head
     } else if (part.name() == "quest") {
-      fill_quest(part, budget);
+      fill_quest(part, budget, dense_layers);
     } else if (part.name() == "landmarks" || part.name() == "shadowkv") {
       fill_landmarks(part, budget);
     }
@@ -152,10 +153,11 @@ inline std::string with_defaults(std::string_view policy, std::size_t budget, st
 }
 
 /// The rows of the table: full first, then the policies of the list.
-inline std::vector<Policy> read_policies(std::string_view list, std::size_t budget, std::size_t prompt_tokens) {
+inline std::vector<Policy> read_policies(std::string_view list, std::size_t budget, std::size_t prompt_tokens,
+                                         std::size_t dense_layers = 2) {
   std::vector<Policy> policies{{"full", "full"}};
   for (const std::string& name : split_policies(list)) {
-    if (name != "full") { policies.push_back({name, with_defaults(name, budget, prompt_tokens)}); }
+    if (name != "full") { policies.push_back({name, with_defaults(name, budget, prompt_tokens, dense_layers)}); }
   }
   return policies;
 }

@@ -2,9 +2,11 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include "kvcompress/eviction/scorers/key_leverage.hpp"
 #include "kvcompress/eviction/scorers/row_norms.hpp"
 #include "kvcompress/policies/knorm.hpp"
 #include "kvcompress/policies/lagkv.hpp"
+#include "kvcompress/policies/qfilters.hpp"
 #include "support/eviction_cases.hpp"
 
 namespace {
@@ -20,12 +22,15 @@ using test::HeadArray;
 
 /// Scores and kept rows of one prompt, with the scores as they are.
 template <class S>
-void expect_scores(const Case& one, const char* values, const typename S::Options& scorer, double bound) {
-  const HeadArray k = first_rows(one, "k_postrope");
+void expect_scores(const Case& one, const char* values, const typename S::Options& scorer, double bound, std::size_t layer = 0,
+                   std::size_t layers = 1) {
+  const bool rotated = one.has("k_postrope");
+  const HeadArray k = first_rows(one, rotated ? "k_postrope" : "k_prerope");
   const auto cache =
-      prompt<S, Evict<Watched<S>>>(k, k, first_rows(one, values), {.budget = one.get<std::size_t>("n_kept"), .scorer = scorer});
+      prompt<S, Evict<Watched<S>>>(k, k, first_rows(one, values), {.budget = one.get<std::size_t>("n_kept"), .scorer = scorer}, layer,
+                                   layers, rotated ? KeyForm::rotated : KeyForm::unrotated);
   const auto at = [](std::size_t head, std::size_t row) { return static_cast<double>(Watched<S>::scores.at(head).at(row)); };
-  expect_kept(one, cache, 0, k.heads, at, 0.0);
+  expect_kept(one, cache, layer, k.heads, at, 0.0);
   conformance::expect_within(one, "scores", score_deviation(one, k.heads, 0, at), bound);
 }
 
@@ -44,20 +49,39 @@ TEST(LagKV, ReproducesTheOfficialVectors) {
                                     }}});
 }
 
+void squared_lengths(const Case& one) {
+  const std::map<std::string, Leverage> named{
+      {"key", Leverage::key}, {"value", Leverage::value}, {"kv_avg", Leverage::average}, {"kv_product", Leverage::product}};
+  RowNorms::Options options{.first_rows = one.get<std::size_t>("num_sinks"),
+                            .leverage = named.at(one.get<std::string>("leverage_type")),
+                            .neighbours = one.get<bool>("use_local_approximation") ? one.get<std::size_t>("local_window_size") : 0};
+  if (one.has("sketch_G")) { options.projection = LoadedNumbers(one.array("sketch_G").as<float>()); }
+  expect_scores<RowNorms>(one, "v", options, 3e-8);
+}
 TEST(CUR, ReproducesTheOfficialVectors) {
-  conformance::run_cases(
-      "cur", {{"scores", [](const Case& one) {
-                 const std::map<std::string, Leverage> named{
-                     {"key", Leverage::key}, {"value", Leverage::value}, {"kv_avg", Leverage::average}, {"kv_product", Leverage::product}};
-                 const std::size_t neighbours = one.get<bool>("use_local_approximation") ? one.get<std::size_t>("local_window_size") : 0;
-                 expect_scores<RowNorms>(one, "v",
-                                         {.first_rows = one.get<std::size_t>("num_sinks"),
-                                          .leverage = named.at(one.get<std::string>("leverage_type")),
-                                          .neighbours = neighbours},
-                                         3e-8);
-               }}});
+  conformance::run_cases("cur", {{"scores", squared_lengths}, {"scores_random_leverage", squared_lengths}});
 }
 
+TEST(QFilters, ReproducesTheOfficialVectors) {
+  conformance::run_cases("qfilter", {{"scores", [](const Case& one) {
+                                        const std::vector<float> filters = one.array("q_filters").as<float>();
+                                        expect_scores<FilteredKeys>(one, "k_postrope", {.filters = LoadedNumbers(filters)}, 2e-6,
+                                                                    one.get<std::size_t>("layer"), one.array("q_filters").shape.at(0));
+                                      }}});
+}
+
+TEST(Leverage, ReproducesTheOfficialVectors) {
+  conformance::run_cases("leverage", {{"scores",
+                                       [](const Case& one) {
+    const std::vector<float> sketch = one.array("sketch_phi").as<float>();
+    expect_scores<KeyLeverage>(
+        one, "k_prerope",
+        {.rank = one.get<std::size_t>("sketch_dimension"), .jitter = one.get<double>("jitter"), .sketch = LoadedNumbers(sketch)}, 1e-5);
+                                       }}});
+}
+
+const conformance::Method qfilter("qfilter", {});
+const conformance::Method leverage("leverage", {});
 const conformance::Method knorm("knorm", {});
 const conformance::Method lagkv("lagkv", {});
 const conformance::Method cur("cur", {});

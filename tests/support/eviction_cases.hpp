@@ -58,9 +58,9 @@ inline HeadArray first_rows(const Case& one, const std::string& name) {
 /// One prompt: `layer` of a model of `layers`, queries for its last q.tokens rows.
 template <class S, class E>
 KVCache<PolicyOf<E>> prompt(const HeadArray& q, const HeadArray& k, const HeadArray& v, const typename E::Options& options,
-                            std::size_t layer = 0, std::size_t layers = 1) {
+                            std::size_t layer = 0, std::size_t layers = 1, KeyForm form = KeyForm::rotated) {
   Watched<S>::scores.clear();
-  Shape shape = test::shape_of(q, k, v);
+  Shape shape = test::shape_of(q, k, v, form);
   shape.layers = layers;
   KVCache<PolicyOf<E>> cache(shape, {.eviction = options});
   cache.append(layer, k.rows(0, k.tokens), v.rows(0, k.tokens));
@@ -69,6 +69,38 @@ KVCache<PolicyOf<E>> prompt(const HeadArray& q, const HeadArray& k, const HeadAr
   cache.end_prompt(layer);
   return cache;
 }
+/// The end of a prompt whose attention the case gives, without a cache: one lane, `rows` rows.
+template <class E>
+struct LaneByHand {
+  LaneByHand(const typename E::Options& eviction, std::size_t rows, std::size_t query_heads = 1)
+      : options(eviction), shape{.query_heads = query_heads, .kv_heads = 1}, state(E::state(options, Site{0, 0, shape}, Memory{})),
+        table(false, Memory{}) {
+    for (std::size_t r = 0; r < rows; ++r) { table.append(static_cast<Position>(r)); }
+    state.resize(rows);
+  }
+  /// The rows that stay.
+  Members kept() {
+    Rotation rotation(shape, Memory{});
+    const LaneView::Reading none{};
+    const LaneView view(Site{0, 0, shape}, &state, nullptr, table, rotation, none);
+    DecisionScratch scratch{Memory{}};
+    Vector<Position> order{Allocator<Position>(Memory{})};
+    std::vector<unsigned char> drop(table.rows(), 0);
+    std::size_t budget = options.budget.rows_of;
+    RowSet set{table, {&view, 1}, budget, drop, order};
+    E::select(options, {&set, 1}, {true, table.rows(), 0, table.rows(), scratch});
+    Members kept;
+    for (std::size_t r = 0; r < table.rows(); ++r) {
+      if (drop[r] == 0) { kept.push_back(static_cast<std::int64_t>(r)); }
+    }
+    return kept;
+  }
+  typename E::Options options;
+  Shape shape;
+  typename E::State state;
+  RowTable table;
+};
+
 /// Kept rows as the official table says, `at(head, row)` scores; nothing but near ties may differ.
 template <class Cache>
 void expect_kept(const Case& one, const Cache& cache, std::size_t layer, std::size_t heads, auto&& at, double margin) {
@@ -83,7 +115,7 @@ void expect_kept(const Case& one, const Cache& cache, std::size_t layer, std::si
 }
 /// The largest deviation of scores, divided, from the official ones, but for the `guarded` newest rows, which have none.
 double score_deviation(const Case& one, std::size_t heads, std::size_t guarded, auto&& at) {
-  const auto official = matrix(one.any({"score", "inner_score"}));
+  const auto official = matrix(one.any({"leverage", "score", "inner_score"}));
   double worst = 0.0;
   for (std::size_t head = 0; head < heads; ++head) {
     for (std::size_t row = 0; row + guarded < static_cast<std::size_t>(official.cols()); ++row) {

@@ -94,7 +94,7 @@ struct Encoding {
         for (std::size_t head = 0; head < layers[l]->lanes.size(); ++head) {
           Lane<P>& lane = layers[l]->lanes[head];
           S* const self = &(lane.*store);
-          if (is_quiet(*self)) { continue; }
+          if (is_quiet(lane, *self)) { continue; }
           Reads reads;
           work(std::span<S* const>(&self, 1), [&] {
             reads = lane.index.reads();
@@ -106,10 +106,10 @@ struct Encoding {
   }
   /// Whether a store that encodes for itself has nothing to do.
   template <class S>
-  [[nodiscard]] bool is_quiet(const S& store) const noexcept {
+  [[nodiscard]] bool is_quiet(const Lane<P>& lane, const S& store) const noexcept {
     const StoreFacts& has = facts_of(store);
     if constexpr (SaysWhenItEncodes<S>) {
-      const bool still = Axes<P>::Eviction::decides == Decides::never && !end_of_prompt;  // the rows are those that a commit finds
+      const bool still = !lane.decides() && !end_of_prompt;  // the rows are those that a commit finds
       if (still && has.says_when_it_encodes) { return !store.encodes_at(store.rows()); }
     }
     return !has.encodes;

@@ -22,6 +22,7 @@ void for_each_row(const LaneView& lane, const RowTable& rows, const Moment& mome
   float* const values = keys + at_once * key_width;
   for (std::size_t first = 0; first < rows.rows(); first += at_once) {
     const RowRange some{first, std::min(first + at_once, rows.rows())};
+    if (rows.live_in(some.first, some.last) == 0) { continue; }
     lane.keys(some, keys);
     lane.values(some, values);
     for (std::size_t r = first; r < some.last; ++r) {
@@ -37,9 +38,25 @@ void for_each_key(const LaneView& lane, const RowTable& rows, const Moment& mome
   keys.resize(std::max(keys.size(), at_once * width));
   for (std::size_t first = 0; first < rows.rows(); first += at_once) {
     const RowRange some{first, std::min(first + at_once, rows.rows())};
+    if (rows.live_in(some.first, some.last) == 0) { continue; }
     lane.keys(some, keys.data());
     for (std::size_t r = first; r < some.last; ++r) {
       if (rows.alive(r)) { visit(r, keys.data() + (r - first) * width); }
+    }
+  }
+}
+/// And of the values: visit(row, value).
+void for_each_value(const LaneView& lane, const RowTable& rows, const Moment& moment, auto&& visit) {
+  constexpr std::size_t at_once = 64;
+  const std::size_t width = lane.site.shape.value_width();
+  Vector<float>& values = moment.scratch.rows;
+  values.resize(std::max(values.size(), at_once * width));
+  for (std::size_t first = 0; first < rows.rows(); first += at_once) {
+    const RowRange some{first, std::min(first + at_once, rows.rows())};
+    if (rows.live_in(some.first, some.last) == 0) { continue; }
+    lane.values(some, values.data());
+    for (std::size_t r = first; r < some.last; ++r) {
+      if (rows.alive(r)) { visit(r, values.data() + (r - first) * width); }
     }
   }
 }

@@ -4,6 +4,7 @@
 
 #include "kvcompress/core/math.hpp"
 #include "kvcompress/core/no_state.hpp"
+#include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/eviction/scored.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -20,35 +21,23 @@ struct KeyDifference : ScoredRows {
 
   static std::span<const float> score(const Options&, const LaneView& lane, const RowTable& rows, const Moment& moment,
                                       std::span<float> out) {
-    constexpr std::size_t at_once = 64;
     const std::size_t width = lane.site.shape.key_width();
-    Vector<float>& keys = moment.scratch.rows;
     Vector<double>& mean = moment.scratch.sums;
-    keys.resize(std::max(keys.size(), at_once * width));
     const std::size_t before = mean.size();  // sums of a set's other lanes
     mean.resize(before + width, 0.0);
-    const auto for_keys = [&](auto&& visit) {
-      for (std::size_t first = 0; first < rows.rows(); first += at_once) {
-        const std::size_t end = std::min(first + at_once, rows.rows());
-        lane.keys({first, end}, keys.data());
-        for (std::size_t r = first; r < end; ++r) {
-          if (rows.alive(r)) { visit(r, keys.data() + (r - first) * width); }
-        }
-      }
-    };
     const auto length = [width](const auto* vector) {
       double sum = 0.0;
       for (std::size_t c = 0; c < width; ++c) { sum += static_cast<double>(vector[c]) * static_cast<double>(vector[c]); }
       return std::max(math::sqrt(sum), 1e-12);
     };
     double* const direction = mean.data() + before;
-    for_keys([&](std::size_t, const float* key) {
+    for_each_key(lane, rows, moment, [&](std::size_t, const float* key) {
       const double scale = 1.0 / length(key);
       for (std::size_t c = 0; c < width; ++c) { direction[c] += scale * static_cast<double>(key[c]); }
     });
     const double mean_length = length(direction);
     std::fill(out.begin(), out.end(), 0.0F);
-    for_keys([&](std::size_t row, const float* key) {
+    for_each_key(lane, rows, moment, [&](std::size_t row, const float* key) {
       double dot = 0.0;
       for (std::size_t c = 0; c < width; ++c) { dot += direction[c] * static_cast<double>(key[c]); }
       out[row] = static_cast<float>(-dot / (mean_length * length(key)));

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "kvcompress/core/loaded_numbers.hpp"
 #include "kvcompress/core/no_state.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/eviction/scored.hpp"
@@ -16,8 +17,8 @@ constexpr auto names_of(Leverage) noexcept { return std::array{"key", "value", "
 /// block that the row is in, in text order (0: not divided); then by the sum over the lane. The first rows score 1, above all others. Needs no
 /// attention; decides once, at the end of a prompt. Cost: decodes keys and values once; 20 bytes per row of scratch.
 ///
-/// Source: "Value-Guided KV Compression for LLMs via Approximated CUR Decomposition"; NVIDIA/kvpress@8bb29b9c3078:cur_press.py, without its
-/// random projection. Blocks without any length score 0, where that code divides by 0.
+/// Source: "Value-Guided KV Compression for LLMs via Approximated CUR Decomposition"; NVIDIA/kvpress@8bb29b9c3078:cur_press.py, which draws its
+/// projection anew each time. Blocks without any length score 0, where that code divides by 0.
 struct RowNorms : ScoredRows {
   static constexpr std::string_view name = "row_norms";
   static constexpr Needs may{.decides = Decides::once};
@@ -25,6 +26,7 @@ struct RowNorms : ScoredRows {
     std::size_t first_rows = 4;  ///< sinks
     Leverage leverage = Leverage::product;
     std::size_t neighbours = 16;  ///< rows of a block; 0: none
+    LoadedNumbers projection{};   ///< (width, any) random numbers that keys and values are multiplied with first; none: as they are
     static void fields(auto& options, auto&& field) {
       field("first_rows", options.first_rows);
       field("leverage", options.leverage);
@@ -33,7 +35,12 @@ struct RowNorms : ScoredRows {
   };
   using State = NoState;
 
-  static void validate(const Options& options, const Shape&) {
+  static void validate(const Options& options, const Shape& shape) {
+    const std::size_t numbers = options.projection.size();
+    require(numbers == 0 || (numbers % shape.key_width() == 0 && shape.key_width() == shape.value_width()), ErrorCode::option,
+            "row_norms: projection has ", numbers,
+            " numbers, must have a multiple of the width of keys and values, which must be one; key width ", shape.key_width(),
+            ", value width ", shape.value_width());
     check_bounds("row_norms: first_rows", options.first_rows);
     check_named("row_norms: leverage", options.leverage);
     check_bounds("row_norms: neighbours", options.neighbours);
@@ -47,9 +54,16 @@ struct RowNorms : ScoredRows {
     const Shape& shape = lane.site.shape;
     Vector<double> keys = numbers_of<double>(moment, rows.rows());
     Vector<double> values(keys);
-    const auto square = [](const float* x, std::size_t width) {
+    const std::size_t projected = options.projection.size() / shape.key_width();
+    Vector<double> product = numbers_of<double>(moment, projected);
+    const auto square = [&](const float* x, std::size_t width) {
       double sum = 0.0;
-      for (std::size_t c = 0; c < width; ++c) { sum += static_cast<double>(x[c]) * static_cast<double>(x[c]); }
+      for (std::size_t c = 0; projected == 0 && c < width; ++c) { sum += static_cast<double>(x[c]) * static_cast<double>(x[c]); }
+      std::fill(product.begin(), product.end(), 0.0);
+      for (std::size_t i = 0; i < projected * width; ++i) {
+        product[i % projected] += static_cast<double>(x[i / projected]) * static_cast<double>(options.projection.all()[i]);
+      }
+      for (const double number : product) { sum += number * number; }
       return sum;
     };
     for_each_row(lane, rows, moment, [&](std::size_t row, const float* key, const float* value) {

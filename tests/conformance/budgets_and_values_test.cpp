@@ -1,0 +1,100 @@
+// tests/conformance/budgets_and_values_test.cpp - loaded budgets of heads, and choices that look at values, against the official implementations.
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include "kvcompress/eviction/allocators/head_table.hpp"
+#include "kvcompress/policies/criticalkv.hpp"
+#include "support/eviction_cases.hpp"
+
+namespace {
+
+using namespace kvcompress;
+using conformance::Case;
+using conformance::expect_kept;
+using conformance::expect_mask;
+using conformance::prompt;
+using conformance::score_deviation;
+using conformance::Watched;
+using test::HeadArray;
+using S = Watched<WindowAttention>;
+
+/// A choice in two stages over SnapKV's scores, whose sums over window and group are divided by `means`.
+template <class A>
+void two_stages(const Case& one, const Budget& budget, const typename A::Options& allocator, auto&& expect) {
+  const auto inner = one.get<nlohmann::json>("inner");
+  if (inner.at("method") != "snapkv") {
+    throw conformance::NotCovered(one.path() + ": scores of " + inner.at("method").get<std::string>());
+  }
+  const HeadArray q(one.array("q_postrope"));
+  const HeadArray k(one.array("k_postrope"));
+  const HeadArray v(one.array("v"));
+  const auto window = inner.at("window").get<std::size_t>();
+  const double means = static_cast<double>(window * q.heads / k.heads);
+  const npy::Array weights = one.array("w_o");
+  const OutputProjections projections(LoadedNumbers(weights.as<float>()), weights.shape.at(0));
+  const auto cache = prompt<WindowAttention, Evict<S, A, TwoStages>>(
+      q, k, v,
+      {.budget = budget,
+       .scorer = {.window = window, .kernel = inner.at("kernel").get<std::size_t>(), .pooling = Pooling::average},
+       .allocator = allocator,
+       .selector = {.first_share = one.get<double>("first_stage_ratio"),
+                    .epsilon = means * one.get<double>("epsilon"),
+                    .norm = projections.norm()}});
+  expect(cache, k.heads);
+  conformance::expect_within(
+      one, "scores",
+      score_deviation(one, k.heads, window,
+                      [&](std::size_t h, std::size_t r) { return static_cast<double>(S::scores.at(h).at(r)) / means; }),
+      4e-8);
+  const auto norms = conformance::matrix(one.array("projected_norm"));
+  Shape shape = test::shape_of(q, k, v);
+  double worst = 0.0;
+  for (std::size_t head = 0; head < k.heads; ++head) {
+    for (std::size_t row = 0; row < k.tokens; ++row) {
+      const double norm = projections.norm()(Site{0, head, shape}, {v.data.data() + (head * v.tokens + row) * v.dim, v.dim});
+      worst = std::max(worst, std::abs(norm - norms(static_cast<reference::Index>(head), static_cast<reference::Index>(row))));
+    }
+  }
+  conformance::expect_within(one, "norms", worst, 3e-4);
+}
+TEST(CriticalKV, ReproducesTheOfficialVectors) {
+  conformance::run_cases("criticalkv", {{"two_stage", [](const Case& one) {
+                                           two_stages<Uniform>(one, one.get<std::size_t>("n_kept"), {},
+                                                               [&](const auto& cache, std::size_t heads) {
+      expect_kept(
+          one, cache, 0, heads, [](std::size_t, std::size_t) { return 0.0; }, -1.0);
+                                           });
+                                         }}});
+}
+TEST(CriticalAdaKV, ReproducesTheOfficialVectors) {
+  conformance::run_cases("criticaladakv",
+                         {{"head_budgets", [](const Case& one) {
+                             two_stages<Ada>(one, one.get<std::size_t>("n_kept_mean"), {.floor = one.get<double>("alpha_safeguard")},
+                                             [&](const auto& cache, std::size_t heads) { expect_mask(one, cache, "head_budget", heads); });
+                           }}});
+}
+
+void head_table(const Case& one) {
+  const HeadArray q(one.array("q_window_postrope"));
+  const HeadArray k(one.array("k_postrope"));
+  const auto window = one.get<std::size_t>("window");
+  const auto rows = one.get<std::vector<float>>("head_capacity");
+  const auto cache = prompt<WindowAttention, Evict<S, HeadTable>>(
+      q, k, k,
+      {.budget = one.get<std::size_t>("capacity"),
+       .scorer = {.window = window, .kernel = one.get<std::size_t>("kernel"), .pooling = Pooling::average},
+       .allocator = {.rows = LoadedNumbers(rows)}});
+  expect_mask(one, cache, "head_rows", k.heads);
+  const double means = static_cast<double>(window * q.heads / k.heads);
+  conformance::expect_within(
+      one, "scores",
+      score_deviation(one, k.heads, 0, [&](std::size_t h, std::size_t r) { return static_cast<double>(S::scores.at(h).at(r)) / means; }),
+      5e-8);
+}
+TEST(HeadKV, ReproducesTheOfficialVectors) { conformance::run_cases("headkv", {{"factory_head_budgets", head_table}}); }
+
+const conformance::Method criticalkv("criticalkv", {});
+const conformance::Method criticaladakv("criticaladakv", {});
+const conformance::Method headkv("headkv", {});
+
+}  // namespace
