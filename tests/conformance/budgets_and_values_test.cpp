@@ -1,9 +1,10 @@
-// tests/conformance/budgets_and_values_test.cpp - loaded budgets of heads, and choices that look at values, against the official implementations.
+// tests/conformance/budgets_and_values_test.cpp - budgets of heads and layers, choices that look at values, against the official implementations.
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
 #include "kvcompress/eviction/allocators/head_table.hpp"
 #include "kvcompress/policies/criticalkv.hpp"
+#include "kvcompress/policies/simlayerkv.hpp"
 #include "support/eviction_cases.hpp"
 
 namespace {
@@ -93,6 +94,41 @@ void head_table(const Case& one) {
 }
 TEST(HeadKV, ReproducesTheOfficialVectors) { conformance::run_cases("headkv", {{"factory_head_budgets", head_table}}); }
 
+/// LazyLayers that remembers what share the ends got.
+struct WatchedLayers : LazyLayers {
+  static inline double mass = 0.0;
+  static void select(const Options& options, std::span<RowSet> sets, const Moment& moment) {
+    mass = mass_at_the_ends(options, sets.front());
+    LazyLayers::select(options, sets, moment);
+  }
+};
+void lazy_layers(const Case& one) {
+  const HeadArray q(one.array("q_postrope"));
+  const HeadArray k(one.array("k_postrope"));
+  const auto configs = one.get<nlohmann::json>("configs");
+  const std::vector<float> masses = one.array("lazy_score").as<float>();
+  double worst = 0.0;
+  for (std::size_t c = 0; c < configs.size(); ++c) {
+    KVCache<conformance::PolicyOf<WatchedLayers>> cache(test::shape_of(q, k, k),
+                                                        {.eviction = {.threshold = configs[c].at("lazy_threshold").get<double>(),
+                                                                      .first_rows = configs[c].at("n_initial").get<std::size_t>(),
+                                                                      .recent = configs[c].at("n_recent").get<std::size_t>(),
+                                                                      .last = configs[c].at("n_last").get<std::size_t>()}});
+    HeadArray out(q.heads, q.tokens, k.dim);
+    cache.append(0, k.rows(0, k.tokens), k.rows(0, k.tokens));
+    cache.attend(0, q.rows(0, q.tokens), Output(out.data.data(), q.tokens, out.heads, out.dim, out.dim, out.tokens * out.dim));
+    cache.end_prompt(0);
+    const auto official = conformance::members(one.array("kept_idx_" + std::to_string(c)).values);
+    for (std::size_t head = 0; head < k.heads; ++head) {
+      EXPECT_EQ(conformance::members(cache.kept(0, head)), official) << one.path() << " configuration " << c << " head " << head;
+    }
+    worst = std::max(worst, std::abs(WatchedLayers::mass - static_cast<double>(masses.at(c))));
+  }
+  conformance::expect_within(one, "share of the ends", worst, 2e-6);
+}
+TEST(SimLayerKV, ReproducesTheOfficialVectors) { conformance::run_cases("simlayerkv", {{"lazy_layer", lazy_layers}}); }
+
+const conformance::Method simlayerkv("simlayerkv", {});
 const conformance::Method criticalkv("criticalkv", {});
 const conformance::Method criticaladakv("criticaladakv", {});
 const conformance::Method headkv("headkv", {});
