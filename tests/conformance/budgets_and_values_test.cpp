@@ -2,8 +2,12 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "kvcompress/eviction/allocators/head_table.hpp"
+#include "kvcompress/eviction/prefix_profile.hpp"
 #include "kvcompress/policies/criticalkv.hpp"
+#include "kvcompress/policies/prefixkv.hpp"
 #include "kvcompress/policies/simlayerkv.hpp"
 #include "support/eviction_cases.hpp"
 
@@ -128,6 +132,52 @@ void lazy_layers(const Case& one) {
 }
 TEST(SimLayerKV, ReproducesTheOfficialVectors) { conformance::run_cases("simlayerkv", {{"lazy_layer", lazy_layers}}); }
 
+/// The rows that a layer keeps of those at `positions`, whose scores are given.
+conformance::Members kept_by_layer(const PrefixLayers::Options& options, std::size_t layer, const conformance::Members& positions,
+                                   std::span<const float> scores, std::optional<std::size_t> prompt_tokens) {
+  conformance::LaneByHand<PrefixLayers> lane(options, Shape{.layers = options.removed.size()}, 0, layer);
+  for (const std::int64_t position : positions) { lane.table.append(static_cast<Position>(position)); }
+  lane.state.resize(positions.size());
+  for (std::size_t row = 0; row < scores.size(); ++row) { lane.state.set(row, 0, scores[row]); }
+  conformance::Members kept;
+  for (const std::int64_t row : lane.kept(prompt_tokens)) { kept.push_back(positions[static_cast<std::size_t>(row)]); }
+  return kept;
+}
+void prefix_layers(const Case& one) {
+  const npy::Array scores = one.array("layer_score");
+  const std::vector<float> all = scores.as<float>();
+  const std::size_t layers = scores.shape[0];
+  const std::size_t tokens = scores.shape[1];
+  const auto share = one.get<double>("ratio");
+  const auto first_rows = one.get<std::size_t>("start");
+  ASSERT_EQ(one.get<std::size_t>("protect_last"), 1U);
+  const std::vector<std::size_t> counted = prefix_removals(all, layers, share, first_rows + 1);
+  EXPECT_EQ(std::vector<double>(counted.begin(), counted.end()), one.array("cdf_removed").values);
+  const std::vector<float> removed = prefix_profile(all, layers, share, first_rows + 1);
+  const std::vector<float> official = one.array("removal_ratio").as<float>();
+  for (std::size_t layer = 0; layer < layers; ++layer) { EXPECT_NEAR(removed.at(layer), official.at(layer), 1e-6); }
+  const PrefixLayers::Options options{
+      .removed = LoadedNumbers(removed), .first_rows = first_rows, .distance = static_cast<std::size_t>(-one.get<int>("distance"))};
+  const auto after_prompt = conformance::matrix(one.array("kept_after_prompt"));
+  const auto after_decode = conformance::matrix(one.array("kept_after_decode"));
+  const auto counts = conformance::matrix(one.array("rows_per_call"));
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    const auto index = static_cast<reference::Index>(layer);
+    conformance::Members rows(tokens);
+    std::iota(rows.begin(), rows.end(), 0);
+    rows = kept_by_layer(options, layer, rows, {all.data() + layer * tokens, tokens}, {});
+    EXPECT_EQ(rows, conformance::kept_row(after_prompt, index)) << one.path() << " layer " << layer;
+    for (std::size_t step = 0; step < one.get<std::size_t>("decode"); ++step) {
+      rows.push_back(static_cast<std::int64_t>(tokens + step));
+      rows = kept_by_layer(options, layer, rows, {}, tokens);
+      EXPECT_EQ(static_cast<double>(rows.size()), counts(static_cast<reference::Index>(step + 1), index)) << one.path() << " step " << step;
+    }
+    EXPECT_EQ(rows, conformance::kept_row(after_decode, index)) << one.path() << " layer " << layer;
+  }
+}
+TEST(PrefixKV, ReproducesTheOfficialVectors) { conformance::run_cases("prefixkv", {{"cdf_budgets", prefix_layers}}); }
+
+const conformance::Method prefixkv("prefixkv", {});
 const conformance::Method simlayerkv("simlayerkv", {});
 const conformance::Method criticalkv("criticalkv", {});
 const conformance::Method criticaladakv("criticaladakv", {});

@@ -91,7 +91,8 @@ struct LaneByHand {
     DecisionScratch scratch{Memory{}};
     Vector<Position> order{Allocator<Position>(Memory{})};
     std::vector<unsigned char> drop(table.rows(), 0);
-    std::size_t budget = options.budget.rows_of;
+    std::size_t budget = 0;
+    if constexpr (HasBudget<E>) { budget = options.budget.rows_of; }
     RowSet set{table, {&view, 1}, budget, drop, order};
     E::validate(options, shape);
     E::select(options, {&set, 1}, {!prompt_tokens, prompt_tokens.value_or(table.rows()), 0, table.rows(), scratch});
