@@ -1,9 +1,14 @@
-// tests/conformance/budgets_and_values_test.cpp - loaded budgets of heads, and choices that look at values, against the official implementations.
+// tests/conformance/budgets_and_values_test.cpp - budgets of heads and layers, choices that look at values, against the official implementations.
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <numeric>
+
 #include "kvcompress/eviction/allocators/head_table.hpp"
+#include "kvcompress/eviction/prefix_profile.hpp"
 #include "kvcompress/policies/criticalkv.hpp"
+#include "kvcompress/policies/prefixkv.hpp"
+#include "kvcompress/policies/simlayerkv.hpp"
 #include "support/eviction_cases.hpp"
 
 namespace {
@@ -93,6 +98,87 @@ void head_table(const Case& one) {
 }
 TEST(HeadKV, ReproducesTheOfficialVectors) { conformance::run_cases("headkv", {{"factory_head_budgets", head_table}}); }
 
+/// LazyLayers that remembers what share the ends got.
+struct WatchedLayers : LazyLayers {
+  static inline double mass = 0.0;
+  static void select(const Options& options, std::span<RowSet> sets, const Moment& moment) {
+    mass = mass_at_the_ends(options, sets.front());
+    LazyLayers::select(options, sets, moment);
+  }
+};
+void lazy_layers(const Case& one) {
+  const HeadArray q(one.array("q_postrope"));
+  const HeadArray k(one.array("k_postrope"));
+  const auto configs = one.get<nlohmann::json>("configs");
+  const std::vector<float> masses = one.array("lazy_score").as<float>();
+  double worst = 0.0;
+  for (std::size_t c = 0; c < configs.size(); ++c) {
+    KVCache<conformance::PolicyOf<WatchedLayers>> cache(test::shape_of(q, k, k),
+                                                        {.eviction = {.threshold = configs[c].at("lazy_threshold").get<double>(),
+                                                                      .first_rows = configs[c].at("n_initial").get<std::size_t>(),
+                                                                      .recent = configs[c].at("n_recent").get<std::size_t>(),
+                                                                      .last = configs[c].at("n_last").get<std::size_t>()}});
+    HeadArray out(q.heads, q.tokens, k.dim);
+    cache.append(0, k.rows(0, k.tokens), k.rows(0, k.tokens));
+    cache.attend(0, q.rows(0, q.tokens), Output(out.data.data(), q.tokens, out.heads, out.dim, out.dim, out.tokens * out.dim));
+    cache.end_prompt(0);
+    const auto official = conformance::members(one.array("kept_idx_" + std::to_string(c)).values);
+    for (std::size_t head = 0; head < k.heads; ++head) {
+      EXPECT_EQ(conformance::members(cache.kept(0, head)), official) << one.path() << " configuration " << c << " head " << head;
+    }
+    worst = std::max(worst, std::abs(WatchedLayers::mass - static_cast<double>(masses.at(c))));
+  }
+  conformance::expect_within(one, "share of the ends", worst, 2e-6);
+}
+TEST(SimLayerKV, ReproducesTheOfficialVectors) { conformance::run_cases("simlayerkv", {{"lazy_layer", lazy_layers}}); }
+
+/// The rows that a layer keeps of those at `positions`, whose scores are given.
+conformance::Members kept_by_layer(const PrefixLayers::Options& options, std::size_t layer, const conformance::Members& positions,
+                                   std::span<const float> scores, std::optional<std::size_t> prompt_tokens) {
+  conformance::LaneByHand<PrefixLayers> lane(options, Shape{.layers = options.removed.size()}, 0, layer);
+  for (const std::int64_t position : positions) { lane.table.append(static_cast<Position>(position)); }
+  lane.state.resize(positions.size());
+  for (std::size_t row = 0; row < scores.size(); ++row) { lane.state.set(row, 0, scores[row]); }
+  conformance::Members kept;
+  for (const std::int64_t row : lane.kept(prompt_tokens)) { kept.push_back(positions[static_cast<std::size_t>(row)]); }
+  return kept;
+}
+void prefix_layers(const Case& one) {
+  const npy::Array scores = one.array("layer_score");
+  const std::vector<float> all = scores.as<float>();
+  const std::size_t layers = scores.shape[0];
+  const std::size_t tokens = scores.shape[1];
+  const auto share = one.get<double>("ratio");
+  const auto first_rows = one.get<std::size_t>("start");
+  ASSERT_EQ(one.get<std::size_t>("protect_last"), 1U);
+  const std::vector<std::size_t> counted = prefix_removals(all, layers, share, first_rows + 1);
+  EXPECT_EQ(std::vector<double>(counted.begin(), counted.end()), one.array("cdf_removed").values);
+  const std::vector<float> removed = prefix_profile(all, layers, share, first_rows + 1);
+  const std::vector<float> official = one.array("removal_ratio").as<float>();
+  for (std::size_t layer = 0; layer < layers; ++layer) { EXPECT_NEAR(removed.at(layer), official.at(layer), 1e-6); }
+  const PrefixLayers::Options options{
+      .removed = LoadedNumbers(removed), .first_rows = first_rows, .distance = static_cast<std::size_t>(-one.get<int>("distance"))};
+  const auto after_prompt = conformance::matrix(one.array("kept_after_prompt"));
+  const auto after_decode = conformance::matrix(one.array("kept_after_decode"));
+  const auto counts = conformance::matrix(one.array("rows_per_call"));
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    const auto index = static_cast<reference::Index>(layer);
+    conformance::Members rows(tokens);
+    std::iota(rows.begin(), rows.end(), 0);
+    rows = kept_by_layer(options, layer, rows, {all.data() + layer * tokens, tokens}, {});
+    EXPECT_EQ(rows, conformance::kept_row(after_prompt, index)) << one.path() << " layer " << layer;
+    for (std::size_t step = 0; step < one.get<std::size_t>("decode"); ++step) {
+      rows.push_back(static_cast<std::int64_t>(tokens + step));
+      rows = kept_by_layer(options, layer, rows, {}, tokens);
+      EXPECT_EQ(static_cast<double>(rows.size()), counts(static_cast<reference::Index>(step + 1), index)) << one.path() << " step " << step;
+    }
+    EXPECT_EQ(rows, conformance::kept_row(after_decode, index)) << one.path() << " layer " << layer;
+  }
+}
+TEST(PrefixKV, ReproducesTheOfficialVectors) { conformance::run_cases("prefixkv", {{"cdf_budgets", prefix_layers}}); }
+
+const conformance::Method prefixkv("prefixkv", {});
+const conformance::Method simlayerkv("simlayerkv", {});
 const conformance::Method criticalkv("criticalkv", {});
 const conformance::Method criticaladakv("criticaladakv", {});
 const conformance::Method headkv("headkv", {});

@@ -106,7 +106,7 @@ void decayed_attention(const Case& one) {
                                      .sinks = one.get<std::size_t>("sink"),
                                      .recent = one.get<std::size_t>("recent"),
                                      .scorer = {.window = window, .decay = one.get<double>("decay")}},
-                                    attention.dim);
+                                    Shape{}, attention.dim);
     std::size_t end = 0;
     for (std::size_t update = 0; update < counts.size(); ++update) {  // each as the last queries of a prompt
       end += counts[update];

@@ -7,6 +7,7 @@
 #include "kvcompress/policies/knorm.hpp"
 #include "kvcompress/policies/lagkv.hpp"
 #include "kvcompress/policies/qfilters.hpp"
+#include "kvcompress/policies/triattention.hpp"
 #include "support/eviction_cases.hpp"
 
 namespace {
@@ -80,6 +81,50 @@ TEST(Leverage, ReproducesTheOfficialVectors) {
                                        }}});
 }
 
+void future_logits(const Case& one) {
+  using E = TriAttention::Eviction;
+  if (one.get<std::string>("mode") != "per_layer_per_head") {
+    throw conformance::NotCovered(one.path() + ": one choice for all layers, by scores");
+  }
+  const bool plain = one.get<std::string>("aggregation") == "mean" && one.get<bool>("normalize_scores") && !one.get<bool>("disable_mlr") &&
+                     one.get<std::string>("layer_perhead_aggregation") == "max" && one.get<bool>("prompt_counts_in_budget");
+  if (!plain) { throw conformance::NotCovered(one.path() + ": options that FutureLogits does not have"); }
+  const npy::Array keys = one.array("k_postrope");
+  const std::vector<float> all_keys = keys.as<float>();
+  const std::vector<float> positions = one.array("position").as<float>();
+  const std::vector<float> real = one.array("q_mean_real").as<float>();
+  const std::vector<float> imaginary = one.array("q_mean_imag").as<float>();
+  const std::vector<float> lengths = one.array("q_abs_mean").as<float>();
+  const std::vector<float> official = one.array("keep_idx").as<float>();
+  const Shape shape{
+      .layers = keys.shape[0], .query_heads = one.get<std::size_t>("Hq"), .kv_heads = keys.shape[1], .head_dim = keys.shape[3]};
+  const std::size_t pairs = shape.rotary_pairs();
+  std::vector<float> means;  // (layers, query heads, real parts, imaginary parts)
+  for (std::size_t head = 0; head < shape.layers * shape.query_heads; ++head) {
+    for (const auto* part : {&real, &imaginary}) {
+      means.insert(means.end(), part->begin() + static_cast<std::ptrdiff_t>(head * pairs),
+                   part->begin() + static_cast<std::ptrdiff_t>((head + 1) * pairs));
+    }
+  }
+  const auto budget = one.get<std::size_t>("budget");
+  for (std::size_t lane = 0; lane < shape.layers * shape.kv_heads; ++lane) {
+    conformance::LaneByHand<E> hand({.budget = budget,
+                                     .scorer = {.means = LoadedNumbers(means),
+                                                .lengths = LoadedNumbers(lengths),
+                                                .farthest = one.get<std::size_t>("offset_max_length")}},
+                                    shape, 0, lane / shape.kv_heads, lane % shape.kv_heads);
+    for (const float position : positions) { hand.table.append(static_cast<Position>(position)); }
+    ASSERT_EQ(static_cast<std::size_t>(positions.back()) + 1, one.get<std::size_t>("clock"));
+    hand.keys = all_keys.data() + lane * keys.shape[2] * keys.shape[3];
+    const auto from = official.begin() + static_cast<std::ptrdiff_t>(lane * budget);
+    EXPECT_EQ(hand.kept(one.get<std::size_t>("prompt")),
+              conformance::members(std::span<const float>(from, from + static_cast<std::ptrdiff_t>(budget))))
+        << one.path() << " lane " << lane;
+  }
+}
+TEST(TriAttention, ReproducesTheOfficialVectors) { conformance::run_cases("triattention", {{"keep_indices", future_logits}}); }
+
+const conformance::Method triattention("triattention", {});
 const conformance::Method qfilter("qfilter", {});
 const conformance::Method leverage("leverage", {});
 const conformance::Method knorm("knorm", {});

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -69,26 +70,32 @@ KVCache<PolicyOf<E>> prompt(const HeadArray& q, const HeadArray& k, const HeadAr
   cache.end_prompt(layer);
   return cache;
 }
-/// The end of a prompt whose attention the case gives, without a cache: one lane, `rows` rows.
+/// A decision without a cache, where a case gives attention or a cache with gaps: one lane, whose keys may be given.
 template <class E>
 struct LaneByHand {
-  LaneByHand(const typename E::Options& eviction, std::size_t rows, std::size_t query_heads = 1)
-      : options(eviction), shape{.query_heads = query_heads, .kv_heads = 1}, state(E::state(options, Site{0, 0, shape}, Memory{})),
-        table(false, Memory{}) {
+  LaneByHand(const typename E::Options& eviction, const Shape& model, std::size_t rows, std::size_t layer = 0, std::size_t kv_head = 0)
+      : options(eviction), shape(model), site{layer, kv_head, shape}, state(E::state(options, site, Memory{})), table(false, Memory{}) {
     for (std::size_t r = 0; r < rows; ++r) { table.append(static_cast<Position>(r)); }
     state.resize(rows);
   }
-  /// The rows that stay.
-  Members kept() {
+  LaneByHand(const LaneByHand&) = delete;
+  /// The rows that stay at the end of a prompt, or at a commit after one of so many tokens.
+  Members kept(std::optional<std::size_t> prompt_tokens = {}) {
     Rotation rotation(shape, Memory{});
-    const LaneView::Reading none{};
-    const LaneView view(Site{0, 0, shape}, &state, nullptr, table, rotation, none);
+    const LaneView::Reading reading{[](const void* lane, RowRange rows, const RowTable&, Rotation&, std::size_t stride, float* out) {
+      const float* from = static_cast<const LaneByHand*>(lane)->keys;
+      std::copy(from + rows.first * stride, from + rows.last * stride, out);
+                                    },
+                                    nullptr};
+    const LaneView view(site, &state, this, table, rotation, reading);
     DecisionScratch scratch{Memory{}};
     Vector<Position> order{Allocator<Position>(Memory{})};
     std::vector<unsigned char> drop(table.rows(), 0);
-    std::size_t budget = options.budget.rows_of;
+    std::size_t budget = 0;
+    if constexpr (HasBudget<E>) { budget = options.budget.rows_of; }
     RowSet set{table, {&view, 1}, budget, drop, order};
-    E::select(options, {&set, 1}, {true, table.rows(), 0, table.rows(), scratch});
+    E::validate(options, shape);
+    E::select(options, {&set, 1}, {!prompt_tokens, prompt_tokens.value_or(table.rows()), 0, table.rows(), scratch});
     Members kept;
     for (std::size_t r = 0; r < table.rows(); ++r) {
       if (drop[r] == 0) { kept.push_back(static_cast<std::int64_t>(r)); }
@@ -97,8 +104,10 @@ struct LaneByHand {
   }
   typename E::Options options;
   Shape shape;
+  Site site;
   typename E::State state;
   RowTable table;
+  const float* keys = nullptr;
 };
 
 /// Kept rows as the official table says, `at(head, row)` scores; nothing but near ties may differ.
