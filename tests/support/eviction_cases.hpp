@@ -86,7 +86,7 @@ struct LaneByHand {
       const float* from = static_cast<const LaneByHand*>(lane)->keys;
       std::copy(from + rows.first * stride, from + rows.last * stride, out);
                                     },
-                                    nullptr};
+                                    nullptr, nullptr};
     const LaneView view(site, &state, this, table, rotation, reading);
     DecisionScratch scratch{Memory{}};
     Vector<Position> order{Allocator<Position>(Memory{})};
