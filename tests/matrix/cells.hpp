@@ -1,14 +1,16 @@
-// tests/matrix/cells.hpp - the compositions that work: every eviction over every storage, read in full or by pages.
+// tests/matrix/cells.hpp - every eviction over every storage, read in full or by a retrieval, by name: what works, and what is refused.
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <functional>
-#include <memory>
+#include <gtest/gtest.h>
+
+#include <algorithm>
 #include <ostream>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "kvcompress/any/any_cache.hpp"
+#include "registry/registry.hpp"
 #include "support/policies.hpp"
 
 namespace kvcompress::test {
@@ -21,54 +23,84 @@ struct Settings {
   Accumulation accumulation = Accumulation::near_exact;
 };
 
-/// One composition; its name is eviction/storage/retrieval.
+/// One composition.
 struct Cell {
-  std::string name;
-  bool evicts;
-  bool encodes;  // in codes, which can be added up in several ways
-  std::function<AnyCache(const Shape&, const Settings&, const Memory&)> make;
+  std::string name;  // "snapkv+kivi4+quest"
+  std::string eviction{};
+  std::string storage = "f16";
+  std::string retrieval{};
+
+  explicit Cell(const std::string& policy) : name(policy) {
+    for (std::size_t first = 0; first <= policy.size();) {
+      const std::size_t end = std::min(policy.find('+', first), policy.size());
+      const std::string part = policy.substr(first, end - first);
+      const std::string kind = info(part).kind;
+      (kind == "eviction" ? eviction : kind == "retrieval" ? retrieval : storage) = part;
+      first = end + 1;
+    }
+  }
+  [[nodiscard]] bool evicts() const { return !eviction.empty(); }
+  /// In codes, which can be added up in several ways.
+  [[nodiscard]] bool encodes() const { return has(storage, "accumulation"); }
+  /// Lanes get budgets of their own.
+  [[nodiscard]] bool uneven() const { return eviction == "pyramidkv" || eviction == "adakv"; }
+
+  /// With small settings; a bound that leaves everything is 2^20 rows.
+  [[nodiscard]] std::string spec(const Settings& settings) const {
+    const auto bounded = [](std::size_t rows) { return std::to_string(rows == unbounded ? std::size_t{1} << 20U : rows); };
+    std::string text;
+    const auto add = [&](const std::string& part, const std::vector<std::pair<std::string, std::string>>& options) {
+      if (part.empty()) { return; }
+      text += (text.empty() ? "" : "+") + part;
+      char before = ':';
+      for (const auto& [key, value] : options) {
+        if (!has(part, key)) { continue; }
+        text += before + key + "=" + value;
+        before = ',';
+      }
+    };
+    const std::size_t rows = settings.budget;
+    const bool all = rows == unbounded;
+    if (has(eviction, "decode_budget")) {  // two thirds for the prompt, one third for decoded rows
+      add(eviction, {{"budget", bounded(all ? rows : rows - rows / 3)},
+                     {"window", "8"},
+                     {"recent", "8"},
+                     {"decode_budget", std::to_string(all ? 0 : rows / 3)}});
+    } else {
+      const bool turns = retrieval != "landmarks" && storage != "shadowkv";
+      add(eviction, {{"budget", bounded(rows)},
+                     {"recent", all ? "0" : std::to_string(rows / 3)},
+                     {"sinks", eviction == "streaming" ? "4" : "0"},
+                     {"window", bounded(all ? rows : rows - 4)},
+                     {"in_cache_positions", eviction == "streaming" && turns ? "true" : "false"}});
+    }
+    const std::vector<std::pair<std::string, std::string>> reading{
+        {"budget", bounded(settings.reads)}, {"page", "8"}, {"dense_layers", "0"}, {"local_chunks", "2"}, {"outlier_chunks", "2"}};
+    std::vector<std::pair<std::string, std::string>> holding{{"residual", "32"}, {"layers_per_group", "2"}};
+    holding.emplace_back("accumulation", names_of(Accumulation{})[static_cast<std::size_t>(settings.accumulation)]);
+    if (info(storage).kind != "storage") { holding.insert(holding.end(), reading.begin(), reading.end()); }  // it is its own retrieval
+    add(storage, holding);
+    add(retrieval, reading);
+    return text;
+  }
+  [[nodiscard]] AnyCache make(const Shape& shape, const Settings& settings, const Memory& memory) const {
+    AnyCache::Options options = examples::registry().options(spec(settings), shape);
+    options.speculation = settings.speculation;
+    return AnyCache(shape, options, memory);
+  }
+
+ private:
+  static PartInfo info(const std::string& part) {
+    for (const PartInfo& one : examples::registry().parts()) {
+      if (one.name == part) { return one; }
+    }
+    return {};
+  }
+  static bool has(const std::string& part, const std::string& option) {
+    return ("," + info(part).defaults).find("," + option + "=") != std::string::npos;
+  }
 };
 
 inline void PrintTo(const Cell& cell, std::ostream* out) { *out << cell.name; }
-
-template <class P>
-Cell cell(const std::string& name) {
-  return {name, evicts<P>, requires(PolicyOptions<P> o){o.storage.accumulation;
-}
-, [](const Shape& shape, const Settings& settings, const Memory& memory) {
-  PolicyOptions<P> options{};
-  set_budget(options.eviction, settings.budget);
-  set_reading(options.retrieval, settings.reads);
-  if constexpr (requires { options.storage.layers_per_group; }) { options.storage.layers_per_group = 2; }
-  if constexpr (requires { options.storage.residual; }) { options.storage.residual = 32; }
-  if constexpr (requires { options.eviction.in_cache_positions; }) {
-    options.eviction.in_cache_positions =
-        options.eviction.in_cache_positions && KVCache<P>::Retrieval::renumbers(options.retrieval, Site{0, 0, shape});
-  }
-  options.speculation = settings.speculation;
-  add_up(options.storage, settings.accumulation);
-  return any_cache<P>(shape, options, memory);
-}
-};
-}
-
-/// The cells of one storage: each eviction in `Evictions`, read in full and by Quest's pages.
-template <class Storage>
-std::vector<Cell> cells_with_quest(const std::string& storage) {
-  return {cell<Combine<Storage>>("all/" + storage + "/all"),
-          cell<Combine<StreamingLLM, Storage>>("streaming/" + storage + "/all"),
-          cell<Combine<SnapKV, Storage>>("snapkv/" + storage + "/all"),
-          cell<Combine<Storage, Quest>>("all/" + storage + "/quest"),
-          cell<Combine<StreamingLLM, Storage, Quest>>("streaming/" + storage + "/quest"),
-          cell<Combine<SnapKV, Storage, Quest>>("snapkv/" + storage + "/quest")};
-}
-
-// One source file each, so that they compile side by side.
-std::vector<Cell> f16_cells();
-std::vector<Cell> kivi2_cells();
-std::vector<Cell> kivi4_cells();
-std::vector<Cell> gear_cells();
-std::vector<Cell> xkv_cells();
-std::vector<Cell> shadowkv_cells();
 
 }  // namespace kvcompress::test
