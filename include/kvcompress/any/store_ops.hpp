@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <memory>
 #include <span>
+#include <string_view>
 
 #include "kvcompress/any/erased.hpp"
 #include "kvcompress/concepts/store_facts.hpp"
