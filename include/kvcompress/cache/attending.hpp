@@ -1,0 +1,164 @@
+// include/kvcompress/cache/attending.hpp - how KVCache attends, and what the policy sees of it.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "kvcompress/cache.hpp"
+
+namespace kvcompress::inline KVCOMPRESS_ABI {
+
+template <class P>
+template <class Executor>
+void KVCache<P>::attend(std::size_t layer, const Rows& queries, const Output& out, std::span<Workspace> workspaces, Executor&& executor,
+                        const AttendOptions& options) {
+  require(!workspaces.empty(), ErrorCode::input, "attend: workspaces is empty, must have one per worker");
+  if constexpr (requires { executor.operator bool(); }) {
+    require(static_cast<bool>(executor), ErrorCode::input, "attend: executor is empty, must be a function");
+  }
+  const HeadRange all{0, shape_.kv_heads};
+  const AttendOptions how = check_attend(layer, queries, out, options, all, workspaces.front());
+  for (const Workspace& ws : workspaces) { ws.check("attend", shape_, workspace_); }
+  if constexpr (!detail::must_retrieve<P> && !detail::must_see_queries<P> && !must_prepare) {
+    if (queries.tokens() == 1 && shares_rows(layer)) {
+      make_room_to_attend(layer, 1, how, all, workspaces.front());
+      detail::share_rows<P>(shape_, at(layer), queries, out, workspaces, executor, how);
+      return remember(layer, queries, how, all, workspaces.front());
+    }
+  }
+  for (Workspace& ws : workspaces) { make_room_to_attend(layer, queries.tokens(), how, all, ws); }
+  detail::run_tasks(executor, shape_.kv_heads, workspaces.size(), [&](std::size_t head, std::size_t worker) {
+    attend_heads(layer, queries, out, workspaces[worker], how, {head, head + 1});
+  });
+  remember(layer, queries, how, all, workspaces.front());
+}
+
+template <class P>
+void KVCache<P>::observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options,
+                         const float* log_sum_exp) {
+  detail::check_layer(shape_, "observe", layer);
+  const AttendOptions how = detail::checked("observe", options);
+  detail::check_beside(shape_, "observe", queries.tokens(), how);
+  detail::check_queries(shape_, queries, 0, shape_.kv_heads, how.scale, row_.data());
+  const Layer& l = at(layer);
+  require(l.open > 0, ErrorCode::phase, "observe(layer = ", layer, ") before append: no rows since the last commit");
+  detail::check_positions(positions, queries.tokens(), l.next);
+  detail::check_log_sum_exp(shape_, queries.tokens(), log_sum_exp);
+  std::optional<detail::Seen<P>> before;
+  if (detail::may_see_queries<P> && log_sum_exp != nullptr) { before.emplace(writable(layer), scratch_); }
+  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+    detail::make_room_to_observe<P>(site(layer, head), options_, writable(layer), queries.tokens(), how, false, workspace_);
+  }
+  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+    workspace_.positions.assign(positions.begin(), positions.end());
+    note_queries(layer, head, how, workspace_);
+    if (detail::sees_queries<P>(options_, site(layer, head), l.in_prompt)) {
+      if constexpr (detail::may_see_queries<P>) {
+        const TooLikely wrong =
+            detail::see<P>(shape_, options_, writable(layer), head, false, nullptr, detail::query_loader(shape_, queries, head, workspace_),
+                           how, log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
+        if (wrong.found) {
+          before->put_back();
+          fail(ErrorCode::input, "observe: log_sum_exp is ", wrong.log_sum_exp, " at token ", wrong.token, ", head ",
+               head * shape_.group() + wrong.head, ", must be at least the query's largest logit, ", wrong.logit);
+        }
+      }
+    }
+    if (l.in_prompt) { detail::show_queries<P>(shape_, options_, writable(layer).lanes[head], queries, head, l.next, workspace_); }
+    if (const std::size_t window = detail::query_window<P>(options_, site(layer, head)); window > 0) {
+      detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, how, workspace_);
+    }
+  }
+  if (before) { before->keep(); }
+}
+
+template <class P>
+AttendOptions KVCache<P>::check_attend(std::size_t layer, const Rows& queries, const Output& out, const AttendOptions& options,
+                                       HeadRange heads, Workspace& ws) const {
+  detail::check_layer(shape_, "attend", layer);
+  const AttendOptions how = detail::checked("attend", options);
+  detail::check_beside(shape_, "attend", queries.tokens(), how);
+  ws.check("attend", shape_, workspace_);
+  detail::check_queries(shape_, queries, heads.first, heads.last, how.scale, Workspace::ensure(ws.queries, shape_.key_width()));
+  const std::size_t open = at(layer).open;
+  require(open > 0, ErrorCode::phase, "attend(layer = ", layer, ") before append: no rows since the last commit");
+  require(queries.tokens() <= open, ErrorCode::phase, "attend: queries.tokens() is ", queries.tokens(), ", must be at most the ", open,
+          " rows since the last commit");
+  detail::check_output(shape_, out, queries.tokens());
+  return how;
+}
+
+template <class P>
+void KVCache<P>::attend_heads(std::size_t layer, const Rows& queries, const Output& out, Workspace& ws, const AttendOptions& options,
+                              HeadRange heads) {
+  const Layer& l = at(layer);
+  for (std::size_t head = heads.first; head < heads.last; ++head) {
+    detail::place_queries(l.table(head), queries.tokens(), ws);
+    const Lane& lane = l.lanes[head];
+    const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options, {head * shape_.group()});
+    const auto load = detail::query_loader(shape_, queries, head, ws);
+    const auto store = detail::output_storer(shape_, head, out, options);
+    if constexpr (detail::may_retrieve<P>) {
+      if (chooses(layer, head)) {
+        const auto choose = [&](const float* group, std::size_t stride, std::int64_t shift, const Visible& visible, std::size_t rows) {
+          return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, visible, options.soft_cap, rows,
+                                   ws);
+        };
+        attention.run(
+            ws.positions, ws.limits, false, ws, false, load, store, [](auto&&...) {}, choose);
+        continue;
+      }
+    }
+    attention.run(ws.positions, ws.limits, false, ws, detail::sees_queries<P>(options_, site(layer, head), l.in_prompt), load, store,
+                  [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
+      if constexpr (detail::may_see_queries<P>) {
+        detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], h, probabilities);
+      }
+    });
+  }
+}
+
+template <class P>
+bool KVCache<P>::shares_rows(std::size_t layer) const noexcept {
+  const auto& lanes = at(layer).lanes;
+  return std::none_of(lanes.begin(), lanes.end(), [&](const Lane& lane) {
+    const Observes observes = detail::needs<P>(lane.state).observes;
+    return prepares(lane) || detail::retrieves<P>(lane.index) || observes == Observes::every_query || observes == Observes::last_queries;
+  });
+}
+
+template <class P>
+void KVCache<P>::make_room_to_attend(std::size_t layer, std::size_t tokens, const AttendOptions& options, HeadRange heads, Workspace& ws) {
+  for (std::size_t head = heads.first; head < heads.last; ++head) {
+    detail::make_room_to_observe<P>(site(layer, head), options_, writable(layer), tokens, options, true, ws);
+  }
+}
+
+template <class P>
+void KVCache<P>::remember(std::size_t layer, const Rows& queries, const AttendOptions& options, HeadRange heads, Workspace& ws) noexcept {
+  if (!detail::may_note_queries<P>) { return; }
+  for (std::size_t head = heads.first; head < heads.last; ++head) {
+    if (!at(layer).lanes[head].notes_queries()) { continue; }
+    detail::place_queries(at(layer).table(head), queries.tokens(), ws);
+    note_queries(layer, head, options, ws);
+    if (at(layer).in_prompt) { detail::show_queries<P>(shape_, options_, writable(layer).lanes[head], queries, head, at(layer).next, ws); }
+    const std::size_t window = detail::query_window<P>(options_, site(layer, head));
+    if (window == 0) { continue; }
+    Lane& lane = writable(layer).lanes[head];
+    detail::remember<P>(shape_, window, lane, queries, head, options, ws);
+    if constexpr (detail::may_retrieve<P>) {  // what it fetched decides what it keeps
+      if (chooses(layer, head) && Retrieval::wants_last_query(options_.retrieval, site(layer, head))) {
+        lane.observed_end = at(layer).next;
+      }
+    }
+  }
+}
+
+template <class P>
+void KVCache<P>::note_queries(std::size_t layer, std::size_t head, const AttendOptions& options, const Workspace& ws) noexcept {
+  if constexpr (detail::may_note_queries<P>) {
+    if (!at(layer).lanes[head].notes_queries()) { return; }
+    Layer& l = writable(layer);
+    l.lanes[head].shown.add(ws.positions.front(), options.start, l.prompt_tokens == 0);
+  }
+}
+
+}  // namespace kvcompress

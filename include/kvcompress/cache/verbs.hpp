@@ -1,0 +1,257 @@
+// include/kvcompress/cache/verbs.hpp - what KVCache does to its rows: appending, phases, forgetting, moving, reports.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "kvcompress/cache.hpp"
+
+namespace kvcompress::inline KVCOMPRESS_ABI {
+
+template <class P>
+void KVCache<P>::append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) {
+  detail::check_layer(shape_, "append", layer);
+  detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key(layer), largest_value(layer), row_.data());
+  check_waits("append", layer);
+  changes().commit_and(layer, keys.tokens(), first_position, [&](Layer& l) {
+    for (std::size_t t = 0; t < keys.tokens(); ++t) {
+      const Position position = first_position + static_cast<Position>(t);
+      for (std::size_t head = 0; head < shape_.kv_heads; ++head) { append_row(l.lanes[head], keys, values, t, head, position); }
+      for (RowTable& table : l.tables) { table.append(position); }
+    }
+    l.note_appended(first_position, first_position + static_cast<Position>(keys.tokens()));
+    l.next = first_position + static_cast<Position>(keys.tokens());
+    l.open += keys.tokens();
+  });
+}
+
+template <class P>
+void KVCache<P>::end_prompt(std::size_t layer) {
+  detail::check_layer(shape_, "end_prompt", layer);
+  require(at(layer).open > 0, ErrorCode::phase, "end_prompt(layer = ", layer, ") without rows since the last commit");
+  const RowRange group = detail::layers_with<P>(options_, shape_, layer);
+  for (std::size_t other = group.first; other < group.last; ++other) {
+    if (at(other).waiting) { at(layer).check_prompt_of(at(other), layer, other); }
+  }
+  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+    const Lane& lane = at(layer).lanes[head];
+    const bool sees = detail::needs<P>(lane.state).queries || detail::sees_queries<P>(options_, site(layer, head), true);
+    require(!sees || !lane.shown.none(), ErrorCode::phase, "end_prompt(layer = ", layer,
+            ") before attend or observe: ", detail::eviction_name<P>(options_, site(layer, head)),
+            " needs the queries of the prompt, of every KV head");
+    require(detail::query_window<P>(options_, site(layer, head)) == 0 || !lane.last.positions().empty(), ErrorCode::phase,
+            "end_prompt(layer = ", layer, ") before attend or observe: ",
+            detail::window_of<P>(options_, site(layer, head)) > 0 ? detail::eviction_name<P>(options_, site(layer, head))
+                                                                  : detail::retrieval_name<P>(options_, site(layer, head)),
+            " needs the last queries of the prompt");
+  }
+  Vector<Shared<Layer>> after(layers_);
+  Layer& l = after[layer].write();
+  l.prompt_tokens = l.next;
+  settle_budget(l, layer);
+  changes().commit(after).run(layer, true);
+  changes().take(after);
+  scratch_.shrink(reserved_);
+}
+
+template <class P>
+void KVCache<P>::truncate(Position position) {
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) { at(layer).check_truncate(position, layer, options_.speculation); }
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {  // what may fail comes first
+    if (at(layer).next > position) { static_cast<void>(changes().own(layer)); }
+  }
+  for (Shared<Layer>& shared : layers_) {
+    if (shared.read().next > position) { shared.write_in_place().truncate(position, shape_); }
+  }
+}
+
+template <class P>
+void KVCache<P>::remove(Position first, Position last) {
+  require(first <= last, ErrorCode::position, "remove: first is ", first, ", must be at most last = ", last);
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    require(at(layer).open == 0, ErrorCode::phase, "remove with ", at(layer).open, " uncommitted rows in layer ", layer, ": commit first");
+    const std::size_t first_layer = detail::layers_with<P>(options_, shape_, layer).first;
+    require(at(layer).next == at(first_layer).next, ErrorCode::phase, "remove: layer ", layer, " has seen ", at(layer).next,
+            " tokens, must have seen as many as layer ", first_layer, ", which is encoded together with it: ", at(first_layer).next);
+  }
+  Vector<Shared<Layer>> after(layers_);
+  for (Shared<Layer>& shared : after) {
+    if (!shared.read().mark(first, last, true, scratch_)) { continue; }
+    Layer& l = shared.write();
+    for (std::size_t unit = l.tables.size(); unit-- > 0;) { l.evict(unit, l.drops(unit, scratch_), scratch_, true); }
+    l.refresh_indices(options_, workspace_.rotation, false, scratch_.rows);
+  }
+  changes().take(after);
+}
+
+template <class P>
+void KVCache<P>::shift(Position first, Position last, std::int64_t delta) {
+  require(first <= last, ErrorCode::position, "shift: first is ", first, ", must be at most last = ", last);
+  require(delta >= -std::int64_t{first}, ErrorCode::position, "shift: delta is ", delta, ", must be at least ", -std::int64_t{first});
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) { check_shift(layer, first, last, delta); }
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    for (RowTable& table : changes().own(layer).tables) { table.prepare_to_shift(); }
+  }
+  for (Shared<Layer>& layer : layers_) { layer.write_in_place().shift(first, last, delta); }
+}
+
+template <class P>
+void KVCache<P>::reserve(std::size_t tokens) {
+  detail::check_row_count("reserve", tokens);
+  const std::size_t rows = std::max(reserved_, tokens);
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) { detail::Changes<P>::reserve(changes().own(layer), rows); }
+  reserve_scratch(rows);
+  reserved_ = rows;
+}
+
+template <class P>
+std::size_t KVCache<P>::bytes_for(const Shape& shape, std::size_t tokens, const Options& options) {
+  detail::check_row_count("bytes_for", tokens);
+  const auto lane = [&](const Site& of) { return detail::lane_bytes<P>(of, options, tokens); };
+  const std::size_t bytes = detail::sum_over_lanes<P>(checked(shape, options), lane);
+  require(bytes < static_cast<std::size_t>(-1), ErrorCode::shape, "bytes_for: tokens is ", tokens,
+          ", must need less than 2^64 bytes: a lane needs ", lane(Site{0, 0, shape}), " and there are ", shape.layers * shape.kv_heads);
+  return bytes;
+}
+
+template <class P>
+MemoryReport KVCache<P>::memory() const noexcept {
+  MemoryReport report;
+  report.add(&MemoryReport::indices, layers_);
+  numbers_.account(report);
+  workspace_.account(report);
+  scratch_.account(report);
+  report.add(&MemoryReport::scratch, row_);
+  detail::account<P>(shape_, options_, layers_, report);
+  return report;
+}
+
+template <class P>
+double KVCache<P>::bits_per_value() const noexcept {
+  double values = 0.0;
+  for (const Shared<Layer>& l : layers_) {
+    values += static_cast<double>(l.read().next) * static_cast<double>(shape_.values_per_token() / shape_.layers);
+  }
+  const MemoryReport report = memory();
+  return values == 0.0 ? 0.0 : 8.0 * static_cast<double>(report.total() - report.scratch) / values;
+}
+
+template <class P>
+std::vector<Position> KVCache<P>::kept(std::size_t layer, std::size_t kv_head) const {
+  detail::check_lane(shape_, "kept", layer, kv_head);
+  const RowTable& table = at(layer).table(kv_head);
+  std::vector<Position> positions;
+  for (std::size_t row = 0; row < table.rows(); ++row) {
+    if (table.alive(row)) { positions.push_back(table.position(row)); }
+  }
+  std::sort(positions.begin(), positions.end(), [](Position a, Position b) { return a < b; });  // not std::less: see core/abi.hpp
+  return positions;
+}
+
+template <class P>
+void KVCache<P>::read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) {
+  const Lane& from = lane("read", layer, kv_head);
+  const RowTable& rows = at(layer).table(kv_head);
+  require(row < rows.rows(), ErrorCode::shape, "read: row is ", row, ", must be less than ", rows.rows());
+  require(key != nullptr, ErrorCode::input, "read: key is null, must have room for ", shape_.key_width(), " numbers");
+  require(value != nullptr, ErrorCode::input, "read: value is null, must have room for ", shape_.value_width(), " numbers");
+  const bool in_keys = detail::facts_of(from.values).in_keys;
+  if (!in_keys) { from.values.read(row, value); }  // first: it may fail
+  from.read_key(row, rows, workspace_.rotation, key);
+  if (rows.turned(row) != rows.position(row) && rows.alive(row)) {
+    workspace_.rotation.turn_by(std::int64_t{rows.position(row)} - std::int64_t{rows.turned(row)});
+    workspace_.rotation.apply(key);
+  }
+  if (in_keys) { std::copy_n(key, shape_.value_width(), value); }
+}
+
+template <class P>
+const Shape& KVCache<P>::checked(const Shape& shape, const Options& options) {
+  shape.validate();
+  Eviction::validate(options.eviction, shape);
+  Storage::validate(options.storage);
+  if constexpr (requires { Storage::validate_shape(options.storage, shape); }) { Storage::validate_shape(options.storage, shape); }
+  Retrieval::validate(options.retrieval, shape);
+  check_bounds("speculation", options.speculation);
+  if constexpr (ValuesInKeys<Values>) {
+    detail::for_lanes(shape, [&](const Site& of) {
+      const bool in_keys = detail::facts_of_made_from<Values>(values_at<Storage>(options.storage, of)).in_keys;
+      require(!in_keys || !detail::renumbers<P>(options, of) || shape.rope.theta == 0.0, ErrorCode::option,
+              detail::eviction_name<P>(options, of),
+              ": in_cache_positions is true, must be false where rows hold keys and values at once: they cannot be turned");
+    });
+  }
+  detail::check_lanes<P>(shape, options);
+  return shape;
+}
+
+template <class P>
+void KVCache<P>::check_shift(std::size_t layer, Position first, Position last, std::int64_t delta) const {
+  const Layer& l = at(layer);
+  require(l.open == 0 && !l.waiting, ErrorCode::phase, "shift with ", l.open, " uncommitted rows in layer ", layer,
+          l.waiting ? ", whose prompt has ended and is not encoded: end_prompt of the other layers first" : ": commit first");
+  require(std::int64_t{std::min(last, l.next)} + delta < std::int64_t{no_position}, ErrorCode::position, "shift: delta is ", delta,
+          ", must leave positions below ", no_position);
+  require(last >= l.next || std::int64_t{last} + delta <= std::int64_t{l.next}, ErrorCode::position, "shift: delta is ", delta,
+          ", must be at most ", std::int64_t{l.next} - std::int64_t{last}, ": the rows must stay before the next token of layer ", layer);
+  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+    require(!detail::facts_of(l.lanes[head].values).in_keys, ErrorCode::option,
+            "shift: the rows hold keys and values at once, which cannot be turned");
+    require(Retrieval::renumbers(options_.retrieval, site(layer, head)), ErrorCode::option, "shift with ",
+            detail::retrieval_name<P>(options_, site(layer, head)), ", whose index is made at the original positions");
+    require(l.table(head).can_shift(first, last, delta), ErrorCode::position, "shift: the rows at positions [", first, ", ", last,
+            ") move by ", delta, ", must pass no row of layer ", layer, ", KV head ", head, ": remove it first");
+  }
+}
+
+template <class P>
+void KVCache<P>::check_waits(const char* verb, std::size_t layer) const {
+  if (!at(layer).waiting) { return; }
+  const RowRange group = detail::layers_with<P>(options_, shape_, layer);
+  fail(ErrorCode::phase, verb, "(layer = ", layer, ") before end_prompt of all the layers that are encoded together with it: ", group.first,
+       " to ", group.last - 1);
+}
+
+template <class P>
+void KVCache<P>::reserve_scratch(std::size_t rows) {
+  std::size_t tables = 0;  // of a layer that evicts
+  bool observes = false;
+  for (const Shared<Layer>& layer : layers_) {
+    if (layer.read().decides()) { tables = std::max(tables, layer.read().tables.size()); }
+    for (const Lane& lane : layer.read().lanes) {
+      const Observes what = detail::needs<P>(lane.state).observes;
+      observes = observes || what == Observes::every_query || what == Observes::last_queries;
+    }
+  }
+  if (tables > 0) { scratch_.reserve(tables, shape_.kv_heads, rows); }
+  if (observes) { workspace_.reserve(shape_, rows); }
+}
+
+template <class P>
+void KVCache<P>::append_row(Lane& lane, const Rows& keys, const Rows& values, std::size_t token, std::size_t head, Position position) {
+  const float* key = keys.row(token, head, row_.data());
+  const float* value = values.row(token, head, row_.data() + shape_.key_width());
+  if (shape_.keys == KeyForm::unrotated) {
+    if (key != row_.data()) { std::copy_n(key, shape_.key_width(), row_.data()); }
+    workspace_.rotation.turn_by(position);
+    workspace_.rotation.apply(row_.data());
+    key = row_.data();
+  }
+  lane.keys.append(key);
+  lane.values.append(value);
+  lane.state.resize(lane.keys.rows());
+  if constexpr (ObservesRows<Eviction>) {
+    Eviction::observe_row(options_.eviction, lane.state, lane.keys.rows() - 1, std::span<const float>(key, shape_.key_width()),
+                          std::span<const float>(value, shape_.value_width()));
+  }
+}
+
+template <class P>
+void KVCache<P>::settle_budget(Layer& l, std::size_t layer) const {
+  const std::size_t tokens = l.prompt_tokens - std::min<std::size_t>(l.prompt_tokens, l.start());
+  for (std::size_t unit = 0; unit < l.budgets.size(); ++unit) {
+    const Budget* const budget = detail::budget_of<P>(options_, site(layer, unit));
+    if (budget == nullptr) { continue; }
+    l.budgets[unit] = budget->resolve(tokens, shape_.layers * shape_.kv_heads, [this](std::size_t) { return most_.live; });
+  }
+}
+
+}  // namespace kvcompress
