@@ -99,6 +99,35 @@ TEST(Parts, ScorersOfAttentionLive) {
   expect_life<Evict<DecayedAttention>>({.budget = 40, .sinks = 4, .recent = 10, .period = 20, .scorer = {.window = 16}}, 40);
   expect_life<Evict<OutputChange>>({.budget = 60, .scorer = {.window = 8}}, 60);
 }
+/// Padding goes before rows are scored: what stays is the same as without it, but for the positions.
+template <class E>
+void expect_unpadded(const typename E::Options& options) {
+  constexpr std::size_t padding = 5;
+  const Text text(shape, 210, 9);
+  KVCache<Chosen> padded = cache_of<E>(options);
+  KVCache<Chosen> plain = cache_of<E>(options);
+  step(padded, text, 0, 100, 0, {.start = padding});
+  step(plain, text, padding, 100 - padding, 0);
+  padded.end_prompt(0);
+  plain.end_prompt(0);
+  for (std::size_t head = 0; head < shape.kv_heads; ++head) {
+    auto shifted = plain.kept(0, head);
+    for (auto& position : shifted) { position += padding; }
+    EXPECT_EQ(padded.kept(0, head), shifted) << E::name;
+  }
+}
+TEST(Parts, DoNotSeePadding) {
+  expect_unpadded<Knorm::Eviction>({.budget = 40});
+  expect_unpadded<LagKV::Eviction>({.budget = 40, .scorer = {.lag = 16}});
+  expect_unpadded<Evict<RowNorms>>({.budget = 40});
+  expect_unpadded<Evict<AverageAttention>>({.budget = 40});
+  expect_unpadded<Evict<DecayedAttention>>({.budget = 40, .scorer = {.window = 16}});
+  expect_unpadded<Evict<OutputChange>>({.budget = 40, .scorer = {.window = 8}});
+  expect_unpadded<ChunkKV::Eviction>({.budget = 40, .scorer = window});
+  expect_unpadded<CriticalKV::Eviction>({.budget = 40, .scorer = window});
+  expect_unpadded<SimLayerKV::Eviction>({.threshold = 0.0, .recent = 32});
+  expect_unpadded<PrefixKV::Eviction>({.removed = LoadedNumbers(std::vector<float>{0.5F, 1.0F})});
+}
 TEST(Parts, SelectorsLive) {
   expect_life<ChunkKV::Eviction>({.budget = 60, .scorer = window}, 60);
   expect_life<ChunkKV::Eviction>({.budget = 60, .sinks = 3, .scorer = window, .selector = {.length = 70}}, 60);
