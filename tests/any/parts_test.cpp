@@ -146,13 +146,12 @@ TEST(Parts, BudgetsOfLayersAndHeadsLive) {
 }
 TEST(Parts, RefuseWrongOptions) {
   expect_refused<LagKV::Eviction>({.scorer = {.lag = 0}}, "lag_relative: lag is 0, must be 1 to 4294967294");
-  expect_refused<Evict<RowNorms>>(
-      {.scorer = {.projection = LoadedNumbers(some_numbers(33))}},
-      "row_norms: projection has 33 numbers, must have a multiple of the width of keys and values, which must be "
-      "one; key width 32, value width 32");
+  expect_refused<Evict<RowNorms>>({.scorer = {.projection = LoadedNumbers(some_numbers(33))}},
+                                  "row_norms: projection has 33 numbers, must have a multiple of the key width = 32");
   expect_refused<Evict<KeyLeverage>>({.scorer = {.rank = 2000}}, "key_leverage: rank is 2000, must be 1 to 1024");
   expect_refused<QFilters::Eviction>({}, "filtered_keys: filters has 0 numbers, must have layers * kv_heads * the key width = 128");
-  expect_refused<TriAttention::Eviction>({.scorer = {.means = queries}}, "future_logits: lengths has 0 numbers, must have 128");
+  expect_refused<TriAttention::Eviction>({.scorer = {.means = queries}},
+                                         "future_logits: lengths has 0 numbers, must have layers * query_heads * rotary pairs = 128");
   expect_refused<Keyformer::Eviction>({.scorer = {.temperature = 0.0}}, "noisy_attention: temperature is 0, must be 0.01 to 1000");
   expect_refused<Evict<DecayedAttention>>({.scorer = {.decay = 1.5}}, "decayed_attention: decay is 1.5, must be 0 to 1");
   expect_refused<Evict<OutputChange>>({.scorer = {.kernel = 4}}, "output_change: kernel is 4, must be odd");

@@ -39,9 +39,9 @@ struct KeyLeverage : ScoredRows {
     check_bounds("key_leverage: rank", options.rank, 1, 1024);
     require(options.jitter >= 1e-9 && options.jitter <= 1e9, ErrorCode::option, "key_leverage: jitter is ", options.jitter,
             ", must be 1e-9 to 1e9");
-    const std::size_t needed = shape.kv_heads * shape.key_width() * options.rank;
-    require(options.sketch.size() == 0 || options.sketch.size() == needed, ErrorCode::option, "key_leverage: sketch has ",
-            options.sketch.size(), " numbers, must have kv_heads * the key width * rank = ", needed, ", or none");
+    if (options.sketch.size() != 0) {
+      options.sketch.check("key_leverage: sketch", shape.kv_heads * shape.key_width() * options.rank, "kv_heads * the key width * rank");
+    }
   }
   static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
   static State state(const Options&, const Site&, const Memory&) noexcept { return {}; }
