@@ -2,11 +2,13 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <numeric>
 
 #include "kvcompress/eviction/allocators/head_table.hpp"
 #include "kvcompress/eviction/prefix_profile.hpp"
 #include "kvcompress/policies/criticalkv.hpp"
+#include "kvcompress/policies/duoattention.hpp"
 #include "kvcompress/policies/prefixkv.hpp"
 #include "kvcompress/policies/simlayerkv.hpp"
 #include "support/eviction_cases.hpp"
@@ -177,6 +179,39 @@ void prefix_layers(const Case& one) {
 }
 TEST(PrefixKV, ReproducesTheOfficialVectors) { conformance::run_cases("prefixkv", {{"cdf_budgets", prefix_layers}}); }
 
+void duo_heads(const Case& one) {
+  const auto layers = one.get<std::size_t>("layers");
+  const auto heads = one.get<std::size_t>("kv_heads");
+  std::vector<float> gates;  // as published: a line per layer
+  std::ifstream file(one.folder / "full_attention_heads.tsv");
+  for (double gate = 0.0; file >> gate;) { gates.push_back(static_cast<float>(gate)); }
+  ASSERT_EQ(gates.size(), layers * heads);
+  std::vector<double> noise = one.array("tie_noise").values;
+  for (double& one_noise : noise) { one_noise *= 1e-6; }
+  const std::vector<double> official_gates = one.array("gates").values;
+  for (std::size_t lane = 0; lane < gates.size(); ++lane) {
+    EXPECT_NEAR(std::clamp(static_cast<double>(gates[lane]), 0.0, 1.0), official_gates.at(lane), 1e-6);
+  }
+  const auto sparsities = one.get<std::vector<double>>("sparsities");
+  const std::vector<double> streaming = one.array("actual_sparsity").values;
+  for (std::size_t c = 0; c < sparsities.size(); ++c) {
+    const std::vector<bool> full = DuoAttention::full_lanes(gates, sparsities[c], noise);
+    EXPECT_EQ(std::vector<double>(full.begin(), full.end()), one.array("full_mask_" + std::to_string(c)).values) << sparsities[c];
+    EXPECT_NEAR(static_cast<double>(std::count(full.begin(), full.end(), false)) / static_cast<double>(full.size()), streaming.at(c), 1e-6);
+    // A cache of such lanes: the gaps of the streaming ones are where they should be.
+    const Shape shape{.layers = layers, .query_heads = heads, .kv_heads = heads, .head_dim = 8};
+    KVCache<DuoAttention> cache(shape, {.eviction = DuoAttention::options(full, {.sinks = 2, .window = 5, .in_cache_positions = false})});
+    const HeadArray rows(heads, 20, 8);
+    for (std::size_t layer = 0; layer < layers; ++layer) {
+      cache.append(layer, rows.rows(0, rows.tokens), rows.rows(0, rows.tokens));
+      cache.end_prompt(layer);
+      for (std::size_t head = 0; head < heads; ++head) { EXPECT_EQ(cache.kept(layer, head).size(), full[layer * heads + head] ? 20U : 7U); }
+    }
+  }
+}
+TEST(DuoAttention, ReproducesTheOfficialVectors) { conformance::run_cases("duoattention", {{"head_classes", duo_heads}}); }
+
+const conformance::Method duoattention("duoattention", {});
 const conformance::Method prefixkv("prefixkv", {});
 const conformance::Method simlayerkv("simlayerkv", {});
 const conformance::Method criticalkv("criticalkv", {});

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <span>
 
+#include "kvcompress/core/error.hpp"
 #include "kvcompress/core/shared_numbers.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -19,6 +20,11 @@ class LoadedNumbers {
   [[nodiscard]] std::size_t size() const noexcept { return count_; }
   [[nodiscard]] std::span<const float> all() const noexcept { return {numbers_.data(), count_}; }
   [[nodiscard]] std::span<const float> some(std::size_t first, std::size_t count) const noexcept { return all().subspan(first, count); }
+  /// Raises an Error unless there are `needed` numbers, `shape` says of what, all of them finite; `name` reads like "filtered_keys: filters".
+  void check(const char* name, std::size_t needed, const char* shape) const {
+    require(count_ == needed, ErrorCode::option, name, " has ", count_, " numbers, must have ", shape, " = ", needed);
+    for (const float x : all()) { require(x - x == 0.0F, ErrorCode::option, name, " has ", x, ", must have finite numbers"); }
+  }
 
  private:
   SharedNumbers<float> numbers_;

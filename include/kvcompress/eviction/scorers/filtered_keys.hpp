@@ -23,12 +23,7 @@ struct FilteredKeys : ScoredRows {
   using State = NoState;
 
   static void validate(const Options& options, const Shape& shape) {
-    const std::size_t needed = shape.layers * shape.kv_heads * shape.key_width();
-    require(options.filters.size() == needed, ErrorCode::option, "filtered_keys: filters has ", options.filters.size(),
-            " numbers, must have layers * kv_heads * the key width = ", needed);
-    for (const float x : options.filters.all()) {
-      require(x - x == 0.0F, ErrorCode::option, "filtered_keys: filters has ", x, ", must be finite numbers");
-    }
+    options.filters.check("filtered_keys: filters", shape.layers * shape.kv_heads * shape.key_width(), "layers * kv_heads * the key width");
   }
   static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
   static State state(const Options&, const Site&, const Memory&) noexcept { return {}; }

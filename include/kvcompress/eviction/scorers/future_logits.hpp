@@ -7,6 +7,7 @@
 #include "kvcompress/core/no_state.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/eviction/scored.hpp"
+#include "kvcompress/eviction/scorers/future_query.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -32,14 +33,9 @@ struct FutureLogits : ScoredRows {
   using State = NoState;
 
   static void validate(const Options& options, const Shape& shape) {
-    const auto numbers = [](const char* of, const LoadedNumbers& given, std::size_t needed) {
-      require(given.size() == needed, ErrorCode::option, "future_logits: ", of, " has ", given.size(), " numbers, must have ", needed);
-      for (const float x : given.all()) {
-        require(x - x == 0.0F, ErrorCode::option, "future_logits: ", of, " has ", x, ", must be finite numbers");
-      }
-    };
-    numbers("means", options.means, shape.layers * shape.query_heads * shape.key_width());
-    numbers("lengths", options.lengths, shape.layers * shape.query_heads * shape.rotary_pairs());
+    const std::size_t heads = shape.layers * shape.query_heads;
+    options.means.check("future_logits: means", heads * shape.key_width(), "layers * query_heads * the key width");
+    options.lengths.check("future_logits: lengths", heads * shape.rotary_pairs(), "layers * query_heads * rotary pairs");
     check_bounds("future_logits: farthest", options.farthest, 1);
   }
   static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
@@ -58,8 +54,8 @@ struct FutureLogits : ScoredRows {
     Vector<double> beyond = numbers_of<double>(moment, group * pairs);
     for (std::size_t h = 0; h < group; ++h) {
       const std::size_t head = lane.site.layer * shape.query_heads + lane.site.kv_head * group + h;
-      turn(options, shape, now, options.means.some(head * width, width), options.lengths.some(head * pairs, pairs),
-           queries.data() + h * width, beyond.data() + h * pairs);
+      turn_to_the_future(shape, now, options.farthest, options.means.some(head * width, width), options.lengths.some(head * pairs, pairs),
+                         queries.data() + h * width, beyond.data() + h * pairs);
     }
     const bool split = shape.rope.pairing == RopePairing::half_split;
     const auto pinned = [&](std::size_t row) { return options.pin_prompt && rows.position(row) < moment.prompt_tokens; };
@@ -96,32 +92,6 @@ struct FutureLogits : ScoredRows {
       if (rows.alive(r) && pinned(r)) { out[r] = 3.4e38F; }
     }
     return out;
-  }
-
- private:
-  /// The mean query as a key at its own position meets it, on average over the distances; and how much longer its pairs are than its mean's.
-  static void turn(const Options& options, const Shape& shape, Position now, std::span<const float> mean, std::span<const float> lengths,
-                   double* query, double* beyond) {
-    std::copy(mean.begin(), mean.end(), query);
-    const bool split = shape.rope.pairing == RopePairing::half_split;
-    for (std::size_t f = 0; f < lengths.size(); ++f) {
-      double speed = shape.rope.scale * math::pow(shape.rope.theta, -static_cast<double>(f) / static_cast<double>(lengths.size()));
-      if (shape.rope.frequency_factors != nullptr) { speed /= shape.rope.frequency_factors[f]; }
-      double cosine = 0.0;
-      double sine = 0.0;
-      double distances = 0.0;
-      for (std::size_t distance = 1; distance <= options.farthest; distance *= 2, distances += 1.0) {
-        const double angle = speed * (static_cast<double>(now) + static_cast<double>(distance));
-        cosine += math::cos(angle);
-        sine += math::sin(angle);
-      }
-      double& x = query[split ? f : 2 * f];
-      double& y = query[split ? f + lengths.size() : 2 * f + 1];
-      beyond[f] = static_cast<double>(lengths[f]) - math::sqrt(x * x + y * y);
-      const double turned = (x * cosine - y * sine) / distances;
-      y = (x * sine + y * cosine) / distances;
-      x = turned;
-    }
   }
 };
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kvcompress/attention/rope.hpp"
+#include "kvcompress/core/cholesky.hpp"
 #include "kvcompress/core/loaded_numbers.hpp"
 #include "kvcompress/core/no_state.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
@@ -38,9 +39,9 @@ struct KeyLeverage : ScoredRows {
     check_bounds("key_leverage: rank", options.rank, 1, 1024);
     require(options.jitter >= 1e-9 && options.jitter <= 1e9, ErrorCode::option, "key_leverage: jitter is ", options.jitter,
             ", must be 1e-9 to 1e9");
-    const std::size_t needed = shape.kv_heads * shape.key_width() * options.rank;
-    require(options.sketch.size() == 0 || options.sketch.size() == needed, ErrorCode::option, "key_leverage: sketch has ",
-            options.sketch.size(), " numbers, must have kv_heads * the key width * rank = ", needed, ", or none");
+    if (options.sketch.size() != 0) {
+      options.sketch.check("key_leverage: sketch", shape.kv_heads * shape.key_width() * options.rank, "kv_heads * the key width * rank");
+    }
   }
   static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
   static State state(const Options&, const Site&, const Memory&) noexcept { return {}; }
@@ -77,8 +78,10 @@ struct KeyLeverage : ScoredRows {
         for (std::size_t i = 0; i <= j; ++i) { gram[j * rank + i] += x[i] * x[j]; }
       }
     }
-    factor(gram, rank);
-    for (std::size_t r = 0; r < rows.rows(); ++r) { out[r] = static_cast<float>(leverage(gram, projected.data() + r * rank, rank)); }
+    cholesky::factor(gram.data(), rank);
+    for (std::size_t r = 0; r < rows.rows(); ++r) {
+      out[r] = static_cast<float>(cholesky::solved_square(gram.data(), projected.data() + r * rank, rank));
+    }
     return out;
   }
 
@@ -99,26 +102,6 @@ struct KeyLeverage : ScoredRows {
       number = scale * (static_cast<double>(random >> 11U) * 0x1p-53 - 0.5);
     }
     return sketch;
-  }
-  /// The lower half of a positive definite matrix becomes its Cholesky factor.
-  static void factor(Vector<double>& gram, std::size_t rank) {
-    for (std::size_t j = 0; j < rank; ++j) {
-      for (std::size_t i = j; i < rank; ++i) {
-        double sum = gram[i * rank + j];
-        for (std::size_t c = 0; c < j; ++c) { sum -= gram[i * rank + c] * gram[j * rank + c]; }
-        gram[i * rank + j] = i == j ? math::sqrt(std::max(sum, 1e-300)) : sum / gram[j * rank + j];
-      }
-    }
-  }
-  /// Solves in place; the squared length of the solution.
-  static double leverage(const Vector<double>& lower, double* x, std::size_t rank) {
-    double sum = 0.0;
-    for (std::size_t j = 0; j < rank; ++j) {
-      for (std::size_t c = 0; c < j; ++c) { x[j] -= lower[j * rank + c] * x[c]; }
-      x[j] /= lower[j * rank + j];
-      sum += x[j] * x[j];
-    }
-    return sum;
   }
 };
 

@@ -6,6 +6,7 @@
 #include "kvcompress/core/no_state.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/eviction/scored.hpp"
+#include "kvcompress/eviction/scorers/among_rows.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -89,29 +90,12 @@ struct LagRelative : ScoredRows {
     });
     for (std::size_t chunk = 0; chunk + 1 < chunks; ++chunk) {
       const std::span<const Position> members(order.data() + options.first_rows + chunk * options.lag, options.lag);
-      softmax(members, keys);
-      softmax(members, values);
+      softmax_among(members, keys);
+      softmax_among(members, values);
       for (const Position row : members) { out[row] = static_cast<float>(0.5 * (keys[row] + values[row])); }
-      if (!options.across_chunks) { rank(members, out, moment); }
+      if (!options.across_chunks) { rank_among(members, out, moment); }
     }
     return out;
-  }
-
- private:
-  static void softmax(std::span<const Position> members, Vector<double>& numbers) {
-    double largest = 0.0;
-    double sum = 0.0;
-    for (const Position row : members) { largest = std::max(largest, numbers[row]); }
-    for (const Position row : members) { sum += numbers[row] = __builtin_exp(numbers[row] - largest); }
-    for (const Position row : members) { numbers[row] /= sum; }
-  }
-  /// Scores of the members become their ranks from 0 up, divided by their number; of equal ones the newer row is above.
-  static void rank(std::span<const Position> members, std::span<float> out, const Moment& moment) {
-    Vector<Position> ascending(members.begin(), members.end(), Allocator<Position>(moment.scratch.rows.get_allocator()));
-    std::stable_sort(ascending.begin(), ascending.end(), [&](Position a, Position b) { return out[a] < out[b]; });
-    for (std::size_t i = 0; i < ascending.size(); ++i) {
-      out[ascending[i]] = static_cast<float>(static_cast<double>(i) / static_cast<double>(members.size()));
-    }
   }
 };
 

@@ -5,6 +5,7 @@
 #include "kvcompress/core/math.hpp"
 #include "kvcompress/eviction/scored.hpp"
 #include "kvcompress/eviction/scorers/gumbel_noise.hpp"
+#include "kvcompress/eviction/scorers/noisy_scores.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -30,45 +31,7 @@ struct NoisyAttention : ScoredRows {
       field("seed", options.seed);
     }
   };
-  /// Scores, and where in the text the next query stands.
-  class State : public RowScores {
-   public:
-    State(std::size_t seed, const Site& site, const Memory& memory)
-        : RowScores(1, memory), noise(seed, site), weights(Allocator<float>(memory)) {}
-    void reserve(std::size_t rows) {
-      RowScores::reserve(rows);
-      if (weights.capacity() < rows) { weights.reserve(std::max(rows, 2 * weights.capacity())); }
-    }
-    void resize(std::size_t rows) {
-      RowScores::resize(rows);
-      weights.resize(rows);
-    }
-    void erase(std::size_t first, std::size_t count) noexcept {
-      RowScores::erase(first, count);
-      weights.resize(weights.size() - count);
-    }
-    void compact(std::size_t slack) {
-      RowScores::compact(slack);
-      RowTable::compact_vector(weights, slack);
-    }
-    void account(MemoryReport& report) const noexcept {
-      RowScores::account(report);
-      report.add(&MemoryReport::policy_state, weights);
-    }
-    static void persist(auto& self, auto& archive, std::size_t rows) {
-      RowScores::persist(self, archive, rows);
-      archive.number(self.queries);
-      archive.number(self.tokens);
-      archive.number(self.in_prompt);
-      if constexpr (std::remove_reference_t<decltype(archive)>::reads) { self.weights.resize(rows); }
-    }
-
-    Noise noise;
-    Vector<float> weights;    // of one query
-    std::size_t queries = 0;  // of all query heads
-    std::size_t tokens = 0;   // after the first prompt
-    bool in_prompt = true;
-  };
+  using State = NoisyScores<Noise>;
 
   static void validate(const Options& options, const Shape&) {
     require(options.temperature >= 0.01 && options.temperature <= 1000.0, ErrorCode::option, "noisy_attention: temperature is ",

@@ -2,9 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "kvcompress/core/no_state.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/eviction/scorers/window_attention.hpp"
+#include "kvcompress/eviction/scorers/window_probabilities.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -28,20 +28,7 @@ struct OutputChange : ScoredRows {
       field("epsilon", options.epsilon);
     }
   };
-  /// Probabilities of the queries that were shown, (queries, rows), until they are scored.
-  struct State : NoState {
-    explicit State(const Memory& memory) : probabilities(Allocator<float>(memory)) {}
-    void resize(std::size_t count) noexcept { rows = count; }
-    void erase(std::size_t, std::size_t count) noexcept { rows -= count; }
-    void account(MemoryReport& report) const noexcept { report.add(&MemoryReport::policy_state, probabilities); }
-    static void persist(auto& self, auto& archive, std::size_t count) {  // no cache is saved between showing and scoring
-      if constexpr (std::remove_reference_t<decltype(archive)>::reads) { self.rows = count; }
-    }
-    void forget() noexcept { Vector<float>(probabilities.get_allocator()).swap(probabilities); }
-
-    Vector<float> probabilities;
-    std::size_t rows = 0;
-  };
+  using State = WindowProbabilities;
 
   static void validate(const Options& options, const Shape&) {
     WindowAttention::validate(WindowAttention::Options{options.window, options.kernel}, name);
@@ -49,20 +36,21 @@ struct OutputChange : ScoredRows {
             ", must be 1e-12 to 1");
   }
   static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
-  static State state(const Options&, const Site&, const Memory& memory) { return State(memory); }
+  static State state(const Options& options, const Site& site, const Memory& memory) {
+    return State(options.window * site.shape.group(), memory);
+  }
   static std::size_t window(const Options& options) noexcept { return options.window; }
   static std::size_t recent(const Options& options, std::size_t /*budget*/) noexcept { return options.window; }
   static void start(const Options&, State& state) noexcept { state.forget(); }
   static void observe(const Options&, State& state, std::size_t /*head*/, std::span<const float> probabilities) {
-    state.probabilities.insert(state.probabilities.end(), probabilities.begin(), probabilities.end());
-    state.probabilities.resize(state.probabilities.size() + state.rows - probabilities.size());
+    state.add(probabilities);
   }
   static std::span<const float> score(const Options& options, const LaneView& lane, const RowTable& rows, const Moment& moment,
                                       std::span<float> out) {
     State& state = lane.state<State>();
     const std::size_t width = lane.site.shape.value_width();
-    const std::size_t queries = rows.rows() == 0 ? 0 : state.probabilities.size() / rows.rows();
-    const auto p = [&](std::size_t query, std::size_t row) { return static_cast<double>(state.probabilities[query * rows.rows() + row]); };
+    const std::size_t queries = state.queries();
+    const auto p = [&](std::size_t query, std::size_t row) { return static_cast<double>(state.get(row, query)); };
     Vector<double> outputs = numbers_of<double>(moment, queries * width);
     for_each_value(lane, rows, moment, [&](std::size_t row, const float* value) {
       for (std::size_t q = 0; q < queries; ++q) {

@@ -36,11 +36,12 @@ struct RowNorms : ScoredRows {
   using State = NoState;
 
   static void validate(const Options& options, const Shape& shape) {
-    const std::size_t numbers = options.projection.size();
-    require(numbers == 0 || (numbers % shape.key_width() == 0 && shape.key_width() == shape.value_width()), ErrorCode::option,
-            "row_norms: projection has ", numbers,
-            " numbers, must have a multiple of the width of keys and values, which must be one; key width ", shape.key_width(),
-            ", value width ", shape.value_width());
+    if (const std::size_t numbers = options.projection.size(); numbers != 0) {
+      const std::size_t columns = std::max<std::size_t>(1, numbers / shape.key_width());
+      options.projection.check("row_norms: projection", columns * shape.key_width(), "a multiple of the key width");
+      require(shape.key_width() == shape.value_width(), ErrorCode::option, "row_norms: projection has ", numbers,
+              " numbers, must have none where the value width, ", shape.value_width(), ", is not the key width, ", shape.key_width());
+    }
     check_bounds("row_norms: first_rows", options.first_rows);
     check_named("row_norms: leverage", options.leverage);
     check_bounds("row_norms: neighbours", options.neighbours);
