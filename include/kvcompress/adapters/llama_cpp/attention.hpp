@@ -35,6 +35,7 @@ class Attention {
   }
   /// Before a batch; `cells`: those of a layer without a window.
   void start(std::size_t cells) noexcept { cells_ = cells; }
+  [[nodiscard]] bool can_shift() const { return policies_.can_shift(registry_, layers_.size()); }
 
   /// A node that would have stored a layer's new keys or values; they are read when the layer attends.
   void store(CacheTensor which, const ggml_tensor* node) {

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <map>
 #include <string>
 #include <tuple>
@@ -45,6 +47,9 @@ struct Sequence {
   Position first = 0;  ///< position of its oldest token
   Position next = 0;   ///< the position after its newest token
   bool prompt_ended = false;
+  std::size_t family =
+      0;                ///< in a unified memory: sequences of one family (0: of none) were copied from one another and have cells in common
+  Position shared = 0;  ///< two of a family have no cells in common from the smaller of their `shared` on
 
   /// Calls visit(cache, layer) for all layers that hold rows.
   void for_layers(auto&& visit) {
@@ -74,6 +79,7 @@ struct Sequence {
     Sequence cut = fork();
     for (auto& [kind, cache] : cut.caches) { cache.truncate(position); }
     cut.next = position;
+    cut.shared = std::min(shared, position);
     *this = std::move(cut);
   }
   /// Forgets the rows at [begin, end), negative: from the beginning, to the end; in the middle once the prompt has ended.
@@ -85,12 +91,37 @@ struct Sequence {
     Sequence left = fork();
     left.for_layers([](AnyCache& cache, std::size_t layer) { cache.commit(layer); });
     for (auto& [kind, cache] : left.caches) { cache.remove(from, to); }
+    if (from <= first) { left.first = std::max(first, to); }
+    if (from < shared && to >= shared) { left.shared = from; }
     *this = std::move(left);
+  }
+  /// Moves the rows at [begin, end), negative as above, by `delta` positions once the prompt has ended; rows that would stand before position 0
+  /// go. Raises an Error, with nothing changed, where a row would pass another, or a policy cannot.
+  void shift(llama_pos begin, llama_pos end, llama_pos delta) {
+    const Position from = begin < 0 ? 0 : static_cast<Position>(begin);
+    const Position to = end < 0 ? next : std::min(next, static_cast<Position>(end));
+    if (delta == 0 || from >= to) { return; }
+    require(prompt_ended, ErrorCode::phase, "llama_cpp: shift: the sequence's prompt is open, must have ended");
+    require(std::int64_t{next} + delta <= std::numeric_limits<llama_pos>::max(), ErrorCode::position, "llama_cpp: shift: delta is ", delta,
+            ", must leave positions of at most ", std::numeric_limits<llama_pos>::max());
+    Sequence moved = fork();
+    const Position lowest = delta < 0 ? static_cast<Position>(-std::int64_t{delta}) : 0;
+    if (from < lowest) { moved.remove(static_cast<llama_pos>(from), static_cast<llama_pos>(std::min(lowest, to))); }
+    const Position start = std::max(from, lowest);
+    if (start < to) {
+      moved.for_layers([](AnyCache& cache, std::size_t layer) { cache.commit(layer); });
+      for (auto& [kind, cache] : moved.caches) { cache.shift(start, to, delta); }
+      const auto place = [delta](Position position) { return static_cast<Position>(std::int64_t{position} + delta); };
+      if (start <= moved.first && moved.first < to) { moved.first = place(moved.first); }
+      if (to == next) { moved.next = place(next); }
+    }
+    *this = std::move(moved);
   }
   [[nodiscard]] Sequence fork() const {
     Sequence copy;
     for (const auto& [kind, cache] : caches) { copy.caches.emplace(kind, cache.fork()); }
     copy.first = first, copy.next = next, copy.prompt_ended = prompt_ended;
+    copy.family = family, copy.shared = shared;
     return copy;
   }
   void account(MemoryReport& report) const noexcept {
