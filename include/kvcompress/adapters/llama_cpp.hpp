@@ -96,7 +96,7 @@ class Cache {
     const int result = options_.functions.decode(context, batch);
     put_back();
     if (result == 0 && error_.empty()) {
-      for (const auto& [id, positions] : batch_.positions()) { sequences_[id].next = positions.back() + 1; }
+      for (const auto& [id, positions] : batch_.positions()) { sequences_[id].add(positions.front(), positions.back() + 1); }
       return 0;
     }
     for (const auto& [id, positions] : batch_.positions()) {  // llama.cpp has taken the batch back, so do we

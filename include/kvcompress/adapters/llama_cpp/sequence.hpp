@@ -10,6 +10,7 @@
 #include <string>
 #include <tuple>
 
+#include "kvcompress/adapters/llama_cpp/held.hpp"
 #include "kvcompress/adapters/llama_cpp/nodes.hpp"
 #include "kvcompress/any/any_cache.hpp"
 #include "kvcompress/cache/persist.hpp"
@@ -46,11 +47,17 @@ struct Sequence {
   std::map<Kind, AnyCache> caches;
   Position first = 0;  ///< position of its oldest token
   Position next = 0;   ///< the position after its newest token
+  Held held;           ///< what llama.cpp's book has; our caches may have evicted some
   bool prompt_ended = false;
   std::size_t family =
       0;                ///< in a unified memory: sequences of one family (0: of none) were copied from one another and have cells in common
   Position shared = 0;  ///< two of a family have no cells in common from the smaller of their `shared` on
 
+  /// A batch with tokens at [begin, end) went through.
+  void add(Position begin, Position end) {
+    held.add(begin, end);
+    next = end;
+  }
   /// Calls visit(cache, layer) for all layers that hold rows.
   void for_layers(auto&& visit) {
     for (auto& [kind, cache] : caches) {
@@ -79,6 +86,7 @@ struct Sequence {
     Sequence cut = fork();
     for (auto& [kind, cache] : cut.caches) { cache.truncate(position); }
     cut.next = position;
+    cut.held.remove(position, no_position);
     cut.shared = std::min(shared, position);
     *this = std::move(cut);
   }
@@ -91,6 +99,7 @@ struct Sequence {
     Sequence left = fork();
     left.for_layers([](AnyCache& cache, std::size_t layer) { cache.commit(layer); });
     for (auto& [kind, cache] : left.caches) { cache.remove(from, to); }
+    left.held.remove(from, to);
     if (from <= first) { left.first = std::max(first, to); }
     if (from < shared && to >= shared) { left.shared = from; }
     *this = std::move(left);
@@ -111,6 +120,7 @@ struct Sequence {
     if (start < to) {
       moved.for_layers([](AnyCache& cache, std::size_t layer) { cache.commit(layer); });
       for (auto& [kind, cache] : moved.caches) { cache.shift(start, to, delta); }
+      moved.held.shift(start, to, delta);
       const auto place = [delta](Position position) { return static_cast<Position>(std::int64_t{position} + delta); };
       if (start <= moved.first && moved.first < to) { moved.first = place(moved.first); }
       if (to == next) { moved.next = place(next); }
@@ -121,6 +131,7 @@ struct Sequence {
     Sequence copy;
     for (const auto& [kind, cache] : caches) { copy.caches.emplace(kind, cache.fork()); }
     copy.first = first, copy.next = next, copy.prompt_ended = prompt_ended;
+    copy.held = held;
     copy.family = family, copy.shared = shared;
     return copy;
   }
@@ -134,6 +145,8 @@ struct Sequence {
   void save(const ByteSink& sink, Checksum checksum) const {
     const Out out{sink};
     out.number(format), out.number(caches.size()), out.number(first), out.number(next), out.number(prompt_ended ? 1 : 0);
+    out.number(held.runs().size());
+    for (const auto& [begin, end] : held.runs()) { out.number(begin), out.number(end); }
     for (const auto& [kind, cache] : caches) {
       const RotaryEmbedding& r = kind.rotary;
       for (const std::size_t n : {cache.shape().layers, kind.query_heads, kind.kv_heads, kind.key_width, kind.value_width,
@@ -154,6 +167,14 @@ struct Sequence {
     const std::size_t count = in.at_most("caches", 4096);
     loaded.first = static_cast<Position>(in.number()), loaded.next = static_cast<Position>(in.number());
     loaded.prompt_ended = in.number() != 0;
+    Position end = 0;
+    for (std::size_t runs = in.at_most("runs", 1U << 24U); runs > 0; --runs) {
+      const auto begin = static_cast<Position>(in.at_most("a run's begin", loaded.next));
+      require(begin >= end, ErrorCode::format, "llama_cpp: load: a run begins at ", begin, ", must be at least ", end);
+      end = static_cast<Position>(in.at_most("a run's end", loaded.next));
+      require(begin < end, ErrorCode::format, "llama_cpp: load: a run ends at ", end, ", must be more than ", begin);
+      loaded.held.add(begin, end);
+    }
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t layers = in.at_most("layers", 1U << 20U);
       Kind kind{};
@@ -174,7 +195,7 @@ struct Sequence {
   }
 
  private:
-  static constexpr std::uint64_t format = 0x31'6C'6C'61'6D'61'6B'76;  // "vkamall1"
+  static constexpr std::uint64_t format = 0x32'6C'6C'61'6D'61'6B'76;  // "vkamall2"
   struct Out {
     const ByteSink& sink;
     void number(std::uint64_t value) const {
