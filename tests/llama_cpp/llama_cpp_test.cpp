@@ -229,7 +229,9 @@ TEST(LlamaCpp, RowsRemovedFromTheMiddleOfAModelWithWindows) {
   EXPECT_LT(both(random_tokens(20, 3), 81), 5e-3F);
 }
 TEST(LlamaCpp, AContextShiftOfCodesLosesNothingMore) {
-  EXPECT_LT(compare_shifted(gqa, "kivi4:residual=32"), 1.5F * compare(gqa, "kivi4:residual=32"));
+  for (const char* policy : {"kivi4:residual=32", "kivi8:residual=32"}) {
+    EXPECT_LT(compare_shifted(gqa, policy), 1.5F * compare(gqa, policy));
+  }
 }
 TEST(LlamaCpp, PositionsThatWouldBeNegativeAreForgotten) {
   const Loaded model(gqa);
