@@ -116,9 +116,10 @@ llama_context* llama_init_from_model(llama_model* model, llama_context_params pa
   std::unique_ptr<kvcompress::llama_cpp::Cache> cache;
   try {
     cache = std::make_unique<kvcompress::llama_cpp::Cache>(
-        examples::registry(), kvcompress::llama_cpp::Options{.policy = Caches::policy(),
-                                                             .functions = {OWN(llama_decode), OWN(llama_memory_seq_rm),
-                                                                           OWN(llama_memory_seq_cp), OWN(llama_memory_clear)}});
+        examples::registry(),
+        kvcompress::llama_cpp::Options{.policy = Caches::policy(),
+                                       .functions = {OWN(llama_decode), OWN(llama_memory_seq_rm), OWN(llama_memory_seq_cp),
+                                                     OWN(llama_memory_clear), OWN(llama_memory_seq_add), OWN(llama_memory_can_shift)}});
     cache->configure(params, model);
   } catch (const std::exception& error) {
     say(error.what());
@@ -165,9 +166,16 @@ void llama_memory_clear(llama_memory_t memory, bool data) {
   llama_context* context = caches().find(memory, cache);
   context != nullptr ? cache->clear(context) : OWN(llama_memory_clear)(memory, data);
 }
+void llama_memory_seq_add(llama_memory_t memory, llama_seq_id id, llama_pos first, llama_pos last, llama_pos delta) {
+  kvcompress::llama_cpp::Cache* cache = nullptr;
+  llama_context* context = caches().find(memory, cache);
+  if (context == nullptr) { return OWN(llama_memory_seq_add)(memory, id, first, last, delta); }
+  if (!cache->shift(context, id, first, last, delta)) { say(cache->error()); }
+}
 bool llama_memory_can_shift(llama_memory_t memory) {
   kvcompress::llama_cpp::Cache* cache = nullptr;
-  return caches().find(memory, cache) == nullptr && OWN(llama_memory_can_shift)(memory);
+  const llama_context* context = caches().find(memory, cache);
+  return context != nullptr ? cache->can_shift(context) : OWN(llama_memory_can_shift)(memory);
 }
 // Programs fill a new cache with zeros, which would take its memory; what the system has just given is zero already.
 void ggml_backend_buffer_clear(ggml_backend_buffer_t buffer, uint8_t value) {

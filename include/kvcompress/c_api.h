@@ -62,6 +62,7 @@ typedef struct kvc_options {
   size_t window;      /* a query sees the rows less than this far behind it; 0: all */
   uint32_t start;     /* rows before this position (left padding) are not seen */
   float* log_sum_exp; /* optional output [tokens][query_heads]: log of the softmax's denominator */
+  const float* sinks; /* optional [query_heads]: learned logits, finite or -infinity, that take part in every softmax and have no value */
 } kvc_options;
 
 /* Bytes by purpose. */
@@ -109,10 +110,14 @@ kvc_status kvc_begin_prompt(kvc_cache* cache, size_t layer);
 kvc_status kvc_end_prompt(kvc_cache* cache, size_t layer);
 kvc_status kvc_commit(kvc_cache* cache, size_t layer);
 
-/* Forgets all rows at positions >= position; those at [begin, end); all. */
+/* Forgets all rows at positions >= position; those at [begin, end), once everything is committed; all. */
 kvc_status kvc_truncate(kvc_cache* cache, uint32_t position);
 kvc_status kvc_remove(kvc_cache* cache, uint32_t begin, uint32_t end);
 kvc_status kvc_clear(kvc_cache* cache);
+/* Moves the rows at positions [begin, end) by delta in all layers, past no other row, as an engine does that makes room in a full context:
+ * kvc_remove(c, 4, 100), then kvc_shift(c, 100, UINT32_MAX, -96). Keys stay as they are, queries are turned instead: nothing is lost. If the
+ * newest row moves, the next position moves with it. Needs everything committed. */
+kvc_status kvc_shift(kvc_cache* cache, uint32_t begin, uint32_t end, int64_t delta);
 /* Takes memory for so many tokens now. */
 kvc_status kvc_reserve(kvc_cache* cache, size_t tokens);
 

@@ -75,13 +75,14 @@ inline void not_null(const char* function, const char* argument, const void* poi
   not_null(function, "cache", cache);
   return cache->cache;
 }
-[[nodiscard]] inline AttendOptions options_of(const kvc_options* options) noexcept {
+[[nodiscard]] inline AttendOptions options_of(const Shape& shape, const kvc_options* options) noexcept {
   if (options == nullptr) { return {}; }
   return {.scale = options->scale,
           .soft_cap = options->soft_cap,
           .window = options->window,
           .start = options->start,
-          .log_sum_exp = options->log_sum_exp};
+          .log_sum_exp = options->log_sum_exp,
+          .sinks = {options->sinks, options->sinks != nullptr ? shape.query_heads : 0}};
 }
 [[nodiscard]] inline Rows keys_of(const Shape& shape, const float* data, std::size_t tokens) noexcept {
   return Rows::tokens_first(data, tokens, shape.kv_heads, shape.key_width());
@@ -97,7 +98,7 @@ inline void attend(const char* function, kvc_cache* cache, std::size_t layer, co
   AnyCache& own = of(function, cache);
   const Shape& shape = own.shape();
   own.attend(layer, queries_of(shape, queries, tokens), Output::tokens_first(out, tokens, shape.query_heads, shape.value_width()),
-             workspace != nullptr ? *workspace : cache->workspace, options_of(options), heads);
+             workspace != nullptr ? *workspace : cache->workspace, options_of(shape, options), heads);
 }
 
 /// A file that closes itself.
@@ -129,7 +130,7 @@ const char* kvc_last_error(void) { return kvcompress::c_api::last_error().c_str(
 kvc_shape kvc_shape_of(size_t layers, size_t query_heads, size_t kv_heads, size_t head_width) {
   return {layers, query_heads, kv_heads, head_width, head_width, 0, 10000.0, 1.0, 0, KVC_HALF_SPLIT, nullptr};
 }
-kvc_options kvc_options_default(void) { return {0.0F, 0.0F, 0, 0, nullptr}; }
+kvc_options kvc_options_default(void) { return {0.0F, 0.0F, 0, 0, nullptr, nullptr}; }
 
 kvc_status kvc_create(const char* policy, const kvc_shape* shape, kvc_cache** cache) {
   return kvcompress::c_api::guarded([&] {
@@ -206,7 +207,7 @@ kvc_status kvc_observe(kvc_cache* cache, size_t layer, const float* queries, con
     kvcompress::AnyCache& own = kvcompress::c_api::of("kvc_observe", cache);
     kvcompress::c_api::not_null("kvc_observe", "positions", positions);
     own.observe(layer, kvcompress::c_api::queries_of(own.shape(), queries, tokens), {positions, tokens},
-                kvcompress::c_api::options_of(options), log_sum_exp);
+                kvcompress::c_api::options_of(own.shape(), options), log_sum_exp);
   });
 }
 
@@ -227,6 +228,9 @@ kvc_status kvc_remove(kvc_cache* cache, uint32_t begin, uint32_t end) {
 }
 kvc_status kvc_clear(kvc_cache* cache) {
   return kvcompress::c_api::guarded([&] { kvcompress::c_api::of("kvc_clear", cache).clear(); });
+}
+kvc_status kvc_shift(kvc_cache* cache, uint32_t begin, uint32_t end, int64_t delta) {
+  return kvcompress::c_api::guarded([&] { kvcompress::c_api::of("kvc_shift", cache).shift(begin, end, delta); });
 }
 kvc_status kvc_reserve(kvc_cache* cache, size_t tokens) {
   return kvcompress::c_api::guarded([&] { kvcompress::c_api::of("kvc_reserve", cache).reserve(tokens); });

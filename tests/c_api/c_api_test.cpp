@@ -88,6 +88,51 @@ TEST(CApi, HeadsApartGiveTheSameNumbers) {
   EXPECT_EQ(out, expected);
 }
 
+TEST(CApi, RowsMove) {
+  const Cache c("kivi4:residual=32");
+  static_cast<void>(run(c.cache));
+  EXPECT_EQ(kvc_shift(c.cache, 30, UINT32_MAX, -20), KVC_PHASE);  // the last row is not committed
+  for (std::size_t layer = 0; layer < 2; ++layer) { ASSERT_EQ(kvc_commit(c.cache, layer), KVC_OK); }
+  EXPECT_EQ(kvc_shift(c.cache, 30, UINT32_MAX, -20), KVC_POSITION);  // other rows are there
+  EXPECT_NE(std::string(kvc_last_error()).find("must pass no row"), std::string::npos);
+  ASSERT_EQ(kvc_remove(c.cache, 4, 30), KVC_OK) << kvc_last_error();
+  ASSERT_EQ(kvc_shift(c.cache, 30, UINT32_MAX, -26), KVC_OK) << kvc_last_error();
+  std::size_t tokens = 0;
+  ASSERT_EQ(kvc_tokens(c.cache, 1, &tokens), KVC_OK);
+  EXPECT_EQ(tokens, 15U);
+  std::vector<std::uint32_t> positions(15);
+  std::size_t count = 0;
+  ASSERT_EQ(kvc_kept(c.cache, 1, 0, positions.data(), positions.size(), &count), KVC_OK);
+  EXPECT_EQ(count, 15U);
+  for (std::uint32_t p = 0; p < 15; ++p) { EXPECT_EQ(positions[p], p); }
+  EXPECT_EQ(kvc_shift(nullptr, 0, 1, 1), KVC_INPUT);
+}
+
+TEST(CApi, SinksTakePartInTheSoftmax) {
+  const Cache c("full");
+  const auto k = numbers(32, 1.0F);
+  const auto v = numbers(32, 2.0F);
+  const auto q = numbers(64, 3.0F);
+  ASSERT_EQ(kvc_append(c.cache, 0, k.data(), v.data(), 1), KVC_OK);
+  std::vector<float> without(64);
+  std::vector<float> with(64);
+  std::vector<float> log_sum_exp(4);
+  const std::vector<float> sinks{-INFINITY, 0.0F, 1.0F, 2.0F};
+  kvc_options options = kvc_options_default();
+  options.log_sum_exp = log_sum_exp.data();
+  ASSERT_EQ(kvc_attend(c.cache, 0, q.data(), 1, without.data(), &options), KVC_OK);
+  options.sinks = sinks.data();
+  options.log_sum_exp = nullptr;
+  ASSERT_EQ(kvc_attend(c.cache, 0, q.data(), 1, with.data(), &options), KVC_OK);
+  for (std::size_t head = 0; head < 4; ++head) {
+    const float share = 1.0F / (1.0F + std::exp(sinks[head] - log_sum_exp[head]));
+    for (std::size_t i = 0; i < 16; ++i) { EXPECT_NEAR(with[head * 16 + i], share * without[head * 16 + i], 1e-5F); }
+  }
+  const std::vector<float> wrong(4, NAN);
+  options.sinks = wrong.data();
+  EXPECT_NE(kvc_attend(c.cache, 0, q.data(), 1, with.data(), &options), KVC_OK);
+}
+
 TEST(CApi, AFileHoldsAllOfACache) {
   const std::string path = (std::filesystem::temp_directory_path() / "kvcompress_c_api_test.cache").string();
   const Cache saved("kivi4:residual=32");

@@ -61,13 +61,14 @@ class Engine {
     std::uint32_t sequences = 1;
     bool unified = true;
     std::int32_t threads = 1;
+    bool whole_windows = false;  // layers with a sliding window have as many cells as the others
   };
   Engine(const LlamaModel& model, Setup setup, llama_cpp::Cache* cache = nullptr) : model_(model), cache_(cache) {
     llama_context_params params = llama_context_default_params();
     params.n_ctx = setup.context, params.n_batch = 512, params.n_ubatch = setup.ubatch, params.n_seq_max = setup.sequences;
     params.n_threads = params.n_threads_batch = setup.threads;
     params.kv_unified = setup.unified;
-    params.swa_full = false;
+    params.swa_full = setup.whole_windows;
     params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_DISABLED;
     params.type_k = params.type_v = GGML_TYPE_F32;
     if (cache != nullptr) { cache->configure(params, model.get()); }

@@ -27,14 +27,16 @@ struct Functions {
   decltype(&llama_memory_seq_rm) seq_rm = llama_memory_seq_rm;
   decltype(&llama_memory_seq_cp) seq_cp = llama_memory_seq_cp;
   decltype(&llama_memory_clear) clear = llama_memory_clear;
+  decltype(&llama_memory_seq_add) seq_add = llama_memory_seq_add;
+  decltype(&llama_memory_can_shift) can_shift = llama_memory_can_shift;
 };
 
 struct Options {
   std::string policy = "full";  ///< see LayerPolicies: one policy, or "layers 0-1: full; rest: kivi4"
   Phases phases = Phases::found;
-  bool ring = false;              ///< llama.cpp keeps only the cells it must: for texts longer than its n_ctx
-  AnyExecutor executor{};  ///< spreads attention over your threads (see KVCache::attend); empty: the calling thread alone
-  std::size_t workers = 1;        ///< how many of them run at once
+  bool ring = false;        ///< llama.cpp keeps only the cells it must: for texts longer than its n_ctx
+  AnyExecutor executor{};   ///< spreads attention over your threads (see KVCache::attend); empty: the calling thread alone
+  std::size_t workers = 1;  ///< how many of them run at once
   Functions functions{};
 };
 
@@ -49,8 +51,7 @@ struct Options {
 /// Layers may differ in heads, widths, rotary embedding and window, may read another layer's rows, and may have learned sinks; rows that a
 /// sliding window has passed go. Refused with a sentence: MLA, ALiBi, M-RoPE, recurrent and encoder models (recurrent layers beside
 /// attention work, one sequence at a time), attention that is not causal, tokens of several sequences at once. Rows must lie in host
-/// memory. Policies that observe attention do not see learned sinks. Written against llama.cpp 0.4.0 (commit 80fb11ac); it needs flash
-/// attention, which configure turns on.
+/// memory. Written against llama.cpp 0.4.0 (commit 80fb11ac); it needs flash attention, which configure turns on.
 ///
 /// Cost: attention itself and one piece of llama.cpp's graph per layer; with several threads attach a thread pool
 /// (llama_cpp/thread_pool.hpp), or llama.cpp starts threads for each piece.
@@ -95,7 +96,7 @@ class Cache {
     const int result = options_.functions.decode(context, batch);
     put_back();
     if (result == 0 && error_.empty()) {
-      for (const auto& [id, positions] : batch_.positions()) { sequences_[id].next = positions.back() + 1; }
+      for (const auto& [id, positions] : batch_.positions()) { sequences_[id].add(positions.front(), positions.back() + 1); }
       return 0;
     }
     for (const auto& [id, positions] : batch_.positions()) {  // llama.cpp has taken the batch back, so do we
@@ -124,22 +125,52 @@ class Cache {
   /// llama_memory_seq_rm: forgets the positions [first, last) of a sequence (negative: from the beginning, to the end; id < 0: of all).
   /// False, with nothing changed, where the policy cannot forget these: clear the sequence and decode it again.
   bool remove(llama_context* context, llama_seq_id id, llama_pos first, llama_pos last) {
-    error_.clear();
-    try {
-      for (auto& [number, sequence] : sequences_) {
-        if (id < 0 || number == id) { sequence.remove(first, last); }
+    return change([&] {
+      std::map<llama_seq_id, Sequence> left;
+      for (const auto& [number, sequence] : sequences_) {
+        if (id < 0 || number == id) { left.emplace(number, sequence.fork()).first->second.remove(first, last); }
       }
-    } catch (const std::exception& error) {
-      error_ = error.what();
-      return false;
-    }
-    return options_.functions.seq_rm(llama_get_memory(context), id, first, last);
+      require(options_.functions.seq_rm(llama_get_memory(context), id, first, last), ErrorCode::option,
+              "llama_cpp: remove: llama.cpp's memory cannot forget a part of sequence ", id);
+      for (auto& [number, sequence] : left) { sequences_[number] = std::move(sequence); }
+    });
+  }
+  /// Whether shift can move rows: llama.cpp's memory (not with M-RoPE, nor where layers with a sliding window have fewer cells than others:
+  /// see llama_context_params::swa_full) and all policies can.
+  [[nodiscard]] bool can_shift(const llama_context* context) const {
+    return options_.functions.can_shift(llama_get_memory(context)) && attention_.can_shift();
+  }
+  /// llama_memory_seq_add: moves the positions [first, last) of a sequence (negative: from the beginning, to the end) by `delta`, as programs
+  /// do that make room in a full context: remove(context, id, 4, 100), then shift(context, id, 100, -1, -96). Keys stay as they are, so moving
+  /// costs no precision, however often; positions that would be negative are forgotten. False, with nothing changed, where the sequence's
+  /// prompt is open, a row would pass another, can_shift says no, or other sequences share the cells: in a unified memory they would move too.
+  bool shift(llama_context* context, llama_seq_id id, llama_pos first, llama_pos last, llama_pos delta) {
+    return change([&] {
+      llama_memory_t memory = llama_get_memory(context);
+      require(id >= 0 && id < static_cast<llama_seq_id>(llama_n_seq_max(context)), ErrorCode::input, "llama_cpp: shift: sequence is ", id,
+              ", must be less than ", llama_n_seq_max(context));
+      require(options_.functions.can_shift(memory), ErrorCode::option,
+              "llama_cpp: shift: llama.cpp's memory of this model cannot be shifted");
+      const auto found = sequences_.find(id);
+      if (found == sequences_.end()) { return; }
+      check_shared(id, found->second, static_cast<Position>(std::max(0, first)));
+      Sequence moved = found->second.fork();
+      moved.shift(first, last, delta);
+      options_.functions.seq_add(memory, id, first, last, delta);
+      found->second = std::move(moved);
+    });
   }
   /// llama_memory_seq_cp of the positions before `last` (negative: all): both share their rows until one of them writes.
   void copy(llama_context* context, llama_seq_id from, llama_seq_id to, llama_pos last = -1) {
     if (from == to) { return; }
     Sequence copied = sequences_[from].fork();
     if (last >= 0) { copied.truncate(static_cast<Position>(last)); }
+    if (unified_) {
+      Sequence& original = sequences_[from];
+      if (original.family == 0) { original.family = ++families_; }
+      copied.family = original.family, copied.shared = copied.next;
+      original.shared = std::max(original.shared, copied.shared);
+    }
     options_.functions.seq_rm(llama_get_memory(context), to, -1, -1);
     options_.functions.seq_cp(llama_get_memory(context), from, to, -1, last);
     sequences_[to] = std::move(copied);
@@ -179,6 +210,25 @@ class Cache {
   [[nodiscard]] const std::map<llama_seq_id, Sequence>& sequences() const noexcept { return sequences_; }
 
  private:
+  /// Does something to the sequences on both sides; false, and error() says why, if it raises an Error, which it does before it changes any.
+  bool change(auto&& act) {
+    error_.clear();
+    try {
+      act();
+      return true;
+    } catch (const std::exception& error) {
+      error_ = error.what();
+      return false;
+    }
+  }
+  void check_shared(llama_seq_id id, const Sequence& sequence, Position first) const {
+    for (const auto& [other, held] : sequences_) {
+      if (other == id || held.family == 0 || held.family != sequence.family) { continue; }
+      const Position common = std::min(held.shared, sequence.shared);
+      require(first >= common, ErrorCode::option, "llama_cpp: shift: first is ", first, ", must be at least ", common, ": sequence ", other,
+              " shares the cells before it with sequence ", id, " and would move too");
+    }
+  }
   /// Notices what happened to the sequences since the last batch, and which tokens this one has.
   void start(llama_context* context, const llama_batch& batch) {
     llama_memory_t memory = llama_get_memory(context);
@@ -190,10 +240,11 @@ class Cache {
       Sequence& sequence = sequences_[id];
       const llama_pos newest = llama_memory_seq_pos_max(memory, id);
       if (newest < 0) { sequence = {}; }  // cleared, or never filled
+      require(newest < 0 || static_cast<Position>(newest) + 1 == std::min(sequence.next, positions.front()), ErrorCode::position,
+              "llama_cpp: sequence ", id, " ends at position ", newest, " in llama.cpp's memory and at ",
+              static_cast<long long>(sequence.next) - 1, " here, the batch begins at ", positions.front(),
+              ": shift, copy and load it by the verbs of this cache");
       sequence.truncate(positions.front());
-      require(newest < 0 || static_cast<Position>(newest) + 1 == sequence.next, ErrorCode::position, "llama_cpp: sequence ", id,
-              " ends at position ", newest, " in llama.cpp's memory and at ", static_cast<long long>(sequence.next) - 1,
-              " here: shift, copy and load it by the verbs of this cache");
       if (options_.phases == Phases::found) { positions.size() > 1 ? sequence.begin_prompt() : sequence.end_prompt(); }
       if (options_.ring && newest > static_cast<llama_pos>(window_)) {
         options_.functions.seq_rm(memory, id, 0, newest - static_cast<llama_pos>(window_));
@@ -222,7 +273,7 @@ class Cache {
         return false;
       }
       if (node->op == GGML_OP_ROPE && cache_tensor(node).layer >= 0) {
-        take_out(node);  // a shift of llama.cpp's own keys, which are not there
+        node->op = GGML_OP_NONE;  // a shift of llama.cpp's own keys, which are not there; such a graph runs once and is gone when it has
         return false;
       }
       if (node->op != GGML_OP_FLASH_ATTN_EXT || cache_tensor(node->src[1]).layer < 0) { return false; }
@@ -254,6 +305,7 @@ class Cache {
   std::size_t window_ = 0;  // llama.cpp's n_swa
   std::pair<ggml_abort_callback, void*> programs_abort_{};
   std::map<llama_seq_id, Sequence> sequences_;
+  std::size_t families_ = 0;  // of sequences that share cells
   Batch batch_;
   std::map<llama_seq_id, Batch::Part> tokens_;  // of the ubatch
   int first_layer_ = -1;                        // whose keys begin an ubatch

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "kvcompress/adapters/llama_cpp/batch.hpp"
+#include "kvcompress/adapters/llama_cpp/held.hpp"
 #include "kvcompress/adapters/llama_cpp/nodes.hpp"
 #include "kvcompress/adapters/llama_cpp/pages.hpp"
 #include "kvcompress/adapters/llama_cpp/policies.hpp"
@@ -35,6 +36,7 @@ class Attention {
   }
   /// Before a batch; `cells`: those of a layer without a window.
   void start(std::size_t cells) noexcept { cells_ = cells; }
+  [[nodiscard]] bool can_shift() const { return policies_.can_shift(registry_, layers_.size()); }
 
   /// A node that would have stored a layer's new keys or values; they are read when the layer attends.
   void store(CacheTensor which, const ggml_tensor* node) {
@@ -60,11 +62,11 @@ class Attention {
       require(!sees_later(node, part, layer), ErrorCode::option, "llama_cpp: attention is not causal");
       Sequence& sequence = sequences[id];
       if (sequence.caches.empty()) { sequence.first = part.positions.front(); }
-      const std::size_t length = part.positions.back() + 1 - sequence.first;
+      const Held held = with_ubatch(sequence, part);
       const Kind kind = kind_of(node, layer);
       AnyCache& cache = cache_for(sequence, kind);
       if (!layer.taken) { append(node, layer, part, tokens.size() == 1, cache); }
-      attend(node, part, tokens.size() == 1, length, layer, kind, cache);
+      attend(node, part, tokens.size() == 1, held, layer, kind, cache);
     }
     layer.taken = true;
     std::memcpy(out, result_.data(), result_.size() * sizeof(float));  // last: this memory may be that of the rows
@@ -139,7 +141,7 @@ class Attention {
       begin = end;
     }
   }
-  void attend(const AttentionNode& node, const Batch::Part& part, bool alone, std::size_t length, Layer& layer, const Kind& kind,
+  void attend(const AttentionNode& node, const Batch::Part& part, bool alone, const Held& held, Layer& layer, const Kind& kind,
               AnyCache& cache) {
     const std::size_t heads = node.query_heads();
     const std::size_t width = node.value_width();
@@ -148,7 +150,7 @@ class Attention {
     float* outputs = alone ? result_.data() : outputs_.data();
     AttendOptions options{.scale = node.scale, .soft_cap = node.soft_cap};
     if (node.sinks != nullptr) { options.sinks = {node.sinks, heads}; }
-    look_back(node, part, length, layer, options);
+    look_back(node, part, held, layer, options);
     const Rows queries = rows_of_part(node.query_rows(), part, alone, queries_);
     const Output output = Output::tokens_first(outputs, tokens, heads, width);
     std::vector<Workspace>& workspaces = workspaces_[kind];
@@ -163,21 +165,30 @@ class Attention {
       std::copy_n(outputs + t * heads * width, heads * width, result_.data() + part.places[t] * heads * width);
     }
   }
+  /// What the sequence holds with an ubatch's tokens, for look_back.
+  [[nodiscard]] Held with_ubatch(const Sequence& sequence, const Batch::Part& part) const {
+    if (window_ == 0) { return {}; }
+    Held held = sequence.held;
+    held.add(std::max(sequence.first, sequence.next), part.positions.back() + 1);
+    return held;
+  }
   /// How far the tokens look back, as their mask tells: all the way, a sliding window, or to the beginning of their chunk.
-  void look_back(const AttentionNode& node, const Batch::Part& part, std::size_t length, Layer& layer, AttendOptions& options) const {
+  void look_back(const AttentionNode& node, const Batch::Part& part, const Held& held, Layer& layer, AttendOptions& options) const {
     if (window_ == 0) { return; }
     const std::size_t visible = node.visible_cells(part.places.back());
-    if (visible == window_ && length > window_) { layer.sliding = true; }  // a layer without a window sees more
+    const Position end = part.positions.back() + 1;
+    const std::size_t in_window = held.count_from(end - static_cast<Position>(std::min<std::size_t>(end, window_)));
+    if (visible == in_window && in_window < held.count_from(0)) { layer.sliding = true; }  // a layer without a window sees more
     if (!layer.sliding) { return; }
-    if (visible >= std::min(length, window_)) {
+    if (visible >= in_window) {
       options.window = window_;
       return;
     }
-    options.start = part.positions.back() + 1 - static_cast<Position>(visible);
-    const std::size_t first_sees = node.visible_cells(part.places.front());
-    require(part.positions.front() + 1 - first_sees == options.start, ErrorCode::option,
-            "llama_cpp: the tokens of an ubatch look back to positions ", part.positions.front() + 1 - first_sees, " and ", options.start,
-            ", must be one: choose an n_ubatch that divides the window's chunks of ", window_);
+    options.start = held.newest(visible);
+    const std::size_t later = part.positions.back() - part.positions.front();  // tokens that the first one does not see
+    const Position first_start = held.newest(node.visible_cells(part.places.front()) + later);
+    require(first_start == options.start, ErrorCode::option, "llama_cpp: the tokens of an ubatch look back to positions ", first_start,
+            " and ", options.start, ", must be one: choose an n_ubatch that divides the window's chunks of ", window_);
   }
   /// Gives back the memory behind a tensor of llama.cpp's cache, to which nothing is written.
   void release(const ggml_tensor* cache) {

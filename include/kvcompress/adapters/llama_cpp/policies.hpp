@@ -31,6 +31,16 @@ class LayerPolicies {
     return std::find_if(entries_.begin(), entries_.end(), names)->policy;
   }
 
+  /// Whether every one of them can move rows to other positions (KVCache::shift), in a model of so many layers. Tried on empty caches.
+  [[nodiscard]] bool can_shift(const Registry& registry, std::size_t layers) const {
+    return std::all_of(entries_.begin(), entries_.end(), [&](const Entry& entry) {
+      try {
+        registry.make(entry.policy, {.layers = layers, .query_heads = 8, .kv_heads = 8, .head_dim = 128}).shift(0, 0, 0);
+        return true;
+      } catch (const Error&) { return false; }
+    });
+  }
+
   /// The same policy for a layer with a sliding window, which never reads older rows: they go, and no other eviction is needed.
   [[nodiscard]] static std::string windowed(const Registry& registry, const std::string& policy, std::size_t window) {
     std::string name = "streaming:sinks=0,in_cache_positions=false,window=" + std::to_string(window);

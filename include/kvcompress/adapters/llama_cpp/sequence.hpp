@@ -4,10 +4,13 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <limits>
 #include <map>
 #include <string>
 #include <tuple>
 
+#include "kvcompress/adapters/llama_cpp/held.hpp"
 #include "kvcompress/adapters/llama_cpp/nodes.hpp"
 #include "kvcompress/any/any_cache.hpp"
 #include "kvcompress/cache/persist.hpp"
@@ -44,8 +47,17 @@ struct Sequence {
   std::map<Kind, AnyCache> caches;
   Position first = 0;  ///< position of its oldest token
   Position next = 0;   ///< the position after its newest token
+  Held held;           ///< what llama.cpp's book has; our caches may have evicted some
   bool prompt_ended = false;
+  std::size_t family =
+      0;                ///< in a unified memory: sequences of one family (0: of none) were copied from one another and have cells in common
+  Position shared = 0;  ///< two of a family have no cells in common from the smaller of their `shared` on
 
+  /// A batch with tokens at [begin, end) went through.
+  void add(Position begin, Position end) {
+    held.add(begin, end);
+    next = end;
+  }
   /// Calls visit(cache, layer) for all layers that hold rows.
   void for_layers(auto&& visit) {
     for (auto& [kind, cache] : caches) {
@@ -74,6 +86,8 @@ struct Sequence {
     Sequence cut = fork();
     for (auto& [kind, cache] : cut.caches) { cache.truncate(position); }
     cut.next = position;
+    cut.held.remove(position, no_position);
+    cut.shared = std::min(shared, position);
     *this = std::move(cut);
   }
   /// Forgets the rows at [begin, end), negative: from the beginning, to the end; in the middle once the prompt has ended.
@@ -85,12 +99,40 @@ struct Sequence {
     Sequence left = fork();
     left.for_layers([](AnyCache& cache, std::size_t layer) { cache.commit(layer); });
     for (auto& [kind, cache] : left.caches) { cache.remove(from, to); }
+    left.held.remove(from, to);
+    if (from <= first) { left.first = std::max(first, to); }
+    if (from < shared && to >= shared) { left.shared = from; }
     *this = std::move(left);
+  }
+  /// Moves the rows at [begin, end), negative as above, by `delta` positions once the prompt has ended; rows that would stand before position 0
+  /// go. Raises an Error, with nothing changed, where a row would pass another, or a policy cannot.
+  void shift(llama_pos begin, llama_pos end, llama_pos delta) {
+    const Position from = begin < 0 ? 0 : static_cast<Position>(begin);
+    const Position to = end < 0 ? next : std::min(next, static_cast<Position>(end));
+    if (delta == 0 || from >= to) { return; }
+    require(prompt_ended, ErrorCode::phase, "llama_cpp: shift: the sequence's prompt is open, must have ended");
+    require(std::int64_t{next} + delta <= std::numeric_limits<llama_pos>::max(), ErrorCode::position, "llama_cpp: shift: delta is ", delta,
+            ", must leave positions of at most ", std::numeric_limits<llama_pos>::max());
+    Sequence moved = fork();
+    const Position lowest = delta < 0 ? static_cast<Position>(-std::int64_t{delta}) : 0;
+    if (from < lowest) { moved.remove(static_cast<llama_pos>(from), static_cast<llama_pos>(std::min(lowest, to))); }
+    const Position start = std::max(from, lowest);
+    if (start < to) {
+      moved.for_layers([](AnyCache& cache, std::size_t layer) { cache.commit(layer); });
+      for (auto& [kind, cache] : moved.caches) { cache.shift(start, to, delta); }
+      moved.held.shift(start, to, delta);
+      const auto place = [delta](Position position) { return static_cast<Position>(std::int64_t{position} + delta); };
+      if (start <= moved.first && moved.first < to) { moved.first = place(moved.first); }
+      if (to == next) { moved.next = place(next); }
+    }
+    *this = std::move(moved);
   }
   [[nodiscard]] Sequence fork() const {
     Sequence copy;
     for (const auto& [kind, cache] : caches) { copy.caches.emplace(kind, cache.fork()); }
     copy.first = first, copy.next = next, copy.prompt_ended = prompt_ended;
+    copy.held = held;
+    copy.family = family, copy.shared = shared;
     return copy;
   }
   void account(MemoryReport& report) const noexcept {
@@ -103,6 +145,8 @@ struct Sequence {
   void save(const ByteSink& sink, Checksum checksum) const {
     const Out out{sink};
     out.number(format), out.number(caches.size()), out.number(first), out.number(next), out.number(prompt_ended ? 1 : 0);
+    out.number(held.runs().size());
+    for (const auto& [begin, end] : held.runs()) { out.number(begin), out.number(end); }
     for (const auto& [kind, cache] : caches) {
       const RotaryEmbedding& r = kind.rotary;
       for (const std::size_t n : {cache.shape().layers, kind.query_heads, kind.kv_heads, kind.key_width, kind.value_width,
@@ -123,6 +167,14 @@ struct Sequence {
     const std::size_t count = in.at_most("caches", 4096);
     loaded.first = static_cast<Position>(in.number()), loaded.next = static_cast<Position>(in.number());
     loaded.prompt_ended = in.number() != 0;
+    Position end = 0;
+    for (std::size_t runs = in.at_most("runs", 1U << 24U); runs > 0; --runs) {
+      const auto begin = static_cast<Position>(in.at_most("a run's begin", loaded.next));
+      require(begin >= end, ErrorCode::format, "llama_cpp: load: a run begins at ", begin, ", must be at least ", end);
+      end = static_cast<Position>(in.at_most("a run's end", loaded.next));
+      require(begin < end, ErrorCode::format, "llama_cpp: load: a run ends at ", end, ", must be more than ", begin);
+      loaded.held.add(begin, end);
+    }
     for (std::size_t i = 0; i < count; ++i) {
       const std::size_t layers = in.at_most("layers", 1U << 20U);
       Kind kind{};
@@ -143,7 +195,7 @@ struct Sequence {
   }
 
  private:
-  static constexpr std::uint64_t format = 0x31'6C'6C'61'6D'61'6B'76;  // "vkamall1"
+  static constexpr std::uint64_t format = 0x32'6C'6C'61'6D'61'6B'76;  // "vkamall2"
   struct Out {
     const ByteSink& sink;
     void number(std::uint64_t value) const {
