@@ -77,7 +77,7 @@ void declare(CLI::App& app, Options& o) {
   CLI::Option* text = app.add_option("--text", o.setup.text, "a text file (default: the project's own)")->check(CLI::ExistingFile);
   app.add_option("--policies", o.policies, policies_help)->capture_default_str();
   app.add_option("--budget", o.budget,
-                 "rows per lane that streaming (sinks and window), h2o and snapkv keep, and that a query reads with quest, landmarks and "
+                 "rows per lane that evictions keep (streaming: sinks and window), and that a query reads with quest, landmarks and "
                  "shadowkv; or a percentage of the prompt; settings in a policy's own name come first")
       ->capture_default_str();
   app.add_option("--context", o.setup.context, "tokens of a window; the first half is the prompt")

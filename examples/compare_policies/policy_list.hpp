@@ -116,6 +116,17 @@ inline void fill_landmarks(PartSettings& part, std::size_t budget) {
   part.fill("outlier_chunks", std::max<std::size_t>(1, 48 * part.number("budget", budget) / 2048));
 }
 
+/// Evictions with a budget, and those of them that look at the last queries of a prompt.
+inline bool has_budget(std::string_view name) {
+  constexpr std::string_view names[] = {
+      "h2o", "tova", "keydiff", "expected_attention", "knorm", "lagkv", "keyformer", "observed_attention", "cur", "leverage"};
+  return std::find(std::begin(names), std::end(names), name) != std::end(names);
+}
+inline bool has_window(std::string_view name) {
+  constexpr std::string_view names[] = {"snapkv", "pyramidkv", "adakv", "chunkkv", "criticalkv", "criticaladakv", "dropkv"};
+  return std::find(std::begin(names), std::end(names), name) != std::end(names);
+}
+
 /// The policy with `budget` rows for its eviction or retrieval, and what else would not suit a short prompt, where it names none of its
 /// own. Names of parts that are not known here pass as they are.
 inline std::string with_defaults(std::string_view policy, std::size_t budget, std::size_t prompt_tokens, std::size_t dense_layers = 2) {
@@ -131,9 +142,9 @@ inline std::string with_defaults(std::string_view policy, std::size_t budget, st
         part.fill("window", budget > sinks ? budget - sinks : 1);
       }
       if (landmarks) { part.fill("in_cache_positions", "false"); }  // landmarks are made at the original ones
-    } else if (part.name() == "h2o") {
+    } else if (has_budget(part.name())) {
       part.fill("budget", budget);
-    } else if (part.name() == "snapkv") {
+    } else if (has_window(part.name())) {
       if (!part.find("budget") && budget <= 32) { part.fill("window", budget / 2); }
       part.fill("budget", budget);
     } else if (part.name().starts_with("kivi")) {

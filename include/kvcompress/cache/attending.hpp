@@ -64,7 +64,8 @@ void KVCache<P>::observe(std::size_t layer, const Rows& queries, std::span<const
     }
     if (l.in_prompt) { detail::show_queries<P>(shape_, options_, writable(layer).lanes[head], queries, head, l.next, workspace_); }
     if (const std::size_t window = detail::query_window<P>(options_, site(layer, head)); window > 0) {
-      detail::remember<P>(shape_, window, writable(layer).lanes[head], queries, head, how, workspace_);
+      detail::remember<P>(shape_, window, detail::revocable_queries<P>(options_, l), writable(layer).lanes[head], queries, head, how,
+                          workspace_);
     }
   }
   if (before) { before->keep(); }
@@ -143,7 +144,7 @@ void KVCache<P>::remember(std::size_t layer, const Rows& queries, const AttendOp
     const std::size_t window = detail::query_window<P>(options_, site(layer, head));
     if (window == 0) { continue; }
     Lane& lane = writable(layer).lanes[head];
-    detail::remember<P>(shape_, window, lane, queries, head, options, ws);
+    detail::remember<P>(shape_, window, detail::revocable_queries<P>(options_, at(layer)), lane, queries, head, options, ws);
     if constexpr (detail::may_retrieve<P>) {  // what it fetched decides what it keeps
       if (chooses(layer, head) && Retrieval::wants_last_query(options_.retrieval, site(layer, head))) {
         lane.observed_end = at(layer).next;

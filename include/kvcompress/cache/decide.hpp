@@ -25,7 +25,7 @@ struct ReadingOf {
     rotation.turn_by(positions);
     rotation.apply(row);
   }
-  static constexpr LaneView::Reading table{&keys, &values, &turn};
+  static constexpr LaneView::Reading functions{&keys, &values, &turn};
 };
 
 /// Decisions of a commit; they mark rows in scratch.drop.
@@ -74,7 +74,7 @@ struct Decision {
   void show(Lane<P>& lane, const Site& site, const RowTable& table) const {
     void* state = &lane.state;
     if constexpr (EvictsAtRunTime<Eviction>) { state = lane.state.inner(); }
-    scratch.views.push_back(LaneView(site, state, &lane, table, rotation, ReadingOf<P>::table));
+    scratch.views.push_back(LaneView(site, state, &lane, table, rotation, ReadingOf<P>::functions));
   }
   void select(const Layer<P>& l) const {
     const std::size_t padding = std::min<std::size_t>(l.prompt_tokens, l.start());

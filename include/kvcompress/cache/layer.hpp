@@ -247,8 +247,8 @@ struct Layer {
     for (const Lane<P>& lane : lanes) {
       require(position >= lane.observed_end, ErrorCode::phase, "truncate: position is ", position, ", must be at least ", lane.observed_end,
               ": observed queries before it are counted already (Options::speculation is ", speculation, ")");
-      const Position newest = lane.last.forgotten() ? lane.last.positions().back() : 0;
-      require(!lane.last.forgotten() || position > newest, ErrorCode::phase, "truncate: position is ", position, ", must be above ", newest,
+      const Position least = lane.last.revocable_from();
+      require(position >= least, ErrorCode::phase, "truncate: position is ", position, ", must be above ", least - 1,
               ": the queries before the observation window are gone");
     }
   }

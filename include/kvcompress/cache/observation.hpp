@@ -112,7 +112,7 @@ class Shown {
   Position start_ = no_position;
 };
 
-/// The newest queries of the open rows, at most a window of them, in the stored keys' form.
+/// The newest queries of the open rows, a window of them and those that may be taken back, in the stored keys' form.
 class LastQueries {
  public:
   explicit LastQueries(const Memory& memory)
@@ -125,8 +125,11 @@ class LastQueries {
   [[nodiscard]] const float* masses(std::size_t index, std::size_t group) const noexcept {
     return masses_.empty() ? nullptr : masses_.data() + index * group;
   }
-  /// Older queries have had to make room.
-  [[nodiscard]] bool forgotten() const noexcept { return forgotten_; }
+  /// From which position on queries can be taken back, so that those of a whole window are left; 0 if none has had to make room.
+  [[nodiscard]] Position revocable_from() const noexcept {
+    if (!forgotten_) { return 0; }
+    return positions_.size() < window_ || window_ == 0 ? no_position : positions_[window_ - 1] + 1;
+  }
 
   /// How the newest queries attended.
   [[nodiscard]] const AttendOptions& options() const noexcept { return options_; }
@@ -139,9 +142,11 @@ class LastQueries {
     if (beside(options) || !masses_.empty()) { masses_.reserve(size * group); }
   }
   /// Adds queries at ascending `positions`; load(t, to) writes those of token t, group * width floats, mass(t, head) is what their softmax
-  /// counted beside the rows. Keeps the newest `window`. There must be room.
-  void remember(std::span<const Position> positions, const AttendOptions& options, std::size_t window, std::size_t group, std::size_t width,
-                auto&& load, auto&& mass) {
+  /// counted beside the rows. Keeps the newest `window`, and `revocable` before them. There must be room for both.
+  void remember(std::span<const Position> positions, const AttendOptions& options, std::size_t window, std::size_t revocable,
+                std::size_t group, std::size_t width, auto&& load, auto&& mass) {
+    window_ = window;
+    window += revocable;
     const std::size_t fresh = std::min(window, positions.size());
     truncate(positions.front(), group, width);  // a repeated call replaces what the first one left
     const std::size_t leaving = positions_.size() + fresh > window ? positions_.size() + fresh - window : 0;
@@ -200,6 +205,7 @@ class LastQueries {
     archive.check(self.options_.scale >= 0.0F && self.options_.scale <= std::numeric_limits<float>::max() && self.options_.soft_cap >= 0.0F,
                   "the last queries attended with a scale or cap that no query can have");
     archive.number(self.forgotten_);
+    archive.number(self.window_);
   }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::policy_state, queries_);
@@ -215,6 +221,7 @@ class LastQueries {
   Vector<Position> positions_;  // ascending
   AttendOptions options_{};
   bool forgotten_ = false;
+  std::size_t window_ = 0;  // that is asked for at the end of a prompt
 };
 
 }  // namespace kvcompress::detail

@@ -21,14 +21,20 @@ std::size_t query_window(const PolicyOptions<P>& options, const Site& site) {
   return std::max<std::size_t>(Axes<P>::Retrieval::wants_last_query(options.retrieval, site) ? 1 : 0, window_of<P>(options, site));
 }
 
+/// How many queries beyond a window are kept, since so many may be taken back.
+template <class P>
+std::size_t revocable_queries(const PolicyOptions<P>& options, const Layer<P>& layer) noexcept {
+  return layer.in_prompt ? 0 : options.speculation;
+}
+
 /// Keeps queries that may turn out to be the last of a prompt.
 template <class P>
-void remember(const Shape& shape, std::size_t window, Lane<P>& lane, const Rows& queries, std::size_t head, const AttendOptions& attended,
-              Workspace& ws) {
+void remember(const Shape& shape, std::size_t window, std::size_t revocable, Lane<P>& lane, const Rows& queries, std::size_t head,
+              const AttendOptions& attended, Workspace& ws) {
   const auto load = query_loader(shape, queries, head, ws);
   const std::size_t group = shape.group();
   lane.last.remember(
-      ws.positions, attended, window, group, shape.key_width(),
+      ws.positions, attended, window, revocable, group, shape.key_width(),
       [&](std::size_t token, float* to) {
     for (std::size_t h = 0; h < group; ++h) { load(token, h, to + h * shape.key_width()); }
       },
@@ -102,7 +108,9 @@ void make_room_to_observe(const Site& site, const PolicyOptions<P>& options, Lay
       Workspace::ensure(ws.queries, shape.key_width());
     }
   }
-  if (window > 0) { lane.last.make_room(tokens, window, shape.group(), shape.key_width(), attended); }
+  if (window > 0) {
+    lane.last.make_room(tokens, window + revocable_queries<P>(options, layer), shape.group(), shape.key_width(), attended);
+  }
 }
 
 /// Computes the probabilities of the queries at ws.positions over the lane's rows, without outputs, and shows them to the eviction.

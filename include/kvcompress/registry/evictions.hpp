@@ -3,9 +3,17 @@
 #pragma once
 
 #include "kvcompress/policies/adakv.hpp"
+#include "kvcompress/policies/chunkkv.hpp"
+#include "kvcompress/policies/criticalkv.hpp"
+#include "kvcompress/policies/expected_attention.hpp"
 #include "kvcompress/policies/h2o.hpp"
 #include "kvcompress/policies/key_diff.hpp"
+#include "kvcompress/policies/keyformer.hpp"
+#include "kvcompress/policies/knorm.hpp"
+#include "kvcompress/policies/lagkv.hpp"
+#include "kvcompress/policies/presses.hpp"
 #include "kvcompress/policies/pyramidkv.hpp"
+#include "kvcompress/policies/simlayerkv.hpp"
 #include "kvcompress/policies/snapkv.hpp"
 #include "kvcompress/policies/streaming_llm.hpp"
 #include "kvcompress/policies/tova.hpp"
@@ -13,7 +21,7 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// streaming, h2o, snapkv, pyramidkv, adakv, tova, keydiff.
+/// Every eviction that needs no numbers of a model: those that do (Q-Filters, TriAttention, PrefixKV, HeadKV, DuoAttention) are made by type.
 inline void add_evictions(Registry& registry) {
   registry.add<StreamingLLM>("streaming");
   registry.add<H2O>("h2o");
@@ -22,6 +30,18 @@ inline void add_evictions(Registry& registry) {
   registry.add<AdaKV>("adakv");
   registry.add<TOVA>("tova");
   registry.add<KeyDiff>("keydiff");
+  registry.add<ExpectedAttention>("expected_attention");
+  registry.add<Knorm>("knorm");
+  registry.add<LagKV>("lagkv");
+  registry.add<Keyformer>("keyformer");
+  registry.add<ChunkKV>("chunkkv");
+  registry.add<CriticalKV>("criticalkv");
+  registry.add<CriticalAdaKV>("criticaladakv");
+  registry.add<SimLayerKV>("simlayerkv");
+  registry.add<ObservedAttentionPress>("observed_attention");
+  registry.add<CurPress>("cur");
+  registry.add<LeveragePress>("leverage");
+  registry.add<DropKVPress>("dropkv");
 }
 
 }  // namespace kvcompress
