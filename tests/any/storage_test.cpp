@@ -356,7 +356,7 @@ TEST(AnyStorage, RefusesWhatCannotWork) {
                      "encoded together");
   const auto xkv = AnyStorage::all_of<XKV<>::Storage>({.layers_per_group = 2});
   options.storage = {{{exact_keys, xkv.keys.entries[0]}, {0, 0, 1, 1}}, {{exact_values}, {}}};
-  expect_no_cache<C>(options, "storage: layer 1 is held otherwise than layer 0, must be held alike: they are encoded together");
+  expect_no_cache<C>(options, "storage: layer 0 is held otherwise than layer 1, must be held alike: they are encoded together");
   options.storage = {{{AnyStorage::values_of<KiviStorage<4, 32, 32, half>>()}, {}}, {{exact_values}, {}}};
   expect_no_cache<C>(options, "storage: an entry of keys cannot hold keys, must be a store of keys");
   LatentOptions latents;
@@ -371,13 +371,15 @@ TEST(AnyStorage, RefusesWhatCannotWork) {
   options.storage = AnyStorage::all_of<KiviStorage<4, 32, 32, half>>({.residual = 33});
   expect_no_cache<C>(options, "kivi: residual is 33, must be a positive multiple of the group size 32");
   options.storage = AnyStorage::all_of<ShadowKV<>::Storage>();
-  expect_no_cache<C>(options, "storage: it holds rows that must be fetched before they are read, so it needs a retrieval");
+  expect_no_cache<C>(options, "read_all: the storage holds rows that must be fetched before they are read, so it needs a retrieval");
   PolicyOptions<Chosen<HeavyHitters, ReadAll>> every_commit;
   every_commit.storage = xkv;
   expect_no_cache(
       every_commit,
-      "heavy_hitters decides lane by lane at every commit, but the storage of layer 0 encodes the lanes of a layer or of several layers "
-      "together, which must hold the same rows");
+      "heavy_hitters: the eviction decides lane by lane at every commit, but the storage encodes the lanes of a layer or of several layers "
+      "together, which must hold the same rows. Use an eviction that decides once (SnapKV) or by positions (StreamingLLM), or a storage "
+      "per lane "
+      "(for GEAR: ValueVectors::head)");
 }
 
 TEST(AnyStorage, KeepsACopyOfWhatOptionsPointTo) {
