@@ -162,7 +162,7 @@ Expected expected_rows(Cache& cache, const Text& text, std::size_t end, std::siz
   reference::Vector bounds = reference::Vector::Constant(index(state.pages()) + 1, -1e300);
   std::vector<float> key(shape.key_width());
   std::vector<float> value(shape.value_width());
-  const Position shift = table.shift(table.rows() - 1);
+  const std::int64_t shift = table.shift(table.rows() - 1);
   std::vector<Matrix> queries;
   for (std::size_t h = 0; h < shape.group(); ++h) { queries.push_back(text.query_matrix(lane * shape.group() + h).row(index(end) - 1)); }
   for (std::size_t row = 0; row < state.indexed(); ++row) {
