@@ -63,7 +63,7 @@ TEST(Registry, EveryEvictionWorksWithEveryStorage) {
 TEST(Registry, EveryNameDecodesAFewTokens) {
   const Text text(small, 150, 6);
   const std::vector<std::string> names = registry().policies();
-  EXPECT_EQ(names.size(), 200U);
+  EXPECT_EQ(names.size(), 524U);
   EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
   for (std::string name : names) {
     const std::string plain = name;
@@ -72,7 +72,11 @@ TEST(Registry, EveryNameDecodesAFewTokens) {
     };
     set("streaming", "window=80,in_cache_positions=false");
     set("h2o", "budget=80");
-    for (const char* eviction : {"snapkv", "pyramidkv", "adakv", "tova", "keydiff"}) { set(eviction, "budget=80"); }
+    for (const char* eviction : {"snapkv", "pyramidkv", "adakv", "tova", "keydiff", "expected_attention", "knorm", "lagkv", "keyformer",
+                                 "chunkkv", "criticalkv", "criticaladakv", "observed_attention", "cur", "leverage", "dropkv"}) {
+      if (plain.substr(0, plain.find('+')) == eviction) { set(eviction, "budget=80"); }
+    }
+    set("simlayerkv", "first_rows=4,recent=40,threshold=0,last=8");
     set("quest", "budget=32,dense_layers=0");
     set("landmarks", "budget=16,outlier_chunks=2");
     set("shadowkv", "budget=16,outlier_chunks=2,rank=16");
@@ -167,7 +171,9 @@ TEST(Registry, BudgetsAreRowsPercentOrBytes) {
 
 TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
   const std::string parts =
-      "streaming, h2o, snapkv, pyramidkv, adakv, tova, keydiff, f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, gear2, gear4, xkv, shadowkv, "
+      "streaming, h2o, snapkv, pyramidkv, adakv, tova, keydiff, expected_attention, knorm, lagkv, keyformer, chunkkv, criticalkv, "
+      "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, gear2, gear4, "
+      "xkv, shadowkv, "
       "quest, landmarks";
   expect_error("kivi5", "\"kivi5\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o+kiwi2", "\"kiwi2\" is no part of a policy, must be one of full, " + parts);
@@ -264,13 +270,38 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
     }
     if (part.name == "quest") { EXPECT_EQ(part.defaults, "budget=2048,page=16,dense_layers=2"); }
   }
-  EXPECT_EQ(names, (std::set<std::string>{"storage f16",     "storage f32",        "storage bf16",
-                                          "storage kivi2",   "storage kivi3",      "storage kivi4",
-                                          "storage kivi8",   "eviction streaming", "eviction h2o",
-                                          "eviction snapkv", "eviction pyramidkv", "eviction adakv",
-                                          "eviction tova",   "eviction keydiff",   "storage gear2",
-                                          "storage gear4",   "storage xkv",        "storage and retrieval shadowkv",
-                                          "retrieval quest", "retrieval landmarks"}));
+  EXPECT_EQ(names, (std::set<std::string>{"storage f16",
+                                          "storage f32",
+                                          "storage bf16",
+                                          "storage kivi2",
+                                          "storage kivi3",
+                                          "storage kivi4",
+                                          "storage kivi8",
+                                          "eviction streaming",
+                                          "eviction h2o",
+                                          "eviction snapkv",
+                                          "eviction pyramidkv",
+                                          "eviction adakv",
+                                          "eviction tova",
+                                          "eviction keydiff",
+                                          "eviction expected_attention",
+                                          "eviction knorm",
+                                          "eviction lagkv",
+                                          "eviction keyformer",
+                                          "eviction chunkkv",
+                                          "eviction criticalkv",
+                                          "eviction criticaladakv",
+                                          "eviction simlayerkv",
+                                          "eviction observed_attention",
+                                          "eviction cur",
+                                          "eviction leverage",
+                                          "eviction dropkv",
+                                          "storage gear2",
+                                          "storage gear4",
+                                          "storage xkv",
+                                          "storage and retrieval shadowkv",
+                                          "retrieval quest",
+                                          "retrieval landmarks"}));
 }
 
 struct Clash {

@@ -33,8 +33,8 @@ TEST(CacheAttention, FullF32HasThePerplexityOfPlainAttention) {
   const auto plain = llama::perplexity(
       engine, tokens, 512, [&] { return std::make_unique<llama::PlainAttention>(engine.plain_attention()); }, nothing);
   const auto cached = llama::perplexity(
-      engine, tokens, 512,
-      [&] { return std::make_unique<llama::CacheAttention>(kvcompress::any_cache<kvcompress::Full<float>>(shape)); }, nothing);
+      engine, tokens, 512, [&] { return std::make_unique<llama::CacheAttention>(kvcompress::any_cache<kvcompress::Full<float>>(shape)); },
+      nothing);
   EXPECT_NEAR(cached.value / plain.value, 1.0, 1e-5);
   EXPECT_EQ(cached.tokens, plain.tokens);
 }

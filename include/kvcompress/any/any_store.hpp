@@ -26,7 +26,9 @@ class AnyStore {
   AnyStore(const detail::Choice<Ops>& choice, const Site& site, std::size_t dim, const Memory& memory)
       : store_(*choice.ops, memory, [&](void* room) { choice.ops->make(room, choice.options.get(), site, dim, memory); }),
         members_(Allocator<void*>(memory)) {}
-  AnyStore(const AnyStore& other) : store_(other.store_), rows_(other.rows_), members_(other.members_.get_allocator()) {}
+  AnyStore(const AnyStore& other) : store_(other.store_), rows_(other.rows_), members_(other.members_.get_allocator()) {
+    members_.reserve(other.members_.capacity());  // a copy of a layer holds what the layer held
+  }
   AnyStore(AnyStore&&) noexcept = default;
   AnyStore& operator=(AnyStore other) noexcept {
     store_ = std::move(other.store_);
