@@ -76,7 +76,7 @@ TEST(Registry, EveryNameDecodesAFewTokens) {
                                  "chunkkv", "criticalkv", "criticaladakv", "observed_attention", "cur", "leverage", "dropkv"}) {
       if (plain.substr(0, plain.find('+')) == eviction) { set(eviction, "budget=80"); }
     }
-    set("simlayerkv", "first_rows=4,recent=40,threshold=0,last=8");
+    set("simlayerkv", "first_rows=4,recent=90,threshold=0,last=8");
     set("quest", "budget=32,dense_layers=0");
     set("landmarks", "budget=16,outlier_chunks=2");
     set("shadowkv", "budget=16,outlier_chunks=2,rank=16");
