@@ -258,8 +258,6 @@ class KVCache {
   [[nodiscard]] Site site(std::size_t layer, std::size_t kv_head) const noexcept { return {layer, kv_head, shape_}; }
   /// Raises an Error if the layer's prompt has ended and waits for others to be encoded.
   void check_waits(const char* verb, std::size_t layer) const;
-  /// Floats of one token's queries that share a KV head.
-  [[nodiscard]] std::size_t query_width() const noexcept { return shape_.group() * shape_.key_width(); }
   [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[layer].read(); }
   [[nodiscard]] const Lane& lane(const char* verb, std::size_t layer, std::size_t kv_head) const {
     detail::check_lane(shape_, verb, layer, kv_head);

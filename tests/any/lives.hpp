@@ -12,8 +12,7 @@
 
 namespace kvcompress::test {
 
-/// Prompts of all layers, decoding with the own loop and with an executor, a truncated draft, a removed range: all outputs. `own` says which
-/// layers a query may be given a window in.
+/// Prompts of all layers, decoding with the own loop and with an executor, a truncated draft, a removed range: all outputs.
 template <class Cache>
 Outputs live(Cache& cache, const Text& text, const Shape& shape) {
   Outputs all;

@@ -4,12 +4,11 @@
 
 #include <gtest/gtest.h>
 
+#include "any/lives.hpp"
 #include "kvcompress/policies/full.hpp"
 #include "kvcompress/policies/h2o.hpp"
 #include "kvcompress/policies/landmarks.hpp"
 #include "kvcompress/policies/quest.hpp"
-#include "support/random_rows.hpp"
-#include "support/saved.hpp"
 
 namespace {
 
@@ -54,78 +53,26 @@ detail::Choice<AnyRetrieval::Ops> choice_of() {
   return AnyRetrieval::of<Retrieval>(typed_options<P>().retrieval);
 }
 
-/// Prompts of both layers, decoding with the own loop and with an executor, a truncated draft, a removed range: all outputs.
-template <class Cache>
-Outputs live(Cache& cache, const Text& text) {
-  Outputs all;
-  const auto keep = [&](const Outputs& out) { all.insert(all.end(), out.begin(), out.end()); };
-  for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-    keep(step(cache, text, 0, 150, layer, {.start = 3}));
-    cache.end_prompt(layer);
-    for (std::size_t t = 150; t < 200; ++t) { keep(step(cache, text, t, 1, layer, {.window = t % 2 == 0 ? 40U : 0U})); }
-    cache.commit(layer);
-  }
-  for (std::size_t layer = 0; layer < shape.layers; ++layer) { cache.append(layer, text.key_rows(200, 3), text.value_rows(200, 3)); }
-  cache.truncate(201);
-  for (std::size_t layer = 0; layer < shape.layers; ++layer) { keep(attend(cache, text, 201, 1, layer)); }
-  cache.commit(0);
-  cache.commit(1);
-  cache.remove(20, 30);
-  std::vector<Workspace> workspaces(2, Workspace(shape));
-  for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-    cache.append(layer, text.key_rows(201, 1), text.value_rows(201, 1));
-    Outputs out(text.output_width());
-    cache.attend(layer, text.query_rows(201, 1), Output::tokens_first(out.data(), 1, shape.query_heads, shape.value_width()), workspaces,
-                 SerialExecutor{});
-    keep(out);
-  }
-  return all;
-}
-
-/// The bytes of the erased objects aside, which lie under indices.
-void expect_same_memory(const MemoryReport& named, MemoryReport typed) {
-  EXPECT_GE(named.indices, typed.indices);
-  EXPECT_LE(named.indices - typed.indices, shape.layers * shape.kv_heads * 128);
-  typed.indices = named.indices;
-  typed.shared = named.shared;
-  EXPECT_EQ(std::memcmp(&named, &typed, sizeof named), 0);
-  EXPECT_EQ(named.total(), typed.total());
-}
-
 template <class P>
-void expect_same() {
-  const Text text(shape, 210, 7);
+void expect_chosen() {
   KVCache<P> typed(shape, typed_options<P>());
   ChosenCache named(shape, chosen({choice_of<P>()}));
-  EXPECT_EQ(live(named, text), live(typed, text));
-  EXPECT_EQ(saved(named), saved(typed));
-  expect_same_memory(named.memory(), typed.memory());
-  EXPECT_EQ(ChosenCache::bytes_for(shape, 1000, named.options()), KVCache<P>::bytes_for(shape, 1000, typed.options()));
-
-  ChosenCache from_typed(shape, named.options());
-  KVCache<P> from_named(shape, typed.options());
-  load_from(from_typed, saved(typed));
-  load_from(from_named, saved(named));
-  ChosenCache copy(from_typed);
-  ChosenCache fork = copy.fork();
-  EXPECT_EQ(step(copy, text, 202, 2, 1), step(typed, text, 202, 2, 1));
-  EXPECT_EQ(step(fork, text, 202, 2, 1), step(from_named, text, 202, 2, 1));
-  EXPECT_EQ(saved(copy), saved(typed));
+  expect_same(named, typed, shape);
 }
 
-TEST(AnyRetrieval, ReadAllIsReadAll) { expect_same<Full<>>(); }
-TEST(AnyRetrieval, PageBoundsArePageBounds) { expect_same<Quest>(); }
-TEST(AnyRetrieval, LandmarksAreLandmarks) { expect_same<Landmarks>(); }
+TEST(AnyRetrieval, ReadAllIsReadAll) { expect_chosen<Full<>>(); }
+TEST(AnyRetrieval, PageBoundsArePageBounds) { expect_chosen<Quest>(); }
+TEST(AnyRetrieval, LandmarksAreLandmarks) { expect_chosen<Landmarks>(); }
 
 TEST(AnyRetrieval, LanesMayDiffer) {
   const Text text(shape, 210, 8);
   KVCache<Full<>> all(shape);
   KVCache<Quest> quest(shape, typed_options<Quest>());
   KVCache<Landmarks> landmarks(shape, typed_options<Landmarks>());
-  const Outputs of[] = {live(landmarks, text), live(all, text), live(quest, text)};
+  const Outputs of[] = {live(landmarks, text, shape), live(all, text, shape), live(quest, text, shape)};
   const std::vector<std::uint16_t> of_lane{0, 1, 2, 0};
   ChosenCache mixed(shape, chosen({choice_of<Landmarks>(), choice_of<Full<>>(), choice_of<Quest>()}, of_lane));
-  const Outputs out = live(mixed, text);
+  const Outputs out = live(mixed, text, shape);
   ASSERT_EQ(out.size(), of[0].size());
   const std::size_t width = text.output_width();
   const std::size_t tokens[] = {200, 200, 1, 1, 1, 1};

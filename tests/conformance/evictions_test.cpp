@@ -132,7 +132,7 @@ using WatchedQueries = Watched<ExpectedQueries>;
 
 ExpectedQueries::Options expected_options(const nlohmann::json& given) {
   return {.future = given.at("n_future_positions").get<std::size_t>(),
-          .sinks = given.at("n_sink").get<std::size_t>(),
+          .first_rows = given.at("n_sink").get<std::size_t>(),
           .covariance = given.at("use_covariance").get<bool>(),
           .value_norm = given.at("use_vnorm").get<bool>(),
           .epsilon = given.at("epsilon").get<double>()};
@@ -171,7 +171,7 @@ TEST(ExpectedAttention, ReproducesTheOfficialVectors) {
     expect_kept(
         one, cache, 0, k.heads,
         [](std::size_t head, std::size_t row) { return static_cast<double>(WatchedQueries::scores.at(head).at(row)); }, bound);
-    conformance::expect_within(one, "scores", expected_deviation(one, options.sinks), bound);
+    conformance::expect_within(one, "scores", expected_deviation(one, options.first_rows), bound);
                                                  }}});
 }
 
@@ -184,7 +184,7 @@ void ada_best(const Case& one) {
         rotated_queries(one), keys, HeadArray(one.array("v")),
         {.budget = one.get<std::size_t>("n_kept_mean"), .scorer = options, .allocator = {.floor = one.get<double>("alpha_safeguard")}});
     expect_mask(one, cache, "head_budget", keys.heads);
-    return conformance::expect_within(one, "scores", expected_deviation(one, options.sinks), 6e-6);
+    return conformance::expect_within(one, "scores", expected_deviation(one, options.first_rows), 6e-6);
   }
   if (inner.at("method") != "snapkv") {
     throw conformance::NotCovered(one.path() + ": scores of " + inner.at("method").get<std::string>());

@@ -30,64 +30,11 @@ struct AnyEviction {
     static void fields(auto&, auto&&) {}
   };
 
-  /// The State of one lane: that of its eviction, and what it was chosen with, which the cache's Options keep alive.
-  class State {
+  /// The State of one lane.
+  class State : public detail::ChosenState<Ops> {
    public:
-    State(const detail::Choice<Ops>& choice, const Site& site, const Memory& memory)
-        : state_(*choice.ops, memory, [&](void* room) { choice.ops->make(room, choice.options.get(), site, memory); }),
-          options_(choice.options.get()) {}
-    State(const State&) = default;
-    State(State&&) noexcept = default;
-    /// In place, as the eviction's own State, where both have the same eviction.
-    State& operator=(const State& other) {
-      options_ = other.options_;
-      if (this == &other) { return *this; }
-      if (&ops() != &other.ops()) {
-        state_ = other.state_;
-      } else if (ops().assign != nullptr) {
-        ops().assign(state_.get(), other.state_.get());
-      }
-      return *this;
-    }
-    State& operator=(State&&) noexcept = default;
-    ~State() = default;
-
+    using detail::ChosenState<Ops>::ChosenState;
     [[nodiscard]] const Needs& needs() const noexcept { return ops().needs; }
-    /// The State of the eviction itself.
-    [[nodiscard]] void* inner() noexcept { return state_.get(); }
-    void reserve(std::size_t rows) {
-      if (ops().reserve != nullptr) { ops().reserve(state_.get(), rows); }
-    }
-    void resize(std::size_t rows) {
-      if (ops().resize != nullptr) { ops().resize(state_.get(), rows); }
-    }
-    void move(std::size_t from, std::size_t to) {
-      if (ops().move != nullptr) { ops().move(state_.get(), from, to); }
-    }
-    void erase(std::size_t first, std::size_t count) {
-      if (ops().erase != nullptr) { ops().erase(state_.get(), first, count); }
-    }
-    void compact(std::size_t slack) {
-      if (ops().compact != nullptr) { ops().compact(state_.get(), slack); }
-    }
-    void account(MemoryReport& report) const {
-      state_.account(report);
-      if (ops().account != nullptr) { ops().account(state_.get(), report); }
-    }
-    static void persist(const State& self, Writer& archive, std::size_t rows) {
-      detail::check_saved(self.ops().write != nullptr, "save", self.ops().name);
-      self.ops().write(self.state_.get(), archive, rows);
-    }
-    static void persist(State& self, Reader& archive, std::size_t rows) {
-      detail::check_saved(self.ops().read != nullptr, "load", self.ops().name);
-      self.ops().read(self.state_.get(), archive, rows);
-    }
-
-   private:
-    friend AnyEviction;
-    [[nodiscard]] const Ops& ops() const noexcept { return state_.ops(); }
-    detail::Erased<Ops> state_;
-    const void* options_;
   };
 
   static void validate(const Options& options, const Shape& shape) {
@@ -136,19 +83,19 @@ struct AnyEviction {
 
   static State state(const Options& options, const Site& site, const Memory& memory) { return {options.chosen.at(site), site, memory}; }
   static void start(const Options&, State& state) {
-    if (state.ops().start != nullptr) { state.ops().start(state.options_, state.inner()); }
+    if (state.ops().start != nullptr) { state.ops().start(state.options(), state.inner()); }
   }
   static void observe(const Options&, State& state, std::size_t head, std::span<const float> probabilities) {
-    state.ops().observe(state.options_, state.inner(), head, probabilities);
+    state.ops().observe(state.options(), state.inner(), head, probabilities);
   }
   static void observe_row(const Options&, State& state, std::size_t row, std::span<const float> key, std::span<const float> value) {
-    if (state.ops().observe_row != nullptr) { state.ops().observe_row(state.options_, state.inner(), row, key, value); }
+    if (state.ops().observe_row != nullptr) { state.ops().observe_row(state.options(), state.inner(), row, key, value); }
   }
   static void make_room_for_queries(const Options&, State& state, const Shape& shape) {
-    state.ops().make_room_for_queries(state.options_, state.inner(), shape);
+    state.ops().make_room_for_queries(state.options(), state.inner(), shape);
   }
   static void observe_query(const Options&, State& state, std::size_t head, const float* query) noexcept {
-    state.ops().observe_query(state.options_, state.inner(), head, query);
+    state.ops().observe_query(state.options(), state.inner(), head, query);
   }
   /// Lanes in `sets` show the States of their evictions.
   static void select(const Options& options, std::span<RowSet> sets, const Moment& moment) {

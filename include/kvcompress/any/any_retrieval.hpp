@@ -8,11 +8,8 @@
 #include <string_view>
 #include <type_traits>
 
-#include "kvcompress/any/erased.hpp"
-#include "kvcompress/cache/fingerprint.hpp"
-#include "kvcompress/core/archive.hpp"
+#include "kvcompress/any/state_ops.hpp"
 #include "kvcompress/core/function_ref.hpp"
-#include "kvcompress/core/no_state.hpp"
 #include "kvcompress/retrieval/read_all.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -20,11 +17,9 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 namespace detail {
 
 /// What a retrieval provides, as functions over its Options and its State; those that it lacks are null. See the concept Retrieval.
-struct RetrievalOps {
+struct RetrievalOps : StateOps {
   using ReadKey = FunctionRef<void(std::size_t row, float* out)>;
 
-  Holding holding;  // of a State
-  std::string_view name;
   bool retrieves;     // it is not ReadAll
   float largest_key;  // infinity where there is no bound
 
@@ -35,7 +30,6 @@ struct RetrievalOps {
   std::size_t (*bytes_for)(const void* options, const Site& site, std::size_t rows);
   std::size_t (*rows_read)(const void* options, const Site& site, std::size_t rows);  // or null
 
-  void (*make)(void* room, const void* options, const Site& site, const Memory& memory);
   void (*refresh)(const void* options, void* state, const RowTable& table, bool end_of_prompt, std::size_t padding, ReadKey read,
                   Vector<float>& scratch);
   void (*make_room_to_refresh)(const void* options, void* state, std::size_t rows, Vector<float>& scratch);  // or null
@@ -44,19 +38,6 @@ struct RetrievalOps {
   std::size_t (*indexed)(const void* state);
   Reads (*reads)(const void* state);
   void (*remember_first)(void* state, const Vector<RowRange>& ranges);
-
-  // A state that follows its rows; null of one that remembers nothing.
-  void (*reserve)(void* state, std::size_t rows);
-  void (*resize)(void* state, std::size_t rows);
-  void (*move)(void* state, std::size_t from, std::size_t to);
-  void (*erase)(void* state, std::size_t first, std::size_t count);
-  void (*compact)(void* state, std::size_t slack);
-  void (*account)(const void* state, MemoryReport& report);
-
-  // Of a retrieval that can be saved; else null.
-  Saving saving;
-  void (*write)(const void* state, Writer& archive, std::size_t rows);
-  void (*read)(void* state, Reader& archive, std::size_t rows);
 };
 
 template <class R>
@@ -69,8 +50,7 @@ struct RetrievalFunctions {
 
   static constexpr RetrievalOps table() noexcept {
     RetrievalOps ops{};
-    ops.holding = holding_of<State>;
-    ops.name = R::name;
+    static_cast<StateOps&>(ops) = state_ops_of<R>();
     ops.retrieves = !std::is_same_v<R, ReadAll>;
     ops.largest_key = std::numeric_limits<float>::infinity();
     if constexpr (requires { R::largest_key; }) { ops.largest_key = R::largest_key; }
@@ -83,16 +63,9 @@ struct RetrievalFunctions {
       ops.rows_read = [](const void* o, const Site& site, std::size_t rows) { return R::rows_read(of(o), site, rows); };
     }
     index(ops);
-    if constexpr (!std::derived_from<State, NoState>) { follow(ops); }
-    if constexpr (Persists<State> && ListsFields<Options>) {
-      ops.saving = saving_of<R>;
-      ops.write = [](const void* s, Writer& archive, std::size_t rows) { State::persist(in(s), archive, rows); };
-      ops.read = [](void* s, Reader& archive, std::size_t rows) { State::persist(in(s), archive, rows); };
-    }
     return ops;
   }
   static constexpr void index(RetrievalOps& ops) noexcept {
-    ops.make = [](void* room, const void* o, const Site& site, const Memory& memory) { ::new (room) State(R::state(of(o), site, memory)); };
     ops.refresh = [](const void* o, void* s, const RowTable& table, bool end_of_prompt, std::size_t padding, RetrievalOps::ReadKey read,
                      Vector<float>& scratch) { R::refresh(of(o), in(s), table, end_of_prompt, padding, read, scratch); };
     if constexpr (requires(const Options& o, State& s, Vector<float>& scratch) { R::make_room_to_refresh(o, s, std::size_t{}, scratch); }) {
@@ -109,14 +82,6 @@ struct RetrievalFunctions {
     ops.indexed = [](const void* s) { return in(s).indexed(); };
     ops.reads = [](const void* s) { return in(s).reads(); };
     ops.remember_first = [](void* s, const Vector<RowRange>& ranges) { in(s).remember_first(ranges); };
-  }
-  static constexpr void follow(RetrievalOps& ops) noexcept {
-    ops.reserve = [](void* s, std::size_t rows) { in(s).reserve(rows); };
-    ops.resize = [](void* s, std::size_t rows) { in(s).resize(rows); };
-    ops.move = [](void* s, std::size_t from, std::size_t to) { in(s).move(from, to); };
-    ops.erase = [](void* s, std::size_t first, std::size_t count) { in(s).erase(first, count); };
-    ops.compact = [](void* s, std::size_t slack) { in(s).compact(slack); };
-    ops.account = [](const void* s, MemoryReport& report) { in(s).account(report); };
   }
 };
 template <class R>
@@ -140,50 +105,14 @@ struct AnyRetrieval {
     static void fields(auto&, auto&&) {}
   };
 
-  /// The State of one lane: that of its retrieval, and what it was chosen with, which the cache's Options keep alive.
-  class State {
+  /// The State of one lane.
+  class State : public detail::ChosenState<Ops> {
    public:
-    State(const detail::Choice<Ops>& choice, const Site& site, const Memory& memory)
-        : index_(*choice.ops, memory, [&](void* room) { choice.ops->make(room, choice.options.get(), site, memory); }),
-          options_(choice.options.get()) {}
-
+    using detail::ChosenState<Ops>::ChosenState;
     [[nodiscard]] bool retrieves() const noexcept { return ops().retrieves; }
-    [[nodiscard]] std::size_t indexed() const { return ops().indexed(index_.get()); }
-    [[nodiscard]] Reads reads() const { return ops().reads(index_.get()); }
-    void remember_first(const Vector<RowRange>& ranges) { ops().remember_first(index_.get(), ranges); }
-    void reserve(std::size_t rows) {
-      if (ops().reserve != nullptr) { ops().reserve(index_.get(), rows); }
-    }
-    void resize(std::size_t rows) {
-      if (ops().resize != nullptr) { ops().resize(index_.get(), rows); }
-    }
-    void move(std::size_t from, std::size_t to) {
-      if (ops().move != nullptr) { ops().move(index_.get(), from, to); }
-    }
-    void erase(std::size_t first, std::size_t count) {
-      if (ops().erase != nullptr) { ops().erase(index_.get(), first, count); }
-    }
-    void compact(std::size_t slack) {
-      if (ops().compact != nullptr) { ops().compact(index_.get(), slack); }
-    }
-    void account(MemoryReport& report) const {
-      index_.account(report);
-      if (ops().account != nullptr) { ops().account(index_.get(), report); }
-    }
-    static void persist(const State& self, Writer& archive, std::size_t rows) {
-      detail::check_saved(self.ops().write != nullptr, "save", self.ops().name);
-      self.ops().write(self.index_.get(), archive, rows);
-    }
-    static void persist(State& self, Reader& archive, std::size_t rows) {
-      detail::check_saved(self.ops().read != nullptr, "load", self.ops().name);
-      self.ops().read(self.index_.get(), archive, rows);
-    }
-
-   private:
-    friend AnyRetrieval;
-    [[nodiscard]] const Ops& ops() const noexcept { return index_.ops(); }
-    detail::Erased<Ops> index_;
-    const void* options_;
+    [[nodiscard]] std::size_t indexed() const { return ops().indexed(inner()); }
+    [[nodiscard]] Reads reads() const { return ops().reads(inner()); }
+    void remember_first(const Vector<RowRange>& ranges) { ops().remember_first(inner(), ranges); }
   };
 
   static void validate(const Options& options, const Shape& shape) {
@@ -207,21 +136,19 @@ struct AnyRetrieval {
   static State state(const Options& options, const Site& site, const Memory& memory) { return {options.chosen.at(site), site, memory}; }
 
   static void make_room_to_refresh(const Options&, State& state, std::size_t rows, Vector<float>& scratch) {
-    if (state.ops().make_room_to_refresh != nullptr) {
-      state.ops().make_room_to_refresh(state.options_, state.index_.get(), rows, scratch);
-    }
+    if (state.ops().make_room_to_refresh != nullptr) { state.ops().make_room_to_refresh(state.options(), state.inner(), rows, scratch); }
   }
   /// Also for a retrieval of which nothing is known.
   static bool grows_at(const Options&, const State& state, std::size_t rows) {
     const Ops& ops = state.ops();
-    return ops.grows_at != nullptr ? ops.grows_at(state.options_, state.index_.get(), rows) : ops.make_room_to_refresh == nullptr;
+    return ops.grows_at != nullptr ? ops.grows_at(state.options(), state.inner(), rows) : ops.make_room_to_refresh == nullptr;
   }
   static void refresh(const Options&, State& state, const RowTable& table, bool end_of_prompt, std::size_t padding, Ops::ReadKey read,
                       Vector<float>& scratch) {
-    state.ops().refresh(state.options_, state.index_.get(), table, end_of_prompt, padding, read, scratch);
+    state.ops().refresh(state.options(), state.inner(), table, end_of_prompt, padding, read, scratch);
   }
   static void select(const Options&, const State& state, const Retrieving& retrieving, Vector<RowRange>& ranges) {
-    state.ops().select(state.options_, state.index_.get(), retrieving, ranges);
+    state.ops().select(state.options(), state.inner(), retrieving, ranges);
   }
 
  private:

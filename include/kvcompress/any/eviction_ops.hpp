@@ -2,24 +2,17 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <concepts>
 #include <cstddef>
 #include <span>
-#include <string_view>
 
-#include "kvcompress/any/erased.hpp"
-#include "kvcompress/cache/fingerprint.hpp"
+#include "kvcompress/any/state_ops.hpp"
 #include "kvcompress/concepts/eviction.hpp"
-#include "kvcompress/core/archive.hpp"
-#include "kvcompress/core/no_state.hpp"
 #include "kvcompress/eviction/budget.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 /// Functions that an eviction lacks are null. See the concept Eviction.
-struct EvictionOps {
-  Holding holding;  // of a State
-  std::string_view name;
+struct EvictionOps : StateOps {
   Needs needs;
 
   void (*validate)(const void* options, const Shape& shape);
@@ -30,7 +23,6 @@ struct EvictionOps {
   std::size_t (*least_rows)(const void* options);                      // or null
   std::size_t (*window)(const void* options);                          // or null
 
-  void (*make)(void* room, const void* options, const Site& site, const Memory& memory);
   void (*start)(const void* options, void* state);                                                            // or null
   void (*observe)(const void* options, void* state, std::size_t head, std::span<const float> probabilities);  // or null
   void (*observe_row)(const void* options, void* state, std::size_t row, std::span<const float> key,
@@ -38,20 +30,6 @@ struct EvictionOps {
   void (*make_room_for_queries)(const void* options, void* state, const Shape& shape);                     // or null
   void (*observe_query)(const void* options, void* state, std::size_t head, const float* query) noexcept;  // or null
   void (*select)(const void* options, std::span<RowSet> sets, const Moment& moment);
-
-  // A state that follows its rows; null of one that remembers nothing.
-  void (*assign)(void* state, const void* from);
-  void (*reserve)(void* state, std::size_t rows);
-  void (*resize)(void* state, std::size_t rows);
-  void (*move)(void* state, std::size_t from, std::size_t to);
-  void (*erase)(void* state, std::size_t first, std::size_t count);
-  void (*compact)(void* state, std::size_t slack);
-  void (*account)(const void* state, MemoryReport& report);
-
-  // Of an eviction that can be saved; else null.
-  Saving saving;
-  void (*write)(const void* state, Writer& archive, std::size_t rows);
-  void (*read)(void* state, Reader& archive, std::size_t rows);
 };
 
 template <class E>
@@ -64,22 +42,14 @@ struct EvictionFunctions {
 
   static constexpr EvictionOps table() noexcept {
     EvictionOps ops{};
-    ops.holding = holding_of<State>;
-    ops.name = E::name;
+    static_cast<StateOps&>(ops) = state_ops_of<E>();
     ops.needs = E::may;
     ops.validate = [](const void* o, const Shape& shape) { E::validate(of(o), shape); };
     ops.renumbers = [](const void* o) { return E::renumbers(of(o)); };
     ops.row_bytes = [](const void* o, const Shape& shape) { return E::row_bytes(of(o), shape); };
-    ops.make = [](void* room, const void* o, const Site& site, const Memory& memory) { ::new (room) State(E::state(of(o), site, memory)); };
     ops.select = [](const void* o, std::span<RowSet> sets, const Moment& moment) { E::select(of(o), sets, moment); };
     bound(ops);
     observe(ops);
-    if constexpr (!std::derived_from<State, NoState>) { follow(ops); }
-    if constexpr (Persists<State> && ListsFields<Options>) {
-      ops.saving = saving_of<E>;
-      ops.write = [](const void* s, Writer& archive, std::size_t rows) { State::persist(in(s), archive, rows); };
-      ops.read = [](void* s, Reader& archive, std::size_t rows) { State::persist(in(s), archive, rows); };
-    }
     return ops;
   }
   static constexpr void bound(EvictionOps& ops) noexcept {
@@ -116,17 +86,6 @@ struct EvictionFunctions {
         E::observe_row(of(o), in(s), row, key, value);
       };
     }
-  }
-  static constexpr void follow(EvictionOps& ops) noexcept {
-    if constexpr (std::is_copy_assignable_v<State>) {
-      ops.assign = [](void* s, const void* from) { in(s) = in(from); };
-    }
-    ops.reserve = [](void* s, std::size_t rows) { in(s).reserve(rows); };
-    ops.resize = [](void* s, std::size_t rows) { in(s).resize(rows); };
-    ops.move = [](void* s, std::size_t from, std::size_t to) { in(s).move(from, to); };
-    ops.erase = [](void* s, std::size_t first, std::size_t count) { in(s).erase(first, count); };
-    ops.compact = [](void* s, std::size_t slack) { in(s).compact(slack); };
-    ops.account = [](const void* s, MemoryReport& report) { in(s).account(report); };
   }
 };
 template <class E>

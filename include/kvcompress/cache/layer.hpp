@@ -9,16 +9,10 @@
 #include <type_traits>
 
 #include "kvcompress/cache/commit_scratch.hpp"
+#include "kvcompress/cache/leaving_rows.hpp"
 #include "kvcompress/cache/rows_of_budget.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
-
-/// Calls work(stores) for each member of a scope, or for all of them where they encode together.
-template <class S>
-void for_members(std::span<S* const> members, auto&& work) {
-  if (facts_of(*members.front()).scope != Scope::lane) { return work(members); }
-  for (std::size_t i = 0; i < members.size(); ++i) { work(members.subspan(i, 1)); }
-}
 
 /// All lanes of one layer. Lanes that decide or encode together share one row table.
 template <class P>
@@ -27,6 +21,7 @@ struct Layer {
   using Keys = typename Lane<P>::Keys;
   using Values = typename Lane<P>::Values;
   using Storage = typename Axes<P>::Storage;
+  using Leaving = LeavingRows<P>;
   static constexpr bool may_compact = Compacts<Keys> && Compacts<Values> && (Settles<Keys> || Settles<Values>);
   /// How many row tables a layer has: one, or one per lane.
   static std::size_t tables_of(const PolicyOptions<P>& options, const Shape& shape, std::size_t layer) noexcept {
@@ -125,13 +120,13 @@ struct Layer {
     if constexpr (may_compact) {
       std::size_t gone = table.rows() - table.live();  // only encoded rows stay where they died
       for (std::size_t row = next_marked(drop, 0); row < settled; row = next_marked(drop, row + 1)) { ++gone; }
-      if (compacts(members.front()) && 2 * gone > settled) {  // more often than rebuild() is called
+      if (Leaving::compacts(members.front()) && 2 * gone > settled) {  // more often than rows are encoded anew
         const StoreFacts& keys = facts_of(members.front().keys);
         const StoreFacts& values = facts_of(members.front().values);
         if ((keys.encodes && !keys.settles_in_room) || (values.encodes && !values.settles_in_room)) { return {false}; }
         needed.more = std::max(keys.row_multiple, values.row_multiple);
         scratch.reserve_members(members.size());
-        prepare_to_compact(table, members, scratch);
+        Leaving::prepare_to_compact(table, members, scratch);
       }
     }
     table.prepare_to_kill(scratch.order, rows);
@@ -163,15 +158,15 @@ struct Layer {
     if (table.all_alive()) { return; }
     const auto members = unit(index);
     const std::size_t settled = members.front().settled();
-    in_order || settled > 0 ? close_gaps(table, members, settled) : fill_gaps(table, members);
+    in_order || settled > 0 ? Leaving::close_gaps(table, members, settled) : Leaving::fill_gaps(table, members);
     if (settled == 0) { return; }
     const Lane<P>& first = members.front();
     if constexpr (ErasesBlocks<Keys> && ErasesBlocks<Values>) {
-      if (facts_of(first.keys).erases_blocks && facts_of(first.values).erases_blocks) { erase_dead_blocks(table, members); }
+      if (facts_of(first.keys).erases_blocks && facts_of(first.values).erases_blocks) { Leaving::erase_dead_blocks(table, members); }
     }
     if constexpr (may_compact) {
       const std::size_t live = table.live_in(0, first.settled());
-      if (compacts(first) && first.settled() - live > std::min(live, most_dead)) { rebuild(table, members, scratch); }
+      if (Leaving::compacts(first) && first.settled() - live > std::min(live, most_dead)) { Leaving::rebuild(table, members, scratch); }
     }
   }
 
@@ -369,103 +364,6 @@ struct Layer {
     std::size_t row = table.positions().empty() ? std::min<std::size_t>(first, table.rows()) : 0;
     while (row < table.rows() && table.position(row) < first) { ++row; }
     return row;
-  }
-  static void move_row(RowTable& table, std::span<Lane<P>> members, std::size_t from, std::size_t to) {
-    for (Lane<P>& lane : members) { lane.move(from, to); }
-    table.move(from, to);
-  }
-  static void cut(RowTable& table, std::span<Lane<P>> members, std::size_t rows) noexcept {
-    for (Lane<P>& lane : members) { lane.resize(rows); }
-    table.resize(rows);
-  }
-  static void close_gaps(RowTable& table, std::span<Lane<P>> members, std::size_t first) {
-    std::size_t kept = first;
-    for (std::size_t row = first; row < table.rows(); ++row) {
-      if (!table.alive(row)) { continue; }
-      if (kept != row) { move_row(table, members, row, kept); }
-      ++kept;
-    }
-    cut(table, members, kept);
-  }
-  static void fill_gaps(RowTable& table, std::span<Lane<P>> members) {
-    std::size_t end = table.rows();
-    for (std::size_t row = table.next_dead(0); row < end; row = table.next_dead(row + 1)) {
-      while (end > row && !table.alive(end - 1)) { --end; }
-      if (end > row) { move_row(table, members, --end, row); }
-    }
-    cut(table, members, std::min(end, table.rows()));
-  }
-  static void erase_dead_blocks(RowTable& table, std::span<Lane<P>> members) {
-    const Lane<P>& first = members.front();
-    const std::size_t both = std::min(first.keys.settled(), first.value_store().settled());
-    RowRange gone{};  // dead blocks side by side, whose rows leave together
-    for (std::size_t end = both; end > 0;) {
-      const RowRange block = first.keys.block_at(end - 1);
-      end = block.first;
-      const RowRange same = first.value_store().block_at(block.first);
-      const bool whole = block.last <= both && same.first == block.first && same.last == block.last;
-      if (!whole || table.live_in(block.first, block.last) > 0) {
-        erase_rows(table, members, gone);
-        gone = {};
-        continue;
-      }
-      for (Lane<P>& lane : members) {
-        lane.keys.erase_block(block.first);
-        lane.values.erase_block(block.first);
-      }
-      gone = {block.first, gone.size() == 0 ? block.last : gone.last};
-    }
-    erase_rows(table, members, gone);
-  }
-  static void erase_rows(RowTable& table, std::span<Lane<P>> members, RowRange gone) noexcept {
-    if (gone.size() == 0) { return; }
-    for (Lane<P>& lane : members) {
-      lane.state.erase(gone.first, gone.size());
-      lane.index.erase(gone.first, gone.size());
-    }
-    table.erase(gone.first, gone.size());
-  }
-  /// Whether the stores of a lane, which both must, can encode live rows anew.
-  static bool compacts(const Lane<P>& lane) noexcept { return facts_of(lane.keys).compacts && facts_of(lane.values).compacts; }
-  /// Calls work(stores) for the key stores, then the value stores of these lanes, those that encode together at once.
-  static void for_stores(std::span<Lane<P>> members, CommitScratch<P>& scratch, auto&& work) {
-    scratch.keys.clear();
-    scratch.values.clear();
-    for (Lane<P>& lane : members) {
-      scratch.keys.push_back(&lane.keys);
-      scratch.values.push_back(&lane.values);
-    }
-    for_members(std::span<Keys* const>(scratch.keys.data(), scratch.keys.size()), work);
-    for_members(std::span<Values* const>(scratch.values.data(), scratch.values.size()), work);
-  }
-  static void prepare_to_compact(const RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch) {
-    for_stores(members, scratch, [&]<class S>(std::span<S* const> stores) {
-      if constexpr (Compacts<S>) { S::prepare_to_compact(stores, table, scratch.rows); }
-    });
-  }
-  /// Encodes the live rows anew, without the dead ones.
-  static void rebuild(RowTable& table, std::span<Lane<P>> members, CommitScratch<P>& scratch) {
-    prepare_to_compact(table, members, scratch);  // what could fail happens before anything moves
-    for_stores(members, scratch, [&]<class S>(std::span<S* const> stores) {
-      if constexpr (Compacts<S>) { S::compact(stores, table, scratch.rows); }
-    });
-    std::size_t kept = 0;
-    for (std::size_t row = 0; row < table.rows(); ++row) {
-      if (!table.alive(row)) { continue; }
-      if (kept != row) {
-        for (Lane<P>& lane : members) {
-          lane.state.move(row, kept);
-          lane.index.move(row, kept);
-        }
-        table.move(row, kept);
-      }
-      ++kept;
-    }
-    table.resize(kept);
-    for (Lane<P>& lane : members) {
-      lane.state.resize(kept);
-      lane.index.resize(kept);
-    }
   }
 };
 

@@ -10,12 +10,14 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// Calls visit(row, key, value) for every live row of a lane, in store order; both are valid during the call. Decodes each row once, through
-/// scratch for 64 rows. Values in a slow tier are fetched, which may fail.
-void for_each_row(const LaneView& lane, const RowTable& rows, const Moment& moment, auto&& visit) {
+namespace detail {
+
+/// Calls visit(row, key, value) for every live row, in store order; null for what is not asked for.
+template <bool Keys, bool Values>
+void for_each_decoded(const LaneView& lane, const RowTable& rows, const Moment& moment, auto&& visit) {
   constexpr std::size_t at_once = 64;
-  const std::size_t key_width = lane.site.shape.key_width();
-  const std::size_t value_width = lane.site.shape.value_width();
+  const std::size_t key_width = Keys ? lane.site.shape.key_width() : 0;
+  const std::size_t value_width = Values ? lane.site.shape.value_width() : 0;
   Vector<float>& decoded = moment.scratch.rows;
   decoded.resize(std::max(decoded.size(), at_once * (key_width + value_width)));
   float* const keys = decoded.data();
@@ -23,42 +25,28 @@ void for_each_row(const LaneView& lane, const RowTable& rows, const Moment& mome
   for (std::size_t first = 0; first < rows.rows(); first += at_once) {
     const RowRange some{first, std::min(first + at_once, rows.rows())};
     if (rows.live_in(some.first, some.last) == 0) { continue; }
-    lane.keys(some, keys);
-    lane.values(some, values);
+    if (Keys) { lane.keys(some, keys); }
+    if (Values) { lane.values(some, values); }
     for (std::size_t r = first; r < some.last; ++r) {
       if (rows.alive(r)) { visit(r, keys + (r - first) * key_width, values + (r - first) * value_width); }
     }
   }
 }
+
+}  // namespace detail
+
+/// Calls visit(row, key, value) for every live row of a lane, in store order; both are valid during the call. Decodes each row once, through
+/// scratch.rows. Values in a slow tier are fetched, which may fail.
+void for_each_row(const LaneView& lane, const RowTable& rows, const Moment& moment, auto&& visit) {
+  detail::for_each_decoded<true, true>(lane, rows, moment, visit);
+}
 /// The same of the keys alone: visit(row, key).
 void for_each_key(const LaneView& lane, const RowTable& rows, const Moment& moment, auto&& visit) {
-  constexpr std::size_t at_once = 64;
-  const std::size_t width = lane.site.shape.key_width();
-  Vector<float>& keys = moment.scratch.rows;
-  keys.resize(std::max(keys.size(), at_once * width));
-  for (std::size_t first = 0; first < rows.rows(); first += at_once) {
-    const RowRange some{first, std::min(first + at_once, rows.rows())};
-    if (rows.live_in(some.first, some.last) == 0) { continue; }
-    lane.keys(some, keys.data());
-    for (std::size_t r = first; r < some.last; ++r) {
-      if (rows.alive(r)) { visit(r, keys.data() + (r - first) * width); }
-    }
-  }
+  detail::for_each_decoded<true, false>(lane, rows, moment, [&](std::size_t row, const float* key, const float*) { visit(row, key); });
 }
 /// And of the values: visit(row, value).
 void for_each_value(const LaneView& lane, const RowTable& rows, const Moment& moment, auto&& visit) {
-  constexpr std::size_t at_once = 64;
-  const std::size_t width = lane.site.shape.value_width();
-  Vector<float>& values = moment.scratch.rows;
-  values.resize(std::max(values.size(), at_once * width));
-  for (std::size_t first = 0; first < rows.rows(); first += at_once) {
-    const RowRange some{first, std::min(first + at_once, rows.rows())};
-    if (rows.live_in(some.first, some.last) == 0) { continue; }
-    lane.values(some, values.data());
-    for (std::size_t r = first; r < some.last; ++r) {
-      if (rows.alive(r)) { visit(r, values.data() + (r - first) * width); }
-    }
-  }
+  detail::for_each_decoded<false, true>(lane, rows, moment, [&](std::size_t row, const float*, const float* value) { visit(row, value); });
 }
 
 /// Live rows in text order. Cost: a sort, unless the store is in that order.

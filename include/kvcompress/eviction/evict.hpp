@@ -257,6 +257,7 @@ struct Evict {
   static void describe(auto&& fact) {
     fact("allocator", A::name);
     fact("selector", X::name);
+    fact("agrees", may.agrees);
   }
 };
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kvcompress/concepts/eviction.hpp"
+#include "kvcompress/core/no_state.hpp"
 #include "kvcompress/core/row_scores.hpp"
 #include "kvcompress/eviction/budget.hpp"
 
@@ -27,7 +28,17 @@ struct ScoredRows {
   static constexpr std::size_t recent(const auto& /*options*/, std::size_t /*budget*/) noexcept { return 1; }
 };
 
-/// The same by the attention that rows receive; Options has a `reduction` over the query heads of a KV head. Mean and sum are kept as one sum
+/// The same, with scores that are computed at a decision, from keys and values, and of which nothing is remembered. The newest row is no better
+/// than others.
+struct ComputedRows : ScoredRows {
+  using State = NoState;
+
+  static constexpr std::size_t row_bytes(const auto& /*options*/, const Shape&) noexcept { return 0; }
+  static State state(const auto& /*options*/, const Site&, const Memory&) noexcept { return {}; }
+  static constexpr std::size_t recent(const auto& /*options*/, std::size_t /*budget*/) noexcept { return 0; }
+};
+
+/// One score per row by the attention that it receives; Options has a `reduction` over the query heads of a KV head. Mean and sum are kept as one sum
 /// per row, since they rank alike; for the maximum a row has a sum per query head.
 struct AttentionScoredRows : ScoredRows {
   static constexpr Needs may{.observes = Observes::every_query};

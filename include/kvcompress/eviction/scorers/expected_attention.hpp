@@ -8,7 +8,9 @@
 #include <limits>
 
 #include "kvcompress/core/math.hpp"
+#include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/eviction/scored.hpp"
+#include "kvcompress/kernels/softmax.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -78,9 +80,9 @@ class QueryMoments {
 };
 
 /// The attention that queries of the next `future` positions are expected to give a row, if they are drawn as those of the prompt were, times
-/// the length of its value. Scores are compared over the query heads of a KV head by their mean; the first `sinks` rows stay.
+/// the length of its value. Scores are compared over the query heads of a KV head by their mean; the first `first_rows` rows stay.
 ///
-/// Observes: the queries of the prompt, before their rotary embedding, but for the first `sinks`. Cost: key width^2 per query and head, and
+/// Observes: the queries of the prompt, before their rotary embedding, but for the first `first_rows`. Cost: key width^2 per query and head, and
 /// per row and head at the end of a prompt; 8 * group * key width^2 bytes per lane while a prompt is open. A prompt's queries cannot be taken
 /// back by truncate.
 struct ExpectedQueries : ScoredRows {
@@ -88,14 +90,14 @@ struct ExpectedQueries : ScoredRows {
   static constexpr Needs may{.decides = Decides::once, .queries = true};
   using State = QueryMoments;
   struct Options {
-    std::size_t future = 512;  ///< positions that queries are expected at, 1 to 65536
-    std::size_t sinks = 4;     ///< first rows and queries, left out of all statistics
-    bool covariance = true;    ///< the second moment counts too
-    bool value_norm = true;    ///< times the length of the value
-    double epsilon = 0.0;      ///< added to the probability before that, 0 to 1
+    std::size_t future = 512;    ///< positions that queries are expected at, 1 to 65536
+    std::size_t first_rows = 4;  ///< sinks: first rows, and queries, left out of all statistics; they stay
+    bool covariance = true;      ///< the second moment counts too
+    bool value_norm = true;      ///< times the length of the value
+    double epsilon = 0.0;        ///< added to the probability before that, 0 to 1
     static void fields(auto& options, auto&& field) {
       field("future", options.future);
-      field("first", options.sinks);
+      field("first_rows", options.first_rows);
       field("covariance", options.covariance);
       field("value_norm", options.value_norm);
       field("epsilon", options.epsilon);
@@ -104,7 +106,7 @@ struct ExpectedQueries : ScoredRows {
 
   static void validate(const Options& options, const Shape&) {
     check_bounds("expected_queries: future", options.future, 1, 65536);
-    check_bounds("expected_queries: first", options.sinks);
+    check_bounds("expected_queries: first_rows", options.first_rows);
     require(options.epsilon >= 0.0 && options.epsilon <= 1.0, ErrorCode::option, "expected_queries: epsilon is ", options.epsilon,
             ", must be 0 to 1");
   }
@@ -116,52 +118,47 @@ struct ExpectedQueries : ScoredRows {
     state.make_room(shape.group(), shape.key_width(), options.covariance);
   }
   static void observe_query(const Options& options, State& state, std::size_t head, const float* query) noexcept {
-    if (!state.skips(head, options.sinks)) { state.add(head, query); }
+    if (!state.skips(head, options.first_rows)) { state.add(head, query); }
   }
 
   static std::span<const float> score(const Options& options, const LaneView& lane, const RowTable& rows, const Moment& moment,
                                       std::span<float> out) {
     const Shape& shape = lane.site.shape;
     const std::size_t width = shape.key_width();
-    Vector<float>& room = moment.scratch.rows;
-    room.resize(std::max(room.size(), 3 * width + width * width + out.size() + shape.value_width()));
-    float* const turn = room.data();   // the mean rotation: cosines where a pair's first channel is, sines at its second
-    float* const mean = turn + width;  // of a head's queries, turned
-    float* const key = mean + width;
-    float* const spread = key + width;  // (width, width) their covariance, turned
-    float* const logits = spread + width * width;
-    float* const value = logits + out.size();
-    mean_turn(options, lane, moment, turn, mean);
-    std::fill(out.begin(), out.end(), 0.0F);
-    const auto first_rows = static_cast<Position>(options.sinks + moment.padding);
-    const auto counts = [&](std::size_t r) { return rows.alive(r) && rows.position(r) >= first_rows; };
+    const std::size_t group = shape.group();
+    const Turned turned = turned_moments(options, lane, moment);
+    const auto first = static_cast<Position>(options.first_rows + moment.padding);
+    const auto counts = [&](std::size_t r) { return rows.alive(r) && rows.position(r) >= first; };
+    constexpr float none = -std::numeric_limits<float>::infinity();
+    Vector<float> logits = numbers_of<float>(moment, group * rows.rows());  // (group, rows)
+    std::fill(logits.begin(), logits.end(), none);
     const float scale = 1.0F / math::sqrt(static_cast<float>(width));
-    for (std::size_t head = 0; head < shape.group(); ++head) {
-      turned_moments(options, lane.state<State>(), shape, head, turn, mean, spread);
-      float top = -std::numeric_limits<float>::infinity();
-      for (std::size_t r = 0; r < rows.rows(); ++r) {
-        if (!counts(r)) { continue; }
-        lane.keys({r, r + 1}, key);
-        float logit = dot(mean, key, width) * scale;
+    for_each_key(lane, rows, moment, [&](std::size_t r, const float* key) {
+      for (std::size_t head = 0; counts(r) && head < group; ++head) {
+        float logit = dot(turned.means.data() + head * width, key, width) * scale;
         for (std::size_t a = 0; options.covariance && a < width; ++a) {
-          logit += 0.5F * scale * scale * key[a] * dot(spread + a * width, key, width);
+          logit += 0.5F * scale * scale * key[a] * dot(turned.spreads.data() + (head * width + a) * width, key, width);
         }
-        logits[r] = logit;
-        top = std::max(top, logit);
+        logits[head * rows.rows() + r] = logit;
       }
+    });
+    std::fill(out.begin(), out.end(), 0.0F);
+    for (std::size_t head = 0; head < group; ++head) {
+      const std::span<const float> own(logits.data() + head * rows.rows(), rows.rows());
+      const float top = kernels::largest_of(own.data(), own.size());
       double sum = 0.0;
-      for (std::size_t r = 0; r < rows.rows(); ++r) { sum += counts(r) ? static_cast<double>(math::exp(logits[r] - top)) : 0.0; }
-      for (std::size_t r = 0; r < rows.rows(); ++r) {
-        if (counts(r)) { out[r] += math::exp(logits[r] - top) / static_cast<float>(sum * static_cast<double>(shape.group())); }
+      for (const float logit : own) { sum += logit == none ? 0.0 : static_cast<double>(math::exp(logit - top)); }
+      for (std::size_t r = 0; r < own.size(); ++r) {
+        if (own[r] != none) { out[r] += math::exp(own[r] - top) / static_cast<float>(sum * static_cast<double>(group)); }
       }
     }
-    for (std::size_t r = 0; r < rows.rows(); ++r) {
-      if (!counts(r)) {
-        out[r] = std::numeric_limits<float>::max();
-      } else if (options.value_norm) {
-        lane.values({r, r + 1}, value);
+    if (options.value_norm) {
+      for_each_value(lane, rows, moment, [&](std::size_t r, const float* value) {
         out[r] = (out[r] + static_cast<float>(options.epsilon)) * math::sqrt(dot(value, value, shape.value_width()));
-      }
+      });
+    }
+    for (std::size_t r = 0; r < out.size(); ++r) {
+      if (!counts(r)) { out[r] = std::numeric_limits<float>::max(); }
     }
     return out;
   }
@@ -183,35 +180,50 @@ struct ExpectedQueries : ScoredRows {
     if (shape.rope.pairing == RopePairing::interleaved) { return {c ^ 1U, c % 2 == 0}; }
     return {c < pairs ? c + pairs : c - pairs, c < pairs};
   }
-  static void mean_turn(const Options& options, const LaneView& lane, const Moment& moment, float* turn, float* unit) {
+  /// The mean rotation of the positions to come: cosines where a pair's first channel is, sines at its second.
+  static Vector<float> mean_turn(const Options& options, const LaneView& lane, const Moment& moment) {
     const Shape& shape = lane.site.shape;
     const std::size_t width = shape.key_width();
-    std::fill_n(turn, width, 0.0F);
+    Vector<float> turn = numbers_of<float>(moment, width);
+    Vector<float> unit = numbers_of<float>(moment, width);
     for (std::size_t t = 0; t < options.future; ++t) {
       for (std::size_t c = 0; c < width; ++c) { unit[c] = partner(shape, c).second ? 1.0F : 0.0F; }
-      lane.turn(static_cast<std::int64_t>(moment.prompt_tokens + t), unit);
+      lane.turn(static_cast<std::int64_t>(moment.prompt_tokens + t), unit.data());
       for (std::size_t c = 0; c < width; ++c) { turn[c] += unit[c] / static_cast<float>(options.future); }
     }
+    return turn;
   }
   /// One row of moments, `from(c)`, turned by the mean rotation: channel c of it.
-  static double turned(const Shape& shape, const float* turn, std::size_t c, auto&& from) noexcept {
+  static double turned(const Shape& shape, std::span<const float> turn, std::size_t c, auto&& from) noexcept {
     const auto [other, first] = partner(shape, c);
     if (other == c) { return from(c); }
     const double cosine = static_cast<double>(turn[first ? c : other]);
     const double sine = static_cast<double>(turn[first ? other : c]);
     return first ? from(c) * cosine - from(other) * sine : from(other) * sine + from(c) * cosine;
   }
-  static void turned_moments(const Options& options, const State& state, const Shape& shape, std::size_t head, const float* turn,
-                             float* mean, float* spread) noexcept {
+  /// What the queries to come are like, per head of the group.
+  struct Turned {
+    Vector<float> means;    // (group, width)
+    Vector<float> spreads;  // (group, width, width) covariance; empty without
+  };
+  static Turned turned_moments(const Options& options, const LaneView& lane, const Moment& moment) {
+    const Shape& shape = lane.site.shape;
+    const State& state = lane.state<State>();
     const std::size_t width = shape.key_width();
-    for (std::size_t a = 0; a < width; ++a) {
-      mean[a] = static_cast<float>(turned(shape, turn, a, [&](std::size_t c) { return state.mean(head, c); }));
-      for (std::size_t b = 0; options.covariance && b < width; ++b) {
-        spread[a * width + b] = static_cast<float>(turned(shape, turn, a, [&](std::size_t c) {
-          return turned(shape, turn, b, [&](std::size_t d) { return state.covariance(head, c, d); });
-        }));
+    const std::size_t group = shape.group();
+    const Vector<float> turn = mean_turn(options, lane, moment);
+    Turned all{numbers_of<float>(moment, group * width), numbers_of<float>(moment, options.covariance ? group * width * width : 0)};
+    for (std::size_t head = 0; head < group; ++head) {
+      for (std::size_t a = 0; a < width; ++a) {
+        all.means[head * width + a] = static_cast<float>(turned(shape, turn, a, [&](std::size_t c) { return state.mean(head, c); }));
+        for (std::size_t b = 0; options.covariance && b < width; ++b) {
+          all.spreads[(head * width + a) * width + b] = static_cast<float>(turned(shape, turn, a, [&](std::size_t c) {
+            return turned(shape, turn, b, [&](std::size_t d) { return state.covariance(head, c, d); });
+          }));
+        }
       }
     }
+    return all;
   }
 };
 

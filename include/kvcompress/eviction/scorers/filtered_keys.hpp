@@ -3,7 +3,6 @@
 #pragma once
 
 #include "kvcompress/core/loaded_numbers.hpp"
-#include "kvcompress/core/no_state.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/eviction/scored.hpp"
 
@@ -14,20 +13,16 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 ///
 /// Source: "Q-Filters: Leveraging QK Geometry for Efficient KV Cache Compression"; NVIDIA/kvpress@8bb29b9c3078:qfilter_press.py, which evicts at
 /// the end of a prompt only; here every commit may.
-struct FilteredKeys : ScoredRows {
+struct FilteredKeys : ComputedRows {
   static constexpr std::string_view name = "filtered_keys";
   struct Options {
     LoadedNumbers filters{};  ///< (layers, KV heads, key width), as published for the model
     static void fields(auto&, auto&&) {}
   };
-  using State = NoState;
 
   static void validate(const Options& options, const Shape& shape) {
     options.filters.check("filtered_keys: filters", shape.layers * shape.kv_heads * shape.key_width(), "layers * kv_heads * the key width");
   }
-  static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
-  static State state(const Options&, const Site&, const Memory&) noexcept { return {}; }
-  static constexpr std::size_t recent(const Options&, std::size_t /*budget*/) noexcept { return 0; }
 
   static std::span<const float> score(const Options& options, const LaneView& lane, const RowTable& rows, const Moment& moment,
                                       std::span<float> out) {

@@ -4,7 +4,6 @@
 
 #include "kvcompress/core/loaded_numbers.hpp"
 #include "kvcompress/core/math.hpp"
-#include "kvcompress/core/no_state.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/eviction/scored.hpp"
 #include "kvcompress/eviction/scorers/future_query.hpp"
@@ -18,7 +17,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 ///
 /// Source: WeianMao/triattention@c3744ee6a505:triattention/methods/{triattention.py,pruning_utils.py}, its mode per layer and head, in which the lanes
 /// decide alone. Beyond it: channels that do not turn count with the mean query. Deviation: no random numbers against ties, which the older row wins.
-struct FutureLogits : ScoredRows {
+struct FutureLogits : ComputedRows {
   static constexpr std::string_view name = "future_logits";
   struct Options {
     LoadedNumbers means{};         ///< (layers, query heads, key width): of the queries before their rotary embedding
@@ -30,7 +29,6 @@ struct FutureLogits : ScoredRows {
       field("pin_prompt", options.pin_prompt);
     }
   };
-  using State = NoState;
 
   static void validate(const Options& options, const Shape& shape) {
     const std::size_t heads = shape.layers * shape.query_heads;
@@ -38,9 +36,6 @@ struct FutureLogits : ScoredRows {
     options.lengths.check("future_logits: lengths", heads * shape.rotary_pairs(), "layers * query_heads * rotary pairs");
     check_bounds("future_logits: farthest", options.farthest, 1);
   }
-  static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
-  static State state(const Options&, const Site&, const Memory&) noexcept { return {}; }
-  static constexpr std::size_t recent(const Options&, std::size_t /*budget*/) noexcept { return 0; }
 
   static std::span<const float> score(const Options& options, const LaneView& lane, const RowTable& rows, const Moment& moment,
                                       std::span<float> out) {

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "kvcompress/core/math.hpp"
-#include "kvcompress/core/no_state.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/eviction/scored.hpp"
 
@@ -11,13 +10,8 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Minus the cosine between a key and the mean of all unit keys of the lane. Needs no attention. Cost: every decision decodes the keys of the
 /// lane twice, so let `period` be more than 1 for decoding.
-struct KeyDifference : ScoredRows {
+struct KeyDifference : ComputedRows {
   static constexpr std::string_view name = "key_difference";
-  using State = NoState;
-
-  static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
-  static State state(const Options&, const Site&, const Memory&) noexcept { return {}; }
-  static constexpr std::size_t recent(const Options&, std::size_t /*budget*/) noexcept { return 0; }
 
   static std::span<const float> score(const Options&, const LaneView& lane, const RowTable& rows, const Moment& moment,
                                       std::span<float> out) {

@@ -7,7 +7,6 @@
 #include "kvcompress/attention/rope.hpp"
 #include "kvcompress/core/cholesky.hpp"
 #include "kvcompress/core/loaded_numbers.hpp"
-#include "kvcompress/core/no_state.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/eviction/scored.hpp"
 
@@ -19,7 +18,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 ///
 /// Source: NVIDIA/kvpress@8bb29b9c3078:leverage_press.py, from "Compactor: Calibrated Query-Agnostic KV Cache Compression with Approximate Leverage
 /// Scores"; there scores of all heads of a layer are brought to mean 0 and deviation 1 together, which ranks no row otherwise.
-struct KeyLeverage : ScoredRows {
+struct KeyLeverage : ComputedRows {
   static constexpr std::string_view name = "key_leverage";
   static constexpr Needs may{.decides = Decides::once};
   struct Options {
@@ -33,7 +32,6 @@ struct KeyLeverage : ScoredRows {
       field("seed", options.seed);
     }
   };
-  using State = NoState;
 
   static void validate(const Options& options, const Shape& shape) {
     check_bounds("key_leverage: rank", options.rank, 1, 1024);
@@ -43,9 +41,6 @@ struct KeyLeverage : ScoredRows {
       options.sketch.check("key_leverage: sketch", shape.kv_heads * shape.key_width() * options.rank, "kv_heads * the key width * rank");
     }
   }
-  static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
-  static State state(const Options&, const Site&, const Memory&) noexcept { return {}; }
-  static constexpr std::size_t recent(const Options&, std::size_t /*budget*/) noexcept { return 0; }
 
   static std::span<const float> score(const Options& options, const LaneView& lane, const RowTable& rows, const Moment& moment,
                                       std::span<float> out) {

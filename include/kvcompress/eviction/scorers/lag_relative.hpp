@@ -3,7 +3,6 @@
 #pragma once
 
 #include "kvcompress/core/math.hpp"
-#include "kvcompress/core/no_state.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/eviction/scored.hpp"
 #include "kvcompress/eviction/scorers/among_rows.hpp"
@@ -17,7 +16,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// and values twice; (keys + values) * 8 / lag bytes per row of scratch, and 20.
 ///
 /// Source: "LagKV: Lag-Relative Information of the KV Cache Tells Which Tokens Are Important"; NVIDIA/kvpress@8bb29b9c3078:lagkv_press.py.
-struct LagRelative : ScoredRows {
+struct LagRelative : ComputedRows {
   static constexpr std::string_view name = "lag_relative";
   static constexpr Needs may{.decides = Decides::once};
   struct Options {
@@ -30,14 +29,13 @@ struct LagRelative : ScoredRows {
       field("across_chunks", options.across_chunks);
     }
   };
-  using State = NoState;
 
   static void validate(const Options& options, const Shape&) {
     check_bounds("lag_relative: first_rows", options.first_rows);
     check_bounds("lag_relative: lag", options.lag, 1);
   }
-  static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
-  static State state(const Options&, const Site&, const Memory&) noexcept { return {}; }
+
+  static constexpr std::size_t recent(const Options&, std::size_t /*budget*/) noexcept { return 1; }
 
   static std::span<const float> score(const Options& options, const LaneView& lane, const RowTable& rows, const Moment& moment,
                                       std::span<float> out) {

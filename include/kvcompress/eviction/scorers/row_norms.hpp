@@ -3,7 +3,6 @@
 #pragma once
 
 #include "kvcompress/core/loaded_numbers.hpp"
-#include "kvcompress/core/no_state.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/eviction/scored.hpp"
 
@@ -19,7 +18,7 @@ constexpr auto names_of(Leverage) noexcept { return std::array{"key", "value", "
 ///
 /// Source: "Value-Guided KV Compression for LLMs via Approximated CUR Decomposition"; NVIDIA/kvpress@8bb29b9c3078:cur_press.py, which draws its
 /// projection anew each time. Blocks without any length score 0, where that code divides by 0.
-struct RowNorms : ScoredRows {
+struct RowNorms : ComputedRows {
   static constexpr std::string_view name = "row_norms";
   static constexpr Needs may{.decides = Decides::once};
   struct Options {
@@ -33,7 +32,6 @@ struct RowNorms : ScoredRows {
       field("neighbours", options.neighbours);
     }
   };
-  using State = NoState;
 
   static void validate(const Options& options, const Shape& shape) {
     if (const std::size_t numbers = options.projection.size(); numbers != 0) {
@@ -46,9 +44,6 @@ struct RowNorms : ScoredRows {
     check_named("row_norms: leverage", options.leverage);
     check_bounds("row_norms: neighbours", options.neighbours);
   }
-  static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
-  static State state(const Options&, const Site&, const Memory&) noexcept { return {}; }
-  static constexpr std::size_t recent(const Options&, std::size_t /*budget*/) noexcept { return 0; }
 
   static std::span<const float> score(const Options& options, const LaneView& lane, const RowTable& rows, const Moment& moment,
                                       std::span<float> out) {
