@@ -193,18 +193,8 @@ class KVCache {
   KVCache(const KVCache& other, Sharing);
 
   /// What a row is held in, or an index of the keys, has a largest number.
-  [[nodiscard]] float largest_key(std::size_t layer) const noexcept {
-    return std::min(largest_of(layer, &Lane::keys), detail::largest_indexed_key<P>(options_, shape_, layer));
-  }
-  [[nodiscard]] float largest_value(std::size_t layer) const noexcept { return largest_of(layer, &Lane::values); }
-  template <class S>
-  [[nodiscard]] float largest_of(std::size_t layer, S Lane::*store) const noexcept {
-    float most = std::min(detail::largest_number, largest<typename S::exact_type>);
-    if constexpr (detail::ChosenStore<S>) {
-      for (const Lane& lane : at(layer).lanes) { most = std::min(most, detail::facts_of(lane.*store).largest); }
-    }
-    return most;
-  }
+  [[nodiscard]] float largest_key(std::size_t layer) const noexcept { return std::min(detail::largest_number, at(layer).largest_key); }
+  [[nodiscard]] float largest_value(std::size_t layer) const noexcept { return std::min(detail::largest_number, at(layer).largest_value); }
 
   static const Shape& checked(const Shape& shape, const Options& options);
   void check_shift(std::size_t layer, Position first, Position last, std::int64_t delta) const;

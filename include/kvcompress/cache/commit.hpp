@@ -74,7 +74,7 @@ struct Commit {
       const RowRange group = layers_with<P>(options, shape, layer);
       for (std::size_t other = group.first; other < group.last; ++other) {
         const Layer<P>& one = layers[other].read();
-        for (std::size_t head = 0; head < shape.kv_heads; ++head) {
+        for (std::size_t head = 0; one.indexes && head < shape.kv_heads; ++head) {
           grows = grows || Retrieval::grows_at(options.retrieval, one.lanes[head].index, one.table(head).rows());
         }
       }
@@ -174,6 +174,7 @@ struct Commit {
   /// Counts the observations that were kept back.
   void count_seen(Layer<P>& l) const {
     if constexpr (may_see_queries<P>) {
+      if (!l.notes_queries) { return; }
       bool any = false;
       for (const Lane<P>& lane : l.lanes) { any = any || lane.pending.size() > 0; }
       if (!any) { return; }
