@@ -40,9 +40,9 @@ struct ClauseChoices {
 
   /// The sentence of the rule that they break, or nothing.
   [[nodiscard]] std::string_view broken_rule() const noexcept {
-    const Scope encodes = std::max(keys.keys.ops->facts.scope, values.values.ops->facts.scope);
     const bool needs_retrieval = keys.needs_retrieval || values.needs_retrieval;
-    return Rules::broken(eviction.needs, encodes, needs_retrieval, retrieval.retrieves);
+    return Rules::broken(eviction.needs, keys.keys.ops->facts, values.values.ops->facts, needs_retrieval, retrieval.retrieves,
+                         retrieval.retrieval.ops->follows_writes);
   }
 };
 
