@@ -12,6 +12,12 @@
 #include "kvcompress/core/no_state.hpp"
 #include "kvcompress/eviction/evict.hpp"
 
+#define KVCOMPRESS_RULE_WEIGHTS_AGREE \
+  "the fate gives rows weights lane by lane, but the eviction keeps the same rows in several lanes, which share them"
+#define KVCOMPRESS_RULE_OBSERVE_ALIKE \
+  "the fate observes every query, and the eviction the last ones of a prompt: none observes in both ways. Use an eviction that observes every " \
+  "query (H2O), or nothing"
+
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// What becomes of the rows that an eviction marks: static functions over an Options value and a State per lane (NoState for none).
@@ -80,6 +86,49 @@ constexpr Needs with_fate(Needs needs, const Needs& fate) noexcept {
   return needs;
 }
 
+/// Sets whose lanes show what one of several parts remembers.
+class SetsOfParts {
+ public:
+  SetsOfParts(std::span<const RowSet> sets, const Moment& moment)
+      : of_all_(sets), views_(Allocator<LaneView>(moment.scratch.rows.get_allocator())),
+        sets_(Allocator<RowSet>(moment.scratch.rows.get_allocator())) {
+    sets_.reserve(sets.size());
+    for (const RowSet& set : sets) { sets_.push_back(set); }
+  }
+  /// state(lane): what the part remembers of it.
+  void show(auto&& state) {
+    views_.clear();
+    for (const RowSet& set : of_all_) {
+      for (const LaneView& lane : set.lanes) { views_.push_back(lane.with_state(state(lane))); }
+    }
+    std::size_t first = 0;
+    for (RowSet& set : sets_) {
+      set.lanes = {views_.data() + first, set.lanes.size()};
+      first += set.lanes.size();
+    }
+  }
+  [[nodiscard]] std::span<RowSet> sets() noexcept { return sets_; }
+
+ private:
+  std::span<const RowSet> of_all_;
+  Vector<LaneView> views_;
+  Vector<RowSet> sets_;
+};
+
+template <class D>
+inline constexpr bool weighs_by_lane = requires { requires D::weighs_by_lane; };
+
+/// Which evictions and disposers go together.
+constexpr bool weights_agree(const Needs& eviction, bool by_lane) noexcept { return !by_lane || eviction.agrees == Scope::lane; }
+constexpr bool observe_alike(const Needs& eviction, const Needs& fate) noexcept {
+  return fate.observes == Observes::nothing || eviction.observes == Observes::nothing || eviction.observes == fate.observes;
+}
+/// The same of parts that are chosen at run time: raises an Error where types would not compile.
+inline void check_fate(std::string_view eviction, std::string_view fate, const Needs& of_eviction, const Needs& of_fate, bool by_lane) {
+  require(weights_agree(of_eviction, by_lane), ErrorCode::option, eviction, " with ", fate, ": ", KVCOMPRESS_RULE_WEIGHTS_AGREE);
+  require(observe_alike(of_eviction, of_fate), ErrorCode::option, eviction, " with ", fate, ": ", KVCOMPRESS_RULE_OBSERVE_ALIKE);
+}
+
 }  // namespace detail
 
 /// The eviction E, whose rows leave behind what D makes of them. Options are those of E and `fate`, those of D. Cost: that of both.
@@ -92,12 +141,8 @@ struct Disposed {
   static constexpr std::string_view name = E::name;
   static constexpr Needs may = detail::with_fate(E::may, D::may);
   using State = std::conditional_t<alone, typename E::State, detail::BothStates<typename E::State, typename D::State>>;
-  static constexpr bool weighs_by_lane = requires { requires D::weighs_by_lane; };
-  static_assert(!weighs_by_lane || E::may.agrees == Scope::lane,
-                "kvcompress::Disposed<E, D>: the disposer gives rows weights lane by lane, but the eviction keeps the same rows in several lanes, "
-                "which share them");
-  static_assert(D::may.observes == Observes::nothing || E::may.observes == Observes::nothing || E::may.observes == D::may.observes,
-                "kvcompress::Disposed<E, D>: the disposer observes every query, the eviction others: no eviction observes both");
+  static_assert(detail::weights_agree(E::may, detail::weighs_by_lane<D>), "kvcompress::Disposed<E, D>: " KVCOMPRESS_RULE_WEIGHTS_AGREE);
+  static_assert(detail::observe_alike(E::may, D::may), "kvcompress::Disposed<E, D>: " KVCOMPRESS_RULE_OBSERVE_ALIKE);
 
   struct Options : E::Options {
     typename D::Options fate{};
@@ -153,11 +198,11 @@ struct Disposed {
       E::select(options, sets, moment);
       D::dispose(options.fate, sets, moment);
     } else {
-      Vector<RowSet> own(Allocator<RowSet>(moment.scratch.rows.get_allocator()));
-      own.reserve(sets.size());
-      for (const RowSet& set : sets) { own.push_back(set); }
-      for_part(sets, own, moment, &State::eviction, [&] { E::select(options, own, moment); });
-      for_part(sets, own, moment, &State::fate, [&] { D::dispose(options.fate, own, moment); });
+      detail::SetsOfParts parts(sets, moment);
+      parts.show([](const LaneView& lane) { return &lane.template state<State>().eviction; });
+      E::select(options, parts.sets(), moment);
+      parts.show([](const LaneView& lane) { return &lane.template state<State>().fate; });
+      D::dispose(options.fate, parts.sets(), moment);
     }
   }
   static void describe(auto&& fact) {
@@ -173,20 +218,6 @@ struct Disposed {
       return state.eviction;
     }
   }
-  /// Calls work() while the lanes of `own` show what one of the two parts remembers.
-  template <class Part>
-  static void for_part(std::span<const RowSet> sets, Vector<RowSet>& own, const Moment& moment, Part State::*part, auto&& work) {
-    std::size_t lanes = 0;
-    for (const RowSet& set : sets) { lanes += set.lanes.size(); }
-    Vector<LaneView> views(Allocator<LaneView>(moment.scratch.rows.get_allocator()));
-    views.reserve(lanes);
-    for (std::size_t i = 0; i < sets.size(); ++i) {
-      const std::size_t first = views.size();
-      for (const LaneView& lane : sets[i].lanes) { views.push_back(lane.with_state(&(lane.template state<State>().*part))); }
-      own[i].lanes = {views.data() + first, sets[i].lanes.size()};
-    }
-    work();
-  }
 };
 
 /// Four halves: what rows are worth, how a budget is shared out, which rows go, what becomes of them.
@@ -194,3 +225,6 @@ template <Scorer S, BudgetAllocator A, Selector X, class D>
 struct Evict : Disposed<Evict<S, A, X, Drop>, D> {};
 
 }  // namespace kvcompress
+
+#undef KVCOMPRESS_RULE_WEIGHTS_AGREE
+#undef KVCOMPRESS_RULE_OBSERVE_ALIKE

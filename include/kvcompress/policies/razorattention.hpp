@@ -25,6 +25,11 @@ struct CompensatedWindow : Disposed<SinkWindow, MeanRow> {
   };
 };
 
+/// A policy of such lanes alone, for RazorAttention by name: "heads 0.1,3.0: f16; rest: razorattention".
+struct RazorLanes {
+  using Eviction = CompensatedWindow;
+};
+
 /// "RazorAttention: Efficient KV Cache Compression Through Retrieval Heads", which has no public code: after its text. KV heads of which a query head
 /// finds what was repeated keep everything; the others the first and the newest rows, and the mean of all between them with its weight (see MeanRow).
 /// Keeps: n or sinks + 1 + window rows per lane. Observes: nothing. Loses: in the other heads what the middle of the text has apart from its mean.

@@ -22,6 +22,7 @@ struct Place {
 /// What a clause names.
 struct Places {
   Place eviction{};
+  Place fate{};  ///< of the eviction's rows; null: they are gone
   Place keys{};
   Place values{};
   Place retrieval{};
@@ -53,6 +54,12 @@ class Chooser {
   [[nodiscard]] ClauseChoices choose(const Places& places, bool heads_differ) {
     ClauseChoices all;
     all.eviction = made(places.eviction, false, all.eviction_text);
+    if (places.fate.part != nullptr) {
+      std::string text;
+      all.eviction.eviction = AnyDisposed::of(all.eviction.eviction, made(places.fate, false, text).fate);
+      all.eviction.needs = all.eviction.eviction.ops->needs;
+      all.eviction_text += text;
+    }
     const bool for_heads = heads_differ || (all.eviction.needs.decides != Decides::never && all.eviction.needs.agrees == Scope::lane);
     all.keys = made(places.keys, for_heads, all.keys_text);
     all.values = made(places.values, for_heads, all.values_text);

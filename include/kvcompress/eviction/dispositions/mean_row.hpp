@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <span>
 
+#include "kvcompress/concepts/eviction.hpp"
 #include "kvcompress/core/math.hpp"
 #include "kvcompress/core/no_state.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"

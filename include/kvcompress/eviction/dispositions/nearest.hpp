@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <span>
 
+#include "kvcompress/concepts/eviction.hpp"
 #include "kvcompress/core/math.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/kernels/exact.hpp"

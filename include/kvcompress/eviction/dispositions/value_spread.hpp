@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 
+#include "kvcompress/concepts/eviction.hpp"
 #include "kvcompress/core/bounds.hpp"
 #include "kvcompress/core/row_scores.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
