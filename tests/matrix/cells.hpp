@@ -27,6 +27,7 @@ struct Settings {
 struct Cell {
   std::string name;  // "snapkv+kivi4+quest"
   std::string eviction{};
+  std::string fate{};
   std::string storage = "f16";
   std::string retrieval{};
 
@@ -35,7 +36,7 @@ struct Cell {
       const std::size_t end = std::min(policy.find('+', first), policy.size());
       const std::string part = policy.substr(first, end - first);
       const std::string kind = info(part).kind;
-      (kind == "eviction" ? eviction : kind == "retrieval" ? retrieval : storage) = part;
+      (kind == "eviction" ? eviction : kind == "fate" ? fate : kind == "retrieval" ? retrieval : storage) = part;
       first = end + 1;
     }
   }
@@ -74,6 +75,7 @@ struct Cell {
                      {"window", bounded(all ? rows : rows - 4)},
                      {"in_cache_positions", eviction == "streaming" && turns ? "true" : "false"}});
     }
+    add(fate, {});
     const std::vector<std::pair<std::string, std::string>> reading{
         {"budget", bounded(settings.reads)}, {"page", "8"}, {"dense_layers", "0"}, {"local_chunks", "2"}, {"outlier_chunks", "2"}};
     std::vector<std::pair<std::string, std::string>> holding{{"residual", "32"}, {"layers_per_group", "2"}};

@@ -60,6 +60,8 @@ class AnyStore {
   void reserve(std::size_t rows) { ops().reserve(get(), rows); }
   void unshare() { ops().unshare(get()); }
   void make_writable(std::size_t first, std::size_t last) { ops().make_writable(get(), first, last); }
+  void prepare_to_write(std::size_t row) { ops().prepare_to_write(get(), row); }
+  void write(std::size_t row, const float* x) noexcept { ops().write(get(), row, x); }
   void take_room(AnyStore& from) noexcept {
     if (ops().take_room != nullptr) { ops().take_room(get(), from.get()); }
   }

@@ -37,6 +37,7 @@ struct StoreOps {
   // The storage.
   const void* storage;  ///< an address for each: tells whether two tables are of one storage
   bool needs_retrieval;
+  bool (*fast)(const void* options) noexcept;  ///< whether products with codes are added up in 8 bits
   void (*validate)(const void* options);
   void (*validate_shape)(const void* options, const Shape& shape);
   RowRange (*layers_with)(const void* options, const Shape& shape, std::size_t layer);
@@ -62,6 +63,8 @@ struct StoreOps {
   void (*unshare)(void* store);
   void (*account)(const void* store, MemoryReport& report) noexcept;
   void (*make_writable)(void* store, std::size_t first, std::size_t last);
+  void (*prepare_to_write)(void* store, std::size_t row);
+  void (*write)(void* store, std::size_t row, const float* x) noexcept;
   void (*take_room)(void* store, void* from) noexcept;
   void (*hold)(void* store) noexcept;
   void (*release)(void* store) noexcept;

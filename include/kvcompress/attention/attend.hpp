@@ -86,6 +86,15 @@ void score_chunk(const Keys& keys, const RowTable& table, RowRange range, const 
   }
 }
 
+/// Adds the logarithms of the rows' weights to their logits.
+inline void weigh_batch(const RowTable& table, const QueryBlock& block, const Batches& batch, std::size_t stride, float* logits) noexcept {
+  batch.parts([&](RowRange part, std::size_t offset) {
+    for (std::size_t q = 0; q < block.queries(); ++q) {
+      kernels::add_multiple(logits + q * stride + offset, table.log_weights().data() + part.first, part.size(), 1.0F);
+    }
+  });
+}
+
 /// Sets the logits of rows that a query may not see to -infinity.
 inline void mask_chunk(const RowTable& table, RowRange range, const QueryBlock& block, const AttendOptions& options,
                        std::size_t logit_stride, float* logits) noexcept {
@@ -127,6 +136,7 @@ std::size_t score_batch(const Keys& keys, const Values* values, const RowTable& 
   if (options.soft_cap > 0.0F) {
     for (std::size_t q = 0; q < block.queries(); ++q) { kernels::soft_cap(logits + q * stride, size, options.soft_cap); }
   }
+  if (table.weighs()) { weigh_batch(table, block, batch, stride, logits); }
   batch.parts([&](RowRange part, std::size_t offset) { mask_chunk(table, part, block, options, stride, logits + offset); });
   return size;
 }

@@ -27,7 +27,7 @@ template <class P>
 struct CommitScratch {
   explicit CommitScratch(const Memory& memory)
       : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)), decision(memory),
-        views(Allocator<LaneView>(memory)), sets(Allocator<RowSet>(memory)), seen(Allocator<typename Lane<P>::State>(memory)),
+        writes(memory), views(Allocator<LaneView>(memory)), sets(Allocator<RowSet>(memory)), seen(Allocator<typename Lane<P>::State>(memory)),
         keys(Allocator<typename Lane<P>::Keys*>(memory)), values(Allocator<typename Lane<P>::Values*>(memory)),
         reads(Allocator<Reads>(memory)), layers(Allocator<Layer<P>*>(memory)), before(Allocator<SeenByLane<P>>(memory)) {}
 
@@ -62,12 +62,14 @@ struct CommitScratch {
     if (order.capacity() > 64) { Vector<Position>(order.get_allocator()).swap(order); }
     if (drop.capacity() > 64) { Vector<unsigned char>(drop.get_allocator()).swap(drop); }
     decision.shrink();
+    writes.shrink();
   }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::scratch, rows);
     report.add(&MemoryReport::scratch, order);
     report.add(&MemoryReport::scratch, drop);
     decision.account(report);
+    writes.account(report);
     report.add(&MemoryReport::scratch, views);
     report.add(&MemoryReport::scratch, sets);
     MemoryReport states;
@@ -90,6 +92,7 @@ struct CommitScratch {
   Vector<Position> order;
   Vector<unsigned char> drop;  // (rows of all units of a layer)
   DecisionScratch decision;
+  Writes writes;           // of what is decided
   Vector<LaneView> views;  // lanes that are decided over
   Vector<RowSet> sets;
   Vector<typename Lane<P>::State> seen;  // (lanes) states before the observations that a commit counts

@@ -61,6 +61,7 @@ struct Layer {
   }
 
   [[nodiscard]] const RowTable& table(std::size_t head) const noexcept { return tables[tables.size() == 1 ? 0 : head]; }
+  [[nodiscard]] RowTable& table_of(std::size_t head) noexcept { return tables[tables.size() == 1 ? 0 : head]; }
   /// The lanes that table `unit` describes.
   [[nodiscard]] std::span<Lane<P>> unit(std::size_t index) noexcept {
     return tables.size() == 1 ? std::span(lanes.data(), lanes.size()) : std::span(&lanes[index], 1);
@@ -77,6 +78,10 @@ struct Layer {
     std::size_t first = 0;
     for (std::size_t before = 0; before < index; ++before) { first += tables[before].rows(); }
     return {scratch.drop.data() + first, tables[index].rows()};
+  }
+  /// Whether a lane's row is marked.
+  [[nodiscard]] bool goes(std::size_t head, std::size_t row, CommitScratch<P>& scratch) const noexcept {
+    return drops(tables.size() == 1 ? 0 : head, scratch)[row] != 0;
   }
   /// Clears the flags of all rows.
   void start(CommitScratch<P>& scratch) const {

@@ -13,6 +13,7 @@
 #include "kvcompress/core/row_table.hpp"
 #include "kvcompress/core/site.hpp"
 #include "kvcompress/core/views.hpp"
+#include "kvcompress/eviction/writes.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -68,6 +69,17 @@ struct RowSet {
   std::size_t& budget;              ///< rows that an eviction with a budget keeps; what is set at the end of a prompt stays
   std::span<unsigned char> drop;    ///< one flag per row, 0 at entry; set to 1 to evict a live row
   Vector<Position>& order;          ///< scratch for sorting, any size
+  Writes* writes = nullptr;         ///< what is written; null of an eviction that does not say that it rewrites rows
+  std::size_t first_writable = 0;   ///< rows before this one are encoded, in a way that they cannot be written
+  std::span<const float> scores{};  ///< what the rows are worth, once an Evict has chosen; for a Disposer
+
+  /// Row `row`, which must stay and be writable, gets another key, at the angle that the row's key is stored at, another value, or both; an empty
+  /// one stays as it is. What LaneView::keys and values give is what was there before, until the commit is made.
+  void write(const LaneView& lane, std::size_t row, std::span<const float> key, std::span<const float> value) const {
+    writes->add(lane.site, row, key, value);
+  }
+  /// From now on it stands for e^log_weight rows, in all lanes of the set.
+  void weigh(std::size_t row, float log_weight) const { writes->weigh(lanes.front().site, row, log_weight); }
 
   /// Position of the k-th oldest live row, k from 0. Cost: O(rows).
   [[nodiscard]] Position oldest(std::size_t k) {

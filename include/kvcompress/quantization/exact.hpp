@@ -57,6 +57,12 @@ class Exact {
     T* target = writable(to);  // first: it may clone the block that `from` lies in
     std::copy_n(at(from), dim_, target);
   }
+  /// Row `row` becomes `x`, as near as T can hold it.
+  void prepare_to_write(std::size_t row) { make_writable(row, row + 1); }
+  void write(std::size_t row, const float* x) noexcept {
+    T* to = writable(row);
+    for (std::size_t c = 0; c < dim_; ++c) { to[c] = T(std::clamp(x[c], -largest<T>, largest<T>)); }
+  }
   void resize(std::size_t rows) noexcept {
     rows_ = rows;
     blocks_.shrink((front_ + rows_ + block_rows - 1) / block_rows);

@@ -88,6 +88,9 @@ class PerToken {
     auto* numbers = reinterpret_cast<Scale*>(target + code_bytes(dim_));
     for (std::size_t g = 0; g < 2 * groups(dim_); ++g) { numbers[g * block_rows + t] = scales(source)[g * block_rows + f]; }
   }
+  /// Row `row` becomes what the codes make of `x`.
+  void prepare_to_write(std::size_t row) { static_cast<void>(blocks_.write(row / block_rows)); }
+  void write(std::size_t row, const float* x) noexcept { encode(x, blocks_.write(row / block_rows), row % block_rows); }
   void resize(std::size_t rows) noexcept {
     rows_ = rows;
     blocks_.shrink((rows_ + block_rows - 1) / block_rows);

@@ -37,6 +37,7 @@ class Recent {
  public:
   using exact_type = typename Body::exact_type;
   static constexpr std::size_t row_multiple = Body::row_multiple;
+  static constexpr bool writes_encoded = requires(Body body, const float* x) { body.write(std::size_t{}, x); };
 
   /// `options.residual`: exact rows, in `Body::row_multiple`s, at least one.
   Recent(const auto& options, const Site& /*site*/, std::size_t dim, const Memory& memory)
@@ -59,6 +60,15 @@ class Recent {
   }
 
   void make_writable(std::size_t first, std::size_t last) { tail_.make_writable(first - settled(), last - settled()); }
+  void prepare_to_write(std::size_t row) {
+    if (row >= settled()) { return tail_.prepare_to_write(row - settled()); }
+    if constexpr (writes_encoded) { body_.prepare_to_write(row); }
+  }
+  /// Row `row` becomes `x`; an encoded one only where writes_encoded says so.
+  void write(std::size_t row, const float* x) noexcept {
+    if (row >= settled()) { return tail_.write(row - settled(), x); }
+    if constexpr (writes_encoded) { body_.write(row, x); }
+  }
   void take_room(Recent& from) noexcept {
     body_.take_room(from.body_);
     tail_.take_room(from.tail_);
