@@ -17,6 +17,7 @@ inline nlohmann::ordered_json row_json(const Row& row) {
   nlohmann::ordered_json json{
       {"policy", row.policy.name},
       {"settings", row.policy.settings},
+      {"budget", row.policy.budget},
       {"bytes", std::llround(row.bytes)},
       {"bits_per_value", row.bits_per_value},
       {"fraction_of_f16", row.fraction_of_f16},
@@ -66,7 +67,15 @@ inline std::string json_text(const Comparison& c) {
       {"machine", facts_json(c.machine)},
       {"results", nlohmann::ordered_json::array()},
   };
-  for (const Row& row : c.rows) { json["results"].push_back(row_json(row)); }
+  for (const Row& row : c.rows) {
+    json["results"].push_back(row_json(row));
+    json["results"].back()["needles_by_depth"] = row.needles_by_depth;
+    json["results"].back()["layer_bytes"] = row.layer_bytes;
+  }
+  json["llama_cpp_types"] = nlohmann::ordered_json::array();
+  for (const Row& row : c.references) {
+    json["llama_cpp_types"].push_back({{"type", row.policy.name}, {"bits_per_value", row.bits_per_value}, {"kl", row.kl}});
+  }
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
