@@ -17,7 +17,6 @@ inline nlohmann::ordered_json row_json(const Row& row) {
   nlohmann::ordered_json json{
       {"policy", row.policy.name},
       {"settings", row.policy.settings},
-      {"budget", row.policy.budget},
       {"bytes", std::llround(row.bytes)},
       {"bits_per_value", row.bits_per_value},
       {"fraction_of_f16", row.fraction_of_f16},
@@ -36,6 +35,7 @@ inline nlohmann::ordered_json row_json(const Row& row) {
       {"decode_tokens_per_s", row.decode_tokens_per_s},
       {"cache_us_per_token", row.cache_us_per_token},
       {"peak_bytes", row.peak_bytes},
+      {"size_in", row.policy.budget},
   };
   if (const auto accuracy = row.needle_accuracy()) { json["needle_accuracy"] = *accuracy; }
   return json;

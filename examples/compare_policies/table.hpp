@@ -45,7 +45,7 @@ struct Column {
   std::string_view upper;
   std::string_view lower;
   std::string (*cell)(const Row&);
-  bool in_text = true;  // of the table for the terminal, which has 120 columns
+  int spare = 0;  // in the table for the terminal: 0 always; else left out where 120 columns are too few, the largest first; 9 never there
 };
 
 inline const std::vector<Column>& columns() {
@@ -53,20 +53,20 @@ inline const std::vector<Column>& columns() {
       {"", "policy", [](const Row& r) { return r.policy.shown(); }},
       {"size", "in", [](const Row& r) { return r.policy.budget; }},
       {"cache", "KiB ↓", [](const Row& r) { return grouped(r.bytes / 1024.0); }},
-      {"% of", "f16 ↓", [](const Row& r) { return percent(r.fraction_of_f16); }},
-      {"% after", "prompt ↓", [](const Row& r) { return percent(r.fraction_after_prompt); }, false},
+      {"% of", "f16 ↓", [](const Row& r) { return percent(r.fraction_of_f16); }, 2},
+      {"% after", "prompt ↓", [](const Row& r) { return percent(r.fraction_after_prompt); }, 9},
       {"bits per", "value ↓", [](const Row& r) { return fmt::format("{:.2f}", r.bits_per_value); }},
-      {"slow", "KiB", [](const Row& r) { return r.slow_bytes > 0.0 ? grouped(r.slow_bytes / 1024.0) : std::string("-"); }},
+      {"slow", "KiB", [](const Row& r) { return r.slow_bytes > 0.0 ? grouped(r.slow_bytes / 1024.0) : std::string("-"); }, 1},
       {"fetched", "KiB/tok",
-       [](const Row& r) { return r.slow_bytes > 0.0 ? fmt::format("{:.1f}", r.fetched_per_token / 1024.0) : std::string("-"); }, false},
+       [](const Row& r) { return r.slow_bytes > 0.0 ? fmt::format("{:.1f}", r.fetched_per_token / 1024.0) : std::string("-"); }, 9},
       {"perplexity", "ratio ↓", [](const Row& r) { return fmt::format("{:.4f}", r.perplexity_ratio); }},
       {"KL", "nats ↓", [](const Row& r) { return short_number(r.kl); }},
-      {"same", "top-1 % ↑", [](const Row& r) { return percent(r.top1_agreement); }},
+      {"same", "top-1 % ↑", [](const Row& r) { return percent(r.top1_agreement); }, 3},
       {"needles", "% ↑", [](const Row& r) { return r.needle_accuracy() ? percent(*r.needle_accuracy()) : std::string("-"); }},
-      {"prompt", "tok/s ↑", [](const Row& r) { return grouped(r.prompt_tokens_per_s); }},
+      {"prompt", "tok/s ↑", [](const Row& r) { return grouped(r.prompt_tokens_per_s); }, 4},
       {"decode", "tok/s ↑", [](const Row& r) { return grouped(r.decode_tokens_per_s); }},
       {"in cache", "us/tok ↓", [](const Row& r) { return fmt::format("{:.0f}", r.cache_us_per_token); }},
-      {"peak", "KiB ↓", [](const Row& r) { return grouped(static_cast<double>(r.peak_bytes) / 1024.0); }, false},
+      {"peak", "KiB ↓", [](const Row& r) { return grouped(static_cast<double>(r.peak_bytes) / 1024.0); }, 9},
   };
   return all;
 }
@@ -171,34 +171,50 @@ inline std::string cut(std::string name, std::size_t width) {
   return name + "…";
 }
 
+/// One column as aligned cells, the two of its title first.
+inline std::vector<std::string> aligned(std::vector<std::string> cells, bool to_the_left) {
+  std::size_t width = 0;
+  for (const std::string& cell : cells) { width = std::max(width, width_of(cell)); }
+  for (std::string& cell : cells) {
+    const std::string space(width - width_of(cell), ' ');
+    cell = to_the_left ? cell + space : space + cell;
+  }
+  return cells;
+}
+inline std::vector<std::string> cells_of(const Comparison& c, const Column& column) {
+  std::vector<std::string> cells{std::string(column.upper), std::string(column.lower)};
+  for (const Row& row : c.rows) { cells.push_back(column.cell(row)); }
+  return cells;
+}
+/// The lines of the table behind the names, without the columns that are spared more than `spare`.
+inline std::vector<std::string> number_lines(const Comparison& c, int spare) {
+  std::vector<std::string> lines(c.rows.size() + 2);
+  for (std::size_t k = 1; k < columns().size(); ++k) {
+    if (columns()[k].spare > spare) { continue; }
+    const std::vector<std::string> cells = aligned(cells_of(c, columns()[k]), false);
+    for (std::size_t i = 0; i < lines.size(); ++i) { lines[i] += "  " + cells[i]; }
+  }
+  return lines;
+}
+/// The names, in at most `most` characters, those of the front marked.
+inline std::vector<std::string> name_lines(const Comparison& c, std::size_t most) {
+  const std::vector<std::size_t> front = pareto_front(c.rows);
+  std::vector<std::string> cells = cells_of(c, columns().front());
+  for (std::size_t i = 0; i < c.rows.size(); ++i) {
+    const bool best = std::find(front.begin(), front.end(), i) != front.end();
+    cells[i + 2] = cut(std::move(cells[i + 2]), most - 2) + (best ? " *" : "");
+  }
+  return aligned(std::move(cells), true);
+}
+
 inline std::string table(const Comparison& c) {
   constexpr std::size_t widest = 120;
-  const std::vector<std::size_t> front = pareto_front(c.rows);
-  std::vector<std::string> lines(c.rows.size() + 2);
-  const auto columns_from = [&](std::size_t from, std::size_t to, std::size_t most) {
-    std::vector<std::string> text(lines.size());
-    for (std::size_t k = from; k < to; ++k) {
-      const Column& column = columns()[k];
-      if (!column.in_text) { continue; }
-      std::vector<std::string> cells{std::string(column.upper), std::string(column.lower)};
-      for (std::size_t i = 0; i < c.rows.size(); ++i) {
-        cells.push_back(column.cell(c.rows[i]));
-        if (k > 0) { continue; }
-        const bool best = std::find(front.begin(), front.end(), i) != front.end();
-        cells.back() = cut(cells.back(), most - 2) + (best ? " *" : "");
-      }
-      std::size_t width = 0;
-      for (const std::string& cell : cells) { width = std::max(width, width_of(cell)); }
-      for (std::size_t i = 0; i < cells.size(); ++i) {
-        const std::string space(width - width_of(cells[i]), ' ');
-        text[i] += k == 0 ? cells[i] + space : "  " + space + cells[i];
-      }
-    }
-    return text;
-  };
-  const std::vector<std::string> numbers = columns_from(1, columns().size(), 0);
-  const std::vector<std::string> names = columns_from(0, 1, widest - std::min<std::size_t>(width_of(numbers.front()), widest - 12));
-  for (std::size_t i = 0; i < lines.size(); ++i) { lines[i] = names[i] + numbers[i]; }
+  constexpr std::size_t least_name = 14;
+  int spare = 8;
+  std::vector<std::string> lines = number_lines(c, spare);
+  while (spare > 0 && width_of(lines.front()) > widest - least_name) { lines = number_lines(c, --spare); }
+  const std::vector<std::string> names = name_lines(c, std::max(least_name, widest - std::min(widest, width_of(lines.front()))));
+  for (std::size_t i = 0; i < lines.size(); ++i) { lines[i] = names[i] + lines[i]; }
   const std::size_t width = width_of(lines.front());
   lines.insert(lines.begin() + 2, std::string(width, '-'));
   std::string text;

@@ -161,7 +161,7 @@ TEST(Table, SaysWhatThePoliciesAtHandNeed) {
   Comparison c = example();
   c.setup.budget = 77;
   EXPECT_TRUE(notes(c).empty());
-  c.rows[2].policy = {"snapkv+xkv+quest", ""};
+  c.rows[2].policy = {"snapkv+xkv+quest", "snapkv+xkv+quest"};
   ASSERT_EQ(notes(c).size(), 3U);
   EXPECT_TRUE(notes(c)[0].starts_with("Evictions keep 77 rows")) << notes(c)[0];
   EXPECT_TRUE(notes(c)[1].starts_with("Retrievals keep every row; a query reads 77 of them")) << notes(c)[1];
