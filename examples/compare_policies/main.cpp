@@ -39,7 +39,10 @@ constexpr const char* policies_help =
 struct Options {
   comparison::Setup setup;
   comparison::KvSetup kv;
-  std::string policies = "full,streaming,h2o,snapkv,kivi2,kivi4,kivi8,gear2,gear4,xkv,shadowkv,quest,quest+kivi4,h2o+kivi4,snapkv+kivi4";
+  std::string policies =
+      "full,streaming,h2o,snapkv,kivi2,kivi4,kivi8,"
+      "gear2:buffer=128,prompt_rank=2,gear4:buffer=128,prompt_rank=2,"
+      "xkv:layers_per_group=3,rank_keys=48,rank_values=96,fold_in=64,shadowkv,quest,quest+kivi4,h2o+kivi4,snapkv+kivi4";
   std::string budget = "25%";
   std::string format = "table";
   std::string report;
@@ -92,7 +95,8 @@ void declare(CLI::App& app, Options& o) {
   app.add_option("--format", o.format, "of the results on standard output")
       ->check(CLI::IsMember({"table", "json", "csv"}))
       ->capture_default_str();
-  CLI::Option* report = app.add_option("--report", o.report, "also write an HTML report with a plot to this file");
+  CLI::Option* report = app.add_option(
+      "--report", o.report, "also write an HTML report with plots to this file; llama.cpp's types of caches are measured for them too");
   declare_kv(app, o.kv, {model, text, report});
   app.add_flag("--list", o.list, "print the parts that policies are made of, with their options, and end");
 }
@@ -122,6 +126,7 @@ void run(Options& o, const std::string& command) {
       throw comparison::BadArgument("--report " + o.report + ": would replace what is read");
     }
   }
+  o.setup.references = report.has_value();
   comparison::Comparison result = comparison::compare_policies(o.setup);
   const std::filesystem::path model(o.setup.model);
   result.model = comparison::model_facts(llama::Model(model), model);
@@ -152,7 +157,13 @@ int main(int argc, char** argv) {
       return 0;
     }
     comparison::watch_for_interrupt();
-    run(options, comparison::shell_command({argv, static_cast<std::size_t>(argc)}));
+    const std::vector<std::string> shown = comparison::without_folders({argv, static_cast<std::size_t>(argc)});
+    const std::vector<const char*> arguments = [&] {
+      std::vector<const char*> texts;
+      for (const std::string& text : shown) { texts.push_back(text.c_str()); }
+      return texts;
+    }();
+    run(options, comparison::shell_command(arguments));
     return 0;
   } catch (const comparison::BadArgument& error) {
     fmt::print(stderr, "compare_policies: {}\n", error.what());

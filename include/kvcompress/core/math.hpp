@@ -4,7 +4,7 @@
 
 #include "kvcompress/core/abi.hpp"
 
-/// The compilers' builtins, which are what <cmath> calls: the header itself costs a tenth of the umbrella's compile time.
+/// The compilers' builtins, which are what `<cmath>` calls: the header itself costs a tenth of the umbrella's compile time.
 namespace kvcompress::inline KVCOMPRESS_ABI::math {
 
 inline float exp(float x) noexcept { return __builtin_expf(x); }

@@ -244,7 +244,7 @@ inline void prefetch(const Scale* scales, const Scale* minima, std::size_t count
   }
 }
 
-/// Calls f.operator()<Mode>() for a mode known at run time that codes of `Bits` bits offer.
+/// Calls `f.operator()<Mode>()` for a mode known at run time that codes of `Bits` bits offer.
 template <int Bits>
 inline void with_accumulation(Accumulation mode, auto&& f) noexcept {
   if (mode == Accumulation::exact) { return f.template operator()<Accumulation::exact>(); }
