@@ -24,7 +24,7 @@ int main(int argc, char** argv) {
   const llama_vocab* vocabulary = llama_model_get_vocab(model.get());
   llama_context_params params = llama_context_default_params();
   params.n_ctx = 4096;
-  params.n_threads = params.n_threads_batch = 1;  // more of them need a pool: kvcompress/adapters/llama_cpp/thread_pool.hpp
+  params.n_threads = params.n_threads_batch = 1;
 
   kvcompress::llama_cpp::Cache cache(examples::registry(), {.policy = argc > 2 ? argv[2] : "kivi4"});
   cache.configure(params, model.get());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <deque>
 #include <exception>
 #include <map>
 #include <string>
@@ -11,6 +12,7 @@
 
 #include "kvcompress/adapters/llama_cpp/attention.hpp"
 #include "kvcompress/adapters/llama_cpp/batch.hpp"
+#include "kvcompress/adapters/llama_cpp/crew.hpp"
 #include "kvcompress/adapters/llama_cpp/sequence.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::llama_cpp {
@@ -34,9 +36,7 @@ struct Functions {
 struct Options {
   std::string policy = "full";  ///< see LayerPolicies: one policy, or "layers 0-1: full; rest: kivi4"
   Phases phases = Phases::found;
-  bool ring = false;        ///< llama.cpp keeps only the cells it must: for texts longer than its n_ctx
-  AnyExecutor executor{};   ///< spreads attention over your threads (see KVCache::attend); empty: the calling thread alone
-  std::size_t workers = 1;  ///< how many of them run at once
+  bool ring = false;  ///< llama.cpp keeps only the cells it must: for texts longer than its n_ctx
   Functions functions{};
 };
 
@@ -53,13 +53,13 @@ struct Options {
 /// attention work, one sequence at a time), attention that is not causal, tokens of several sequences at once. Rows must lie in host
 /// memory. Written against llama.cpp 0.4.0 (commit 80fb11ac); it needs flash attention, which configure turns on.
 ///
-/// Cost: attention itself and one piece of llama.cpp's graph per layer; with several threads attach a thread pool
-/// (llama_cpp/thread_pool.hpp), or llama.cpp starts threads for each piece.
+/// Attention runs inside llama.cpp's graph, on all threads of its context. Cost: attention itself. With several threads a thread pool
+/// (llama_cpp/thread_pool.hpp) saves starting them for each graph, as without this cache.
 class Cache {
  public:
   /// `registry` makes the caches and must outlive this object.
   explicit Cache(const Registry& registry, Options options = {})
-      : options_(std::move(options)), attention_(registry, options_.policy, options_.executor, options_.workers) {}
+      : options_(std::move(options)), attention_(registry, options_.policy), our_node_(node_that_calls(&Cache::compute, this)) {}
   Cache(const Cache&) = delete;  // the context points here
   Cache& operator=(const Cache&) = delete;
 
@@ -253,14 +253,10 @@ class Cache {
     first_layer_ = -1;
   }
 
-  /// llama.cpp asks about each node before it runs (`ask`), and tells when one that was wanted is due.
+  /// llama.cpp asks about each node of a graph before any of them runs. None is waited for: the graph stays in one piece.
   bool visit(ggml_tensor* node, bool ask) noexcept {
     try {
-      if (!ask) {
-        attention_.attend(AttentionNode(node), tokens_, sequences_, static_cast<float*>(node->data));
-        put_back();
-        return true;
-      }
+      if (!ask) { return true; }
       if (node->op == GGML_OP_SET_ROWS) {
         if (const CacheTensor cache = cache_tensor(node->src[2]); cache.layer >= 0) {
           if (!cache.values && (first_layer_ < 0 || cache.layer == first_layer_)) {
@@ -268,38 +264,51 @@ class Cache {
             tokens_ = batch_.next_ubatch(*node, unified_);
           }
           attention_.store(cache, node);
-          take_out(node);
+          change(node);
+          node->op = GGML_OP_NONE;  // the backend passes over it
         }
-        return false;
-      }
-      if (node->op == GGML_OP_ROPE && cache_tensor(node).layer >= 0) {
+      } else if (node->op == GGML_OP_ROPE && cache_tensor(node).layer >= 0) {
         node->op = GGML_OP_NONE;  // a shift of llama.cpp's own keys, which are not there; such a graph runs once and is gone when it has
-        return false;
+      } else if (node->op == GGML_OP_FLASH_ATTN_EXT && cache_tensor(node->src[1]).layer >= 0) {
+        change(node);
+        our_node_.write_to(node);
       }
-      if (node->op != GGML_OP_FLASH_ATTN_EXT || cache_tensor(node->src[1]).layer < 0) { return false; }
-      take_out(node);
-      return true;
     } catch (const std::exception& error) {
-      if (error_.empty()) { error_ = error.what(); }
-      put_back();
-      return true;  // false would end the graph and report success; the abort callback ends this call of llama_decode
+      if (error_.empty()) { error_ = error.what(); }  // the abort callback ends this call of llama_decode
     }
+    return false;
+  }
+  /// The attention node of a layer, on each of the `threads` threads of the graph.
+  static void compute(ggml_tensor* node, int thread, int threads, void* self) {
+    auto& cache = *static_cast<Cache*>(self);
+    cache.crew_.meet(static_cast<std::size_t>(thread), static_cast<std::size_t>(threads), [&](const AnyExecutor& executor) {
+      cache.put_back(node);  // all threads are here, so nobody looks at it and those before it any more
+      if (!cache.error_.empty()) { return; }
+      try {
+        cache.attention_.attend(AttentionNode(node), cache.tokens_, cache.sequences_, static_cast<float*>(node->data), executor,
+                                static_cast<std::size_t>(threads));
+      } catch (const std::exception& error) { cache.error_ = error.what(); }
+    });
   }
   [[nodiscard]] bool aborts() const noexcept {
     return !error_.empty() || (programs_abort_.first != nullptr && programs_abort_.first(programs_abort_.second));
   }
-  void take_out(ggml_tensor* node) {
-    taken_out_.emplace_back(node, node->op);
-    node->op = GGML_OP_NONE;  // the backend passes over it
-  }
-  /// Graphs are used again, so nodes get their operations back.
-  void put_back() noexcept {
-    for (const auto& [node, op] : taken_out_) { node->op = op; }
-    taken_out_.clear();
+  void change(ggml_tensor* node) { changed_.emplace_back(node, NodeWork(*node)); }
+  /// Graphs are used again, so nodes get back what they did: those up to `last`, or all.
+  void put_back(const ggml_tensor* last = nullptr) noexcept {
+    std::size_t count = 0;
+    while (count < changed_.size()) {
+      const auto& [node, work] = changed_[count++];
+      work.write_to(node);
+      if (node == last) { break; }
+    }
+    changed_.erase(changed_.begin(), changed_.begin() + static_cast<std::ptrdiff_t>(count));
   }
 
   Options options_;
   Attention attention_;
+  NodeWork our_node_;
+  Crew crew_;
   bool hybrid_ = false;
   bool unified_ = true;
   std::size_t window_ = 0;  // llama.cpp's n_swa
@@ -307,9 +316,9 @@ class Cache {
   std::map<llama_seq_id, Sequence> sequences_;
   std::size_t families_ = 0;  // of sequences that share cells
   Batch batch_;
-  std::map<llama_seq_id, Batch::Part> tokens_;  // of the ubatch
-  int first_layer_ = -1;                        // whose keys begin an ubatch
-  std::vector<std::pair<ggml_tensor*, ggml_op>> taken_out_;
+  std::map<llama_seq_id, Batch::Part> tokens_;             // of the ubatch
+  int first_layer_ = -1;                                   // whose keys begin an ubatch
+  std::deque<std::pair<ggml_tensor*, NodeWork>> changed_;  // in the order of the graph
   std::string error_;
 };
 

@@ -24,10 +24,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI::llama_cpp {
 
 class Attention {
  public:
-  Attention(const Registry& registry, std::string_view policy, AnyExecutor executor, std::size_t workers)
-      : registry_(registry), policies_(policy), executor_(std::move(executor)), workers_(workers) {
-    require(workers > 0, ErrorCode::option, "llama_cpp: workers is 0, must be at least 1");
-  }
+  Attention(const Registry& registry, std::string_view policy) : registry_(registry), policies_(policy) {}
   /// `window`: llama.cpp's n_swa. With `ring`, llama.cpp's cells do not tell how far a layer looks back.
   void configure(std::size_t layers, std::size_t window, bool ring) {
     layers_ = std::vector<Layer>(layers);
@@ -45,8 +42,9 @@ class Attention {
     layer.taken = false;
   }
   /// Appends the layer's new rows to the sequences of its tokens and writes the ubatch's attention to `out`, (tokens, query heads, width).
+  /// `executor` spreads it over `workers` threads.
   void attend(const AttentionNode& node, const std::map<llama_seq_id, Batch::Part>& tokens, std::map<llama_seq_id, Sequence>& sequences,
-              float* out) {
+              float* out, const AnyExecutor& executor, std::size_t workers) {
     Layer& layer = layer_at(node.layer());
     require(root(node.keys) != root(node.values), ErrorCode::option, "llama_cpp: values are part of the keys (MLA)");
     require(node.alibi == 0.0F, ErrorCode::option, "llama_cpp: attention has a bias by position (ALiBi)");
@@ -66,7 +64,7 @@ class Attention {
       const Kind kind = kind_of(node, layer);
       AnyCache& cache = cache_for(sequence, kind);
       if (!layer.taken) { append(node, layer, part, tokens.size() == 1, cache); }
-      attend(node, part, tokens.size() == 1, held, layer, kind, cache);
+      attend(node, part, tokens.size() == 1, held, layer, kind, cache, executor, workers);
     }
     layer.taken = true;
     std::memcpy(out, result_.data(), result_.size() * sizeof(float));  // last: this memory may be that of the rows
@@ -142,7 +140,7 @@ class Attention {
     }
   }
   void attend(const AttentionNode& node, const Batch::Part& part, bool alone, const Held& held, Layer& layer, const Kind& kind,
-              AnyCache& cache) {
+              AnyCache& cache, const AnyExecutor& executor, std::size_t workers) {
     const std::size_t heads = node.query_heads();
     const std::size_t width = node.value_width();
     const std::size_t tokens = part.places.size();
@@ -154,10 +152,10 @@ class Attention {
     const Rows queries = rows_of_part(node.query_rows(), part, alone, queries_);
     const Output output = Output::tokens_first(outputs, tokens, heads, width);
     std::vector<Workspace>& workspaces = workspaces_[kind];
-    while (workspaces.size() < workers_) { workspaces.emplace_back(cache.shape()); }
+    while (workspaces.size() < workers) { workspaces.emplace_back(cache.shape()); }
     const auto number = static_cast<std::size_t>(node.layer());
-    if (executor_) {
-      cache.attend(number, queries, output, workspaces, executor_, options);
+    if (workers > 1) {
+      cache.attend(number, queries, output, std::span(workspaces).first(workers), executor, options);
     } else {
       cache.attend(number, queries, output, workspaces.front(), options, {});
     }
@@ -197,8 +195,6 @@ class Attention {
 
   const Registry& registry_;
   LayerPolicies policies_;
-  AnyExecutor executor_;
-  std::size_t workers_;
   std::size_t window_ = 0;
   bool ring_ = false;
   std::size_t cells_ = 0;

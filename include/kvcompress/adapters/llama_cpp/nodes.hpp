@@ -7,13 +7,35 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "ggml.h"
+#include "kvcompress/core/error.hpp"
 #include "kvcompress/core/shape.hpp"
 #include "kvcompress/core/views.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::llama_cpp {
+
+/// What a node of a graph does: its operation and that operation's parameters.
+class NodeWork {
+ public:
+  explicit NodeWork(const ggml_tensor& node) noexcept : op_(node.op) { std::memcpy(parameters_, node.op_params, sizeof parameters_); }
+  void write_to(ggml_tensor* node) const noexcept {
+    std::memcpy(node->op_params, parameters_, sizeof parameters_);
+    node->op = op_;
+  }
+
+ private:
+  ggml_op op_;
+  std::int32_t parameters_[GGML_MAX_OP_PARAMS / sizeof(std::int32_t)];
+};
+/// That of a node that calls `function` on every thread of its graph.
+[[nodiscard]] inline NodeWork node_that_calls(ggml_custom_op_t function, void* context) {
+  const std::unique_ptr<ggml_context, decltype(&ggml_free)> nodes(ggml_init({2 * ggml_tensor_overhead(), nullptr, true}), ggml_free);
+  require(nodes != nullptr, ErrorCode::memory, "llama_cpp: ggml makes no context");
+  return NodeWork(*ggml_custom_4d(nodes.get(), GGML_TYPE_F32, 1, 1, 1, 1, nullptr, 0, function, GGML_N_TASKS_MAX, context));
+}
 
 /// The tensor that a view looks at, or the tensor itself.
 [[nodiscard]] inline const ggml_tensor* root(const ggml_tensor* tensor) noexcept {

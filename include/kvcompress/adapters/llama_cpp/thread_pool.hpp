@@ -1,4 +1,4 @@
-// include/kvcompress/adapters/llama_cpp/thread_pool.hpp - threads of llama.cpp's that stay, for contexts whose graphs run in pieces.
+// include/kvcompress/adapters/llama_cpp/thread_pool.hpp - threads of llama.cpp's that stay.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -9,8 +9,8 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI::llama_cpp {
 
-/// A pool of ggml's threads, attached to a context while this object lives. Without one, llama.cpp starts and joins threads for every piece
-/// of a graph: two a layer, where it is asked about its nodes.
+/// A pool of ggml's threads, attached to a context while this object lives. Without one, llama.cpp starts and joins threads for every graph,
+/// that is for every token.
 class ThreadPool {
  public:
   ThreadPool(llama_context* context, int threads) : context_(context) {
