@@ -47,6 +47,16 @@ concept Compacts = requires(std::span<S* const> members, const RowTable& table, 
   S::compact(members, table, scratch);
 };
 
+/// Keys that are held in a frame of their own, into which queries are brought; values from which weighted sums are brought back.
+template <class S>
+concept FramesQueries = requires(const S store, float* numbers, std::size_t n) {
+  store.frame_queries(numbers, n, n);
+};
+template <class S>
+concept FramesOutputs = requires(const S store, float* numbers, std::size_t n) {
+  store.unframe_outputs(numbers, n, n);
+};
+
 /// The answers of one store. A type that stands for many (see AnyStore) models every concept, which prunes nothing; its stores know.
 struct StoreFacts {
   Scope scope;   ///< whose rows are encoded together
@@ -59,6 +69,7 @@ struct StoreFacts {
   bool compacts;
   bool prepares;             ///< rows before they are read
   bool in_keys;              ///< values that the keys hold
+  bool frames;               ///< rows lie in a frame of their own
   std::size_t row_multiple;  ///< rows are encoded this many at a time
   float largest;             ///< magnitude that an exact row holds
 };
@@ -76,6 +87,7 @@ constexpr StoreFacts facts_by_type() noexcept {
           .compacts = Compacts<S>,
           .prepares = Prepares<S>,
           .in_keys = ValuesInKeys<S>,
+          .frames = FramesQueries<S> || FramesOutputs<S>,
           .row_multiple = multiple,
           .largest = largest<typename S::exact_type>};
 }

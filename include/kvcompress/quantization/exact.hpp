@@ -42,6 +42,13 @@ class Exact {
     ++rows_;
     kernels::convert(row, writable(rows_ - 1), dim_);
   }
+  /// A row that comes in pieces: pieces(put) calls put(first channel, numbers, count) for each.
+  void append_pieces(auto&& pieces) {
+    if (front_ + rows_ == blocks_.used() * block_rows) { blocks_.grow(); }
+    ++rows_;
+    T* to = writable(rows_ - 1);
+    pieces([to](std::size_t first, const float* numbers, std::size_t count) { kernels::convert(numbers, to + first, count); });
+  }
   /// Afterwards the rows [first, last) can be overwritten, and the one behind those before them appended, without failing.
   void make_writable(std::size_t first, std::size_t last) {
     for (std::size_t place = (front_ + first) / block_rows; first < last && place <= (front_ + last - 1) / block_rows; ++place) {
