@@ -98,6 +98,12 @@ class AnyStore {
                   std::size_t out_stride, float* scratch) const noexcept {
     ops().accumulate(get(), range, weights, weight_stride, query_count, out, out_stride, scratch);
   }
+  void frame_queries(float* queries, std::size_t stride, std::size_t count) const noexcept {
+    ops().frame_queries(get(), queries, stride, count);
+  }
+  void unframe_outputs(float* outputs, std::size_t stride, std::size_t count) const noexcept {
+    ops().unframe_outputs(get(), outputs, stride, count);
+  }
   /// A value.
   void read(std::size_t row, float* out) const { ops().read_value(get(), row, out); }
   void fetch(std::size_t row) const noexcept {

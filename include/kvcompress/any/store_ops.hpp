@@ -82,6 +82,8 @@ struct StoreOps {
   void (*accumulate)(const void* store, RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count,
                      float* out, std::size_t out_stride, float* scratch) noexcept;
   void (*read_value)(const void* store, std::size_t row, float* out);
+  void (*frame_queries)(const void* store, float* queries, std::size_t stride, std::size_t count) noexcept;
+  void (*unframe_outputs)(const void* store, float* outputs, std::size_t stride, std::size_t count) noexcept;
   void (*fetch)(const void* store, std::size_t row) noexcept;
   std::size_t (*prepare_keys)(void* store, std::span<const RowRange> ranges, const RowTable& table, Rotation& rotation,
                               Vector<float>& scratch);

@@ -118,6 +118,16 @@ struct StoreThunks {
       };
       ops.read_value = [](const void* store, std::size_t row, float* out) { in(store).read(row, out); };
     }
+    if constexpr (FramesQueries<S>) {
+      ops.frame_queries = [](const void* store, float* queries, std::size_t stride, std::size_t count) noexcept {
+        in(store).frame_queries(queries, stride, count);
+      };
+    }
+    if constexpr (FramesOutputs<S>) {
+      ops.unframe_outputs = [](const void* store, float* outputs, std::size_t stride, std::size_t count) noexcept {
+        in(store).unframe_outputs(outputs, stride, count);
+      };
+    }
     if constexpr (requires(const S store) { store.fetch(std::size_t{}); }) {
       ops.fetch = [](const void* store, std::size_t row) noexcept { in(store).fetch(row); };
     }

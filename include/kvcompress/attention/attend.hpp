@@ -13,6 +13,7 @@
 #include "kvcompress/attention/running_softmax.hpp"
 #include "kvcompress/attention/workspace.hpp"
 #include "kvcompress/concepts.hpp"
+#include "kvcompress/concepts/store_facts.hpp"
 #include "kvcompress/core/math.hpp"
 #include "kvcompress/core/visible.hpp"
 #include "kvcompress/kernels/exact.hpp"
@@ -60,6 +61,23 @@ struct QueryBlock {
   }
 };
 
+/// Whether keys, values lie in a frame of their own.
+template <class Store>
+bool frames(const Store& store) noexcept {
+  if constexpr (FramesQueries<Store> || FramesOutputs<Store>) {
+    return facts_of(store).frames;
+  } else {
+    return false;
+  }
+}
+/// Brings queries into the frame of the keys.
+template <class Keys>
+void frame_queries(const Keys& keys, Vector<float>& queries, std::size_t stride, std::size_t count) noexcept {
+  if constexpr (FramesQueries<Keys>) {
+    if (frames(keys)) { keys.frame_queries(queries.data(), stride, count); }
+  }
+}
+
 /// Logits of the rows in `range` to ws.logits + offset, as runs of rows with equal shift: where slots replace positions, or positions were
 /// shifted, the query is turned by the difference instead of every key, which is the same dot product.
 template <KeyStore Keys>
@@ -69,11 +87,12 @@ void score_chunk(const Keys& keys, const RowTable& table, RowRange range, const 
     const std::int64_t shift = table.shift(row);
     std::size_t end = table.shifts() ? row + 1 : range.last;
     while (end < range.last && (table.shift(end) == shift || !table.alive(end))) { ++end; }
-    const float* queries = ws.queries.data();
+    const float* queries = frames(keys) ? ws.framed.data() : ws.queries.data();
     if (shift != block.shift) {
       ws.rotation.turn_by(shift - block.shift);
       std::copy_n(ws.queries.data(), block.queries() * key_stride, ws.turned.data());
       for (std::size_t q = 0; q < block.queries(); ++q) { ws.rotation.apply(ws.turned.data() + q * key_stride); }
+      frame_queries(keys, ws.turned, key_stride, block.queries());
       queries = ws.turned.data();
     }
     float* out = logits + (row - range.first);
@@ -329,6 +348,9 @@ class LaneAttention {
   /// Adds what is beside the rows to the softmax of `tokens` tokens from `first` on, and divides.
   void finish(const detail::RunningSoftmax& running, std::size_t first, std::size_t tokens) const noexcept {
     const std::size_t group = shape_.group();
+    if constexpr (detail::FramesOutputs<Values>) {
+      if (values_ != nullptr && detail::frames(*values_)) { values_->unframe_outputs(running.outputs, value_stride_, tokens * group); }
+    }
     const bool alone = options_.sinks.empty() && options_.partials.empty() && beside_.masses == nullptr;
     for (std::size_t q = 0; !alone && q < tokens * group; ++q) {
       const std::size_t query = (first + q / group) * shape_.query_heads + beside_.first_head + q % group;
@@ -368,6 +390,7 @@ class LaneAttention {
   }
   void prepare(std::size_t queries, std::size_t logit_stride, Workspace& ws) const {
     Workspace::ensure(ws.queries, queries * key_stride_);
+    if (detail::frames(keys_)) { Workspace::ensure(ws.framed, queries * key_stride_); }
     if (table_.shifts()) { Workspace::ensure(ws.turned, queries * key_stride_); }
     Workspace::ensure(ws.logits, queries * logit_stride);
     Workspace::ensure(ws.weights, std::max(queries * detail::chunk_rows, logit_stride));
@@ -382,6 +405,9 @@ class LaneAttention {
       for (std::size_t c = 0; c < shape_.key_width(); ++c) { query[c] *= scale_; }
       std::fill(query + shape_.key_width(), query + key_stride_, 0.0F);
     }
+    if (!detail::frames(keys_)) { return; }
+    std::copy_n(ws.queries.data(), block.queries() * key_stride_, ws.framed.data());
+    detail::frame_queries(keys_, ws.framed, key_stride_, block.queries());
   }
 
   const Shape& shape_;

@@ -15,7 +15,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 class Workspace {
  public:
   explicit Workspace(const Shape& shape, const Memory& memory = {})
-      : rotation(shape, memory), queries(Allocator<float>(memory)), turned(Allocator<float>(memory)), logits(Allocator<float>(memory)),
+      : rotation(shape, memory), queries(Allocator<float>(memory)), framed(Allocator<float>(memory)), turned(Allocator<float>(memory)), logits(Allocator<float>(memory)),
         weights(Allocator<float>(memory)), outputs(Allocator<float>(memory)), parts(Allocator<float>(memory)),
         store(Allocator<float>(memory)), chosen(Allocator<float>(memory)), positions(Allocator<Position>(memory)),
         limits(Allocator<std::size_t>(memory)), order(Allocator<Position>(memory)), ranges(Allocator<RowRange>(memory)),
@@ -47,7 +47,7 @@ class Workspace {
   }
   void account(MemoryReport& report) const noexcept {
     rotation.account(report);
-    for (const auto* buffer : {&queries, &turned, &logits, &weights, &outputs, &parts, &store, &chosen}) {
+    for (const auto* buffer : {&queries, &framed, &turned, &logits, &weights, &outputs, &parts, &store, &chosen}) {
       report.add(&MemoryReport::scratch, *buffer);
     }
     report.add(&MemoryReport::scratch, positions);
@@ -64,7 +64,8 @@ class Workspace {
 
   Rotation rotation;
   Vector<float> queries;       // (queries, key width), scaled
-  Vector<float> turned;        // the same, rotated for rows whose slot and position differ by another distance
+  Vector<float> framed;        // the same, as the rows of keys with a frame of their own meet them
+  Vector<float> turned;        // queries, rotated for rows whose slot and position differ by another distance
   Vector<float> logits;        // (queries, rows of a chunk), or all rows if the policy observes
   Vector<float> weights;       // (queries, rows of a chunk), e^(logit - maximum); later one query's probabilities
   Vector<float> outputs;       // (2, queries, value width + 2): sums so far, of all rows and of a part of them

@@ -56,6 +56,16 @@ concept WritesRows = requires(S store, std::size_t row, const float* x) {
   noexcept;
 };
 
+/// Keys that are held in a frame of their own, into which queries are brought; values from which weighted sums are brought back.
+template <class S>
+concept FramesQueries = requires(const S store, float* numbers, std::size_t n) {
+  store.frame_queries(numbers, n, n);
+};
+template <class S>
+concept FramesOutputs = requires(const S store, float* numbers, std::size_t n) {
+  store.unframe_outputs(numbers, n, n);
+};
+
 /// The answers of one store. A type that stands for many (see AnyStore) models every concept, which prunes nothing; its stores know.
 struct StoreFacts {
   Scope scope;   ///< whose rows are encoded together
@@ -70,6 +80,7 @@ struct StoreFacts {
   bool in_keys;              ///< values that the keys hold
   bool writes;               ///< its exact rows can be written
   bool writes_encoded;       ///< and its encoded ones
+  bool frames;               ///< rows lie in a frame of their own
   std::size_t row_multiple;  ///< rows are encoded this many at a time
   float largest;             ///< magnitude that an exact row holds
 };
@@ -91,6 +102,7 @@ constexpr StoreFacts facts_by_type() noexcept {
           .in_keys = ValuesInKeys<S>,
           .writes = WritesRows<S>,
           .writes_encoded = writes_encoded,
+          .frames = FramesQueries<S> || FramesOutputs<S>,
           .row_multiple = multiple,
           .largest = largest<typename S::exact_type>};
 }

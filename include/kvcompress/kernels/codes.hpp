@@ -92,7 +92,7 @@ class CodeProducts {
       strip_dots<Bits>(codes, steps, first_step, count, weights_, q, ahead, sums);
       if (integers && !Add && outliers_.any(q)) {  // keys' alone, whose products are set
         float more[Queries][16];
-        outliers_.template dots<Queries>(codes, steps, q, more);
+        outliers_.template dots<Queries>(codes, steps, first_step, q, more);
 #pragma GCC unroll 4
         for (std::size_t i = 0; i < Queries; ++i) {
           put_lanes<Add>(sums, i, q + i, more[i], first_lane, last_lane, out + (q + i) * out_stride);

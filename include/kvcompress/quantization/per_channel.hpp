@@ -30,8 +30,8 @@ class PerChannel {
   static constexpr std::size_t block_rows = 128;
   static constexpr std::size_t row_multiple = Group;  ///< rows are encoded this many at a time
 
-  PerChannel(std::size_t dim, const Memory& memory, Accumulation accumulation = Accumulation::near_exact)
-      : dim_(dim), accumulation_(accumulation), blocks_(block_bytes(dim), memory) {}
+  PerChannel(const auto& options, std::size_t dim, const Memory& memory) : PerChannel(dim, memory) { accumulation_ = options.accumulation; }
+  PerChannel(std::size_t dim, const Memory& memory) : dim_(dim), blocks_(block_bytes(dim), memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
 
@@ -102,10 +102,10 @@ class PerChannel {
     blocks_.erase(first / block_rows, 1);
     rows_ -= block_rows;
   }
-  [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim) noexcept {
+  [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& /*options*/) noexcept {
     return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_bytes(dim));
   }
-  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim) noexcept {
+  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim, const auto& /*options*/) noexcept {
     return BlockList::most_bytes((rows + block_rows - 1) / block_rows, block_bytes(dim));
   }
   void hold_at_most(std::size_t rows) noexcept { blocks_.keep_exactly((rows + block_rows - 1) / block_rows); }
@@ -181,7 +181,7 @@ class PerChannel {
   }
 
   std::size_t dim_;
-  Accumulation accumulation_;
+  Accumulation accumulation_ = Accumulation::near_exact;
   std::size_t rows_ = 0;
   BlockList blocks_;
 };

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <numeric>
 
 #include "kvcompress/core/blocks.hpp"
 #include "kvcompress/core/views.hpp"
@@ -32,8 +31,9 @@ class PerToken {
   static constexpr std::size_t block_rows = 128;
   static constexpr std::size_t row_multiple = 1;  ///< rows are encoded this many at a time
 
-  PerToken(std::size_t dim, const Memory& memory, Accumulation accumulation = Accumulation::near_exact)
-      : dim_(dim), accumulation_(accumulation), blocks_(block_bytes(dim), memory) {}
+  PerToken(const auto& options, std::size_t dim, const Memory& memory)
+      : dim_(dim), group_(group_of(options, dim)), accumulation_(options.accumulation), blocks_(block_bytes(dim, group_), memory) {}
+  PerToken(std::size_t dim, const Memory& memory) : dim_(dim), group_(Group), blocks_(block_bytes(dim, group_), memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
 
@@ -53,7 +53,7 @@ class PerToken {
       const std::size_t place = rows_ % block_rows;
       const std::size_t room = std::min(count, block_rows - place);
       const bool lines =
-          Group % Strip::lanes == 0 && dim_ % Strip::lanes == 0 && place % Strip::step_multiple == 0 && room >= Strip::step_multiple;
+          group_ % Strip::lanes == 0 && dim_ % Strip::lanes == 0 && place % Strip::step_multiple == 0 && room >= Strip::step_multiple;
       const std::size_t now = lines ? room / Strip::step_multiple * Strip::step_multiple : 1;
       std::byte* block = blocks_.write(rows_ / block_rows);
       lines ? encode_lines(rows, now, block, place) : encode(rows, block, place);
@@ -70,10 +70,10 @@ class PerToken {
     return Strip::get(strip(block_of(row), c), block_rows, c % Strip::lanes, row % block_rows);
   }
   [[nodiscard]] Scale scale(std::size_t row, std::size_t c) const noexcept {
-    return scales(block_of(row))[c / Group * block_rows + row % block_rows];
+    return scales(block_of(row))[c / group_ * block_rows + row % block_rows];
   }
   [[nodiscard]] Scale minimum(std::size_t row, std::size_t c) const noexcept {
-    return minima(block_of(row))[c / Group * block_rows + row % block_rows];
+    return minima(block_of(row))[c / group_ * block_rows + row % block_rows];
   }
 
   /// Row `from` overwrites row `to`, code by code.
@@ -86,7 +86,7 @@ class PerToken {
       Strip::copy_step(strip(source, c), f, reinterpret_cast<std::uint8_t*>(target) + strip_offset(c), t, block_rows);
     }
     auto* numbers = reinterpret_cast<Scale*>(target + code_bytes(dim_));
-    for (std::size_t g = 0; g < 2 * groups(dim_); ++g) { numbers[g * block_rows + t] = scales(source)[g * block_rows + f]; }
+    for (std::size_t g = 0; g < 2 * groups(); ++g) { numbers[g * block_rows + t] = scales(source)[g * block_rows + f]; }
   }
   /// Row `row` becomes what the codes make of `x`.
   void prepare_to_write(std::size_t row) { static_cast<void>(blocks_.write(row / block_rows)); }
@@ -114,14 +114,14 @@ class PerToken {
         const std::size_t first = place / Strip::step_multiple * Strip::step_multiple;  // steps start with a line
         const std::size_t before = place - first;
         products.take_values(
-            weights + (row - range.first), weight_stride, before, count, groups(dim_),
+            weights + (row - range.first), weight_stride, before, count, groups(),
             [&](std::size_t g) { return scales(block) + g * block_rows + place; }, factors);
-        for (std::size_t g = 0; g < groups(dim_); ++g) {
+        for (std::size_t g = 0; g < groups(); ++g) {
           const std::size_t numbers = g * block_rows + place;
           if (ahead != nullptr) { kernels::prefetch(scales(ahead) + numbers, minima(ahead) + numbers, count); }
           products.fold_values(scales(block) + numbers, minima(block) + numbers, before, count, factors[g]);
-          const std::size_t end = std::min((g + 1) * Group, dim_);
-          for (std::size_t c = g * Group; c < end;) {
+          const std::size_t end = std::min((g + 1) * group_, dim_);
+          for (std::size_t c = g * group_; c < end;) {
             const std::size_t lane = c % Strip::lanes;
             const std::size_t lanes = std::min(end - c, Strip::lanes - lane);
             products.template strip<true>(strip(block, c), block_rows, first, Strip::padded(before + count),
@@ -133,15 +133,15 @@ class PerToken {
       }
     });
   }
-  static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {
-    return kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, block_rows) + groups(dim);
+  [[nodiscard]] std::size_t scratch_floats(std::size_t /*dim*/, std::size_t queries) const noexcept {
+    return kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, block_rows) + groups();
   }
 
-  [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim) noexcept {
-    return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_bytes(dim));
+  [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options) noexcept {
+    return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_bytes(dim, group_of(options, dim)));
   }
-  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim) noexcept {
-    return BlockList::most_bytes((rows + block_rows - 1) / block_rows, block_bytes(dim));
+  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim, const auto& options) noexcept {
+    return BlockList::most_bytes((rows + block_rows - 1) / block_rows, block_bytes(dim, group_of(options, dim)));
   }
   void hold_at_most(std::size_t rows) noexcept { blocks_.keep_exactly((rows + block_rows - 1) / block_rows); }
   void reserve(std::size_t rows) { blocks_.reserve((rows + block_rows - 1) / block_rows); }
@@ -154,7 +154,7 @@ class PerToken {
   }
   static void persist(auto& self, auto& archive, std::size_t rows) {
     if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
-      archive.expect(rows, 2 * groups(self.dim_) * sizeof(Scale));
+      archive.expect(rows, 2 * self.groups() * sizeof(Scale));
       self.rows_ = rows;
     }
     BlockList::persist(self.blocks_, archive, (rows + block_rows - 1) / block_rows, false, [&](auto* block, std::size_t index) {
@@ -163,7 +163,7 @@ class PerToken {
         Strip::for_planes(block + strip_offset(c), block_rows,
                           [&]<int Width, int Shift>(auto* lines) { archive.bytes(lines, (here + 32 / Width - 1) / (32 / Width) * 64); });
       }
-      for (std::size_t g = 0; g < 2 * groups(self.dim_); ++g) {
+      for (std::size_t g = 0; g < 2 * self.groups(); ++g) {
         archive.bytes(block + code_bytes(self.dim_) + g * block_rows * sizeof(Scale), here * sizeof(Scale));
       }
     });
@@ -171,18 +171,26 @@ class PerToken {
   void account(MemoryReport& report) const noexcept {
     blocks_.account(report);
     const std::size_t row = code_bytes(dim_) / block_rows;
-    const std::size_t numbers = 2 * groups(dim_) * sizeof(Scale);
+    const std::size_t numbers = 2 * groups() * sizeof(Scale);
     report.codes += rows_ * row;
     report.scales += rows_ * numbers;
     report.spare += blocks_.used() * (blocks_.block_bytes() - sizeof(std::uint32_t)) - rows_ * (row + numbers);
   }
 
  private:
-  static constexpr std::size_t groups(std::size_t dim) noexcept { return (dim + Group - 1) / Group; }
+  /// An option, or else Group; 0 stands for the whole row.
+  static constexpr std::size_t group_of(const auto& options, std::size_t dim) noexcept {
+    if constexpr (requires { options.group; }) {
+      return options.group == 0 ? dim : options.group;
+    } else {
+      return Group;
+    }
+  }
+  [[nodiscard]] std::size_t groups() const noexcept { return (dim_ + group_ - 1) / group_; }
   static constexpr std::size_t strip_offset(std::size_t channel) noexcept { return channel / Strip::lanes * Strip::bytes(block_rows); }
   static constexpr std::size_t code_bytes(std::size_t dim) noexcept { return strip_offset(dim + Strip::lanes - 1); }
-  static constexpr std::size_t block_bytes(std::size_t dim) noexcept {
-    return code_bytes(dim) + block_rows * 2 * groups(dim) * sizeof(Scale);
+  static constexpr std::size_t block_bytes(std::size_t dim, std::size_t group) noexcept {
+    return code_bytes(dim) + block_rows * 2 * ((dim + group - 1) / group) * sizeof(Scale);
   }
 
   [[nodiscard]] const std::byte* block_of(std::size_t row) const noexcept { return blocks_.read(row / block_rows); }
@@ -197,16 +205,16 @@ class PerToken {
   [[nodiscard]] const Scale* scales(const std::byte* block) const noexcept {
     return reinterpret_cast<const Scale*>(block + code_bytes(dim_));
   }
-  [[nodiscard]] const Scale* minima(const std::byte* block) const noexcept { return scales(block) + groups(dim_) * block_rows; }
+  [[nodiscard]] const Scale* minima(const std::byte* block) const noexcept { return scales(block) + groups() * block_rows; }
 
   /// Rows that fill whole lines of the strips.
   void encode_lines(const float* rows, std::size_t count, std::byte* block, std::size_t place) noexcept {
     auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_)) + place;
-    Scale* minimum = scale + groups(dim_) * block_rows;
-    for (std::size_t g = 0; g < groups(dim_); ++g) {
+    Scale* minimum = scale + groups() * block_rows;
+    for (std::size_t g = 0; g < groups(); ++g) {
       const std::size_t number = g * block_rows;
-      quantization::fit_runs<Bits>(rows + g * Group, count, std::min(Group, dim_ - g * Group), dim_, scale + number, minimum + number);
-      for (std::size_t c = g * Group; c < std::min((g + 1) * Group, dim_); c += Strip::lanes) {
+      quantization::fit_runs<Bits>(rows + g * group_, count, std::min(group_, dim_ - g * group_), dim_, scale + number, minimum + number);
+      for (std::size_t c = g * group_; c < std::min((g + 1) * group_, dim_); c += Strip::lanes) {
         quantization::encode_steps<Bits>(rows + c, count, dim_, scale + number, minimum + number,
                                          reinterpret_cast<std::uint8_t*>(block) + strip_offset(c), block_rows, place);
       }
@@ -214,17 +222,22 @@ class PerToken {
   }
   void encode(const float* row, std::byte* block, std::size_t place) noexcept {
     auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_));
-    constexpr std::size_t whole = std::lcm(Group, Strip::lanes);  // groups and strips
-    constexpr std::size_t window = (256 + whole - 1) / whole * whole;
+    constexpr std::size_t window = 256;  // channels
     quantization::TokenScales<window> known;
     for (std::size_t first = 0; first < dim_; first += window) {
       const std::size_t last = std::min(first + window, dim_);
-      for (std::size_t c = first; c < last; c += Group) {
-        const std::size_t count = std::min(Group, last - c);
-        const auto quantizer = quantization::fit_run<Bits, Scale>(row + c, count);
-        scale[c / Group * block_rows + place] = quantizer.scale;
-        scale[(groups(dim_) + c / Group) * block_rows + place] = quantizer.minimum;
-        known.set(c - first, count, quantizer);
+      for (std::size_t c = first; c < last;) {
+        const std::size_t g = c / group_;
+        Scale& step = scale[g * block_rows + place];
+        Scale& start = scale[(groups() + g) * block_rows + place];
+        if (c == g * group_) {  // else the group began before this window
+          const auto quantizer = quantization::fit_run<Bits, Scale>(row + c, std::min(group_, dim_ - c));
+          step = quantizer.scale;
+          start = quantizer.minimum;
+        }
+        const std::size_t count = std::min(last, (g + 1) * group_) - c;
+        known.set(c - first, count, step, start);
+        c += count;
       }
       for (std::size_t c = first; c < last; c += Strip::lanes) {
         known.template encode<Bits>(row + c, last - c, c - first, reinterpret_cast<std::uint8_t*>(block) + strip_offset(c), block_rows,
@@ -234,7 +247,8 @@ class PerToken {
   }
 
   std::size_t dim_;
-  Accumulation accumulation_;
+  std::size_t group_;
+  Accumulation accumulation_ = Accumulation::near_exact;
   std::size_t rows_ = 0;
   BlockList blocks_;
 };

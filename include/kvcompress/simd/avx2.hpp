@@ -140,6 +140,15 @@ inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), in_order(bytes));
 }
 
+/// to[i] = table[indices[i]] for 64 bytes; indices are below 16, `table` has 16 bytes.
+inline void look_up(const std::uint8_t* indices, const std::uint8_t* table, std::uint8_t* to) noexcept {
+  const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  for (std::size_t i = 0; i < 64; i += 32) {
+    const __m256i index = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices + i));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_shuffle_epi8(both, index));
+  }
+}
+
 inline void store_weights(std::int8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(a.v, b.v), _mm256_packs_epi32(c.v, d.v));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), in_order(bytes));

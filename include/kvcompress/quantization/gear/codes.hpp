@@ -171,7 +171,7 @@ struct ValueCodes {
         for (std::size_t channel = c; channel < std::min(c + Strip::lanes, dim);) {
           const std::size_t group = channel / length(dim);
           const std::size_t end = std::min({(group + 1) * length(dim), c + Strip::lanes, dim});
-          known.set(channel - c, end - channel, quantizer<Bits>(parts.scales[group * rows + row], parts.minima[group * rows + row]));
+          known.set(channel - c, end - channel, parts.scales[group * rows + row], parts.minima[group * rows + row]);
           channel = end;
         }
         known.template encode<Bits>(x + row * dim + c, dim - c, 0, strip_of(parts, row, c, rows, dim), steps_of(row, rows), row % block);
