@@ -159,7 +159,8 @@ class Registry {
     const std::string_view sentence = choices.broken_rule();
     if (sentence.empty()) { return; }
     std::string names;
-    const detail::NamedPart* named[] = {places.eviction.part, places.fate.part, places.keys.part, places.values.part, places.retrieval.part};
+    const detail::NamedPart* named[] = {places.eviction.part, places.fate.part, places.keys.part, places.values.part,
+                                        places.retrieval.part};
     for (std::size_t i = 0; i < std::size(named); ++i) {
       if (named[i] == nullptr || std::find(named, named + i, named[i]) != named + i) { continue; }
       names += (names.empty() ? "" : " with ") + named[i]->info.name;

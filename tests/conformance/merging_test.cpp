@@ -162,9 +162,7 @@ void layer_ratios(const Case& one) {
   }
   expect_within(one, "ratios", worst, 1e-5);
 }
-TEST(D2O, ReproducesTheOfficialVectors) {
-  conformance::run_cases("d2o", {{"token_merge", token_merge}, {"layer_ratios", layer_ratios}});
-}
+TEST(D2O, ReproducesTheOfficialVectors) { conformance::run_cases("d2o", {{"token_merge", token_merge}, {"layer_ratios", layer_ratios}}); }
 
 void look_at_once(const Case& one) {
   if (one.get<bool>("text_prior")) { throw conformance::NotCovered(one.path() + ": rows of images among those of text"); }
@@ -183,9 +181,8 @@ void look_at_once(const Case& one) {
       options.fate.weights = MergeWeights::pivot;
       return prompt_of<Pivoted>(k, v, k.tokens, options);
     }
-    return prompt_of<Ranked>(
-        k, v, k.tokens,
-        ranked(budget, 4, recent, {mode == "average" ? MergeWeights::average : MergeWeights::cosine, 0.0, 1.0}));
+    return prompt_of<Ranked>(k, v, k.tokens,
+                             ranked(budget, 4, recent, {mode == "average" ? MergeWeights::average : MergeWeights::cosine, 0.0, 1.0}));
   }();
   const reference::Matrix kept = conformance::matrix(one.array("kept_idx"));
   expect_kept_rows(one, cache, kept, k.heads);
@@ -296,8 +293,8 @@ void decode_merge(const Case& one) {
     for (std::size_t head = 0; head < k.heads; ++head) {
       ASSERT_EQ(Recorded::probabilities.at(head).size(), static_cast<std::size_t>(official.cols()));
       for (Index m = 0; m < official.cols(); ++m) {
-        worst = std::max(worst, std::abs(Recorded::probabilities[head][static_cast<std::size_t>(m)] -
-                                         official(static_cast<Index>(head), m)));
+        worst =
+            std::max(worst, std::abs(Recorded::probabilities[head][static_cast<std::size_t>(m)] - official(static_cast<Index>(head), m)));
       }
       const auto& sums = static_cast<const E::State*>(std::as_const(cache).state(0, head).inner())->fate;
       const RowTable& table = cache.table(0, head);

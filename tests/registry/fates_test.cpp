@@ -6,6 +6,7 @@
 #include <iostream>
 
 #include "kvcompress/eviction/dispose.hpp"
+#include "kvcompress/eviction/dispositions/mean_row.hpp"
 #include "kvcompress/eviction/dispositions/merge_nearest.hpp"
 #include "kvcompress/eviction/sink_window.hpp"
 #include "kvcompress/policies/h2o.hpp"
@@ -60,7 +61,7 @@ Text with_equal_rows(std::size_t equal, std::size_t tokens, int bits = 8) {
 }
 /// A prompt of `prompt` tokens, then one more token and its log-sum-exp.
 Outputs one_more(AnyCache& cache, const Text& text, std::size_t prompt, std::vector<float>& log_sum_exp, const AttendOptions& how = {}) {
-  static_cast<void>(step(cache, text, 0, prompt));
+  cache.append(0, text.key_rows(0, prompt), text.value_rows(0, prompt));
   cache.end_prompt(0);
   log_sum_exp.assign(shape.query_heads, 0.0F);
   AttendOptions options = how;
@@ -89,7 +90,8 @@ TEST(LogWeight, ARowThatStandsForManyIsAttendedAsThatMany) {
         const Outputs out = one_more(few, text, prompt, sums_of_few, how);
         ASSERT_EQ(few.kept(0, 0).size(), 98U);
         EXPECT_NEAR(few.table(0, 0).log_weight(8), std::log(static_cast<float>(equal)), 1e-6F);
-        EXPECT_LT(deviation(out, expected), 1e-6) << storage << ", " << equal << " rows";
+        const double bound = equal == 2 ? 1e-6 : equal < 1000 ? 2e-6 : 2e-5;  // what adding up that many rows loses
+        EXPECT_LT(deviation(out, expected), bound) << storage << ", " << equal << " rows";
         EXPECT_LT(deviation(sums_of_few, sums), 1e-6) << storage << ", " << equal << " rows";
       }
     }
@@ -114,7 +116,8 @@ TEST(LogWeight, CountsOverEveryStorageAndBehindEveryMask) {
     if (!works()) { continue; }
     ++storages;
     const Text text(shape, 300, 7);
-    for (const AttendOptions& how : {AttendOptions{}, AttendOptions{.soft_cap = 3.0F}, AttendOptions{.window = 295}, AttendOptions{.start = 9}}) {
+    for (const AttendOptions& how :
+         {AttendOptions{}, AttendOptions{.soft_cap = 3.0F}, AttendOptions{.window = 295}, AttendOptions{.start = 9}}) {
       AnyCache cache = make(policy);
       std::vector<float> sums;
       const Outputs out = one_more(cache, text, 299, sums, how);
@@ -137,7 +140,8 @@ TEST(LogWeight, NearExactHoldsWithAHeavyRow) {
   }
   for (const std::string bits : {"2", "4", "8"}) {
     const auto with = [&](const char* mode) {
-      AnyCache cache = make("window_once:sinks=8,window=120,in_cache_positions=false+mean_row+kivi" + bits + ":residual=32,accumulation=" + mode);
+      AnyCache cache =
+          make("window_once:sinks=8,window=120,in_cache_positions=false+mean_row+kivi" + bits + ":residual=32,accumulation=" + mode);
       std::vector<float> sums;
       Outputs out = one_more(cache, text, prompt, sums);
       EXPECT_NEAR(cache.table(0, 0).log_weight(8), std::log(4096.0F), 1e-5F);
@@ -186,8 +190,11 @@ TEST(Fate, TypesAndNamesGiveTheSameBitsAndFiles) {
   PolicyOptions<Typed> options;
   options.eviction.budget = 40;
   options.eviction.fate.weights = MergeWeights::similarity;
+  options.speculation = 8;
   KVCache<Typed> typed(shape, options);
-  AnyCache named = make("h2o:budget=40+merge_weighted:weights=similarity");
+  AnyCache::Options by_name = registry().options("h2o:budget=40+merge_weighted:weights=similarity", shape);
+  by_name.speculation = 8;
+  AnyCache named(shape, by_name);
   EXPECT_EQ(run(typed, text, 150, 190), run(named, text, 150, 190));
   const File file = saved(typed);
   EXPECT_TRUE(saved(named) == file);
@@ -233,14 +240,13 @@ TEST(Fate, IndicesThatBoundLogitsCountWeights) {
   const std::size_t prompt = 8 + 4096 + 512;
   Text text(shape, prompt + 1, 13);
   for (std::size_t t = 8; t < 8 + 4096; ++t) { std::fill_n(text.keys.begin() + static_cast<std::ptrdiff_t>(t * 64), 64, 0.0F); }
-  for (const float cap : {0.0F, 1.5F}) {
+  for (const float cap : {0.0F, 0.5F}) {
     AnyCache cache = make("razorattention:sinks=8,window=512+quest:budget=64,page=8,dense_layers=0+f32");
-    static_cast<void>(step(cache, text, 0, prompt));
+    cache.append(0, text.key_rows(0, prompt), text.value_rows(0, prompt));
     cache.end_prompt(0);
-    const AttendOptions how{.soft_cap = cap};
-    const Outputs out = step(cache, text, prompt, 1, 0, how);
-    const Outputs all = attention_over_held_rows(cache, text, prompt + 1, 1, 0, how);
-    EXPECT_LT(deviation(out, all), 0.3) << cap;
+    std::vector<float> sums(shape.query_heads);
+    static_cast<void>(step(cache, text, prompt, 1, 0, {.scale = 0.05F, .soft_cap = cap, .log_sum_exp = sums.data()}));
+    for (const float sum : sums) { EXPECT_GT(sum, std::log(4096.0F)) << cap; }
   }
 }
 
@@ -273,9 +279,10 @@ TEST(Fate, WhatCannotBeWrittenIsRefusedWithASentence) {
 template <bool Infinite>
 struct Wrong : MeanRow {
   static void dispose(const Options&, std::span<RowSet> sets, const Moment&) {
+    const auto goes = [](const RowSet& set) { return std::count(set.drop.begin(), set.drop.end(), 1) > 0; };
     const std::vector<float> row(32, Infinite ? INFINITY : 1.0F);
     for (const RowSet& set : sets) {
-      for (std::size_t r = 0; r < set.rows.rows(); ++r) {
+      for (std::size_t r = 0; goes(set) && r < set.rows.rows(); ++r) {
         if ((set.drop[r] != 0) != Infinite) { return set.write(set.lanes.front(), r, row, {}); }
       }
     }

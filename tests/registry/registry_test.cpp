@@ -63,7 +63,7 @@ TEST(Registry, EveryEvictionWorksWithEveryStorage) {
 TEST(Registry, EveryNameDecodesAFewTokens) {
   const Text text(small, 150, 6);
   const std::vector<std::string> names = registry().policies();
-  EXPECT_EQ(names.size(), 524U);
+  EXPECT_EQ(names.size(), 536U);
   EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
   for (std::string name : names) {
     const std::string plain = name;
@@ -73,10 +73,12 @@ TEST(Registry, EveryNameDecodesAFewTokens) {
     set("streaming", "window=80,in_cache_positions=false");
     set("h2o", "budget=80");
     for (const char* eviction : {"snapkv", "pyramidkv", "adakv", "tova", "keydiff", "expected_attention", "knorm", "lagkv", "keyformer",
-                                 "chunkkv", "criticalkv", "criticaladakv", "observed_attention", "cur", "leverage", "dropkv"}) {
+                                 "chunkkv", "criticalkv", "criticaladakv", "observed_attention", "cur", "leverage", "dropkv", "d2o"}) {
       if (plain.substr(0, plain.find('+')) == eviction) { set(eviction, "budget=80"); }
     }
     set("simlayerkv", "first_rows=4,recent=90,threshold=0,last=8");
+    set("cam", "budget=80,period=4");
+    set("razorattention", "window=80");
     set("quest", "budget=32,dense_layers=0");
     set("landmarks", "budget=16,outlier_chunks=2");
     set("shadowkv", "budget=16,outlier_chunks=2,rank=16");
@@ -172,9 +174,10 @@ TEST(Registry, BudgetsAreRowsPercentOrBytes) {
 TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
   const std::string parts =
       "streaming, h2o, snapkv, pyramidkv, adakv, tova, keydiff, expected_attention, knorm, lagkv, keyformer, chunkkv, criticalkv, "
-      "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, gear2, gear4, "
+      "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, d2o, cam, razorattention, f16, f32, bf16, kivi2, kivi3, "
+      "kivi4, kivi8, gear2, gear4, "
       "xkv, shadowkv, "
-      "quest, landmarks";
+      "quest, landmarks, merge, merge_weighted, merge_ranked, value_spread, mean_row";
   expect_error("kivi5", "\"kivi5\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o+kiwi2", "\"kiwi2\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o:budgets=5", "h2o has no option \"budgets\", must be one of budget, recent, reduction, in_cache_positions");
@@ -296,6 +299,14 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "eviction cur",
                                           "eviction leverage",
                                           "eviction dropkv",
+                                          "eviction d2o",
+                                          "eviction cam",
+                                          "eviction razorattention",
+                                          "fate merge",
+                                          "fate merge_weighted",
+                                          "fate merge_ranked",
+                                          "fate value_spread",
+                                          "fate mean_row",
                                           "storage gear2",
                                           "storage gear4",
                                           "storage xkv",

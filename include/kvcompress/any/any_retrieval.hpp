@@ -20,7 +20,7 @@ namespace detail {
 struct RetrievalOps : StateOps {
   using ReadKey = FunctionRef<void(std::size_t row, float* out)>;
 
-  bool retrieves;     // it is not ReadAll
+  bool retrieves;  // it is not ReadAll
   bool follows_writes;
   float largest_key;  // infinity where there is no bound
 

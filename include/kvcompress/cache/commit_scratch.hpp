@@ -27,9 +27,10 @@ template <class P>
 struct CommitScratch {
   explicit CommitScratch(const Memory& memory)
       : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)), decision(memory),
-        writes(memory), views(Allocator<LaneView>(memory)), sets(Allocator<RowSet>(memory)), seen(Allocator<typename Lane<P>::State>(memory)),
-        keys(Allocator<typename Lane<P>::Keys*>(memory)), values(Allocator<typename Lane<P>::Values*>(memory)),
-        reads(Allocator<Reads>(memory)), layers(Allocator<Layer<P>*>(memory)), before(Allocator<SeenByLane<P>>(memory)) {}
+        writes(memory), views(Allocator<LaneView>(memory)), sets(Allocator<RowSet>(memory)),
+        seen(Allocator<typename Lane<P>::State>(memory)), keys(Allocator<typename Lane<P>::Keys*>(memory)),
+        values(Allocator<typename Lane<P>::Values*>(memory)), reads(Allocator<Reads>(memory)), layers(Allocator<Layer<P>*>(memory)),
+        before(Allocator<SeenByLane<P>>(memory)) {}
 
   /// One flag per row of all units, all 0; room for the rows of the longest of them in `order`.
   void start(std::size_t all_rows, std::size_t longest) {

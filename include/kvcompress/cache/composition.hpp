@@ -17,8 +17,9 @@
 #define KVCOMPRESS_RULE_OBSERVES_ALL \
   "the eviction observes the probabilities of every row for every query, but the retrieval reads only some of the rows"
 #define KVCOMPRESS_RULE_FETCHED "the storage holds rows that must be fetched before they are read, so it needs a retrieval"
-#define KVCOMPRESS_RULE_WRITTEN                                                                                                            \
-  "the eviction writes rows that stay, but the storage encodes lanes together or holds rows in a form that cannot be written. Use rows that " \
+#define KVCOMPRESS_RULE_WRITTEN                                                                                                          \
+  "the eviction writes rows that stay, but the storage encodes lanes together or holds rows in a form that cannot be written. Use rows " \
+  "that "                                                                                                                                \
   "are exact, or exact until a prompt ends (KIVI, GEAR with ValueVectors::head)"
 #define KVCOMPRESS_RULE_WRITTEN_AT_COMMITS                                                                                              \
   "the eviction writes rows at every commit, but the storage encodes several rows together, of which one alone cannot be written. Use " \

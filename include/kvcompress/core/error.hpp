@@ -44,7 +44,7 @@ class Sentence {
   [[nodiscard]] const char* c_str() const noexcept { return text_; }
 
  private:
-  static constexpr std::size_t capacity = 383;
+  static constexpr std::size_t capacity = 511;
   void add_formatted(const char* digits, int count) noexcept { add(std::string_view(digits, static_cast<std::size_t>(count))); }
 
   char text_[capacity + 1] = {};

@@ -202,7 +202,8 @@ class RowTable {
       archive.check(self.positions_.size() == (spelt_out ? self.rows_ : 0), "the positions are not those of its rows");
       archive.check(self.slots_.size() == (spelt_out && self.renumber_ ? self.rows_ : 0), "the slots are not those of its rows");
       archive.check(self.turned_.empty() || self.turned_.size() == self.positions_.size(), "the angles are not those of its rows");
-      archive.check(self.log_weights_.empty() || self.log_weights_.size() == self.positions_.size(), "the weights are not those of its rows");
+      archive.check(self.log_weights_.empty() || self.log_weights_.size() == self.positions_.size(),
+                    "the weights are not those of its rows");
       for (const float weight : self.log_weights_) {
         archive.check(weight >= -largest_log && weight <= largest_log, "the logarithm of a weight is out of bounds");
       }

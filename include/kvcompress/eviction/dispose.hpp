@@ -14,8 +14,9 @@
 
 #define KVCOMPRESS_RULE_WEIGHTS_AGREE \
   "the fate gives rows weights lane by lane, but the eviction keeps the same rows in several lanes, which share them"
-#define KVCOMPRESS_RULE_OBSERVE_ALIKE \
-  "the fate observes every query, and the eviction the last ones of a prompt: none observes in both ways. Use an eviction that observes every " \
+#define KVCOMPRESS_RULE_OBSERVE_ALIKE                                                                                                     \
+  "the fate observes every query, and the eviction the last ones of a prompt: none observes in both ways. Use an eviction that observes " \
+  "every "                                                                                                                                \
   "query (H2O), or nothing"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -116,7 +117,9 @@ class SetsOfParts {
 };
 
 template <class D>
-inline constexpr bool weighs_by_lane = requires { requires D::weighs_by_lane; };
+inline constexpr bool weighs_by_lane = requires {
+  requires D::weighs_by_lane;
+};
 
 /// Which evictions and disposers go together.
 constexpr bool weights_agree(const Needs& eviction, bool by_lane) noexcept { return !by_lane || eviction.agrees == Scope::lane; }
@@ -167,9 +170,7 @@ struct Disposed {
       return {E::state(options, site, memory), D::state(options.fate, site, memory)};
     }
   }
-  static std::size_t decoded_rows(const Options& options, std::size_t rows) noexcept requires requires {
-    E::decoded_rows(options, rows);
-  }
+  static std::size_t decoded_rows(const Options& options, std::size_t rows) noexcept requires requires { E::decoded_rows(options, rows); }
   { return E::decoded_rows(options, rows); }
   static std::size_t least_rows(const Options& options) noexcept requires requires { E::least_rows(options); }
   { return E::least_rows(options); }

@@ -13,7 +13,9 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 template <Eviction E>
 struct WhileDecoding : E {
   static void select(const typename E::Options& options, std::span<RowSet> sets, const Moment& moment) {
-    const auto decoded = [&](RowSet& set) { return set.rows.live() > 0 && set.newest(0) + std::size_t{1} >= moment.prompt_tokens + options.period; };
+    const auto decoded = [&](RowSet& set) {
+      return set.rows.live() > 0 && set.newest(0) + std::size_t{1} >= moment.prompt_tokens + options.period;
+    };
     if (!moment.end_of_prompt && std::any_of(sets.begin(), sets.end(), decoded)) { E::select(options, sets, moment); }
   }
 };

@@ -78,12 +78,18 @@ class MergedRow {
   }
   [[nodiscard]] double share_of(MergeWeights weights, double cosine, double norm) const noexcept {
     switch (weights) {
-      case MergeWeights::average: return 1.0;
-      case MergeWeights::pivot: return 0.5;
-      case MergeWeights::cosine: return cosine;
-      case MergeWeights::exponential: return math::exp(cosine);
-      case MergeWeights::similarity: return std::max(0.5 * (cosine + 1.0), 1e-6);
-      case MergeWeights::value_norm: break;
+      case MergeWeights::average:
+        return 1.0;
+      case MergeWeights::pivot:
+        return 0.5;
+      case MergeWeights::cosine:
+        return cosine;
+      case MergeWeights::exponential:
+        return math::exp(cosine);
+      case MergeWeights::similarity:
+        return std::max(0.5 * (cosine + 1.0), 1e-6);
+      case MergeWeights::value_norm:
+        break;
     }
     const double other = length_of(other_.data() + key_width_, values());
     return std::max(cosine, 0.0) * other / (other + norm + 1e-6);
@@ -102,9 +108,8 @@ inline void merge_rows(const RowSet& set, const LaneView& lane, const GoneAndKep
   for (std::size_t i = 0; !rows.kept.empty() && i < rows.gone.size(); ++i) {
     if (takes(i)) { taken.push_back(static_cast<Position>(i)); }
   }
-  std::sort(taken.begin(), taken.end(), [&](Position a, Position b) {
-    return nearest.target[a] != nearest.target[b] ? nearest.target[a] < nearest.target[b] : a < b;
-  });
+  std::sort(taken.begin(), taken.end(),
+            [&](Position a, Position b) { return nearest.target[a] != nearest.target[b] ? nearest.target[a] < nearest.target[b] : a < b; });
   MergedRow row(lane.site.shape.key_width(), lane.site.shape.value_width(), moment);
   Vector<Position> others(taken.get_allocator());
   Vector<float> cosines(nearest.cosine.get_allocator());

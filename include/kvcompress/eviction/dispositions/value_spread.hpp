@@ -110,9 +110,7 @@ struct ValueSpread {
       const std::size_t count = std::min(options.spread, kept.size() - next);
       if (count == 0) { break; }
       double mean = 0.0;
-      for (std::size_t i = next; i < next + count; ++i) {
-        mean += static_cast<double>(sums.get(kept[i], 0)) / static_cast<double>(count);
-      }
+      for (std::size_t i = next; i < next + count; ++i) { mean += static_cast<double>(sums.get(kept[i], 0)) / static_cast<double>(count); }
       const auto own = static_cast<double>(sums.get(chosen[rank], 0));
       const double probability = own <= 0.0 ? 0.0 : mean > own ? own / mean : 1.0;
       if (!Draws::merges(options.seed, lane.site, rank, position, probability)) { continue; }
