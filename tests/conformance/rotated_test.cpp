@@ -119,7 +119,8 @@ void turboquant_of_vllm(const conformance::Case& one) {
     values.read(r, decoded.data());
     for (std::size_t c = 0; c < v.dim; ++c) {
       value_codes.compare(values.code(r, c), value_index[r * v.dim + c]);
-      const double step = values.code(r, c) == value_index[r * v.dim + c] ? 0.0 : static_cast<double>(static_cast<float>(values.scale(r, c)));
+      const double step =
+          values.code(r, c) == value_index[r * v.dim + c] ? 0.0 : static_cast<double>(static_cast<float>(values.scale(r, c)));
       value_error = std::max(value_error, std::abs(static_cast<double>(decoded[c] - value_hats[r * v.dim + c])) - step);
     }
   }
@@ -159,7 +160,7 @@ void turboquant_of_llama(const conformance::Case& one) {
   Codes codes;
   double error = 0.0;
   std::vector<float> decoded(x.dim);
-  for (std::size_t r = 0; r + 4 < x.rows(); ++r) {  // the last four are ties
+  for (std::size_t r = 0; r + 4 < x.rows(); ++r) {          // the last four are ties
     const int* block = bytes.data() + r * block_bytes + 2;  // behind the norm
     keys.read(r, decoded.data());
     for (std::size_t c = 0; c < x.dim; ++c) {
@@ -171,10 +172,13 @@ void turboquant_of_llama(const conformance::Case& one) {
     }
   }
   codes.finish(one, "rows");
-  conformance::expect_within(one, "decoded rows, of their scale", error, static_cast<double>(table.step) / 2 + 2e-3);  // the norm is of bytes
+  conformance::expect_within(one, "decoded rows, of their scale", error,
+                             static_cast<double>(table.step) / 2 + 2e-3);  // the norm is of bytes
 }
 void lloyd_max(const conformance::Case& one) {
-  if (one.params.value("optional", false)) { throw conformance::NotCovered(one.path() + ": its table is at fault, and must not be matched"); }
+  if (one.params.value("optional", false)) {
+    throw conformance::NotCovered(one.path() + ": its table is at fault, and must not be matched");
+  }
   const int bits = one.get<int>("bits");
   if (bits == 2) { return turboquant_of_llama<2>(one); }
   if (bits == 3) { return turboquant_of_llama<3>(one); }
@@ -225,7 +229,8 @@ void rotated_cache(const conformance::Case& one) {
     for (std::size_t i = 0; i < turned.size(); ++i) { error = std::max(error, std::abs(static_cast<double>(turned[i] - official[i]))); }
     conformance::expect_within(one, std::string(name) + " rotated", error, 2e-6 * largest_of(official));
   }
-  throw conformance::NotCovered(one.path() + ": its rotations are right; ggml's block types, in which it holds them, are not the library's");
+  throw conformance::NotCovered(one.path() +
+                                ": its rotations are right; ggml's block types, in which it holds them, are not the library's");
 }
 
 const conformance::Method turboquant("turboquant", {{"lloyd_max_vllm", lloyd_max_vllm}, {"lloyd_max", lloyd_max}});

@@ -34,7 +34,8 @@ inline void look_up_levels(const std::uint8_t* strip, std::size_t steps, std::si
           std::memcpy(&all, line + part, sizeof all);
 #pragma GCC unroll 8
           for (std::size_t field = 0; field < fields; ++field) {
-            const bytes bits = (all >> static_cast<std::uint8_t>(static_cast<std::size_t>(Width) * field)) & static_cast<std::uint8_t>((1 << Width) - 1);
+            const bytes bits =
+                (all >> static_cast<std::uint8_t>(static_cast<std::size_t>(Width) * field)) & static_cast<std::uint8_t>((1 << Width) - 1);
             index[i + field] |= bits << static_cast<std::uint8_t>(Shift);
           }
         }

@@ -184,7 +184,9 @@ class Buffered {
       part.accumulate(rows, weights + offset, weight_stride, query_count, out, out_stride, scratch);
     });
   }
-  [[nodiscard]] std::size_t scratch_floats(std::size_t dim, std::size_t queries) const noexcept { return body_.scratch_floats(dim, queries); }
+  [[nodiscard]] std::size_t scratch_floats(std::size_t dim, std::size_t queries) const noexcept {
+    return body_.scratch_floats(dim, queries);
+  }
 
   /// Bytes of the blocks that hold `rows` rows, as many of them exact as may be.
   [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options) noexcept {

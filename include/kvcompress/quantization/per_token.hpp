@@ -33,8 +33,10 @@ class PerTokenValues {
   static constexpr std::size_t row_multiple = 1;  ///< rows are encoded this many at a time
 
   PerTokenValues(const auto& options, std::size_t dim, const Memory& memory)
-      : dim_(dim), group_(group_of(options, dim)), code_(options), accumulation_(options.accumulation), blocks_(block_bytes(dim, group_), memory) {}
-  PerTokenValues(std::size_t dim, const Memory& memory) : dim_(dim), group_(Group), code_(Group), blocks_(block_bytes(dim, group_), memory) {}
+      : dim_(dim), group_(group_of(options, dim)), code_(options), accumulation_(options.accumulation),
+        blocks_(block_bytes(dim, group_), memory) {}
+  PerTokenValues(std::size_t dim, const Memory& memory)
+      : dim_(dim), group_(Group), code_(Group), blocks_(block_bytes(dim, group_), memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
 

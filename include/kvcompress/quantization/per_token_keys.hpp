@@ -33,7 +33,8 @@ class PerTokenKeys {
   static constexpr std::size_t row_multiple = 1;
 
   PerTokenKeys(const auto& options, std::size_t dim, const Memory& memory)
-      : dim_(dim), group_(group_of(options, dim)), code_(options), accumulation_(options.accumulation), blocks_(block_bytes(dim, group_), memory) {}
+      : dim_(dim), group_(group_of(options, dim)), code_(options), accumulation_(options.accumulation),
+        blocks_(block_bytes(dim, group_), memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
 
@@ -111,7 +112,9 @@ class PerTokenKeys {
         const std::size_t width = std::min(group_, dim_ - first);
         products.take_keys(queries + first, query_stride, width, 1, [&](std::size_t) -> const float* { return ones; });
         products.fold_keys(ones, zeros, width);
-        for (std::size_t q = 0; !Code::looks_up && q < query_count; ++q) { sums[q] = kernels::sum_of(queries + q * query_stride + first, width); }
+        for (std::size_t q = 0; !Code::looks_up && q < query_count; ++q) {
+          sums[q] = kernels::sum_of(queries + q * query_stride + first, width);
+        }
         for (std::size_t row = range.first; row < range.last;) {
           const std::byte* block = block_of(row);
           const std::byte* ahead = block_ahead(row, range);
@@ -201,7 +204,9 @@ class PerTokenKeys {
     return reinterpret_cast<const Scale*>(block + code_bytes(dim_));
   }
   /// The minima, where the code has some.
-  [[nodiscard]] const Scale* second(const std::byte* block) const noexcept { return scales(block) + (Code::numbers - 1) * groups() * block_rows; }
+  [[nodiscard]] const Scale* second(const std::byte* block) const noexcept {
+    return scales(block) + (Code::numbers - 1) * groups() * block_rows;
+  }
   [[nodiscard]] const Scale* number(std::size_t row, std::size_t c) const noexcept {
     return scales(block_of(row)) + c / group_ * block_rows + row % block_rows;
   }
