@@ -15,11 +15,12 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 class Workspace {
  public:
   explicit Workspace(const Shape& shape, const Memory& memory = {})
-      : rotation(shape, memory), queries(Allocator<float>(memory)), framed(Allocator<float>(memory)), turned(Allocator<float>(memory)), logits(Allocator<float>(memory)),
-        weights(Allocator<float>(memory)), outputs(Allocator<float>(memory)), parts(Allocator<float>(memory)),
-        store(Allocator<float>(memory)), chosen(Allocator<float>(memory)), positions(Allocator<Position>(memory)),
-        limits(Allocator<std::size_t>(memory)), order(Allocator<Position>(memory)), ranges(Allocator<RowRange>(memory)),
-        query_heads_(shape.query_heads), kv_heads_(shape.kv_heads), key_width_(shape.key_width()), value_width_(shape.value_width()) {}
+      : rotation(shape, memory), queries(Allocator<float>(memory)), framed(Allocator<float>(memory)), turned(Allocator<float>(memory)),
+        logits(Allocator<float>(memory)), weights(Allocator<float>(memory)), outputs(Allocator<float>(memory)),
+        parts(Allocator<float>(memory)), store(Allocator<float>(memory)), chosen(Allocator<float>(memory)),
+        positions(Allocator<Position>(memory)), limits(Allocator<std::size_t>(memory)), order(Allocator<Position>(memory)),
+        ranges(Allocator<RowRange>(memory)), query_heads_(shape.query_heads), kv_heads_(shape.kv_heads), key_width_(shape.key_width()),
+        value_width_(shape.value_width()) {}
 
   /// Raises an Error unless this workspace serves caches of `shape`, as one that was made for it, `own`, does.
   void check(const char* verb, const Shape& shape, const Workspace& own) const {

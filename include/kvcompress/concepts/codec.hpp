@@ -66,12 +66,15 @@ concept Codec = std::copy_constructible<C> && std::movable<C> &&
   noexcept->std::same_as<std::size_t>;
   { held.account(report) }
   noexcept;
-}
-&&(requires(C codec, std::size_t n) { codec.move(n, n); } || requires(C codec, std::size_t n, const float* rows) { codec.replace(n, rows); }) &&
-    (requires(const C held, RowRange range, const float* queries, std::size_t n, float* logits) {
-      held.scores(range, queries, n, n, logits, n, logits);
-    } || requires(const C held, RowRange range, const float* weights, std::size_t n, float* out) {
-      held.accumulate(range, weights, n, n, out, n, out);
-    });
+} &&(
+    requires(C codec, std::size_t n) { codec.move(n, n); } ||
+    requires(C codec, std::size_t n, const float* rows) { codec.replace(n, rows); }) &&
+    (
+        requires(const C held, RowRange range, const float* queries, std::size_t n, float* logits) {
+          held.scores(range, queries, n, n, logits, n, logits);
+        } ||
+        requires(const C held, RowRange range, const float* weights, std::size_t n, float* out) {
+          held.accumulate(range, weights, n, n, out, n, out);
+        });
 
 }  // namespace kvcompress

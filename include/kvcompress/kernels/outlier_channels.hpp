@@ -116,7 +116,7 @@ class OutlierChannels {
   /// line, because GCC 12 keeps its pointers on the stack where it inlines this.
   template <std::size_t Queries>
   [[gnu::noinline]] void dots(const std::uint8_t* codes, std::size_t steps, std::size_t first_step, std::size_t q,
-                          float (&products)[Queries][16]) const noexcept {
+                              float (&products)[Queries][16]) const noexcept {
     namespace vec = simd::native;
     const Quad at = quad(q / 4);
     const std::size_t count = at.count();

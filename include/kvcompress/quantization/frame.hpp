@@ -31,7 +31,9 @@ class BlockHadamard {
   static constexpr bool changes = true;
   static constexpr std::size_t most_block = 1024;
 
-  explicit constexpr BlockHadamard(std::size_t dim) noexcept : dim_(dim), block_(std::min(dim & (~dim + 1), most_block)) {}
+  explicit constexpr BlockHadamard(std::size_t dim) noexcept : BlockHadamard(dim, std::min(dim & (~dim + 1), most_block)) {}
+  /// In blocks of `block` channels, a power of two that divides the width.
+  constexpr BlockHadamard(std::size_t dim, std::size_t block) noexcept : dim_(dim), block_(block) {}
 
   [[nodiscard]] constexpr std::size_t block() const noexcept { return block_; }
 

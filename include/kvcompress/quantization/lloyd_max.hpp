@@ -68,32 +68,51 @@ template <int Bits>
 inline float encode_levels(const float* x, std::size_t count, const LevelTable<Bits>& table, std::uint8_t* codes) noexcept {
   using Eight = float __attribute__((vector_size(32)));
   using Mask = std::int32_t __attribute__((vector_size(32)));
+  using Bytes = std::uint8_t __attribute__((vector_size(8)));
   constexpr std::size_t lanes = 8;
-  const auto sum_of = [](const Eight& a) { return ((a[0] + a[4]) + (a[1] + a[5])) + ((a[2] + a[6]) + (a[3] + a[7])); };
-  const auto load = [&](std::size_t i) {
-    Eight a{};
-    __builtin_memcpy(&a, x + i, (i + lanes <= count ? lanes : count - i) * sizeof(float));
-    return a;
-  };
+  const std::size_t whole = count / lanes * lanes;
   Eight squares{};
-  for (std::size_t i = 0; i < count; i += lanes) {
-    const Eight a = load(i);
+  for (std::size_t i = 0; i < whole; i += lanes) {
+    Eight a;
+    __builtin_memcpy(&a, x + i, sizeof a);
     squares += a * a;
   }
-  const float norm = math::sqrt(sum_of(squares));
+  float sum = ((squares[0] + squares[4]) + (squares[1] + squares[5])) + ((squares[2] + squares[6]) + (squares[3] + squares[7]));
+  for (std::size_t i = whole; i < count; ++i) { sum += x[i] * x[i]; }
+  const float norm = math::sqrt(sum);
   const float size = norm / math::sqrt(static_cast<float>(count));
-  Eight heights{};
-  for (std::size_t i = 0; i < count; i += lanes) {
-    const Eight a = load(i);
-    Mask code{};
-    for (const float boundary : table.boundaries) { code -= a >= boundary * size; }
-    for (std::size_t l = 0; l < lanes && i + l < count; ++l) {
-      const auto one = static_cast<std::uint8_t>(code[l]);
-      codes[i + l] = one;
-      heights[l] += table.level(one) * table.level(one);
-    }
+  const auto height = [&](std::size_t code) {  // the square of a level, in (step / 2)^2
+    const std::int32_t level = 2 * table.bytes[code] - 255;
+    return level * level;
+  };
+  float boundaries[LevelTable<Bits>::count - 1];
+  std::int32_t higher[LevelTable<Bits>::count - 1];
+  for (std::size_t b = 0; b + 1 < LevelTable<Bits>::count; ++b) {
+    boundaries[b] = table.boundaries[b] * size;
+    higher[b] = height(b + 1) - height(b);
   }
-  return norm / math::sqrt(sum_of(heights));
+  Mask heights{};
+  for (std::size_t i = 0; i < whole; i += lanes) {
+    Eight a;
+    __builtin_memcpy(&a, x + i, sizeof a);
+    Mask code{};
+#pragma GCC unroll 15
+    for (std::size_t b = 0; b + 1 < LevelTable<Bits>::count; ++b) {
+      const Mask above = a >= boundaries[b];
+      code -= above;
+      heights += above & higher[b];
+    }
+    const Bytes few = __builtin_convertvector(code, Bytes);
+    __builtin_memcpy(codes + i, &few, sizeof few);
+  }
+  std::int32_t total = static_cast<std::int32_t>(whole) * height(0);
+  for (std::size_t l = 0; l < lanes; ++l) { total += heights[l]; }
+  for (std::size_t i = whole; i < count; ++i) {
+    codes[i] = 0;
+    for (const float boundary : boundaries) { codes[i] = static_cast<std::uint8_t>(codes[i] + (x[i] >= boundary ? 1 : 0)); }
+    total += height(codes[i]);
+  }
+  return norm / (math::sqrt(static_cast<float>(total)) * (table.step / 2));
 }
 
 }  // namespace quantization

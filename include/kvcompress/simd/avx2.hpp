@@ -140,13 +140,11 @@ inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), in_order(bytes));
 }
 
-/// to[i] = table[indices[i]] for 64 bytes; indices are below 16, `table` has 16 bytes.
-inline void look_up(const std::uint8_t* indices, const std::uint8_t* table, std::uint8_t* to) noexcept {
+/// Bytes of a register, and table[index] of each; indices are below 16, `table` has 16 bytes.
+using bytes = std::uint8_t __attribute__((vector_size(32)));
+inline bytes look_up(const std::uint8_t* table, bytes index) noexcept {
   const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
-  for (std::size_t i = 0; i < 64; i += 32) {
-    const __m256i index = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(indices + i));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm256_shuffle_epi8(both, index));
-  }
+  return reinterpret_cast<bytes>(_mm256_shuffle_epi8(both, reinterpret_cast<__m256i>(index)));
 }
 
 inline void store_weights(std::int8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {

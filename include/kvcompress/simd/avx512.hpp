@@ -140,10 +140,11 @@ inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   _mm512_storeu_si512(to, in_order(_mm512_packus_epi16(_mm512_packus_epi32(a.v, b.v), _mm512_packus_epi32(c.v, d.v))));
 }
 
-/// to[i] = table[indices[i]] for 64 bytes; indices are below 16, `table` has 16 bytes.
-inline void look_up(const std::uint8_t* indices, const std::uint8_t* table, std::uint8_t* to) noexcept {
+/// Bytes of a register, and table[index] of each; indices are below 16, `table` has 16 bytes.
+using bytes = std::uint8_t __attribute__((vector_size(64)));
+inline bytes look_up(const std::uint8_t* table, bytes index) noexcept {
   const __m512i all = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
-  _mm512_storeu_si512(to, _mm512_shuffle_epi8(all, _mm512_loadu_si512(indices)));
+  return reinterpret_cast<bytes>(_mm512_shuffle_epi8(all, reinterpret_cast<__m512i>(index)));
 }
 
 /// a * b + 1.5 * 2^23 is a number whose lowest bits are the rounded product, once negative ones are cut to their width.

@@ -188,9 +188,11 @@ inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   for (std::size_t i = 0; i < 4 * lanes; ++i) { to[i] = static_cast<std::uint8_t>(all[i / lanes].v[i % lanes]); }
 }
 
-/// to[i] = table[indices[i]] for 64 bytes; indices are below 16, `table` has 16 bytes.
-inline void look_up(const std::uint8_t* indices, const std::uint8_t* table, std::uint8_t* to) noexcept {
-  for (std::size_t i = 0; i < 64; ++i) { to[i] = table[indices[i]]; }
+/// Bytes of a register, and table[index] of each; indices are below 16, `table` has 16 bytes.
+using bytes = std::uint8_t __attribute__((vector_size(16)));
+inline bytes look_up(const std::uint8_t* table, bytes index) noexcept {
+  for (int i = 0; i < 16; ++i) { index[i] = table[index[i]]; }
+  return index;
 }
 
 /// The products a * b, rounded to whole numbers, which must fit: as 8 bits one behind the other, or as 16 bits with every four numbers in the
