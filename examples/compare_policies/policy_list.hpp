@@ -201,7 +201,7 @@ inline std::vector<Policy> read_policies(std::string_view list, std::size_t budg
     if (name == "full") { continue; }
     std::string label = label_of(name);
     const auto same = std::count_if(policies.begin(), policies.end(), [&](const Policy& other) { return label_of(other.name) == label; });
-    if (same > 0) { label += "(" + std::to_string(same + 1) + ")"; }
+    if (same > 0) { label.append("(").append(std::to_string(same + 1)).append(")"); }
     policies.push_back({name, with_defaults(name, budget, prompt_tokens, dense_layers), label, budget_of(name)});
   }
   return policies;

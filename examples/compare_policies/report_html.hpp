@@ -25,7 +25,10 @@ body { max-width: 100rem; }
 .pair figure { margin: 0; } .pair figcaption { color: var(--soft); }
 table.numbers th, table.numbers td { padding: .3rem .4rem; } table.each td:last-child { white-space: normal; overflow-wrap: anywhere; }
 table.each th:last-child, table.each td:last-child, td.kind { text-align: left; }
-@media (max-width: 1200px) { table.numbers { font-size: 12px; } table.numbers th, table.numbers td { padding: .25rem .3rem; } }
+@media (max-width: 1200px) {
+  table.numbers { font-size: 11.5px; } table.numbers th, table.numbers td { padding: .2rem .2rem; }
+  td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 7rem; }
+}
 td.best { color: var(--best); font-weight: 600; }
 code { font: 12px ui-monospace, monospace; }
 svg.plot .name { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; } svg.plot .of_reference { fill: var(--reference); }
