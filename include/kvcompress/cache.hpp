@@ -218,6 +218,9 @@ class KVCache {
 
   AttendOptions check_attend(std::size_t layer, const Rows& queries, const Output& out, const AttendOptions& options, HeadRange heads,
                              Workspace& ws) const;
+  /// What an option needs of the policy.
+  void check_alibi(const char* verb, std::size_t layer, const AttendOptions& options) const;
+  void check_query_position(std::size_t layer, std::size_t tokens, Position position) const;
   /// Attention of some heads. Fails, if at all, only where rows are chosen and fetched: then what is at hand of them may have changed, but
   /// nothing that later attention depends on.
   void attend_heads(std::size_t layer, const Rows& queries, const Output& out, Workspace& ws, const AttendOptions& options,

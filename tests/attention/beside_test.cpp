@@ -5,9 +5,11 @@
 #include <cmath>
 #include <limits>
 
+#include "kvcompress/cache/attend_batch.hpp"
 #include "kvcompress/policies/full.hpp"
 #include "kvcompress/policies/h2o.hpp"
 #include "kvcompress/policies/snapkv.hpp"
+#include "kvcompress/policies/streaming_llm.hpp"
 #include "support/random_rows.hpp"
 
 namespace {
@@ -179,6 +181,146 @@ TEST(Sinks, BadOnesAreRefused) {
   refused({.sinks = bad}, "sinks[2] is nan, must be at most 1.12589991e+15");
   const Partial none{};
   refused({.partials = {&none, 1}}, "partials[0] is null, must have a log-sum-exp and an output");
+}
+
+/// As ask, of one token whose row is elsewhere.
+template <class Cache>
+Answer ask_behind(Cache& cache, const Text& text, std::size_t token, AttendOptions options = {}) {
+  options.query_position = static_cast<Position>(token);
+  return ask(cache, text, token, 1, options);
+}
+/// The token's row alone, in a cache of its own.
+Answer own_row(const Text& text, std::size_t token) {
+  KVCache<Full<float>> own(shape);
+  own.append(0, text.key_rows(token, 1), text.value_rows(token, 1), static_cast<Position>(token));
+  return ask(own, text, token, 1);
+}
+Answer merged(Answer a, const Answer& b) {
+  merge({a.log_sum_exp.data(), a.out.data()}, {b.log_sum_exp.data(), b.out.data()}, shape.query_heads, shape.value_width(),
+        a.log_sum_exp.data(), a.out.data());
+  return a;
+}
+std::string refusal(auto&& act) {
+  try {
+    act();
+  } catch (const Error& error) { return error.what(); }
+  return "nothing was refused";
+}
+
+TEST(QueryPosition, QueriesSeeRowsOfACacheThatHasNotTheirs) {
+  const Text text(shape, 300, 3);
+  KVCache<Full<float>> whole(shape);
+  add(whole, text, 0, 201);
+  KVCache<Full<float>> prefix(shape);
+  add(prefix, text, 0, 200);
+  const Answer expected = ask(whole, text, 200, 1);
+  for (const bool ended : {false, true}) {
+    if (ended) { prefix.end_prompt(0); }
+    const Answer both = merged(ask_behind(prefix, text, 200), own_row(text, 200));
+    expect_near(both.out, expected.out, 1e-5F);
+    expect_near(both.log_sum_exp, expected.log_sum_exp, 1e-5F);
+  }
+  std::vector<Workspace> workspaces(2, Workspace(shape));
+  Outputs out(text.output_width());
+  prefix.attend(0, text.query_rows(200, 1), Output::tokens_first(out.data(), 1, 4, 16), workspaces, SerialExecutor{},
+                {.query_position = 200});
+  EXPECT_EQ(out, ask_behind(prefix, text, 200).out);
+
+  KVCache<StreamingLLM> streaming(shape, {.eviction = {.sinks = 4, .window = 32}});
+  KVCache<StreamingLLM> longer(shape, {.eviction = {.sinks = 4, .window = 32}});
+  for (auto* cache : {&streaming, &longer}) {
+    add(*cache, text, 0, 200);
+    cache->end_prompt(0);
+  }
+  add(longer, text, 200,
+      1);  // it sees the rows at in-cache positions, as the other's query does
+  expect_near(merged(ask_behind(streaming, text, 200), own_row(text, 200)).out, ask(longer, text, 200, 1).out, 1e-4F);
+}
+TEST(QueryPosition, IsRefusedWhereItCannotBe) {
+  const Text text(shape, 50, 3);
+  KVCache<Full<float>> full(shape);
+  add(full, text, 0, 40);
+  EXPECT_NE(refusal([&] { ask_behind(full, text, 39); }).find("query_position is 39, must be at least 40"), std::string::npos);
+  KVCache<H2O> h2o(shape);
+  add(h2o, text, 0, 40);
+  EXPECT_NE(refusal([&] { ask_behind(h2o, text, 40); }).find("observes every query"), std::string::npos);
+}
+
+TEST(Alibi, TakesTheDistanceFromEveryLogit) {
+  const Text text(shape, 300, 4);
+  const std::vector<float> slopes{0.5F, 0.0625F, 0.0F, 0.01F};
+  KVCache<Full<float>> cache(shape);
+  add(cache, text, 0, 300);
+  const Answer biased = ask(cache, text, 260, 40, {.soft_cap = 3.0F, .alibi_slopes = slopes});
+  std::vector<float> query(16), key(16);
+  for (std::size_t t = 260; t < 300; ++t) {
+    for (std::size_t h = 0; h < 4; ++h) {
+      text.query_rows(t, 1).load(0, h, query.data());
+      double sum = 0.0;
+      for (std::size_t r = 0; r <= t; ++r) {
+        text.key_rows(r, 1).load(0, h / 2, key.data());
+        double dot = 0.0;
+        for (std::size_t c = 0; c < 16; ++c) { dot += static_cast<double>(query[c]) * static_cast<double>(key[c]); }
+        sum += std::exp(3.0 * std::tanh(dot / 4.0 / 3.0) - static_cast<double>(slopes[h]) * static_cast<double>(t - r));
+      }
+      EXPECT_NEAR(static_cast<double>(biased.log_sum_exp[(t - 260) * 4 + h]), std::log(sum), 1e-4) << t << " " << h;
+    }
+  }
+  KVCache<SnapKV> snapkv(shape);
+  add(snapkv, text, 0, 40);
+  EXPECT_NE(refusal([&] { ask(snapkv, text, 0, 40, {.alibi_slopes = slopes}); }).find("without their distance"), std::string::npos);
+  EXPECT_NE(refusal([&] { ask(cache, text, 299, 1, {.alibi_slopes = std::span(slopes).first(3)}); }).find("has 3 numbers"),
+            std::string::npos);
+}
+
+TEST(Batch, OfUnequalSequencesWithASharedPrefixIsEachOfThemAlone) {
+  const Text text(shape, 300, 5);
+  KVCache<Full<float>> prefix(shape);
+  add(prefix, text, 0, 100);
+  prefix.end_prompt(0);
+  std::vector<KVCache<Full<float>>> caches;
+  std::vector<std::size_t> ends{150, 101, 220};
+  for (const std::size_t end : ends) {
+    caches.emplace_back(shape).append(0, text.key_rows(100, end - 100), text.value_rows(100, end - 100), Position{100});
+  }
+  std::vector<float> queries;  // the newest token of each
+  for (const std::size_t end : ends) {
+    for (std::size_t h = 0; h < shape.query_heads; ++h) {
+      queries.resize(queries.size() + 16);
+      text.query_rows(end - 1, 1).load(0, h, queries.data() + queries.size() - 16);
+    }
+  }
+  Answer of_prefix{Outputs(3 * text.output_width()), std::vector<float>(3 * shape.query_heads)};
+  prefix.attend(0, Rows::tokens_first(queries.data(), 3, 4, 16), Output::tokens_first(of_prefix.out.data(), 3, 4, 16),
+                {.log_sum_exp = of_prefix.log_sum_exp.data(), .query_position = 100});
+  Outputs out(3 * text.output_width());
+  std::vector<Partial> partials(3);
+  std::vector<BatchItem<KVCache<Full<float>>>> batch;
+  for (std::size_t i = 0; i < 3; ++i) {
+    partials[i] = {of_prefix.log_sum_exp.data() + i * 4, of_prefix.out.data() + i * text.output_width()};
+    batch.push_back({&caches[i],
+                     Rows::tokens_first(queries.data() + i * 64, 1, 4, 16),
+                     Output::tokens_first(out.data() + i * text.output_width(), 1, 4, 16),
+                     {.partials = {&partials[i], 1}}});
+  }
+  std::vector<Workspace> workspaces(2, Workspace(shape));
+  const auto backwards = [](std::size_t tasks, auto&& run) {
+    for (std::size_t i = tasks; i > 0; --i) { run(i - 1, i % 2); }
+  };
+  attend_batch(0, std::span<const BatchItem<KVCache<Full<float>>>>(batch), workspaces, backwards);
+  for (std::size_t i = 0; i < 3; ++i) {
+    KVCache<Full<float>> whole(shape);
+    add(whole, text, 0, ends[i]);
+    const auto first = out.begin() + static_cast<std::ptrdiff_t>(i * text.output_width());
+    expect_near(Outputs(first, first + static_cast<std::ptrdiff_t>(text.output_width())), ask(whole, text, ends[i] - 1, 1).out, 1e-5F);
+    EXPECT_EQ(ask(caches[i], text, ends[i] - 1, 1, batch[i].options).out,
+              Outputs(first, first + static_cast<std::ptrdiff_t>(text.output_width())));
+  }
+  batch.push_back(batch[0]);
+  EXPECT_NE(refusal([&] {
+              attend_batch(0, std::span<const BatchItem<KVCache<Full<float>>>>(batch), workspaces, backwards);
+            }).find("batch[3].cache is that of batch[0]"),
+            std::string::npos);
 }
 
 }  // namespace

@@ -34,6 +34,12 @@ struct AttendOptions {
       sinks{};  ///< a learned logit per query head, finite or -infinity, that takes part in every softmax and has no value
                 ///< (gpt-oss); empty: none
   std::span<const Partial> partials{};  ///< attention of the same queries over rows elsewhere, merged in this order after the sinks
+  std::span<const float>
+      alibi_slopes{};  ///< ALiBi: a slope per query head; a row that is d positions behind a query has d * slope less of a
+                       ///< logit, after the cap, by in-cache positions where the policy has them; empty: none
+  Position query_position = no_position;  ///< of the first query, where the queries' own rows lie elsewhere (on another machine, behind a
+                                          ///< shared prefix): then they see all rows, none of which need be new. By default they are those
+                                          ///< of the newest rows
 };
 
 namespace detail {
@@ -114,6 +120,19 @@ inline void weigh_batch(const RowTable& table, const QueryBlock& block, const Ba
   });
 }
 
+/// Takes from each logit what ALiBi takes for the row's distance; the options' slopes are those of the block's group.
+inline void bias_chunk(const RowTable& table, RowRange range, const QueryBlock& block, const AttendOptions& options,
+                       std::size_t logit_stride, float* logits) noexcept {
+  for (std::size_t q = 0; q < block.queries(); ++q) {
+    const float slope = options.alibi_slopes[q % block.group];
+    const std::int64_t at = std::int64_t{block.positions[q / block.group]} - block.shift;
+    float* row_logits = logits + q * logit_stride;
+    for (std::size_t r = range.first; r < range.last; ++r) {
+      row_logits[r - range.first] -= slope * static_cast<float>(at - std::int64_t{table.slot(r)});
+    }
+  }
+}
+
 /// Sets the logits of rows that a query may not see to -infinity.
 inline void mask_chunk(const RowTable& table, RowRange range, const QueryBlock& block, const AttendOptions& options,
                        std::size_t logit_stride, float* logits) noexcept {
@@ -156,6 +175,9 @@ std::size_t score_batch(const Keys& keys, const Values* values, const RowTable& 
     for (std::size_t q = 0; q < block.queries(); ++q) { kernels::soft_cap(logits + q * stride, size, options.soft_cap); }
   }
   if (table.weighs()) { weigh_batch(table, block, batch, stride, logits); }
+  if (!options.alibi_slopes.empty()) {
+    batch.parts([&](RowRange part, std::size_t offset) { bias_chunk(table, part, block, options, stride, logits + offset); });
+  }
   batch.parts([&](RowRange part, std::size_t offset) { mask_chunk(table, part, block, options, stride, logits + offset); });
   return size;
 }
@@ -251,7 +273,9 @@ class LaneAttention {
                 const Beside& beside = {})
       : shape_(shape), keys_(keys), values_(values), table_(table), options_(options), beside_(beside),
         scale_(options.scale != 0.0F ? options.scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()))),
-        key_stride_(kernels::padded(shape.key_width())), value_stride_(kernels::padded(shape.value_width())) {}
+        key_stride_(kernels::padded(shape.key_width())), value_stride_(kernels::padded(shape.value_width())) {
+    if (!options.alibi_slopes.empty()) { options_.alibi_slopes = options.alibi_slopes.subspan(beside.first_head, shape.group()); }
+  }
 
   /// Room for any `tokens` queries over all rows, so that run and run_known take no memory themselves.
   void make_room(std::size_t tokens, bool observe, Workspace& ws) const {
@@ -363,7 +387,12 @@ class LaneAttention {
     running.finish();
   }
   static std::ptrdiff_t at(std::size_t index) noexcept { return static_cast<std::ptrdiff_t>(index); }
-  [[nodiscard]] std::int64_t shift_of(std::size_t row_limit) const noexcept { return row_limit > 0 ? table_.shift(row_limit - 1) : 0; }
+  [[nodiscard]] std::int64_t shift_of(std::size_t row_limit) const noexcept {
+    if (options_.query_position != no_position) {  // as if its row came next
+      return table_.renumbers() ? std::int64_t{options_.query_position} - static_cast<std::int64_t>(table_.live()) : 0;
+    }
+    return row_limit > 0 ? table_.shift(row_limit - 1) : 0;
+  }
   /// Rows at the front that a token's queries need not read, since they see none of them. Follows from the token alone, so that its batches and
   /// its numbers do.
   [[nodiscard]] std::size_t unread(Position position, std::size_t row_limit) const noexcept {

@@ -47,6 +47,7 @@ void KVCache<P>::observe(std::size_t layer, const Rows& queries, std::span<const
   detail::check_layer(shape_, "observe", layer);
   const AttendOptions how = detail::checked("observe", options);
   detail::check_beside(shape_, "observe", queries.tokens(), how);
+  check_alibi("observe", layer, how);
   detail::check_queries(shape_, queries, 0, shape_.kv_heads, how.scale, row_.data());
   const Layer& l = at(layer);
   require(l.open > 0, ErrorCode::phase, "observe(layer = ", layer, ") before append: no rows since the last commit");
@@ -89,12 +90,39 @@ AttendOptions KVCache<P>::check_attend(std::size_t layer, const Rows& queries, c
   detail::check_beside(shape_, "attend", queries.tokens(), how);
   ws.check("attend", shape_, workspace_);
   detail::check_queries(shape_, queries, heads.first, heads.last, how.scale, Workspace::ensure(ws.queries, shape_.key_width()));
+  detail::check_output(shape_, out, queries.tokens());
+  check_alibi("attend", layer, how);
+  if (how.query_position != no_position) {
+    check_query_position(layer, queries.tokens(), how.query_position);
+    return how;
+  }
   const std::size_t open = at(layer).open;
   require(open > 0, ErrorCode::phase, "attend(layer = ", layer, ") before append: no rows since the last commit");
   require(queries.tokens() <= open, ErrorCode::phase, "attend: queries.tokens() is ", queries.tokens(), ", must be at most the ", open,
           " rows since the last commit");
-  detail::check_output(shape_, out, queries.tokens());
   return how;
+}
+
+template <class P>
+void KVCache<P>::check_alibi(const char* verb, std::size_t layer, const AttendOptions& options) const {
+  if (options.alibi_slopes.empty()) { return; }
+  detail::check_slopes(shape_, verb, options.alibi_slopes);
+  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+    const bool reads_some = prepares(at(layer).lanes[head]) || !Retrieval::reads_all(options_.retrieval, site(layer, head));
+    require(!reads_some && detail::query_window<P>(options_, site(layer, head)) == 0, ErrorCode::option, verb, ": alibi_slopes has ",
+            options.alibi_slopes.size(), " numbers, must be empty: the policy chooses rows by queries alone, without their distance");
+  }
+}
+
+template <class P>
+void KVCache<P>::check_query_position(std::size_t layer, std::size_t tokens, Position position) const {
+  const Layer& l = at(layer);
+  require(position >= l.next && position <= no_position - tokens, ErrorCode::position, "attend: query_position is ", position,
+          ", must be at least ", l.next, ", the position after the newest row, and at most ", no_position - tokens);
+  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+    require(!detail::sees_queries<P>(options_, site(layer, head), l.in_prompt), ErrorCode::option, "attend: query_position is ", position,
+            ", must be the default: the policy observes every query, and this cache has a part of its softmax");
+  }
 }
 
 template <class P>
@@ -102,7 +130,7 @@ void KVCache<P>::attend_heads(std::size_t layer, const Rows& queries, const Outp
                               HeadRange heads) {
   const Layer& l = at(layer);
   for (std::size_t head = heads.first; head < heads.last; ++head) {
-    detail::place_queries(l.table(head), queries.tokens(), ws);
+    detail::place_queries(l.table(head), queries.tokens(), ws, options.query_position);
     const Lane& lane = l.lanes[head];
     const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options, {head * shape_.group()});
     const auto load = detail::query_loader(shape_, queries, head, ws);
@@ -145,7 +173,7 @@ void KVCache<P>::make_room_to_attend(std::size_t layer, std::size_t tokens, cons
 
 template <class P>
 void KVCache<P>::remember(std::size_t layer, const Rows& queries, const AttendOptions& options, HeadRange heads, Workspace& ws) noexcept {
-  if (!detail::may_note_queries<P>) { return; }
+  if (!detail::may_note_queries<P> || options.query_position != no_position) { return; }
   for (std::size_t head = heads.first; head < heads.last; ++head) {
     if (!at(layer).lanes[head].notes_queries()) { continue; }
     detail::place_queries(at(layer).table(head), queries.tokens(), ws);

@@ -95,6 +95,14 @@ inline AttendOptions checked(const char* verb, const AttendOptions& options) {
   return checked;
 }
 
+inline void check_slopes(const Shape& shape, const char* verb, std::span<const float> slopes) {
+  require(slopes.size() == shape.query_heads, ErrorCode::shape, verb, ": alibi_slopes has ", slopes.size(),
+          " numbers, must have one for each of the ", shape.query_heads, " query heads");
+  for (std::size_t h = 0; h < slopes.size(); ++h) {
+    require(slopes[h] >= 0.0F && slopes[h] <= 1e6F, ErrorCode::input, verb, ": alibi_slopes[", h, "] is ", slopes[h], ", must be 0 to 1e6");
+  }
+}
+
 /// What a softmax counts beside the rows of a cache, of `tokens` queries per head.
 inline void check_beside(const Shape& shape, const char* verb, std::size_t tokens, const AttendOptions& options) {
   require(options.sinks.empty() || options.sinks.size() == shape.query_heads, ErrorCode::shape, verb, ": sinks has ", options.sinks.size(),

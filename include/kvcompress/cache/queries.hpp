@@ -9,11 +9,17 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
-/// Queries of the newest `tokens` rows: their positions to ws.positions, the rows they may see to ws.limits.
-inline void place_queries(const RowTable& table, std::size_t tokens, Workspace& ws) {
-  const std::size_t first = table.rows() - tokens;
+/// Queries of the newest `tokens` rows, or at `position` and behind all rows: their positions to ws.positions, the rows they may see to
+/// ws.limits.
+inline void place_queries(const RowTable& table, std::size_t tokens, Workspace& ws, Position position = no_position) {
   ws.positions.resize(tokens);
   ws.limits.resize(tokens);
+  if (position != no_position) {
+    for (std::size_t t = 0; t < tokens; ++t) { ws.positions[t] = position + static_cast<Position>(t); }
+    std::fill(ws.limits.begin(), ws.limits.end(), table.rows());
+    return;
+  }
+  const std::size_t first = table.rows() - tokens;
   for (std::size_t t = 0; t < tokens; ++t) {
     ws.positions[t] = table.position(first + t);
     ws.limits[t] = first + t + 1;

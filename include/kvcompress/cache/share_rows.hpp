@@ -31,7 +31,7 @@ void share_rows(const Shape& shape, const Layer<P>& layer, const Rows& queries, 
   run_tasks(executor, shape.kv_heads * parts, workspaces.size(), [&](std::size_t task, std::size_t worker) {
     const std::size_t head = task / parts;
     Workspace& ws = workspaces[worker];
-    place_queries(layer.table(head), 1, ws);
+    place_queries(layer.table(head), 1, ws, options.query_position);
     attention(head).run_part(task % parts, ws.positions, ws.limits, ws, query_loader(shape, queries, head, ws), results + task * floats);
   });
   for (std::size_t head = 0; head < shape.kv_heads; ++head) {

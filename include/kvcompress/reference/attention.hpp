@@ -76,6 +76,7 @@ struct AttentionOptions {
   double soft_cap = 0.0;    // c * tanh(logit / c) before the log weights; 0 means no cap
   std::int64_t window = 0;  // a query sees keys fewer than `window` positions back; 0 means all
   std::int64_t start = 0;   // keys at positions below `start` are padding and are never seen
+  double slope = 0.0;       // ALiBi: times a key's distance, taken from its logit after the cap
 };
 
 struct AttentionResult {
@@ -123,6 +124,7 @@ inline AttentionResult attention(const Matrix& queries, const Matrix& keys, cons
       for (Index c = 0; c < keys.cols(); ++c) { dot += queries(i, c) * keys(j, c); }
       double logit = dot * scale;
       if (options.soft_cap != 0.0 && std::isfinite(options.soft_cap)) { logit = options.soft_cap * std::tanh(logit / options.soft_cap); }
+      logit -= options.slope * static_cast<double>(query_positions(i) - key_positions(j));
       if (log_weight.size() != 0) { logit += log_weight(j); }
       logits(j) = logit;
       largest = std::max(largest, logit);
