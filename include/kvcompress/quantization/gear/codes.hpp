@@ -42,8 +42,7 @@ struct CodeParts {
 /// What stands between a scale and a minimum that are known already and GroupQuantizer.
 template <int Bits, class Scale>
 GroupQuantizer<Bits, Scale> quantizer(Scale scale, Scale minimum) noexcept {
-  const float any = 0.0F;
-  GroupQuantizer<Bits, Scale> known(&any, 1, 1);
+  GroupQuantizer<Bits, Scale> known;
   known.scale = scale;
   known.minimum = minimum;
   return known;
@@ -213,7 +212,7 @@ struct ValueCodes {
       float scales[vec::lanes];
       float minima[vec::lanes];
       for (std::size_t i = 0; i < vec::lanes; i += 8) {  // groups are multiples of 8, or the whole row
-        const std::size_t at = std::min(c + i, dim - 1) / length(dim) * rows + row;
+        const std::size_t at = Backbone::group == 0 ? row : std::min(c + i, dim - 1) / length(dim) * rows + row;
         std::fill_n(scales + i, 8, static_cast<float>(parts.scales[at]));
         std::fill_n(minima + i, 8, static_cast<float>(parts.minima[at]));
       }

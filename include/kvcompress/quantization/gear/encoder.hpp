@@ -242,7 +242,8 @@ class Encoder {
       for (std::size_t t = 0; t < job_.rows; ++t) {
         segment.a()[j * job_.rows + t] = Scale(static_cast<float>(q_[j * job_.rows + t] * length));
       }
-      for (std::size_t c = 0; c < job_.dim; ++c) { segment.b()[j * job_.dim + c] = Scale(static_cast<float>(p[c] / length)); }
+      for (std::size_t c = 0; c < job_.dim; ++c) { vector_[c] = static_cast<float>(p[c] / length); }
+      kernels::convert(vector_, segment.b() + j * job_.dim, job_.dim);
     }
   }
 
