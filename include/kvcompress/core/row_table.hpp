@@ -54,6 +54,11 @@ class RowTable {
     if (all_alive()) { return last - first; }
     return detail::count_between(positions().subspan(first, last - first), 0, no_position);
   }
+  /// Whether there is one. Fast where there are many.
+  [[nodiscard]] bool any_alive(std::size_t first, std::size_t last) const noexcept {
+    while (first < last && !alive(first)) { ++first; }
+    return first < last;
+  }
 
   /// Room for `more` rows, the first of them at `position`, so that their append cannot fail.
   void make_room(std::size_t more, Position position) {
