@@ -179,7 +179,7 @@ struct Layer {
       if (facts_of(first.keys).erases_blocks && facts_of(first.values).erases_blocks) { Leaving::erase_dead_blocks(table, members); }
     }
     if constexpr (may_compact) {
-      const std::size_t live = table.live_in(0, first.settled());
+      const std::size_t live = table.live() - table.live_in(first.settled(), table.rows());  // of few rows
       if (Leaving::compacts(first) && first.settled() - live > std::min(live, most_dead)) { Leaving::rebuild(table, members, scratch); }
     }
   }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/row_scan.hpp"
 #include "kvcompress/core/shape.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -38,7 +39,7 @@ class RowTable {
   /// The first dead row from `row` on, or rows().
   [[nodiscard]] std::size_t next_dead(std::size_t row) const noexcept {
     if (positions_.empty() || row >= rows_) { return rows_; }
-    return static_cast<std::size_t>(std::find(positions_.begin() + at(row), positions_.end(), no_position) - positions_.begin());
+    return row + detail::row_at(positions().subspan(row), no_position);
   }
   /// The row's slot; its position unless the table renumbers.
   [[nodiscard]] Position slot(std::size_t row) const noexcept { return slots_.empty() ? position(row) : slots_[row]; }
@@ -67,7 +68,12 @@ class RowTable {
   /// Live rows in [first, last).
   [[nodiscard]] std::size_t live_in(std::size_t first, std::size_t last) const noexcept {
     if (all_alive()) { return last - first; }
-    return last - first - static_cast<std::size_t>(std::count(positions_.begin() + at(first), positions_.begin() + at(last), no_position));
+    return detail::count_between(positions().subspan(first, last - first), 0, no_position);
+  }
+  /// Whether there is one. Fast where there are many.
+  [[nodiscard]] bool any_alive(std::size_t first, std::size_t last) const noexcept {
+    while (first < last && !alive(first)) { ++first; }
+    return first < last;
   }
 
   /// Room for `more` rows, the first of them at `position`, so that their append cannot fail.

@@ -10,6 +10,7 @@
 
 #include "kvcompress/core/drop_worst.hpp"
 #include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/row_scan.hpp"
 #include "kvcompress/core/row_table.hpp"
 #include "kvcompress/core/site.hpp"
 #include "kvcompress/core/views.hpp"
@@ -81,25 +82,25 @@ struct RowSet {
   /// From now on it stands for e^log_weight rows, in all lanes of the set.
   void weigh(std::size_t row, float log_weight) const { writes->weigh(lanes.front().site, row, log_weight); }
 
-  /// Position of the k-th oldest live row, k from 0. Cost: O(rows).
+  /// Position of the k-th oldest live row, k from 0. Cost: O(rows), fast while the oldest k + 1 positions are 0 to k.
   [[nodiscard]] Position oldest(std::size_t k) {
+    const std::span<const Position> positions = rows.positions();
+    const auto guess = static_cast<Position>(k);
+    if (positions.empty() || detail::count_between(positions, 0, guess + 1) == k + 1) { return guess; }
     gather();
     const auto nth = order.begin() + static_cast<std::ptrdiff_t>(k);
     std::nth_element(order.begin(), nth, order.end());
     return *nth;
   }
-  /// Position of the k-th newest live row, k from 0. Cost: O(rows), fast while the newest k + 1 positions have no gap.
+  /// Position of the k-th newest live row, k from 0. Cost: O(rows), fast where the last row is the newest and the newest k + 1 positions have
+  /// no gap, as in decoding.
   [[nodiscard]] Position newest(std::size_t k) {
     const std::span<const Position> positions = rows.positions();
     if (positions.empty()) { return static_cast<Position>(rows.rows() - 1 - k); }
-    Position end = 0;
-    for (const Position p : positions) { end = std::max(end, p + 1); }  // no_position becomes 0
-    if (end > k) {
-      const Position last = end - 1;
+    const Position last = positions.back();
+    if (last != no_position && last >= k) {
       const Position guess = last - static_cast<Position>(k);
-      Position newer = 0;
-      for (const Position p : positions) { newer += p - guess <= last - guess ? 1U : 0U; }
-      if (newer == k + 1) { return guess; }
+      if (detail::newest_without_gap(positions, guess, last + 1)) { return guess; }
     }
     gather();
     const auto nth = order.begin() + static_cast<std::ptrdiff_t>(k);
@@ -148,6 +149,7 @@ struct RowSet {
   /// The row with the smallest score among those at positions [first, end); of equal ones the newest.
   [[nodiscard]] std::size_t worst_between(Position first, Position end, auto&& score) const {
     const std::span<const Position> positions = rows.positions();
+    if constexpr (std::is_same_v<decltype(score(std::size_t{0})), float>) { return detail::worst_row(positions, first, end, score); }
     const std::size_t none = positions.size();
     std::size_t worst = none;
     auto least = score(std::size_t{0});

@@ -27,6 +27,13 @@
 /// - products by intrinsics (see simd/avx512.hpp): near_exact 16.8, fast 12.3; at 2 bits 18.5 and 13.5, where it now takes 15.3 and 11.2. For AVX2
 ///   alone, with sums that GCC may keep in memory: 28 and 20.3, now 24.5 and 18.7.
 /// Cold, with huge pages, about 1.5 more; reading alone 5.2.
+///
+/// On Zen 3, AVX2 alone, 16k rows: near_exact 28.8, fast 21.7, 2 bits 27.8 and 21.4, 8 bits 31.1. Of near_exact's the products take 15.4, folding 4.3,
+/// exponentials 1.4, so that what helps where products are fast helps less here:
+/// - scales asked for one block ahead of their use, though a call first looks through those of all its rows; sums of half lines copied: 2 more.
+/// - the lines ahead asked for once, not with each half of a line; 16-bit weights put in order by one byte shuffle instead of two: no faster.
+/// - exponentials in base 2 would take 3 of 15 instructions off them, 0.3, and lose the seventh digit of small probabilities: not done.
+/// - largest scales stored with every block: what is left of looking through them, below 0.6; not done for 2 % more memory.
 namespace kvcompress::inline KVCOMPRESS_ABI::kernels {
 
 /// Products of strips of codes with a block of queries, or of rows of probabilities: what keys and values of all quantising storages share.

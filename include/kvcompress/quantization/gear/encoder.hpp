@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 
 #include "kvcompress/core/half.hpp"
 #include "kvcompress/core/math.hpp"
@@ -50,6 +51,7 @@ class Encoder {
       carve(base, bytes, matrix_, job.rows * job.dim);
       carve(base, bytes, vector_, std::max(length_, job.dim));
       carve(base, bytes, strip_, Codes::encode_floats(job.dim));
+      carve(base, bytes, codes_, Codes::row_codes(job.dim));
       carve(base, bytes, fills_, vectors_);
       carve(base, bytes, sorted_, length_);
       carve(base, bytes, chosen_, length_);
@@ -134,8 +136,12 @@ class Encoder {
   }
   /// The mean of the vector, outliers included: what stands in their slots while the rest is quantised, so that they widen no group.
   [[nodiscard]] float mean() const noexcept {
-    double sum = 0.0;
-    for (std::size_t i = 0; i < length_; ++i) { sum += static_cast<double>(vector_[i]); }
+    double sums[8] = {};  // so that compilers may use vectors
+    for (std::size_t i = 0; i + 8 <= length_; i += 8) {
+      for (std::size_t lane = 0; lane < 8; ++lane) { sums[lane] += static_cast<double>(vector_[i + lane]); }
+    }
+    double sum = std::accumulate(sums, sums + 8, 0.0);
+    for (std::size_t i = length_ / 8 * 8; i < length_; ++i) { sum += static_cast<double>(vector_[i]); }
     return static_cast<float>(sum / static_cast<double>(length_));
   }
 
@@ -162,7 +168,7 @@ class Encoder {
         vector_[chosen_[i]] = fills_[row];
       }
       if constexpr (token_scales) {
-        const typename Codes::Quantizer fitted(vector_, length_, 1);
+        const auto fitted = quantization::fit_run<Codes::bits, Scale>(vector_, length_);
         scales_[row] = fitted.scale;
         minima_[row] = fitted.minimum;
       }
@@ -191,7 +197,9 @@ class Encoder {
     for (std::size_t row = 0; row < job_.rows; ++row) {
       float* rest = matrix_ + row * job_.dim;
       read(lane, row, vector_);
-      for (std::size_t c = 0; c < job_.dim; ++c) { rest[c] = vector_[c] - seen(Codes::decode(row, c, job_.rows, job_.dim, parts)); }
+      Codes::decode_row(row, job_.rows, job_.dim, parts, codes_, rest);
+      if (job_.round_to_half) { std::transform(rest, rest + job_.dim, rest, seen); }
+      for (std::size_t c = 0; c < job_.dim; ++c) { rest[c] = vector_[c] - rest[c]; }
     }
     if (segment.outlier_count() == 0) { return; }
     std::fill_n(segment.tile_ends(), List::tiles(job_.rows), 0U);
@@ -234,7 +242,8 @@ class Encoder {
       for (std::size_t t = 0; t < job_.rows; ++t) {
         segment.a()[j * job_.rows + t] = Scale(static_cast<float>(q_[j * job_.rows + t] * length));
       }
-      for (std::size_t c = 0; c < job_.dim; ++c) { segment.b()[j * job_.dim + c] = Scale(static_cast<float>(p[c] / length)); }
+      for (std::size_t c = 0; c < job_.dim; ++c) { vector_[c] = static_cast<float>(p[c] / length); }
+      kernels::convert(vector_, segment.b() + j * job_.dim, job_.dim);
     }
   }
 
@@ -249,6 +258,7 @@ class Encoder {
   float* vector_ = nullptr;          // one vector, or one row
   float* fills_ = nullptr;           // (vectors)
   float* strip_ = nullptr;           // what encoding codes needs
+  std::uint8_t* codes_ = nullptr;    // of one row
   float* sorted_ = nullptr;          // (length), scratch of choose_outliers
   std::uint32_t* chosen_ = nullptr;  // (length)
   Scale* scales_ = nullptr;          // (rows), of whole tokens
