@@ -63,7 +63,7 @@ TEST(Registry, EveryEvictionWorksWithEveryStorage) {
 TEST(Registry, EveryNameDecodesAFewTokens) {
   const Text text(small, 150, 6);
   const std::vector<std::string> names = registry().policies();
-  EXPECT_EQ(names.size(), 536U);
+  EXPECT_EQ(names.size(), 640U);
   EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
   for (std::string name : names) {
     const std::string plain = name;
@@ -175,9 +175,9 @@ TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
   const std::string parts =
       "streaming, h2o, snapkv, pyramidkv, adakv, tova, keydiff, expected_attention, knorm, lagkv, keyformer, chunkkv, criticalkv, "
       "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, d2o, cam, razorattention, f16, f32, bf16, kivi2, kivi3, "
-      "kivi4, kivi8, gear2, gear4, "
+      "kivi4, kivi8, tiers2, tiers4, gear2, gear4, "
       "xkv, shadowkv, "
-      "quest, landmarks, merge, merge_weighted, merge_ranked, value_spread, mean_row";
+      "quest, landmarks, merge, merge_weighted, merge_ranked, value_spread, mean_row, demote";
   expect_error("kivi5", "\"kivi5\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o+kiwi2", "\"kiwi2\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o:budgets=5", "h2o has no option \"budgets\", must be one of budget, recent, reduction, in_cache_positions");
@@ -307,6 +307,9 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "fate merge_ranked",
                                           "fate value_spread",
                                           "fate mean_row",
+                                          "fate demote",
+                                          "storage tiers2",
+                                          "storage tiers4",
                                           "storage gear2",
                                           "storage gear4",
                                           "storage xkv",

@@ -68,6 +68,7 @@ struct StoreFacts {
   bool compacts;
   bool prepares;             ///< rows before they are read
   bool in_keys;              ///< values that the keys hold
+  bool tiers;                ///< it encodes what a fate makes colder
   bool writes;               ///< its exact rows can be written
   bool writes_encoded;       ///< and its encoded ones
   std::size_t row_multiple;  ///< rows are encoded this many at a time
@@ -77,6 +78,8 @@ template <class S>
 constexpr StoreFacts facts_by_type() noexcept {
   std::size_t multiple = 1;
   if constexpr (requires { S::row_multiple; }) { multiple = S::row_multiple; }
+  bool tiers = false;
+  if constexpr (requires { S::tiers; }) { tiers = S::tiers; }
   bool writes_encoded = WritesRows<S> && !Settles<S>;
   if constexpr (requires { S::writes_encoded; }) { writes_encoded = S::writes_encoded; }
   return {.scope = scope_of<S>(),
@@ -89,6 +92,7 @@ constexpr StoreFacts facts_by_type() noexcept {
           .compacts = Compacts<S>,
           .prepares = Prepares<S>,
           .in_keys = ValuesInKeys<S>,
+          .tiers = tiers,
           .writes = WritesRows<S>,
           .writes_encoded = writes_encoded,
           .row_multiple = multiple,

@@ -22,6 +22,14 @@ struct FlushOldest {
   static constexpr std::size_t due(std::size_t exact, std::size_t residual) noexcept { return exact > residual ? exact - residual : 0; }
 };
 
+/// Two tiers: nothing is due for being old, but what a fate made colder (see Fate::colder), in whole multiples of Body::row_multiple. Such rows were
+/// moved before the other exact ones; keys and values share the border up to that multiple.
+struct FlushColder {
+  static constexpr std::string_view name = "when colder";
+  static constexpr bool by_fate = true;
+  static constexpr std::size_t due(std::size_t /*exact*/, std::size_t /*residual*/) noexcept { return 0; }
+};
+
 /// Rows [0, settled()) as `Body` encodes them, the newer ones exact in Body::exact_type. New rows are exact until `settle()` finds
 /// them due by `Rule`. Encoded rows keep their place; exact ones move freely.
 template <class Body, class Rule>
@@ -37,6 +45,7 @@ class Recent {
  public:
   using exact_type = typename Body::exact_type;
   static constexpr std::size_t row_multiple = Body::row_multiple;
+  static constexpr bool tiers = requires { requires Rule::by_fate; };  ///< a fate says what is encoded
   static constexpr bool writes_encoded = requires(Body body, const float* x) { body.write(std::size_t{}, x); };
 
   /// `options.residual`: exact rows, in `Body::row_multiple`s, at least one.
@@ -91,11 +100,19 @@ class Recent {
   }
   /// Encodes what is due. The scratch grows to one block of rows.
   static void settle(std::span<Recent* const> members, const Settling& settling) {
-    for (Recent* member : members) { member->settle(settling.scratch); }
+    for (Recent* member : members) {
+      if constexpr (tiers) {
+        const std::size_t border = std::max(settling.cold, member->settled());
+        member->encode_oldest((border - member->settled()) / row_multiple * row_multiple, settling.scratch);
+      } else {
+        member->settle(settling.scratch);
+      }
+    }
   }
-  void settle(Vector<float>& scratch) {
+  void settle(Vector<float>& scratch) { encode_oldest(Rule::due(tail_.rows(), residual_), scratch); }
+  /// Encodes so many exact rows, a multiple of row_multiple.
+  void encode_oldest(std::size_t due, Vector<float>& scratch) {
     constexpr std::size_t block_rows = Body::block_rows;
-    std::size_t due = Rule::due(tail_.rows(), residual_);
     while (due > 0) {
       const std::size_t count = std::min(due, block_rows);
       scratch.resize(std::max(scratch.size(), count * dim_));
@@ -162,7 +179,7 @@ class Recent {
 
   /// Bytes of the blocks that hold `rows` rows, as many of them exact as may be.
   [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options) noexcept {
-    const std::size_t exact = std::min<std::size_t>(rows, options.residual);
+    const std::size_t exact = tiers ? rows : std::min<std::size_t>(rows, options.residual);
     return Body::bytes_for(rows - exact, dim) + Tail::bytes_for(exact, dim, options);
   }
   [[nodiscard]] static constexpr std::size_t most_bytes(const MostRows& rows, std::size_t dim, const auto& options, const Shape& shape,
@@ -172,7 +189,7 @@ class Recent {
   }
   void reserve(std::size_t rows) {
     body_.reserve(rows);
-    tail_.reserve(std::min(rows, residual_ + Body::row_multiple));
+    tail_.reserve(tiers ? rows : std::min(rows, residual_ + Body::row_multiple));
   }
   /// The memory of the recent rows stays here when they are encoded: under a budget the next ones need no allocation.
   void keep_recent() noexcept { tail_.keep(residual_ + Body::row_multiple); }
