@@ -40,7 +40,7 @@ struct Cell {
       first = end + 1;
     }
   }
-  [[nodiscard]] bool evicts() const { return !eviction.empty(); }
+  [[nodiscard]] bool evicts() const { return !eviction.empty() && fate != "demote"; }
   /// In codes, which can be added up in several ways.
   [[nodiscard]] bool encodes() const { return has(storage, "accumulation"); }
   /// Lanes get budgets of their own.

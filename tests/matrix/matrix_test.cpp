@@ -29,7 +29,9 @@ std::vector<Cell> all_cells() {
     if (std::find(std::begin(evictions), std::end(evictions), cell.eviction) == std::end(evictions)) { continue; }
     if (one_of_each && (cell.retrieval.empty() || cell.retrieval == "quest")) { cells.push_back(cell); }
   }
-  for (const char* const policy : {"h2o+merge_weighted", "snapkv+merge_weighted+kivi4"}) { cells.emplace_back(policy); }
+  for (const char* const policy : {"h2o+merge_weighted", "snapkv+merge_weighted+kivi4", "h2o+demote+tiers4", "snapkv+demote+tiers2"}) {
+    cells.emplace_back(policy);
+  }
   return cells;
 }
 

@@ -64,7 +64,7 @@ TEST(Registry, EveryEvictionWorksWithEveryStorage) {
 TEST(Registry, EveryNameDecodesAFewTokens) {
   const Text text(small, 150, 6);
   const std::vector<std::string> names = registry().policies();
-  EXPECT_EQ(names.size(), 906U);
+  EXPECT_EQ(names.size(), 1000U);
   EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
   for (std::string name : names) {
     const std::string plain = name;
@@ -176,8 +176,8 @@ TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
   const std::string parts =
       "streaming, h2o, snapkv, pyramidkv, adakv, tova, keydiff, expected_attention, knorm, lagkv, keyformer, chunkkv, criticalkv, "
       "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, d2o, cam, razorattention, f16, f32, bf16, kivi2, kivi3, "
-      "kivi4, kivi8, rot2, rot3, rot4, rot8, lm2, lm3, lm4, gear2, gear4, xkv, shadowkv, "
-      "quest, landmarks, merge, merge_weighted, merge_ranked, value_spread, mean_row";
+      "kivi4, kivi8, tiers2, tiers4, rot2, rot3, rot4, rot8, lm2, lm3, lm4, gear2, gear4, xkv, shadowkv, "
+      "quest, landmarks, merge, merge_weighted, merge_ranked, value_spread, mean_row, demote";
   expect_error("kivi5", "\"kivi5\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o+kiwi2", "\"kiwi2\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o:budgets=5", "h2o has no option \"budgets\", must be one of budget, recent, reduction, in_cache_positions");
@@ -317,6 +317,9 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "fate merge_ranked",
                                           "fate value_spread",
                                           "fate mean_row",
+                                          "fate demote",
+                                          "storage tiers2",
+                                          "storage tiers4",
                                           "storage gear2",
                                           "storage gear4",
                                           "storage xkv",

@@ -7,6 +7,7 @@
 #include <span>
 #include <type_traits>
 
+#include "kvcompress/cache/colder_rows.hpp"
 #include "kvcompress/cache/decide.hpp"
 #include "kvcompress/cache/encode.hpp"
 #include "kvcompress/cache/observe.hpp"
@@ -51,7 +52,9 @@ struct Commit {
       decide(l, layer, end_of_prompt);
       prepare_writes(l, 0);
       write(l);
-      evict(l, end_of_prompt);
+      partition(l);
+      evict(l, end_of_prompt || !scratch.cold.empty());
+      for (std::size_t unit = 0; unit < scratch.cold.size(); ++unit) { scratch.cold[unit] += l.lanes[unit].settled(); }
     }
     if (encodes(layer, end_of_prompt)) {
       with_group(layer, [&](std::span<Layer<P>* const> together) {
@@ -97,6 +100,9 @@ struct Commit {
     count_seen(l);
     if (rewrites(l) && !scratch.counted) { keep_states(l); }  // it may remember what it decided
     decide(l, layer, false);
+    if constexpr (may<P>.colder) {
+      if (ColderRows<P>::any(l, scratch)) { return {false}; }
+    }
     Room all{true};
     for (std::size_t unit = 0; l.decides() && unit < l.tables.size(); ++unit) {
       const Room room = l.make_room_to_evict(unit, l.drops(unit, scratch), rows, scratch);
@@ -207,6 +213,16 @@ struct Commit {
       return false;
     }
   }
+  /// Moves what gets colder before the other exact rows; scratch.cold says how many rows these are, if there are any.
+  void partition(Layer<P>& l) const {
+    if constexpr (may<P>.colder) {
+      if (!ColderRows<P>::any(l, scratch)) { return; }
+      scratch.cold.resize(l.tables.size());
+      for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
+        scratch.cold[unit] = ColderRows<P>::partition(l, unit, shape, workspace.rotation, scratch);
+      }
+    }
+  }
   /// What is decided to be written can be, without failing, and so can `more` rows be appended to the tables.
   void prepare_writes(Layer<P>& l, std::size_t more) const {
     if constexpr (may<P>.rewrites) {
@@ -273,6 +289,7 @@ struct Commit {
   }
   void start(const Layer<P>& l) const {
     scratch.writes.clear();
+    scratch.cold.clear();
     if (l.decides()) { l.start(scratch); }
   }
   /// What no query of the prompt saw goes before the eviction decides, so that none has to know of it.

@@ -26,9 +26,9 @@ struct SeenByLane {
 template <class P>
 struct CommitScratch {
   explicit CommitScratch(const Memory& memory)
-      : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)), decision(memory),
-        writes(memory), views(Allocator<LaneView>(memory)), sets(Allocator<RowSet>(memory)),
-        seen(Allocator<typename Lane<P>::State>(memory)), keys(Allocator<typename Lane<P>::Keys*>(memory)),
+      : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), cold(Allocator<std::size_t>(memory)),
+        drop(Allocator<unsigned char>(memory)), decision(memory), writes(memory), views(Allocator<LaneView>(memory)),
+        sets(Allocator<RowSet>(memory)), seen(Allocator<typename Lane<P>::State>(memory)), keys(Allocator<typename Lane<P>::Keys*>(memory)),
         values(Allocator<typename Lane<P>::Values*>(memory)), reads(Allocator<Reads>(memory)), layers(Allocator<Layer<P>*>(memory)),
         before(Allocator<SeenByLane<P>>(memory)) {}
 
@@ -68,6 +68,7 @@ struct CommitScratch {
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::scratch, rows);
     report.add(&MemoryReport::scratch, order);
+    report.add(&MemoryReport::scratch, cold);
     report.add(&MemoryReport::scratch, drop);
     decision.account(report);
     writes.account(report);
@@ -91,6 +92,7 @@ struct CommitScratch {
 
   Vector<float> rows;
   Vector<Position> order;
+  Vector<std::size_t> cold;    // (units) rows before these are cold, where some got colder
   Vector<unsigned char> drop;  // (rows of all units of a layer)
   DecisionScratch decision;
   Writes writes;           // of what is decided

@@ -24,7 +24,8 @@
 #define KVCOMPRESS_RULE_WRITTEN_AT_COMMITS                                                                                              \
   "the eviction writes rows at every commit, but the storage encodes several rows together, of which one alone cannot be written. Use " \
   "an eviction that decides once (SnapKV), or rows that are exact or encoded one by one"
-#define KVCOMPRESS_RULE_INDEX_FOLLOWS "the eviction writes rows that stay, and the retrieval's index does not follow that"
+#define KVCOMPRESS_RULE_INDEX_FOLLOWS "the eviction writes or reorders rows that stay, and the retrieval's index does not follow that"
+#define KVCOMPRESS_RULE_TIERS "the eviction makes rows colder, but the storage has no tier for them. Use one that has two (tiers2, tiers4)"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
@@ -45,7 +46,10 @@ struct Rules {
     return !needs.rewrites || needs.decides != Decides::every_commit || (keys.writes_encoded && values.writes_encoded);
   }
   static constexpr bool index_follows(const Needs& needs, bool retrieves, bool follows) noexcept {
-    return !needs.rewrites || !retrieves || follows;
+    return (!needs.rewrites && !needs.colder) || !retrieves || follows;
+  }
+  static constexpr bool has_tiers(const Needs& needs, const StoreFacts& keys, const StoreFacts& values) noexcept {
+    return !needs.colder || (keys.tiers && values.tiers);
   }
 
   static constexpr std::string_view encoded_together_sentence = KVCOMPRESS_RULE_ENCODED_TOGETHER;
@@ -54,6 +58,7 @@ struct Rules {
   static constexpr std::string_view written_sentence = KVCOMPRESS_RULE_WRITTEN;
   static constexpr std::string_view written_at_commits_sentence = KVCOMPRESS_RULE_WRITTEN_AT_COMMITS;
   static constexpr std::string_view index_follows_sentence = KVCOMPRESS_RULE_INDEX_FOLLOWS;
+  static constexpr std::string_view tiers_sentence = KVCOMPRESS_RULE_TIERS;
 
   /// The sentence of the first rule that does not hold, or nothing.
   static constexpr std::string_view broken(const Needs& needs, const StoreFacts& keys, const StoreFacts& values, bool needs_retrieval,
@@ -62,6 +67,7 @@ struct Rules {
     if (!observes_all(needs.observes, retrieves)) { return observes_all_sentence; }
     if (!written(needs, keys, values)) { return written_sentence; }
     if (!written_at_commits(needs, keys, values)) { return written_at_commits_sentence; }
+    if (!has_tiers(needs, keys, values)) { return tiers_sentence; }
     if (!index_follows(needs, retrieves, index_follows_writes)) { return index_follows_sentence; }
     return fetched(needs_retrieval, retrieves) ? std::string_view() : fetched_sentence;
   }
@@ -96,6 +102,7 @@ struct Composition {
   static constexpr const StoreFacts& values = facts_of_type<typename Storage::Values>;
   static_assert(chosen || Rules::written(may<P>, keys, values), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_WRITTEN);
   static_assert(chosen || Rules::written_at_commits(may<P>, keys, values), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_WRITTEN_AT_COMMITS);
+  static_assert(chosen || Rules::has_tiers(may<P>, keys, values), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_TIERS);
   static_assert(Rules::index_follows(may<P>, must_retrieve<P>, follows_writes<Retrieval>),
                 "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_INDEX_FOLLOWS);
   static_assert(Rules::fetched(
@@ -105,7 +112,7 @@ struct Composition {
   static constexpr bool works = true;
 };
 
-/// Raises an Error unless what the eviction of a lane writes can be written.
+/// Raises an Error unless what the eviction of a lane writes can be written, and what it makes colder be colder.
 template <class P>
 void check_writes(const PolicyOptions<P>& options, const Site& site, const Needs& wanted, bool chooses) {
   using Storage = typename Axes<P>::Storage;
@@ -114,6 +121,10 @@ void check_writes(const PolicyOptions<P>& options, const Site& site, const Needs
   require(Rules::written(wanted, keys, values), ErrorCode::option, eviction_name<P>(options, site), ": ", Rules::written_sentence);
   require(Rules::written_at_commits(wanted, keys, values), ErrorCode::option, eviction_name<P>(options, site), ": ",
           Rules::written_at_commits_sentence);
+  require(Rules::has_tiers(wanted, keys, values), ErrorCode::option, eviction_name<P>(options, site), ": ", Rules::tiers_sentence);
+  const Budget* const budget = budget_of<P>(options, site);
+  require(!wanted.colder || budget == nullptr || budget->bytes_of == 0, ErrorCode::option, eviction_name<P>(options, site),
+          ": budget is given in bytes, must be rows or a fraction where rows get colder: none goes");
   require(Rules::index_follows(wanted, chooses, index_follows_writes<P>(options, site)), ErrorCode::option, eviction_name<P>(options, site),
           " with ", retrieval_name<P>(options, site), ": ", Rules::index_follows_sentence);
   require(!wanted.weighs || !accumulates_fast_at<Storage>(options.storage, site), ErrorCode::option, eviction_name<P>(options, site),
@@ -135,7 +146,7 @@ void check_lanes(const Shape& shape, const PolicyOptions<P>& options) {
             retrieval_name<P>(options, site), ": ", Rules::observes_all_sentence);
     require(Rules::fetched(needs_retrieval_at<Storage>(options.storage, site), chooses), ErrorCode::option,
             retrieval_name<P>(options, site), ": ", Rules::fetched_sentence);
-    if constexpr (may<P>.rewrites) { check_writes<P>(options, site, wanted, chooses); }
+    if constexpr (may<P>.rewrites || may<P>.colder) { check_writes<P>(options, site, wanted, chooses); }
     require(!renumbers<P>(options, site) || Retrieval::renumbers(options.retrieval, site), ErrorCode::option,
             eviction_name<P>(options, site), ": in_cache_positions is true, must be false with ", retrieval_name<P>(options, site),
             ", whose index is made at the original positions");
@@ -159,3 +170,4 @@ void check_lanes(const Shape& shape, const PolicyOptions<P>& options) {
 #undef KVCOMPRESS_RULE_WRITTEN
 #undef KVCOMPRESS_RULE_WRITTEN_AT_COMMITS
 #undef KVCOMPRESS_RULE_INDEX_FOLLOWS
+#undef KVCOMPRESS_RULE_TIERS

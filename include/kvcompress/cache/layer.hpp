@@ -81,7 +81,7 @@ struct Layer {
   }
   /// Whether a lane's row is marked.
   [[nodiscard]] bool goes(std::size_t head, std::size_t row, CommitScratch<P>& scratch) const noexcept {
-    return drops(tables.size() == 1 ? 0 : head, scratch)[row] != 0;
+    return drops(tables.size() == 1 ? 0 : head, scratch)[row] == static_cast<unsigned char>(Fate::drop);
   }
   /// Clears the flags of all rows.
   void start(CommitScratch<P>& scratch) const {

@@ -39,6 +39,7 @@ struct Settling {
   std::size_t layer;             ///< of the lane, or the first of the lanes that the store encodes together
   std::size_t rows;              ///< rows that all of them have and that are committed: only these may be encoded
   std::span<const Reads> reads;  ///< what the retrieval says, one entry per lane
+  std::size_t cold = 0;          ///< rows before this one are cold: for stores with `static constexpr bool tiers`, true
 };
 
 /// Whose rows a store encodes together; a lane's where it does not say.

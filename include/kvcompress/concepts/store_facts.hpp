@@ -78,6 +78,7 @@ struct StoreFacts {
   bool compacts;
   bool prepares;             ///< rows before they are read
   bool in_keys;              ///< values that the keys hold
+  bool tiers;                ///< it encodes what a fate makes colder
   bool writes;               ///< its exact rows can be written
   bool writes_encoded;       ///< and its encoded ones
   bool frames;               ///< rows lie in a frame of their own
@@ -88,6 +89,8 @@ template <class S>
 constexpr StoreFacts facts_by_type() noexcept {
   std::size_t multiple = 1;
   if constexpr (requires { S::row_multiple; }) { multiple = S::row_multiple; }
+  bool tiers = false;
+  if constexpr (requires { S::tiers; }) { tiers = S::tiers; }
   bool writes_encoded = WritesRows<S> && !Settles<S>;
   if constexpr (requires { S::writes_encoded; }) { writes_encoded = S::writes_encoded; }
   return {.scope = scope_of<S>(),
@@ -100,6 +103,7 @@ constexpr StoreFacts facts_by_type() noexcept {
           .compacts = Compacts<S>,
           .prepares = Prepares<S>,
           .in_keys = ValuesInKeys<S>,
+          .tiers = tiers,
           .writes = WritesRows<S>,
           .writes_encoded = writes_encoded,
           .frames = FramesQueries<S> || FramesOutputs<S>,

@@ -22,7 +22,7 @@ enum class ErrorCode {
   format,    ///< a saved cache is damaged, cut short, of another format, or of another policy, option or shape than the cache
 };
 
-/// Text of at most 383 characters, formed without allocating; what does not fit is cut.
+/// Text of at most 511 characters, formed without allocating; what does not fit is cut.
 class Sentence {
  public:
   void add(std::string_view part) noexcept {

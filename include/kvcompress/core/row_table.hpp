@@ -120,6 +120,20 @@ class RowTable {
     if (!turned_.empty()) { turned_[to] = turned_[from]; }
     if (weighs()) { log_weights_[to] = log_weights_[from]; }
   }
+  /// Row `first` + i becomes what row order[i] was, for all rows from `first` on.
+  void permute(std::size_t first, std::span<const Position> order) {
+    reserve(rows_);
+    spell_out();
+    const auto gather = [&](auto& column) {
+      if (column.empty()) { return; }
+      const auto before = column;
+      for (std::size_t i = 0; i < order.size(); ++i) { column[first + i] = before[order[i]]; }
+    };
+    gather(positions_);
+    gather(slots_);
+    gather(turned_);
+    gather(log_weights_);
+  }
   /// Forgets the rows from `rows` on.
   void resize(std::size_t rows) noexcept {
     live_ -= live_in(rows, rows_);

@@ -24,7 +24,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// What becomes of the rows that an eviction marks: static functions over an Options value and a State per lane (NoState for none).
 ///
 /// validate, state, row_bytes: as Scorer.
-/// may: what it does; `rewrites`, and `weighs` if it changes weights. It may observe every query, and has observe(options, state, head,
+/// may: what it does: `rewrites`, `weighs` if it changes weights, `colder`. It may observe every query, and has observe(options, state, head,
 ///   probabilities) then.
 /// dispose(options, sets, moment): sees the rows marked in set.drop, of the sets of a layer that decide together. Writes to others with set.write
 ///   and set.weigh, to rows from set.first_writable on alone, and may unmark rows. Called at every commit, also where nothing is marked. It may change
@@ -82,8 +82,9 @@ struct BothStates {
 /// What an eviction needs with a disposer beside it.
 constexpr Needs with_fate(Needs needs, const Needs& fate) noexcept {
   if (fate.observes != Observes::nothing) { needs.observes = fate.observes; }
-  needs.rewrites = true;
+  needs.rewrites = fate.rewrites;
   needs.weighs = fate.weighs;
+  needs.colder = fate.colder;
   return needs;
 }
 

@@ -63,12 +63,15 @@ struct Protected {
   std::size_t recent = 0;
 };
 
+/// What becomes of a row, as RowSet::drop has it. A row only gets colder: one that is encoded already stays as it is.
+enum class Fate : unsigned char { keep, drop, colder };
+
 /// Lanes that keep the same rows: usually one. Padding is gone already (see KVCache::end_prompt).
 struct RowSet {
   const RowTable& rows;             ///< positions, which rows are alive
   std::span<const LaneView> lanes;  ///< layer by layer, heads ascending; at least one
   std::size_t& budget;              ///< rows that an eviction with a budget keeps; what is set at the end of a prompt stays
-  std::span<unsigned char> drop;    ///< one flag per row, 0 at entry; set to 1 to evict a live row
+  std::span<unsigned char> drop;    ///< one Fate per row, keep at entry; set to 1 to evict a live row
   Vector<Position>& order;          ///< scratch for sorting, any size
   Writes* writes = nullptr;         ///< what is written; null of an eviction that does not say that it rewrites rows
   std::size_t first_writable = 0;   ///< rows before this one are encoded, in a way that they cannot be written

@@ -41,6 +41,16 @@ struct FlushStrips {
   }
 };
 
+/// Two tiers: nothing is due for being old, but what a fate made colder (see Fate::colder), in whole multiples of Body::row_multiple. Such rows were
+/// moved before the other exact ones; keys and values share the border up to that multiple.
+struct FlushColder {
+  static constexpr std::string_view name = "when colder";
+  static constexpr bool by_fate = true;
+  static constexpr std::size_t more(std::size_t row_multiple) noexcept { return row_multiple; }
+  static constexpr std::size_t most(std::size_t /*residual*/) noexcept { return static_cast<std::size_t>(-1); }
+  static constexpr std::size_t due(std::size_t /*exact*/, std::size_t /*residual*/) noexcept { return 0; }
+};
+
 /// Rows [0, settled()) as `Body` encodes them, the newer ones exact in Body::exact_type, all of them in the frame: rows are brought into it when
 /// they come, queries once per block of queries, and weighted sums back once per block. New rows are exact until `settle()` finds
 /// them due by `Rule`. Encoded rows keep their place; exact ones move freely.
@@ -57,6 +67,7 @@ class Buffered {
  public:
   using exact_type = typename Body::exact_type;
   static constexpr std::size_t row_multiple = Body::row_multiple;
+  static constexpr bool tiers = requires { requires Rule::by_fate; };  ///< a fate says what is encoded
   static constexpr bool writes_encoded = !Frame::changes && requires(Body body, const float* x) { body.write(std::size_t{}, x); };
 
   /// `options.residual`: exact rows, in `Body::row_multiple`s, at least one.
@@ -122,11 +133,19 @@ class Buffered {
   }
   /// Encodes what is due. The scratch grows to one block of rows.
   static void settle(std::span<Buffered* const> members, const Settling& settling) {
-    for (Buffered* member : members) { member->settle(settling.scratch); }
+    for (Buffered* member : members) {
+      if constexpr (tiers) {
+        const std::size_t border = std::max(settling.cold, member->settled());
+        member->encode_oldest((border - member->settled()) / row_multiple * row_multiple, settling.scratch);
+      } else {
+        member->settle(settling.scratch);
+      }
+    }
   }
-  void settle(Vector<float>& scratch) {
+  void settle(Vector<float>& scratch) { encode_oldest(Rule::due(tail_.rows(), residual_), scratch); }
+  /// Encodes so many exact rows, a multiple of row_multiple.
+  void encode_oldest(std::size_t due, Vector<float>& scratch) {
     constexpr std::size_t block_rows = Body::block_rows;
-    std::size_t due = Rule::due(tail_.rows(), residual_);
     while (due > 0) {
       const std::size_t count = std::min(due, block_rows);
       scratch.resize(std::max(scratch.size(), count * dim_));
@@ -215,7 +234,7 @@ class Buffered {
   }
   void reserve(std::size_t rows) {
     body_.reserve(rows);
-    tail_.reserve(std::min(rows, residual_ + Rule::more(Body::row_multiple)));
+    tail_.reserve(tiers ? rows : std::min(rows, residual_ + Rule::more(Body::row_multiple)));
   }
   /// The memory of the recent rows stays here when they are encoded: under a budget the next ones need no allocation.
   void keep_recent() noexcept { tail_.keep(residual_ + Rule::more(Body::row_multiple)); }

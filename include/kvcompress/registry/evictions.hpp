@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "kvcompress/eviction/dispositions/demote.hpp"
 #include "kvcompress/eviction/dispositions/merge_nearest.hpp"
 #include "kvcompress/policies/adakv.hpp"
 #include "kvcompress/policies/cam.hpp"
@@ -54,6 +55,7 @@ inline void add_evictions(Registry& registry) {
   registry.add_fate<MergeRanked>("merge_ranked");
   registry.add_fate<ValueSpread<>>("value_spread");
   registry.add_fate<MeanRow>("mean_row");
+  registry.add_fate<Demote>("demote");
 }
 
 }  // namespace kvcompress

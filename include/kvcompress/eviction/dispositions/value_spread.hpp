@@ -87,9 +87,11 @@ struct ValueSpread {
       if (set.drop[row] != 0) { chosen.push_back(row); }
     }
     if (set.scores.empty() || chosen.size() <= options.candidates) { return chosen; }
-    std::stable_sort(chosen.begin(), chosen.end(), [&](Position a, Position b) { return set.scores[a] > set.scores[b]; });
+    const auto older = [&](Position a, Position b) { return set.rows.position(a) < set.rows.position(b); };
+    std::sort(chosen.begin(), chosen.end(),
+              [&](Position a, Position b) { return set.scores[a] != set.scores[b] ? set.scores[a] > set.scores[b] : older(a, b); });
     chosen.resize(options.candidates);
-    std::sort(chosen.begin(), chosen.end(), [&](Position a, Position b) { return set.rows.position(a) < set.rows.position(b); });
+    std::sort(chosen.begin(), chosen.end(), older);
     return chosen;
   }
   static void spread(const Options& options, const RowSet& set, const LaneView& lane, const Vector<Position>& rows,
