@@ -36,7 +36,6 @@ class PerTokenValues {
       : dim_(dim), group_(group_of(options, dim)), code_(options), accumulation_(options.accumulation),
         blocks_(block_bytes(dim, group_), memory) {}
   PerTokenValues(std::size_t dim, const Memory& memory) requires(Group != 0)
-
       : dim_(dim), group_(Group), code_(Group), blocks_(block_bytes(dim, group_), memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
