@@ -68,7 +68,9 @@ void turboquant_of_vllm(const conformance::Case& one) {
   const Table k(one.array("k"));
   const float sigma = 1.0F / std::sqrt(static_cast<float>(k.dim));
   const auto levels = one.array("levels").as<float>();
-  for (std::size_t i = 0; i < table.count; ++i) { EXPECT_NEAR(table.levels[i], levels[i] / sigma, 2e-4F); }
+  double off = 0.0;  // theirs are solved by trapezoids up to 3.5 deviations: 2e-4 of a unit vector of 64 numbers
+  for (std::size_t i = 0; i < table.count; ++i) { off = std::max(off, std::abs(static_cast<double>(table.levels[i] - levels[i] / sigma))); }
+  conformance::expect_within(one, "levels, in deviations", off, 2e-3);
 
   const std::size_t block = BlockHadamard(k.dim).block();
   const auto turned = rotated(k, block);
@@ -97,31 +99,33 @@ void turboquant_of_vllm(const conformance::Case& one) {
       codes.compare(keys.code(r, c), index[at]);
       same = same && keys.code(r, c) == index[at];
     }
+    double off_norm = 0.0;
     for (std::size_t c = 0; same && c < k.dim; ++c) {  // theirs, with the norm not rounded to half
       const double theirs = static_cast<double>(hats[r * k.dim + c]) * norm / static_cast<double>(norms[r]);
-      error = std::max(error, std::abs(static_cast<double>(decoded[c]) - theirs) / norm);
+      off_norm += std::pow(static_cast<double>(decoded[c]) - theirs, 2);
     }
+    error = std::max(error, std::sqrt(off_norm) / norm);
   }
   conformance::expect_within(one, "rotated unit keys", rotation, 2e-6);
   codes.finish(one, "keys");
-  // Levels are 255ths of their span, half a step at most, and the official ones are solved to 2e-4.
-  const double grid = static_cast<double>(table.step) / 2 + 2e-4;
-  conformance::expect_within(one, "decoded keys, of their norm", error, grid);
+  // Levels are 255ths of their span, half a step at most, beside what the tables differ by.
+  const double grid = static_cast<double>(table.step) / 2 + 2e-3;
+  conformance::expect_within(one, "length of what decoded keys differ by, of their norm", error, grid);
 
   const Table v(one.array("v"));
   const auto value_index = one.array("v_index").as<int>();
   const auto value_hats = one.array("v_hat").as<float>();
-  PerTokenValues<AffineCode<Bits, half>, 32> values(CodecOptions<Bits>{}, v.dim, {});
+  PerTokenValues<AffineCode<Bits, float>, 32> values(CodecOptions<Bits>{}, v.dim, {});  // they round scales to half behind the codes
   values.append(v.data.data(), v.rows());
   Codes value_codes;
   double value_error = 0.0;
   for (std::size_t r = 0; r < v.rows(); ++r) {
-    values.read(r, decoded.data());
     for (std::size_t c = 0; c < v.dim; ++c) {
-      value_codes.compare(values.code(r, c), value_index[r * v.dim + c]);
-      const double step =
-          values.code(r, c) == value_index[r * v.dim + c] ? 0.0 : static_cast<double>(static_cast<float>(values.scale(r, c)));
-      value_error = std::max(value_error, std::abs(static_cast<double>(decoded[c] - value_hats[r * v.dim + c])) - step);
+      const std::size_t at = r * v.dim + c;
+      value_codes.compare(values.code(r, c), value_index[at]);
+      const auto decoded_value = GroupQuantizer<Bits, half>::decode(static_cast<std::uint8_t>(value_index[at]), half(values.scale(r, c)),
+                                                                    half(values.minimum(r, c)));
+      value_error = std::max(value_error, std::abs(static_cast<double>(decoded_value - value_hats[at])));
     }
   }
   value_codes.finish(one, "values");

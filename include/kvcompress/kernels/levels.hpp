@@ -18,11 +18,11 @@ template <int Bits>
 inline void look_up_levels(const std::uint8_t* strip, std::size_t steps, std::size_t first, std::size_t count, const std::uint8_t* table,
                            const std::uint8_t* ahead, std::uint8_t* to) noexcept {
   static_assert(Bits <= 4, "a table in a register has 16 levels");
-  using simd::native::byte_lanes;
+  using simd::native::u8;
   constexpr std::size_t lines = Strip<Bits>::step_multiple / 4;  // of levels, per line of the narrowest plane
   for (std::size_t step = first; step < first + count; step += Strip<Bits>::step_multiple, to += 64 * lines) {
-    for (std::size_t part = 0; part < 64; part += sizeof(byte_lanes)) {
-      byte_lanes index[lines] = {};
+    for (std::size_t part = 0; part < 64; part += sizeof(u8)) {
+      u8 index[lines] = {};
       Strip<Bits>::for_planes(strip, steps, [&]<int Width, int Shift>(const std::uint8_t* plane) {
         constexpr std::size_t fields = 8 / Width;
         const std::uint8_t* from = plane + step * 2 * static_cast<std::size_t>(Width);
@@ -30,11 +30,11 @@ inline void look_up_levels(const std::uint8_t* strip, std::size_t steps, std::si
         for (std::size_t i = 0; i < lines; i += fields) {
           const std::uint8_t* line = from + i / fields * 64;
           if (ahead != nullptr && part == 0) { __builtin_prefetch(ahead + (line - strip), 0, 2); }
-          byte_lanes all;
+          u8 all;
           std::memcpy(&all, line + part, sizeof all);
 #pragma GCC unroll 8
           for (std::size_t field = 0; field < fields; ++field) {
-            const byte_lanes bits =
+            const u8 bits =
                 (all >> static_cast<std::uint8_t>(static_cast<std::size_t>(Width) * field)) & static_cast<std::uint8_t>((1 << Width) - 1);
             index[i + field] |= bits << static_cast<std::uint8_t>(Shift);
           }
@@ -42,7 +42,7 @@ inline void look_up_levels(const std::uint8_t* strip, std::size_t steps, std::si
       });
 #pragma GCC unroll 8
       for (std::size_t i = 0; i < lines; ++i) {
-        const byte_lanes levels = simd::native::look_up(table, index[i]);
+        const u8 levels = simd::native::look_up(table, index[i]);
         std::memcpy(to + 64 * i + part, &levels, sizeof levels);
       }
     }

@@ -13,7 +13,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 template <class Code>
 struct RotatedStorage {
   using Keys = Buffered<PerTokenKeys<Code>, FlushStrips, BlockHadamard>;
-  using Values = Buffered<PerTokenValues<Code, 32>, FlushStrips, BlockHadamard>;
+  using Values = Buffered<PerTokenValues<Code>, FlushStrips, BlockHadamard>;
   struct Options {
     std::size_t residual = 16;                             ///< the newest residual to residual + 15 rows are exact
     std::size_t group = 0;                                 ///< channels that share a scale, a multiple of 32; 0: all of the row

@@ -20,7 +20,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 ///
 /// A block is [codes: strips of 16 channels][scales: (groups, 128)][minima, if the code has some: (groups, 128)].
 /// Memory: bits + numbers * 8 * sizeof(Scale) / group bits per number, channels padded to a multiple of 16.
-template <class Code, std::size_t Group>
+template <class Code, std::size_t Group = 0>
 class PerTokenValues {
   static_assert(Group % 8 == 0, "Group must be a multiple of 8 channels");
   using Scale = typename Code::Scale;
@@ -35,7 +35,7 @@ class PerTokenValues {
   PerTokenValues(const auto& options, std::size_t dim, const Memory& memory)
       : dim_(dim), group_(group_of(options, dim)), code_(options), accumulation_(options.accumulation),
         blocks_(block_bytes(dim, group_), memory) {}
-  PerTokenValues(std::size_t dim, const Memory& memory)
+  PerTokenValues(std::size_t dim, const Memory& memory) requires(Group != 0)
       : dim_(dim), group_(Group), code_(Group), blocks_(block_bytes(dim, group_), memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
@@ -156,7 +156,7 @@ class PerTokenValues {
   static void describe(auto&& fact) {
     fact("form", Code::name);
     fact("bits", Bits);
-    if constexpr (!Code::looks_up) { fact("group", Group); }
+    if constexpr (Group != 0) { fact("group", Group); }
     fact("scales", number_name<Scale>);
   }
   static void persist(auto& self, auto& archive, std::size_t rows) {

@@ -141,10 +141,10 @@ inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
 }
 
 /// Bytes of a register, and table[index] of each; indices are below 16, `table` has 16 bytes.
-using byte_lanes = std::uint8_t __attribute__((vector_size(32)));
-inline byte_lanes look_up(const std::uint8_t* table, byte_lanes index) noexcept {
+using u8 = std::uint8_t __attribute__((vector_size(32)));
+inline u8 look_up(const std::uint8_t* table, u8 index) noexcept {
   const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
-  return reinterpret_cast<byte_lanes>(_mm256_shuffle_epi8(both, reinterpret_cast<__m256i>(index)));
+  return reinterpret_cast<u8>(_mm256_shuffle_epi8(both, reinterpret_cast<__m256i>(index)));
 }
 
 inline void store_weights(std::int8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {

@@ -141,10 +141,10 @@ inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
 }
 
 /// Bytes of a register, and table[index] of each; indices are below 16, `table` has 16 bytes.
-using byte_lanes = std::uint8_t __attribute__((vector_size(64)));
-inline byte_lanes look_up(const std::uint8_t* table, byte_lanes index) noexcept {
+using u8 = std::uint8_t __attribute__((vector_size(64)));
+inline u8 look_up(const std::uint8_t* table, u8 index) noexcept {
   const __m512i all = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
-  return reinterpret_cast<byte_lanes>(_mm512_shuffle_epi8(all, reinterpret_cast<__m512i>(index)));
+  return reinterpret_cast<u8>(_mm512_shuffle_epi8(all, reinterpret_cast<__m512i>(index)));
 }
 
 /// a * b + 1.5 * 2^23 is a number whose lowest bits are the rounded product, once negative ones are cut to their width.

@@ -189,8 +189,8 @@ inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
 }
 
 /// Bytes of a register, and table[index] of each; indices are below 16, `table` has 16 bytes.
-using byte_lanes = std::uint8_t __attribute__((vector_size(16)));
-inline byte_lanes look_up(const std::uint8_t* table, byte_lanes index) noexcept {
+using u8 = std::uint8_t __attribute__((vector_size(16)));
+inline u8 look_up(const std::uint8_t* table, u8 index) noexcept {
   for (int i = 0; i < 16; ++i) { index[i] = table[index[i]]; }
   return index;
 }
