@@ -2,9 +2,7 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
-#include <array>
 #include <cmath>
-#include <set>
 
 #include "kvcompress/any/any_cache.hpp"
 #include "kvcompress/eviction/dispositions/merge_nearest.hpp"

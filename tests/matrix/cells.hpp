@@ -103,6 +103,24 @@ struct Cell {
   }
 };
 
+/// Every combination of these parts that works: one storage of each kind, evictions of every kind, both ways to read.
+inline std::vector<Cell> all_cells() {
+  std::vector<Cell> cells;
+  for (const std::string& policy : examples::registry().policies()) {
+    const Cell cell(policy);
+    const std::string_view storages[] = {"f16", "kivi4", "rot4", "lm3", "gear4", "xkv", "shadowkv"};
+    const bool one_of_each = std::find(std::begin(storages), std::end(storages), cell.storage) != std::end(storages);
+    const std::string_view evictions[] = {"",      "streaming", "h2o",     "snapkv", "pyramidkv",
+                                          "adakv", "tova",      "keydiff", "d2o",    "razorattention"};
+    if (std::find(std::begin(evictions), std::end(evictions), cell.eviction) == std::end(evictions)) { continue; }
+    if (one_of_each && (cell.retrieval.empty() || cell.retrieval == "quest")) { cells.push_back(cell); }
+  }
+  for (const char* const policy : {"h2o+merge_weighted", "snapkv+merge_weighted+kivi4", "h2o+demote+tiers4", "snapkv+demote+tiers2"}) {
+    cells.emplace_back(policy);
+  }
+  return cells;
+}
+
 inline void PrintTo(const Cell& cell, std::ostream* out) { *out << cell.name; }
 
 }  // namespace kvcompress::test

@@ -17,24 +17,6 @@ using namespace kvcompress::test;
 const Shape shape{.layers = 3, .query_heads = 4, .kv_heads = 2, .head_dim = 32};
 constexpr std::size_t prompt = 150;
 
-/// Every combination of these parts that works: one storage of each kind, evictions of every kind, both ways to read.
-std::vector<Cell> all_cells() {
-  std::vector<Cell> cells;
-  for (const std::string& policy : examples::registry().policies()) {
-    const Cell cell(policy);
-    const std::string_view storages[] = {"f16", "kivi2", "kivi4", "rot4", "lm3", "gear4", "xkv", "shadowkv"};
-    const bool one_of_each = std::find(std::begin(storages), std::end(storages), cell.storage) != std::end(storages);
-    const std::string_view evictions[] = {"",      "streaming", "h2o",     "snapkv", "pyramidkv",
-                                          "adakv", "tova",      "keydiff", "d2o",    "razorattention"};
-    if (std::find(std::begin(evictions), std::end(evictions), cell.eviction) == std::end(evictions)) { continue; }
-    if (one_of_each && (cell.retrieval.empty() || cell.retrieval == "quest")) { cells.push_back(cell); }
-  }
-  for (const char* const policy : {"h2o+merge_weighted", "snapkv+merge_weighted+kivi4", "h2o+demote+tiers4", "snapkv+demote+tiers2"}) {
-    cells.emplace_back(policy);
-  }
-  return cells;
-}
-
 /// One text per layer.
 struct Texts {
   explicit Texts(std::size_t tokens, unsigned seed) {

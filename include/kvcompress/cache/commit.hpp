@@ -47,6 +47,7 @@ struct Commit {
       }
     }
     drop_padding(l, end_of_prompt);
+    scratch.cold.clear();
     if (!end_of_prompt || !decides_together(l, layer)) {
       start(l);
       decide(l, layer, end_of_prompt);

@@ -78,6 +78,7 @@ concept Settles = requires(std::span<S* const> members, const Settling& settling
 /// | S::scope                   | whose rows it encodes together; a lane's where it does not say
 /// | make_writable(first, last) | afterwards move to these exact rows cannot fail (else: unshare)
 /// | prepare_to_write(row), write(row, x) | an exact row becomes x, `dim` floats; the second cannot fail after the first (see Disposer)
+/// | S::tiers                   | `static constexpr bool`, true if a commit encodes the rows before Settling::cold, which a fate made colder
 /// | S::writes_encoded          | `static constexpr bool`, true if encoded rows can be written like exact ones
 /// | hold(), release()          | between them, room that was made stays
 /// | take_room(former)          | a changed copy takes over free blocks
