@@ -27,7 +27,7 @@ struct AttendOptions {
   float scale = 0.0F;            ///< factor on q . k, finite and above 0; 0 means 1/sqrt(key width)
   float soft_cap = 0.0F;         ///< logits become cap * tanh(logit / cap), a cap above 0; 0 or infinity means no cap
   std::size_t window = 0;        ///< sliding window: a query sees the rows less than this far behind it, by in-cache positions where the
-                                 ///< policy has them; 0 means all
+                                 ///< policy has them; 0 means all. What lies before them is not read, but for at most 127 rows
   Position start = 0;            ///< rows before this position (left padding) are not seen: see KVCache::end_prompt
   float* log_sum_exp = nullptr;  ///< optional output (tokens, query_heads): log of the softmax's denominator
   std::span<const float>

@@ -107,7 +107,7 @@ struct KeyCodes {
     return Strip::get(parts.codes + index * Strip::bytes(dim), dim, row % Strip::lanes, c, lanes_of(index, rows));
   }
   /// All numbers of a row. `codes` is scratch for row_codes(dim) bytes.
-  static constexpr std::size_t row_codes(std::size_t dim) noexcept { return Strip::padded(dim); }
+  static constexpr std::size_t row_codes(std::size_t dim) noexcept { return Strip::padded(dim) + simd::native::lanes; }
   static void decode_row(std::size_t row, std::size_t rows, std::size_t dim, const Parts& parts, std::uint8_t* codes, float* out) noexcept {
     namespace vec = simd::native;
     const std::size_t index = row / Strip::lanes;

@@ -36,6 +36,7 @@ template <class Codes, class Backbone>
 class Encoder {
   using Scale = typename Codes::Scale;
   static constexpr bool token_scales = !Codes::keys && Backbone::group == 0;  // one for the whole vector, hence for all lanes
+  static constexpr std::size_t channels_at_once = 8;                          // of keys: one alone reads a line of memory for each number
 
  public:
   Encoder(const Job& job, Vector<float>& scratch)
@@ -49,7 +50,7 @@ class Encoder {
       carve(base, bytes, q_, job.rank * job.rows);
       carve(base, bytes, places_, most);
       carve(base, bytes, matrix_, job.rows * job.dim);
-      carve(base, bytes, vector_, std::max(length_, job.dim));
+      carve(base, bytes, vector_, std::max((Codes::keys ? channels_at_once : 1) * length_, job.dim));
       carve(base, bytes, strip_, Codes::encode_floats(job.dim));
       carve(base, bytes, codes_, Codes::row_codes(job.dim));
       carve(base, bytes, fills_, vectors_);
@@ -135,25 +136,31 @@ class Encoder {
     });
   }
   /// The mean of the vector, outliers included: what stands in their slots while the rest is quantised, so that they widen no group.
-  [[nodiscard]] float mean() const noexcept {
+  [[nodiscard]] float mean(const float* vector) const noexcept {
     double sums[8] = {};  // so that compilers may use vectors
     for (std::size_t i = 0; i + 8 <= length_; i += 8) {
-      for (std::size_t lane = 0; lane < 8; ++lane) { sums[lane] += static_cast<double>(vector_[i + lane]); }
+      for (std::size_t lane = 0; lane < 8; ++lane) { sums[lane] += static_cast<double>(vector[i + lane]); }
     }
     double sum = std::accumulate(sums, sums + 8, 0.0);
-    for (std::size_t i = length_ / 8 * 8; i < length_; ++i) { sum += static_cast<double>(vector_[i]); }
+    for (std::size_t i = length_ / 8 * 8; i < length_; ++i) { sum += static_cast<double>(vector[i]); }
     return static_cast<float>(sum / static_cast<double>(length_));
   }
 
   void choose_in_channels() {
     if (job_.outliers_per_side == 0) { return; }
-    for (std::size_t c = 0; c < job_.dim; ++c) {
-      for (std::size_t row = 0; row < job_.rows; ++row) { vector_[row] = matrix_[row * job_.dim + c]; }
-      const std::size_t count = choose_outliers(vector_, length_, job_.outliers_per_side, sorted_, chosen_);
-      const float fill = mean();
-      for (std::size_t i = 0; i < count; ++i) {
-        places_[place_count_++] = {chosen_[i], static_cast<std::uint32_t>(c)};
-        matrix_[chosen_[i] * job_.dim + c] = fill;
+    for (std::size_t first = 0; first < job_.dim; first += channels_at_once) {
+      const std::size_t channels = std::min(channels_at_once, job_.dim - first);
+      for (std::size_t row = 0; row < job_.rows; ++row) {
+        for (std::size_t i = 0; i < channels; ++i) { vector_[i * length_ + row] = matrix_[row * job_.dim + first + i]; }
+      }
+      for (std::size_t c = first; c < first + channels; ++c) {
+        const float* vector = vector_ + (c - first) * length_;
+        const std::size_t count = choose_outliers(vector, length_, job_.outliers_per_side, sorted_, chosen_);
+        const float fill = mean(vector);
+        for (std::size_t i = 0; i < count; ++i) {
+          places_[place_count_++] = {chosen_[i], static_cast<std::uint32_t>(c)};
+          matrix_[chosen_[i] * job_.dim + c] = fill;
+        }
       }
     }
     std::sort(places_, places_ + place_count_, [](Place a, Place b) { return a.row != b.row ? a.row < b.row : a.channel < b.channel; });
@@ -162,7 +169,7 @@ class Encoder {
     for (std::size_t row = 0; row < job_.rows; ++row) {
       for (std::size_t lane = 0; lane < job_.lanes; ++lane) { read(lane, row, vector_ + lane * job_.dim); }
       const std::size_t count = choose_outliers(vector_, length_, job_.outliers_per_side, sorted_, chosen_);
-      fills_[row] = mean();
+      fills_[row] = mean(vector_);
       for (std::size_t i = 0; i < count; ++i) {
         places_[place_count_++] = {static_cast<std::uint32_t>(row), chosen_[i]};
         vector_[chosen_[i]] = fills_[row];
@@ -203,17 +210,21 @@ class Encoder {
     }
     if (segment.outlier_count() == 0) { return; }
     std::fill_n(segment.tile_ends(), List::tiles(job_.rows), 0U);
+    Scale* const deltas = segment.deltas();
+    std::uint8_t* const rows = segment.outlier_rows();
+    std::uint8_t* const channels = segment.outlier_channels();
+    std::uint32_t* const ends = segment.tile_ends();
     std::size_t i = 0;
     for_outliers(lane, read, [&](std::size_t row, std::size_t c, float x) {
       const float delta = x - Codes::decode(row, c, job_.rows, job_.dim, parts);
-      segment.deltas()[i] = Scale(std::clamp(delta, -largest<Scale>, largest<Scale>));
-      segment.outlier_rows()[i] = static_cast<std::uint8_t>(row % List::tile_rows);
+      deltas[i] = Scale(std::clamp(delta, -largest<Scale>, largest<Scale>));
+      rows[i] = static_cast<std::uint8_t>(row % List::tile_rows);
       if (List::channel_bytes(job_.dim) == 1) {
-        segment.outlier_channels()[i] = static_cast<std::uint8_t>(c);
+        channels[i] = static_cast<std::uint8_t>(c);
       } else {
-        reinterpret_cast<std::uint16_t*>(segment.outlier_channels())[i] = static_cast<std::uint16_t>(c);
+        reinterpret_cast<std::uint16_t*>(channels)[i] = static_cast<std::uint16_t>(c);
       }
-      segment.tile_ends()[row / List::tile_rows] = static_cast<std::uint32_t>(++i);
+      ends[row / List::tile_rows] = static_cast<std::uint32_t>(++i);
       matrix_[row * job_.dim + c] = x - seen(x);
     });
     for (std::size_t tile = 1; tile < List::tiles(job_.rows); ++tile) {  // tiles without outliers
