@@ -41,7 +41,7 @@ struct Options {
   comparison::KvSetup kv;
   std::string policies =
       "full,streaming,h2o,snapkv,kivi2,kivi4,kivi8,"
-      "gear2:buffer=128,prompt_rank=2,gear4:buffer=128,prompt_rank=2,"
+      "gear2:prompt_rank=2,gear4:prompt_rank=2,"
       "xkv:layers_per_group=3,rank_keys=48,rank_values=96,fold_in=64,shadowkv,quest,quest+kivi4,h2o+kivi4,snapkv+kivi4";
   std::string budget = "25%";
   std::string format = "table";

@@ -100,6 +100,9 @@ class PartSettings {
 /// KIVI's published residual of 128 exact rows would be a quarter of a short prompt.
 inline std::size_t kivi_residual(std::size_t prompt_tokens) { return prompt_tokens >= 2048 ? 128 : 32; }
 
+/// Of GEAR's published 20 rows a segment's factors and scales would be a third of a small head.
+inline std::size_t gear_buffer(std::size_t prompt_tokens) { return std::clamp<std::size_t>(prompt_tokens / 4, 20, 128); }
+
 /// Quest reads at least two pages. The published 16 rows a page belong to a budget of 2048; few pages choose badly, so a small one has 8.
 /// `dense_layers`: of the model's first two, which the authors read in full, those that are there.
 inline void fill_quest(PartSettings& part, std::size_t budget, std::size_t dense_layers) {
@@ -150,7 +153,7 @@ inline std::string with_defaults(std::string_view policy, std::size_t budget, st
     } else if (part.name().starts_with("kivi")) {
       part.fill("residual", kivi_residual(prompt_tokens));
     } else if (part.name().starts_with("gear")) {
-      part.fill("buffer", 64);  // of the published 20 rows a segment's factors and scales would be a third of a small head
+      part.fill("buffer", gear_buffer(prompt_tokens));
     } else if (part.name() == "quest") {
       fill_quest(part, budget, dense_layers);
     } else if (part.name() == "landmarks" || part.name() == "shadowkv") {

@@ -17,6 +17,7 @@
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
+namespace quick_reference {
 namespace {
 
 using namespace kvcompress;
@@ -143,3 +144,4 @@ TEST(QuickReference, SaysWhatEveryVerbDoesInEveryPhase) {
 }
 
 }  // namespace
+}  // namespace quick_reference

@@ -55,7 +55,8 @@ TEST(PolicyList, FillsInWhatAPolicyLeavesOpen) {
   EXPECT_EQ(with_defaults("kivi4", 128, 4096), "kivi4:residual=128");
   EXPECT_EQ(with_defaults("quest", 256, 1024), "quest:budget=256,dense_layers=2");
   EXPECT_EQ(with_defaults("quest", 128, 512), "quest:budget=128,page=8,dense_layers=2");
-  EXPECT_EQ(with_defaults("gear4", 128, 512), "gear4:buffer=64");
+  EXPECT_EQ(with_defaults("gear4", 128, 512), "gear4:buffer=128");
+  EXPECT_EQ(with_defaults("gear4", 16, 64), "gear4:buffer=20") << "as published, where a prompt is short";
   EXPECT_EQ(with_defaults("quest+kivi4", 20, 512), "quest:budget=20,page=8,dense_layers=2+kivi4:residual=32");
   EXPECT_EQ(with_defaults("quest:page=32,dense_layers=0", 20, 512), "quest:page=32,dense_layers=0,budget=64");
   EXPECT_EQ(with_defaults("landmarks", 2048, 8192), "landmarks:budget=2048,outlier_chunks=48") << "as published";
