@@ -1,7 +1,7 @@
 // bench/engine/main.cpp - what attention costs in llama.cpp, with its own caches and with ours, by depth; and how long prompts take.
 // SPDX-License-Identifier: MIT
 //
-//     engine [--depths 0,4096,16384,32768] [--rounds 15] [--prompts 512,2048] [--out engine.json]
+//     in_llama_cpp [--depths 0,4096,16384,32768] [--rounds 15] [--prompts 512,2048] [--out engine.json]
 #include <fmt/format.h>
 
 #include <cstdio>
