@@ -76,7 +76,6 @@ class Contender {
   void fill(std::size_t tokens) {
     if (tokens == 0) { return; }
     filling_ = true;
-    llama_set_n_threads(context_.get(), 2, 2);
     prompt_tokens_ = tokens;
     for (filled_ = 0; filled_ < tokens; filled_ += batch_) {
       batch_ = std::min<std::size_t>(batch_tokens, tokens - filled_);
@@ -84,7 +83,6 @@ class Contender {
       for (const auto& [node, work] : changed_) { work.write_to(node); }
       changed_.clear();
     }
-    llama_set_n_threads(context_.get(), 1, 1);
     filling_ = false;
     if (cache_ == nullptr) { return; }
     kv::llama_cpp::Sequence sequence;
@@ -168,7 +166,7 @@ class Contender {
     std::memset(node->data, 0, ggml_nbytes(node));
   }
   void keep_rows(const ggml_tensor& node) {
-    const kv::llama_cpp::AttentionNode attention(&node);
+    const kv::llama_cpp::AttentionNode attention(&node);  // its shapes; its parameters are ours now
     const auto layer = static_cast<std::size_t>(attention.layer());
     const auto rows = [&](const ggml_tensor* stored) {
       return kv::llama_cpp::rows_of(stored->src[0], attention.tokens(), kv_heads, head_dim, stored->src[0]->nb[1],
@@ -186,7 +184,7 @@ class Contender {
       const std::size_t last = std::min<std::size_t>(64, batch_);
       std::vector<float> out(last * query_heads * head_dim);
       held_->attend(layer, attention.query_rows().slice(batch_ - last, batch_),
-                    kv::Output::tokens_first(out.data(), last, query_heads, head_dim), {.scale = attention.scale});
+                    kv::Output::tokens_first(out.data(), last, query_heads, head_dim));
     }
   }
 

@@ -24,7 +24,7 @@ inline constexpr std::uint32_t layers = 4;
 inline constexpr std::uint32_t query_heads = 32;
 inline constexpr std::uint32_t kv_heads = 8;
 inline constexpr std::uint32_t head_dim = 128;
-inline constexpr std::uint32_t width = 256;
+inline constexpr std::uint32_t width = 64;  // of the residual stream
 inline constexpr std::uint32_t vocabulary = 256;
 
 /// Random weights in q8_0, of Llama's architecture.
@@ -82,7 +82,7 @@ using Model = std::unique_ptr<llama_model, decltype(&llama_model_free)>;
 
 /// That model, loaded by llama.cpp.
 inline Model load_model() {
-  llama_log_set([](ggml_log_level level, const char* text, void*) { level >= GGML_LOG_LEVEL_ERROR ? std::fputs(text, stderr) : 0; },
+  llama_log_set([](ggml_log_level level, const char* text, void*) { level == GGML_LOG_LEVEL_ERROR ? std::fputs(text, stderr) : 0; },
                 nullptr);
   ggml_backend_load_all_from_path(KVCOMPRESS_LLAMA_CPP_LIBRARIES);
   std::string path = "/tmp/kvcompress-engine-XXXXXX";

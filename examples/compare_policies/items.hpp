@@ -37,7 +37,7 @@ struct Items {
 };
 
 /// The prompt of a window once more, made shorter and longer again by facts.
-inline Item haystack_item(const Item& window, const llama::Vocabulary& vocabulary, std::size_t needles, std::uint64_t seed) {
+Item haystack_item(const Item& window, const auto& vocabulary, std::size_t needles, std::uint64_t seed) {
   constexpr std::size_t needle_tokens = 16;  // about; the haystack shall be about as long as the prompt
   const std::span<const llama::Token> filler(window.tokens.data() + 1, window.prompt_tokens - 1 - needles * needle_tokens);
   Haystack haystack = make_haystack(vocabulary, vocabulary.decode(filler), draw_needles(needles, seed));
@@ -48,8 +48,8 @@ inline Item haystack_item(const Item& window, const llama::Vocabulary& vocabular
   return item;
 }
 
-/// Reads the text, cuts it into windows and hides needles in the first half of each.
-inline Items make_items(const Setup& setup, const llama::Vocabulary& vocabulary) {
+/// Reads the text, cuts it into windows and hides needles in the first half of each. `vocabulary`: a llama::Vocabulary or what is like it.
+Items make_items(const Setup& setup, const auto& vocabulary) {
   std::ifstream file(setup.text, std::ios::binary);
   if (!file) { llama::fail("{}: cannot be opened.", setup.text); }
   const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());

@@ -10,6 +10,9 @@
 #include <thread>
 
 #include "compare_policies/facts.hpp"
+#ifdef KVCOMPRESS_LLAMA_CPP_LIBRARIES
+#include "compare_policies/in_llama_cpp.hpp"
+#endif
 #include "compare_policies/kv_protocol.hpp"
 #include "compare_policies/policies.hpp"
 #include "compare_policies/policy_list.hpp"
@@ -44,6 +47,7 @@ struct Options {
       "gear2:prompt_rank=2,gear4:prompt_rank=2,"
       "xkv:layers_per_group=3,rank_keys=48,rank_values=96,fold_in=64,shadowkv,quest,quest+kivi4,h2o+kivi4,snapkv+kivi4";
   std::string budget = "25%";
+  std::string engine = "example";
   std::string format = "table";
   std::string report;
   bool list = false;
@@ -89,6 +93,11 @@ void declare(CLI::App& app, Options& o) {
   app.add_option("--windows", o.setup.windows, "at most this many windows of the text; 0 takes all")
       ->check(is_whole)
       ->capture_default_str();
+  CLI::Option* engine = app.add_option("--engine", o.engine,
+                                       "what runs the model: this project's example of an engine (Llama architectures), or llama.cpp "
+                                       "(whatever it opens; cmake/get_llama_cpp.sh)")
+                            ->check(CLI::IsMember({"example", "llama.cpp"}))
+                            ->capture_default_str();
   app.add_option("--threads", o.setup.threads, "windows and policies are spread over them (default: what the machine has)")
       ->check(CLI::Range(1, 256));
   app.add_option("--seed", o.setup.seed, "of the needles' names and numbers")->check(is_whole)->capture_default_str();
@@ -97,7 +106,7 @@ void declare(CLI::App& app, Options& o) {
       ->capture_default_str();
   CLI::Option* report = app.add_option(
       "--report", o.report, "also write an HTML report with plots to this file; llama.cpp's types of caches are measured for them too");
-  declare_kv(app, o.kv, {model, text, report});
+  declare_kv(app, o.kv, {model, text, report, engine});
   app.add_flag("--list", o.list, "print the parts that policies are made of, with their options, and end");
 }
 
@@ -127,9 +136,18 @@ void run(Options& o, const std::string& command) {
     }
   }
   o.setup.references = report.has_value();
-  comparison::Comparison result = comparison::compare_policies(o.setup);
   const std::filesystem::path model(o.setup.model);
-  result.model = comparison::model_facts(llama::Model(model), model);
+  comparison::Comparison result;
+  if (o.engine == "example") {
+    result = comparison::compare_policies(o.setup);
+    result.model = comparison::model_facts(llama::Model(model), model);
+  } else {
+#ifdef KVCOMPRESS_LLAMA_CPP_LIBRARIES
+    result = comparison::compare_in_llama_cpp(o.setup);
+#else
+    throw comparison::BadArgument("--engine is llama.cpp, which was not there when this program was built: cmake/get_llama_cpp.sh");
+#endif
+  }
   std::ifstream card(model.parent_path() / "MODEL.md");
   result.known_limits = comparison::known_limits(card);
   result.machine = comparison::machine_facts(comparison::simd_backend());

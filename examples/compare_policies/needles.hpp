@@ -68,7 +68,7 @@ inline std::size_t needles_for(std::size_t prompt_tokens) { return std::min<std:
 
 /// Hides needles in `text` and makes tokens of it. Each question is made of the tokens by which haystack + question goes on after
 /// the haystack, and each answer of those by which the number goes on after the question, so no tokeniser is misled at the seams.
-inline Haystack make_haystack(const llama::Vocabulary& vocabulary, std::string_view text, const std::vector<Needle>& needles) {
+Haystack make_haystack(const auto& vocabulary, std::string_view text, const std::vector<Needle>& needles) {
   const auto common = [](const std::vector<llama::Token>& a, const std::vector<llama::Token>& b) {
     return std::mismatch(a.begin(), a.end(), b.begin(), b.end()).first - a.begin();
   };

@@ -11,6 +11,7 @@
 #include "compare_policies/clock.hpp"
 #include "compare_policies/counting_memory.hpp"
 #include "compare_policies/items.hpp"
+#include "compare_policies/measurement.hpp"
 #include "compare_policies/policies.hpp"
 #include "compare_policies/policy_list.hpp"
 #include "compare_policies/progress.hpp"
@@ -20,22 +21,6 @@
 
 namespace comparison {
 namespace {
-
-/// What one policy did on one item.
-struct Measurement {
-  Agreement agreement;
-  std::size_t bytes = 0;  // without the slow tier
-  std::size_t bytes_after_prompt = 0;
-  std::size_t slow_bytes = 0;
-  std::size_t fetched_bytes = 0;
-  std::size_t peak_bytes = 0;
-  double bits_per_value = 0.0;
-  double compress_seconds = 0.0;  // append, observe, end_prompt
-  double decode_seconds = 0.0;
-  double cache_seconds = 0.0;  // the part of decode_seconds spent in the cache
-  std::vector<bool> right;     // by question
-  std::vector<double> layer_bytes;
-};
 
 std::size_t bytes_of(const kvcompress::MemoryReport& report) { return report.fast() - report.scratch; }
 
@@ -79,7 +64,6 @@ class Measuring {
   [[nodiscard]] std::size_t references() const {
     return setup_.references && shape_.head_dim % 32 == 0 ? block_types.size() : std::size_t{0};
   }
-  [[nodiscard]] Row row(std::size_t policy, double exact_perplexity) const;
 
   const Setup& setup_;
   std::vector<double> frequency_factors_;
@@ -211,14 +195,7 @@ Comparison Measuring::run(std::vector<std::unique_ptr<llama::Engine>>& engines) 
   });
   for (const Agreement& part : exact) { exact_.add(part); }  // in the order of the text, whoever was first
 
-  Comparison result;
-  result.setup = setup_;
-  result.exact_perplexity = exact_.perplexity();
-  result.windows = windows_;
-  result.scored_tokens = exact_.tokens;
-  result.needle_prompts = items_.size() - windows_;
-  for (std::size_t i = windows_; i < items_.size(); ++i) { result.needle_tokens = std::max(result.needle_tokens, items_[i].tokens.size()); }
-  for (std::size_t p = 0; p < setup_.policies.size(); ++p) { result.rows.push_back(row(p, result.exact_perplexity)); }
+  Comparison result = summary(setup_, items_, windows_, measured_, exact_);
   for (std::size_t r = 0; r < references(); ++r) {
     Agreement agreement;
     for (std::size_t i = 0; i < windows_; ++i) { agreement.add(measured_[i][setup_.policies.size() + r].agreement); }
@@ -228,55 +205,7 @@ Comparison Measuring::run(std::vector<std::unique_ptr<llama::Engine>>& engines) 
     reference.kl = agreement.mean_kl();
     result.references.push_back(std::move(reference));
   }
-  const Row& full = result.rows.front();
-  for (Row& r : result.rows) {
-    r.fraction_of_f16 = r.bytes / full.bytes;
-    r.fraction_after_prompt = r.bytes_after_prompt / full.bytes_after_prompt;
-  }
   return result;
-}
-
-/// Adds up a policy's measurements, in the order of the text.
-Row Measuring::row(std::size_t policy, double exact_perplexity) const {
-  Agreement agreement;
-  Row row;
-  row.policy = setup_.policies[policy];
-  const auto windows = static_cast<double>(windows_);
-  const double prompt_tokens = windows * static_cast<double>(setup_.context / 2);
-  const double decoded = windows * static_cast<double>(setup_.context - setup_.context / 2);
-  double prompt_seconds = 0.0;
-  double decode_seconds = 0.0;
-  double cache_seconds = 0.0;
-  for (std::size_t i = 0; i < items_.size(); ++i) {
-    const Measurement& m = measured_[i][policy];
-    row.needles_asked += items_[i].questions.size();
-    row.needles_by_depth.resize(std::max(row.needles_by_depth.size(), m.right.size()));
-    for (std::size_t depth = 0; depth < m.right.size(); ++depth) {
-      row.needles_right += m.right[depth] ? 1U : 0U;
-      row.needles_by_depth[depth] += m.right[depth] ? 1.0 / static_cast<double>(items_.size() - windows_) : 0.0;
-    }
-    if (i >= windows_) { continue; }
-    row.layer_bytes.resize(m.layer_bytes.size());
-    for (std::size_t layer = 0; layer < m.layer_bytes.size(); ++layer) { row.layer_bytes[layer] += m.layer_bytes[layer] / windows; }
-    agreement.add(m.agreement);
-    row.bytes += static_cast<double>(m.bytes) / windows;
-    row.bytes_after_prompt += static_cast<double>(m.bytes_after_prompt) / windows;
-    row.bits_per_value += m.bits_per_value / windows;
-    row.slow_bytes += static_cast<double>(m.slow_bytes) / windows;
-    row.fetched_per_token += static_cast<double>(m.fetched_bytes) / decoded;
-    row.peak_bytes = std::max(row.peak_bytes, m.peak_bytes);
-    prompt_seconds += items_[i].prompt_seconds + m.compress_seconds;
-    decode_seconds += m.decode_seconds;
-    cache_seconds += m.cache_seconds;
-  }
-  row.perplexity = agreement.perplexity();
-  row.perplexity_ratio = row.perplexity / exact_perplexity;
-  row.kl = agreement.mean_kl();
-  row.top1_agreement = agreement.top1();
-  row.prompt_tokens_per_s = prompt_tokens / prompt_seconds;
-  row.decode_tokens_per_s = decoded / decode_seconds;
-  row.cache_us_per_token = 1e6 * cache_seconds / decoded;
-  return row;
 }
 
 }  // namespace

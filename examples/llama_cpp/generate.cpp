@@ -13,7 +13,7 @@
 int main(int argc, char** argv) {
   if (argc < 2) { return std::fputs("usage: generate MODEL.gguf [POLICY] [PROMPT]\n", stderr), EXIT_FAILURE; }
   const std::string prompt = argc > 3 ? argv[3] : "The keeper of the lighthouse";
-  llama_log_set([](ggml_log_level level, const char* text, void*) { level >= GGML_LOG_LEVEL_ERROR ? std::fputs(text, stderr) : 0; },
+  llama_log_set([](ggml_log_level level, const char* text, void*) { level == GGML_LOG_LEVEL_ERROR ? std::fputs(text, stderr) : 0; },
                 nullptr);
   ggml_backend_load_all_from_path(KVCOMPRESS_LLAMA_CPP_LIBRARIES);
   llama_model_params model_params = llama_model_default_params();

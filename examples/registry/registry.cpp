@@ -4,6 +4,8 @@
 
 #include "registry/families.hpp"
 
+template class kvcompress::KVCache<kvcompress::AnyPolicy>;
+
 namespace examples {
 
 const kvcompress::Registry& registry() {

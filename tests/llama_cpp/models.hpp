@@ -16,6 +16,8 @@ namespace kvcompress::test {
 struct TinyModel {
   std::string architecture;
   std::uint32_t layers = 4;
+  std::uint32_t width = 128;
+  std::uint32_t query_heads = 4;
   std::uint32_t kv_heads = 2;
   std::uint32_t head = 32;
   float qkv_bias = 0.0F;     ///< width of the biases of queries and values; keys have twenty times that
@@ -26,8 +28,6 @@ struct TinyModel {
   bool alibi = false;  ///< with layer norms and a fused QKV matrix
   std::uint32_t experts = 0;
 
-  static constexpr std::uint32_t width = 128;
-  static constexpr std::uint32_t query_heads = 4;
   static constexpr std::uint32_t vocabulary = 256;
   static constexpr std::uint32_t inner = 256;
   static constexpr std::uint32_t window = 64;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <deque>
 #include <exception>
 #include <map>
@@ -37,6 +38,7 @@ struct Options {
   std::string policy = "full";  ///< see LayerPolicies: one policy, or "layers 0-1: full; rest: kivi4"
   Phases phases = Phases::found;
   bool ring = false;  ///< llama.cpp keeps only the cells it must: for texts longer than its n_ctx
+  Memory memory{};    ///< where the caches take theirs
   Functions functions{};
 };
 
@@ -49,7 +51,7 @@ struct Options {
 ///     cache.decode(context, batch);       // instead of llama_decode
 ///
 /// Layers may differ in heads, widths, rotary embedding and window, may read another layer's rows, and may have learned sinks; rows that a
-/// sliding window has passed go. Refused with a sentence: MLA, ALiBi, M-RoPE, recurrent and encoder models (recurrent layers beside
+/// sliding window has passed go; ALiBi works with policies that do not choose rows by remembered queries. Refused with a sentence: MLA, M-RoPE, recurrent and encoder models (recurrent layers beside
 /// attention work, one sequence at a time), attention that is not causal, tokens of several sequences at once. Rows must lie in host
 /// memory. Written against llama.cpp 0.4.0 (commit 80fb11ac); it needs flash attention, which configure turns on.
 ///
@@ -59,7 +61,8 @@ class Cache {
  public:
   /// `registry` makes the caches and must outlive this object.
   explicit Cache(const Registry& registry, Options options = {})
-      : options_(std::move(options)), attention_(registry, options_.policy), our_node_(node_that_calls(&Cache::compute, this)) {}
+      : options_(std::move(options)), attention_(registry, options_.policy, options_.memory),
+        our_node_(node_that_calls(&Cache::compute, this)) {}
   Cache(const Cache&) = delete;  // the context points here
   Cache& operator=(const Cache&) = delete;
 
@@ -208,6 +211,8 @@ class Cache {
     return all;
   }
   [[nodiscard]] const std::map<llama_seq_id, Sequence>& sequences() const noexcept { return sequences_; }
+  /// How long attention has taken so far, storing rows included, as a clock on the wall tells it.
+  [[nodiscard]] double seconds() const noexcept { return seconds_; }
 
  private:
   /// Does something to the sequences on both sides; false, and error() says why, if it raises an Error, which it does before it changes any.
@@ -284,10 +289,12 @@ class Cache {
     cache.crew_.meet(static_cast<std::size_t>(thread), static_cast<std::size_t>(threads), [&](const AnyExecutor& executor) {
       cache.put_back(node);  // all threads are here, so nobody looks at it and those before it any more
       if (!cache.error_.empty()) { return; }
+      const auto start = std::chrono::steady_clock::now();
       try {
         cache.attention_.attend(AttentionNode(node), cache.tokens_, cache.sequences_, static_cast<float*>(node->data), executor,
                                 static_cast<std::size_t>(threads));
       } catch (const std::exception& error) { cache.error_ = error.what(); }
+      cache.seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     });
   }
   [[nodiscard]] bool aborts() const noexcept {
@@ -320,6 +327,7 @@ class Cache {
   int first_layer_ = -1;                                   // whose keys begin an ubatch
   std::deque<std::pair<ggml_tensor*, NodeWork>> changed_;  // in the order of the graph
   std::string error_;
+  double seconds_ = 0.0;
 };
 
 }  // namespace kvcompress::llama_cpp

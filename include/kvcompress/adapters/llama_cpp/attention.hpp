@@ -24,7 +24,8 @@ namespace kvcompress::inline KVCOMPRESS_ABI::llama_cpp {
 
 class Attention {
  public:
-  Attention(const Registry& registry, std::string_view policy) : registry_(registry), policies_(policy) {}
+  Attention(const Registry& registry, std::string_view policy, const Memory& memory)
+      : registry_(registry), policies_(policy), memory_(memory) {}
   /// `window`: llama.cpp's n_swa. With `ring`, llama.cpp's cells do not tell how far a layer looks back.
   void configure(std::size_t layers, std::size_t window, bool ring) {
     layers_ = std::vector<Layer>(layers);
@@ -47,7 +48,6 @@ class Attention {
               float* out, const AnyExecutor& executor, std::size_t workers) {
     Layer& layer = layer_at(node.layer());
     require(root(node.keys) != root(node.values), ErrorCode::option, "llama_cpp: values are part of the keys (MLA)");
-    require(node.alibi == 0.0F, ErrorCode::option, "llama_cpp: attention has a bias by position (ALiBi)");
     require(layer.new_keys != nullptr && layer.new_values != nullptr, ErrorCode::phase, "llama_cpp: layer ", node.layer(),
             " attends before its keys were stored");
     if (!layer.taken) {  // else its keys may be gone: it is a layer that reads another's rows
@@ -75,7 +75,7 @@ class Attention {
     return Sequence::load(source, checksum, [this](const Kind& kind, std::size_t layers) {
       require(layers == layers_.size(), ErrorCode::format, "llama_cpp: load: the file's model has ", layers, " layers, this one ",
               layers_.size());
-      return registry_.make(kind.policy, kind.shape(layers));
+      return registry_.make(kind.policy, kind.shape(layers), memory_);
     });
   }
 
@@ -111,7 +111,7 @@ class Attention {
   [[nodiscard]] AnyCache& cache_for(Sequence& sequence, const Kind& kind) const {
     const auto known = sequence.caches.find(kind);
     if (known != sequence.caches.end()) { return known->second; }
-    return sequence.caches.emplace(kind, registry_.make(kind.policy, kind.shape(layers_.size()))).first->second;
+    return sequence.caches.emplace(kind, registry_.make(kind.policy, kind.shape(layers_.size()), memory_)).first->second;
   }
 
   /// The rows of a sequence's tokens: the tensor's own, or gathered where an ubatch has several sequences.
@@ -148,6 +148,8 @@ class Attention {
     float* outputs = alone ? result_.data() : outputs_.data();
     AttendOptions options{.scale = node.scale, .soft_cap = node.soft_cap};
     if (node.sinks != nullptr) { options.sinks = {node.sinks, heads}; }
+    const std::vector<float> slopes = node.alibi_slopes();
+    options.alibi_slopes = slopes;
     look_back(node, part, held, layer, options);
     const Rows queries = rows_of_part(node.query_rows(), part, alone, queries_);
     const Output output = Output::tokens_first(outputs, tokens, heads, width);
@@ -195,6 +197,7 @@ class Attention {
 
   const Registry& registry_;
   LayerPolicies policies_;
+  Memory memory_;
   std::size_t window_ = 0;
   bool ring_ = false;
   std::size_t cells_ = 0;

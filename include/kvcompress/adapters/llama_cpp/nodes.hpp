@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
@@ -134,27 +135,38 @@ struct AttentionNode {
   [[nodiscard]] Rows query_rows() const noexcept {
     return rows_of(queries, tokens(), query_heads(), key_width(), queries->nb[1], queries->nb[2]);
   }
+  /// ALiBi's slope of each query head, as ggml makes them of the largest bias; none without it.
+  [[nodiscard]] std::vector<float> alibi_slopes() const {
+    std::vector<float> slopes(alibi > 0.0F ? query_heads() : 0);
+    const auto power = static_cast<float>(std::bit_floor(query_heads()));
+    for (std::size_t h = 0; h < slopes.size(); ++h) {
+      const float turn = static_cast<float>(h) < power ? static_cast<float>(h + 1) : static_cast<float>(h) - power + 0.5F;
+      slopes[h] = std::exp2(-alibi / power * turn);
+    }
+    return slopes;
+  }
   /// Cells that the ubatch's `token` may see.
   [[nodiscard]] std::size_t visible_cells(std::size_t token) const noexcept {
     const ggml_fp16_t* row = mask_row(token);
-    return static_cast<std::size_t>(std::count(row, row + mask->ne[0], ggml_fp16_t{0}));
+    return static_cast<std::size_t>(mask->ne[0] - std::count(row, row + mask->ne[0], minus_infinity));
   }
   [[nodiscard]] bool sees(std::size_t token, std::int64_t cell) const noexcept {
     const std::int64_t in_stream = cell % cells();
-    return in_stream < mask->ne[0] && mask_row(token)[in_stream] == 0;
+    return in_stream < mask->ne[0] && mask_row(token)[in_stream] != minus_infinity;
   }
 
   const ggml_tensor* node;
   const ggml_tensor* queries;
   const ggml_tensor* keys;
   const ggml_tensor* values;
-  const ggml_tensor* mask;  // f16 (cells, tokens): 0 where a token sees a cell
+  const ggml_tensor* mask;  // f16 (cells, tokens): -infinity where a token does not see a cell, else 0, or with ALiBi the distance below 0
   const float* sinks;       // a logit per query head, or null
   float scale;
   float alibi;
   float soft_cap;
 
  private:
+  static constexpr ggml_fp16_t minus_infinity = 0xFC00;
   [[nodiscard]] const ggml_fp16_t* mask_row(std::size_t token) const noexcept {
     const auto in_stream = static_cast<std::size_t>(queries->ne[1]);
     return reinterpret_cast<const ggml_fp16_t*>(static_cast<const char*>(mask->data) + token / in_stream * mask->nb[3] +
