@@ -156,7 +156,7 @@ TEST(Parts, RefuseWrongOptions) {
   expect_refused<Evict<DecayedAttention>>({.scorer = {.decay = 1.5}}, "decayed_attention: decay is 1.5, must be 0 to 1");
   expect_refused<Evict<OutputChange>>({.scorer = {.kernel = 4}}, "output_change: kernel is 4, must be odd");
   expect_refused<Evict<InChunks<KeyDifference>>>({.scorer = {.length = 0}}, "in_chunks: length is 0, must be 1 to 4294967294");
-  expect_refused<Evict<WindowAttention, HeadTable>>({}, "head_table: rows has no numbers, must have layers * query_heads");
+  expect_refused<Evict<WindowAttention, HeadTable>>({}, "head_table: rows has 0 numbers, must have layers * query_heads = 8");
   expect_refused<SimLayerKV::Eviction>({.recent = 1}, "lazy_layers: recent is 1, must be 2 to 4294967294");
   expect_refused<PrefixKV::Eviction>({}, "prefix_layers: removed has 0 numbers, must have one for each of 2 layers");
 }

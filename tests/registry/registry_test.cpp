@@ -63,7 +63,7 @@ TEST(Registry, EveryEvictionWorksWithEveryStorage) {
 TEST(Registry, EveryNameDecodesAFewTokens) {
   const Text text(small, 150, 6);
   const std::vector<std::string> names = registry().policies();
-  EXPECT_EQ(names.size(), 524U);
+  EXPECT_EQ(names.size(), 573U);
   EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
   for (std::string name : names) {
     const std::string plain = name;
@@ -72,8 +72,9 @@ TEST(Registry, EveryNameDecodesAFewTokens) {
     };
     set("streaming", "window=80,in_cache_positions=false");
     set("h2o", "budget=80");
-    for (const char* eviction : {"snapkv", "pyramidkv", "adakv", "tova", "keydiff", "expected_attention", "knorm", "lagkv", "keyformer",
-                                 "chunkkv", "criticalkv", "criticaladakv", "observed_attention", "cur", "leverage", "dropkv"}) {
+    for (const char* eviction :
+         {"snapkv", "pyramidkv", "adakv", "tova", "keydiff", "expected_attention", "knorm", "lagkv", "keyformer", "chunkkv", "criticalkv",
+          "criticaladakv", "observed_attention", "cur", "leverage", "dropkv", "cake", "finch", "largest_attention"}) {
       if (plain.substr(0, plain.find('+')) == eviction) { set(eviction, "budget=80"); }
     }
     set("simlayerkv", "first_rows=4,recent=90,threshold=0,last=8");
@@ -172,9 +173,10 @@ TEST(Registry, BudgetsAreRowsPercentOrBytes) {
 TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
   const std::string parts =
       "streaming, h2o, snapkv, pyramidkv, adakv, tova, keydiff, expected_attention, knorm, lagkv, keyformer, chunkkv, criticalkv, "
-      "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, gear2, gear4, "
+      "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, cake, finch, largest_attention, f16, f32, bf16, kivi2, kivi3, "
+      "kivi4, kivi8, gear2, gear4, "
       "xkv, shadowkv, "
-      "quest, landmarks";
+      "quest, landmarks, in_layer, uniform, kvcompose, variance_shares, top_mass, best, eg_chunkkv, best_of_each_chunk, kvcrush";
   expect_error("kivi5", "\"kivi5\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o+kiwi2", "\"kiwi2\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o:budgets=5", "h2o has no option \"budgets\", must be one of budget, recent, reduction, in_cache_positions");
@@ -296,12 +298,29 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "eviction cur",
                                           "eviction leverage",
                                           "eviction dropkv",
+                                          "eviction cake",
+                                          "eviction finch",
+                                          "eviction largest_attention",
                                           "storage gear2",
                                           "storage gear4",
                                           "storage xkv",
                                           "storage and retrieval shadowkv",
                                           "retrieval quest",
-                                          "retrieval landmarks"}));
+                                          "retrieval landmarks",
+                                          "agreement in_layer",
+                                          "allocator uniform",
+                                          "allocator pyramidkv",
+                                          "allocator adakv",
+                                          "allocator cake",
+                                          "allocator kvcompose",
+                                          "allocator variance_shares",
+                                          "allocator top_mass",
+                                          "selector best",
+                                          "selector chunkkv",
+                                          "selector eg_chunkkv",
+                                          "selector best_of_each_chunk",
+                                          "selector criticalkv",
+                                          "selector kvcrush"}));
 }
 
 struct Clash {

@@ -16,6 +16,9 @@
   "ValueVectors::head)"
 #define KVCOMPRESS_RULE_OBSERVES_ALL \
   "the eviction observes the probabilities of every row for every query, but the retrieval reads only some of the rows"
+#define KVCOMPRESS_RULE_MODEL                                                                                                           \
+  "the eviction decides over all layers, when the last of them has ended its prompt, but the storage encodes several layers together. " \
+  "Use a storage of lanes or of a layer"
 #define KVCOMPRESS_RULE_FETCHED "the storage holds rows that must be fetched before they are read, so it needs a retrieval"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
@@ -28,15 +31,18 @@ struct Rules {
   static constexpr bool observes_all(Observes observes, bool retrieves) noexcept {
     return !retrieves || (observes != Observes::every_query && observes != Observes::last_queries);
   }
+  static constexpr bool model_apart(bool model, Scope encodes) noexcept { return !model || encodes != Scope::group; }
   static constexpr bool fetched(bool needs_retrieval, bool retrieves) noexcept { return !needs_retrieval || retrieves; }
 
   static constexpr std::string_view encoded_together_sentence = KVCOMPRESS_RULE_ENCODED_TOGETHER;
   static constexpr std::string_view observes_all_sentence = KVCOMPRESS_RULE_OBSERVES_ALL;
+  static constexpr std::string_view model_sentence = KVCOMPRESS_RULE_MODEL;
   static constexpr std::string_view fetched_sentence = KVCOMPRESS_RULE_FETCHED;
 
   /// The sentence of the first rule that does not hold, or nothing.
   static constexpr std::string_view broken(const Needs& needs, Scope encodes, bool needs_retrieval, bool retrieves) noexcept {
     if (!encoded_together(needs.decides, needs.agrees, encodes)) { return encoded_together_sentence; }
+    if (!model_apart(needs.model, encodes)) { return model_sentence; }
     if (!observes_all(needs.observes, retrieves)) { return observes_all_sentence; }
     return fetched(needs_retrieval, retrieves) ? std::string_view() : fetched_sentence;
   }
@@ -66,6 +72,7 @@ struct Composition {
       "make_room_for_queries(options, state, shape) and observe_query(options, state, head, query)");
   static_assert(chosen || Rules::encoded_together(may<P>.decides, may<P>.agrees, storage_scope<Storage>()),
                 "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_ENCODED_TOGETHER);
+  static_assert(chosen || Rules::model_apart(may<P>.model, storage_scope<Storage>()), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_MODEL);
   static_assert(Rules::observes_all(may<P>.observes, must_retrieve<P>), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_OBSERVES_ALL);
   static_assert(Rules::fetched(
                     requires { Storage::needs_retrieval; }, may_retrieve<P>),
@@ -85,6 +92,7 @@ void check_lanes(const Shape& shape, const PolicyOptions<P>& options) {
     const Scope encodes = storage_scope_at<Storage>(options.storage, shape, site.layer);
     require(Rules::encoded_together(wanted.decides, wanted.agrees, encodes), ErrorCode::option, eviction_name<P>(options, site), ": ",
             Rules::encoded_together_sentence);
+    require(Rules::model_apart(wanted.model, encodes), ErrorCode::option, eviction_name<P>(options, site), ": ", Rules::model_sentence);
     require(Rules::observes_all(wanted.observes, chooses), ErrorCode::option, eviction_name<P>(options, site), " with ",
             retrieval_name<P>(options, site), ": ", Rules::observes_all_sentence);
     require(Rules::fetched(needs_retrieval_at<Storage>(options.storage, site), chooses), ErrorCode::option,
@@ -108,4 +116,5 @@ void check_lanes(const Shape& shape, const PolicyOptions<P>& options) {
 
 #undef KVCOMPRESS_RULE_ENCODED_TOGETHER
 #undef KVCOMPRESS_RULE_OBSERVES_ALL
+#undef KVCOMPRESS_RULE_MODEL
 #undef KVCOMPRESS_RULE_FETCHED

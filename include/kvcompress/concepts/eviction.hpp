@@ -34,6 +34,7 @@ struct Needs {
   Observes observes = Observes::nothing;
   Scope agrees = Scope::lane;  ///< lanes that keep the same rows; group: by positions alone, so that all of them do
   bool queries = false;        ///< the queries of a prompt themselves, before their rotary embedding (see ObservesQueries)
+  bool model = false;          ///< at the end of a prompt it decides over all layers at once, when the last of them has ended its own
 };
 
 /// Decides which rows go. Static functions over an Options value and a State that the cache owns per lane:
@@ -41,8 +42,8 @@ struct Needs {
 /// may: see Needs.                                              renumbers(options): attention uses in-cache positions.
 /// validate(options, shape): raises an Error for bad options.   row_bytes(options, shape): what a State takes for one row.
 /// state(options, site, memory): the State of one lane.
-/// select(options, sets, moment): marks the rows that go, in every set of a layer; a set is what keeps the same rows, of a storage that encodes
-///   layers together all of these.
+/// select(options, sets, moment): marks the rows that go, in every set of a layer, or of the model; a set is what keeps the same rows, of a
+///   storage that encodes layers together all of these.
 template <class E>
 concept Eviction = std::semiregular<typename E::Options> && RowState<typename E::State> &&
     requires(const typename E::Options options, const Shape& shape, const Site& site, const Memory& memory, std::span<RowSet> sets,
