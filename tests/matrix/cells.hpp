@@ -43,7 +43,7 @@ struct Cell {
   /// In codes, which can be added up in several ways.
   [[nodiscard]] bool encodes() const { return has(storage, "accumulation"); }
   /// Lanes get budgets of their own.
-  [[nodiscard]] bool uneven() const { return eviction == "pyramidkv" || eviction == "adakv"; }
+  [[nodiscard]] bool uneven() const { return eviction == "pyramidkv" || eviction == "adakv" || eviction == "cake"; }
 
   /// With small settings; a bound that leaves everything is 2^20 rows.
   [[nodiscard]] std::string spec(const Settings& settings) const {
@@ -71,7 +71,7 @@ struct Cell {
       add(eviction, {{"budget", bounded(rows)},
                      {"recent", all ? "0" : std::to_string(rows / 3)},
                      {"sinks", eviction == "streaming" ? "4" : "0"},
-                     {"window", bounded(all ? rows : rows - 4)},
+                     {"window", eviction == "streaming" ? bounded(all ? rows : rows - 4) : "8"},
                      {"in_cache_positions", eviction == "streaming" && turns ? "true" : "false"}});
     }
     const std::vector<std::pair<std::string, std::string>> reading{

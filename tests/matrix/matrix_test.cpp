@@ -24,7 +24,7 @@ std::vector<Cell> all_cells() {
     const Cell cell(policy);
     const std::string_view storages[] = {"f16", "kivi2", "kivi4", "gear4", "xkv", "shadowkv"};
     const bool one_of_each = std::find(std::begin(storages), std::end(storages), cell.storage) != std::end(storages);
-    const std::string_view evictions[] = {"", "streaming", "h2o", "snapkv", "pyramidkv", "adakv", "tova", "keydiff"};
+    const std::string_view evictions[] = {"", "streaming", "h2o", "snapkv", "pyramidkv", "adakv", "tova", "keydiff", "cake"};
     if (std::find(std::begin(evictions), std::end(evictions), cell.eviction) == std::end(evictions)) { continue; }
     if (one_of_each && (cell.retrieval.empty() || cell.retrieval == "quest")) { cells.push_back(cell); }
   }

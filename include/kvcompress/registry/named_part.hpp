@@ -22,6 +22,8 @@ struct PartInfo {
   /// "eviction", "storage", "retrieval", or several joined by " and "; "allocator", "selector" or "agreement" of what stands behind an eviction.
   std::string kind;
   std::string defaults;  ///< "key=value,..." of every option
+
+  [[nodiscard]] bool stands_behind_eviction() const noexcept { return kind == "allocator" || kind == "selector" || kind == "agreement"; }
 };
 
 namespace detail {

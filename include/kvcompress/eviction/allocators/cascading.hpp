@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <span>
 #include <utility>
@@ -104,7 +103,7 @@ struct Cascading {
     std::size_t rows = 0;
     std::size_t budget = most_rows;
     [[nodiscard]] double preference(const Options& options) const {
-      return std::pow(entropy, 1.0 / options.spread) * std::pow(variance, 1.0 / options.shift);
+      return __builtin_pow(entropy, 1.0 / options.spread) * __builtin_pow(variance, 1.0 / options.shift);
     }
   };
 };

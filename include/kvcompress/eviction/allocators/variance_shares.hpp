@@ -58,9 +58,14 @@ struct VarianceShares {
   }
   /// Of a layer with these variances of its heads.
   static double metric(std::span<const double> variances) {
-    const auto [least, largest] = std::minmax_element(variances.begin(), variances.end());
+    double least = variances.front();
+    double largest = least;
+    for (const double own : variances) {
+      least = std::min(least, own);
+      largest = std::max(largest, own);
+    }
     double sum = 0.0;
-    for (const double own : variances) { sum += *largest > *least ? (own - *least) / (*largest - *least) : 0.0; }
+    for (const double own : variances) { sum += largest > least ? (own - least) / (largest - least) : 0.0; }
     return sum / static_cast<double>(variances.size());
   }
   /// The share of its rows that layer `layer` keeps where `even` of all are kept.
