@@ -283,7 +283,7 @@ TEST(Fate, WhatCannotBeWrittenIsRefusedWithASentence) {
   refused("snapkv+mean_row+kivi4:accumulation=fast", "accumulation is fast, must be exact or near_exact: one heavy row");
   refused("snapkv+value_spread", "the fate observes every query, and the eviction the last ones of a prompt");
   refused("tova+merge_weighted", "keeps the same rows in several lanes, which share them");
-  refused("merge", "names a fate, merge, and no eviction, must name one");
+  refused("merge", "merge is given, an eviction's fate, must stand behind an eviction, like snapkv+merge");
   refused("h2o+merge+mean_row", "names two fates: merge and mean_row");
   refused("h2o+merge:threshold=2", "merge: threshold is 2, must be -1 to 1");
   refused("h2o+merge:weights=all", "must be average, pivot, cosine, exponential, similarity or value_norm");
