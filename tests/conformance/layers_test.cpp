@@ -8,7 +8,9 @@
 #include "kvcompress/eviction/allocators/pruned_shares.hpp"
 #include "kvcompress/eviction/allocators/top_mass.hpp"
 #include "kvcompress/eviction/allocators/variance_shares.hpp"
+#include "kvcompress/eviction/delayed_threshold.hpp"
 #include "kvcompress/eviction/scorers/key_difference.hpp"
+#include "kvcompress/eviction/scorers/key_norm.hpp"
 #include "kvcompress/eviction/scorers/largest_attention.hpp"
 #include "kvcompress/eviction/scorers/question_attention.hpp"
 #include "kvcompress/eviction/selectors/best_of_each_chunk.hpp"
@@ -348,7 +350,45 @@ void question(const Case& one) {
 }
 TEST(FINCH, ReproducesTheOfficialVectors) { conformance::run_cases("finch", {{"scores", question}}); }
 
-const conformance::Method methods[]{{"cake", {}}, {"kvcompose", {}}, {"d2o", {}},  {"zipvl_topmass", {}},
-                                    {"lukv", {}}, {"kvcrush", {}},   {"finch", {}}};
+// ---------------------------------------------------------------- a threshold with a delay
+
+void delayed_threshold(const Case& one) {
+  const HeadArray k(one.array("k_postrope"));
+  const auto prompt = one.get<std::size_t>("prompt");
+  Cache cache = cache_of<DelayedThreshold<KeyNorm>>(
+      test::shape_of(k, k, k), {.threshold = one.get<double>("threshold"), .window = one.get<std::size_t>("sliding_window")});
+  const std::vector<float> gone = one.array("evicted_total_per_call").as<float>();
+  std::size_t tokens = prompt;
+  const auto expect_gone = [&](std::size_t call) {
+    std::size_t kept = 0;
+    for (std::size_t head = 0; head < k.heads; ++head) { kept += cache.kept(0, head).size(); }
+    EXPECT_EQ(static_cast<float>(tokens * k.heads - kept), gone.at(call)) << "call " << call;
+  };
+  const auto expect = [&](const std::string& name) {
+    const auto mask = conformance::matrix(one.array(name));
+    for (std::size_t head = 0; head < k.heads; ++head) {
+      Members official;
+      for (reference::Index r = 0; r < mask.cols(); ++r) {
+        if (mask(static_cast<reference::Index>(head), r) != 0.0) { official.push_back(r); }
+      }
+      EXPECT_EQ(members(cache.kept(0, head)), official) << name << " head " << head;
+    }
+  };
+  cache.append(0, k.rows(0, prompt), k.rows(0, prompt));
+  cache.end_prompt(0);
+  expect_gone(0);
+  expect("kept_mask_prompt");
+  for (std::size_t step = 1; step <= one.get<std::size_t>("decode_steps"); ++step) {
+    cache.append(0, k.rows(tokens, 1), k.rows(tokens, 1));
+    cache.commit(0);
+    ++tokens;
+    expect_gone(step);
+  }
+  expect("kept_mask_end");
+}
+TEST(DMS, ReproducesTheOfficialVectors) { conformance::run_cases("dms", {{"delayed_threshold", delayed_threshold}}); }
+
+const conformance::Method methods[]{{"cake", {}}, {"kvcompose", {}}, {"d2o", {}},     {"zipvl_topmass", {}},
+                                    {"dms", {}},  {"lukv", {}},      {"kvcrush", {}}, {"finch", {}}};
 
 }  // namespace

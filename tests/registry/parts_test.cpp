@@ -74,8 +74,10 @@ TEST(PartsByName, HeadsThatAgreeKeepTheSameRows) {
 
 TEST(PartsByName, LayersThatShareABudgetWaitForTheLast) {
   const Text text(shape, 210, 10);
-  for (const std::string policy : {"cake:budget=40,window=8", "snapkv:budget=40,window=8+kvcompose:structured=false",
-                                   "cake:budget=40,window=8+kivi4:residual=32", "h2o:budget=40+in_layer+kvcompose+gear4"}) {
+  for (const std::string policy :
+       {"cake:budget=40,window=8", "snapkv:budget=40,window=8+kvcompose:structured=false", "cake:budget=40,window=8+kivi4:residual=32",
+        "h2o:budget=40+in_layer+kvcompose+gear4",
+        "snapkv:budget=40,window=8+kvcompose+shadowkv:budget=8,chunk=4,local_chunks=1,outlier_chunks=1,rank=8"}) {
     SCOPED_TRACE(policy);
     AnyCache cache = registry().make(policy, shape);
     AnyCache backwards = registry().make(policy, shape);
