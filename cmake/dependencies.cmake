@@ -35,8 +35,12 @@ function(kvcompress_need package minimum)
   set(${lower}_SOURCE_DIR ${${lower}_SOURCE_DIR} PARENT_SCOPE)
 endfunction()
 
-if(NOT PROJECT_IS_TOP_LEVEL AND NOT KVCOMPRESS_FETCH)
-  # A consumer decides about Eigen; without it there is no kvcompress::low_rank.
+# Who only uses or packs the headers decides about Eigen and xxHash; without them there is no kvcompress::low_rank and no kvcompress::persistence.
+set(kvcompress_takes_what_is_there OFF)
+if(NOT KVCOMPRESS_FETCH AND NOT (KVCOMPRESS_BUILD_TESTS OR KVCOMPRESS_BUILD_BENCH OR KVCOMPRESS_BUILD_EXAMPLES))
+  set(kvcompress_takes_what_is_there ON)
+endif()
+if(kvcompress_takes_what_is_there)
   if(NOT TARGET Eigen3::Eigen)
     find_package(Eigen3 3.4 CONFIG QUIET GLOBAL)
   endif()
@@ -54,7 +58,7 @@ endif()
 if(NOT TARGET xxHash::xxhash)
   find_path(KVCOMPRESS_XXHASH_DIR xxhash.h DOC "Folder with xxhash.h")
   set(xxhash_dir ${KVCOMPRESS_XXHASH_DIR})
-  if(NOT xxhash_dir AND (PROJECT_IS_TOP_LEVEL OR KVCOMPRESS_FETCH))
+  if(NOT xxhash_dir AND NOT kvcompress_takes_what_is_there)
     kvcompress_need(xxHash 0.8 NO_BUILD TARGET xxHash::xxhash DEBIAN libxxhash-dev
                     FROM https://github.com/Cyan4973/xxHash.git v0.8.1)
     set(xxhash_dir ${xxhash_SOURCE_DIR})

@@ -17,3 +17,9 @@ add_library(kvcompress_factorisation STATIC ${CMAKE_CURRENT_LIST_DIR}/factorisat
 set_target_properties(kvcompress_factorisation PROPERTIES POSITION_INDEPENDENT_CODE ON)  # examples/llama_cpp/preload.cpp is a shared object
 target_compile_definitions(kvcompress_factorisation PUBLIC KVCOMPRESS_FACTORISATION_APART)
 target_link_libraries(kvcompress_factorisation PUBLIC kvcompress::low_rank PRIVATE kvcompress_developer)
+
+# AnyCache likewise.
+add_library(kvcompress_any_cache STATIC ${CMAKE_CURRENT_LIST_DIR}/any_cache.cpp)
+set_target_properties(kvcompress_any_cache PROPERTIES POSITION_INDEPENDENT_CODE ON)
+target_compile_definitions(kvcompress_any_cache PUBLIC KVCOMPRESS_ANY_CACHE_APART)
+target_link_libraries(kvcompress_any_cache PUBLIC kvcompress::kvcompress PRIVATE kvcompress_developer)

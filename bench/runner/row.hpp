@@ -26,6 +26,7 @@ inline constexpr const char* rounds = "rounds";
 inline constexpr const char* dropped = "rounds_dropped";
 inline constexpr const char* hits = "hit_rate";
 inline constexpr const char* call_share = "call_share";
+inline constexpr const char* against_plain = "time_against_plain";
 }  // namespace counter
 
 class Row {

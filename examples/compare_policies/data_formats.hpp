@@ -35,6 +35,7 @@ inline nlohmann::ordered_json row_json(const Row& row) {
       {"decode_tokens_per_s", row.decode_tokens_per_s},
       {"cache_us_per_token", row.cache_us_per_token},
       {"peak_bytes", row.peak_bytes},
+      {"size_in", row.policy.budget},
   };
   if (const auto accuracy = row.needle_accuracy()) { json["needle_accuracy"] = *accuracy; }
   return json;
@@ -66,7 +67,15 @@ inline std::string json_text(const Comparison& c) {
       {"machine", facts_json(c.machine)},
       {"results", nlohmann::ordered_json::array()},
   };
-  for (const Row& row : c.rows) { json["results"].push_back(row_json(row)); }
+  for (const Row& row : c.rows) {
+    json["results"].push_back(row_json(row));
+    json["results"].back()["needles_by_depth"] = row.needles_by_depth;
+    json["results"].back()["layer_bytes"] = row.layer_bytes;
+  }
+  json["llama_cpp_types"] = nlohmann::ordered_json::array();
+  for (const Row& row : c.references) {
+    json["llama_cpp_types"].push_back({{"type", row.policy.name}, {"bits_per_value", row.bits_per_value}, {"kl", row.kl}});
+  }
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 

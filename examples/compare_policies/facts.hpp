@@ -83,6 +83,18 @@ inline std::string date_now() {
   return fmt::format("{:%Y-%m-%d %H:%M} UTC", fmt::gmtime(std::chrono::system_clock::to_time_t(std::chrono::system_clock::now())));
 }
 
+/// The arguments of a program without the folders of this machine: "/home/me/model.gguf" -> "model.gguf".
+inline std::vector<std::string> without_folders(std::span<const char* const> arguments) {
+  std::vector<std::string> shown;
+  for (const char* const argument : arguments) {
+    const std::string text(argument);
+    const std::size_t value = text.starts_with("--") && text.find("=/") != std::string::npos ? text.find("=/") + 1 : 0;
+    const bool path = shown.empty() || text.substr(value).starts_with('/');
+    shown.push_back(path ? text.substr(0, value) + std::filesystem::path(text.substr(value)).filename().string() : text);
+  }
+  return shown;
+}
+
 /// A command line that a shell reads back as the same arguments.
 inline std::string shell_command(std::span<const char* const> arguments) {
   std::string command;

@@ -184,7 +184,7 @@ Measurement measure(const Item& item, const std::string& policy, llama_model* mo
   }
   result.bytes_after_prompt = bytes();
   for (const Haystack::Question& question : item.questions) {
-    result.right += ask(question, item.prompt_tokens, run, cache) ? 1U : 0U;
+    result.right.push_back(ask(question, item.prompt_tokens, run, cache));
     progress.advance(question.asked.size());
   }
   if (!item.questions.empty()) { return result; }

@@ -56,7 +56,7 @@ inline std::string kv_table(const KvComparison& c) {
   std::vector<std::vector<std::string>> cells{{"", "", "cache", "% of", "bits per", "slow", "output", "mass", "KL", "prompt", "us per"},
                                               {"policy", "layer", "KiB", "full", "value", "KiB", "error", "kept %", "nats", "ms", "token"}};
   for (const KvRow& row : c.rows) {
-    cells.push_back(kv_cells(row.policy.name, "all", row.all(), c.rows.front().all(), sequences));
+    cells.push_back(kv_cells(row.policy.shown(), "all", row.all(), c.rows.front().all(), sequences));
     for (std::size_t l = 0; l < c.layers.size(); ++l) {
       cells.push_back(kv_cells("", std::to_string(c.layers[l]), row.layers[l], c.rows.front().layers[l], sequences));
     }
@@ -81,7 +81,7 @@ inline std::string kv_table(const KvComparison& c) {
   for (const std::string& line : kv_legend(c)) { text += wrapped(line, width); }
   std::string settings = "Settings:";
   for (const KvRow& row : c.rows) {
-    if (row.policy.settings != row.policy.name) { settings += " " + row.policy.settings; }
+    if (row.policy.settings != row.policy.shown()) { settings += " " + row.policy.settings; }
   }
   if (settings != "Settings:") { text += wrapped(settings, width); }
   return text + fmt::format("Took {:.1f} s.\n", c.seconds);

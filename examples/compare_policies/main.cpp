@@ -42,7 +42,10 @@ constexpr const char* policies_help =
 struct Options {
   comparison::Setup setup;
   comparison::KvSetup kv;
-  std::string policies = "full,streaming,h2o,snapkv,kivi2,kivi4,kivi8,gear2,gear4,xkv,shadowkv,quest,quest+kivi4,h2o+kivi4,snapkv+kivi4";
+  std::string policies =
+      "full,streaming,h2o,snapkv,kivi2,kivi4,kivi8,"
+      "gear2:prompt_rank=2,gear4:prompt_rank=2,"
+      "xkv:layers_per_group=3,rank_keys=48,rank_values=96,fold_in=64,shadowkv,quest,quest+kivi4,h2o+kivi4,snapkv+kivi4";
   std::string budget = "25%";
   std::string engine = "example";
   std::string format = "table";
@@ -101,7 +104,8 @@ void declare(CLI::App& app, Options& o) {
   app.add_option("--format", o.format, "of the results on standard output")
       ->check(CLI::IsMember({"table", "json", "csv"}))
       ->capture_default_str();
-  CLI::Option* report = app.add_option("--report", o.report, "also write an HTML report with a plot to this file");
+  CLI::Option* report = app.add_option(
+      "--report", o.report, "also write an HTML report with plots to this file; llama.cpp's types of caches are measured for them too");
   declare_kv(app, o.kv, {model, text, report, engine});
   app.add_flag("--list", o.list, "print the parts that policies are made of, with their options, and end");
 }
@@ -131,6 +135,7 @@ void run(Options& o, const std::string& command) {
       throw comparison::BadArgument("--report " + o.report + ": would replace what is read");
     }
   }
+  o.setup.references = report.has_value();
   const std::filesystem::path model(o.setup.model);
   comparison::Comparison result;
   if (o.engine == "example") {
@@ -170,7 +175,13 @@ int main(int argc, char** argv) {
       return 0;
     }
     comparison::watch_for_interrupt();
-    run(options, comparison::shell_command({argv, static_cast<std::size_t>(argc)}));
+    const std::vector<std::string> shown = comparison::without_folders({argv, static_cast<std::size_t>(argc)});
+    const std::vector<const char*> arguments = [&] {
+      std::vector<const char*> texts;
+      for (const std::string& text : shown) { texts.push_back(text.c_str()); }
+      return texts;
+    }();
+    run(options, comparison::shell_command(arguments));
     return 0;
   } catch (const comparison::BadArgument& error) {
     fmt::print(stderr, "compare_policies: {}\n", error.what());

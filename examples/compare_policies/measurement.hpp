@@ -23,8 +23,9 @@ struct Measurement {
   double bits_per_value = 0.0;
   double compress_seconds = 0.0;  // append, observe, end_prompt
   double decode_seconds = 0.0;
-  double cache_seconds = 0.0;  // the part of decode_seconds spent in the cache
-  std::size_t right = 0;
+  double cache_seconds = 0.0;       // the part of decode_seconds spent in the cache
+  std::vector<bool> right;          // by question
+  std::vector<double> layer_bytes;  // empty where the engine does not tell
 };
 
 /// Adds up a policy's measurements, in the order of the text.
@@ -41,9 +42,15 @@ inline Row row_of(const Setup& setup, const std::vector<Item>& items, std::size_
   double cache_seconds = 0.0;
   for (std::size_t i = 0; i < items.size(); ++i) {
     const Measurement& m = measured[i][policy];
-    row.needles_right += m.right;
     row.needles_asked += items[i].questions.size();
+    row.needles_by_depth.resize(std::max(row.needles_by_depth.size(), m.right.size()));
+    for (std::size_t depth = 0; depth < m.right.size(); ++depth) {
+      row.needles_right += m.right[depth] ? 1U : 0U;
+      row.needles_by_depth[depth] += m.right[depth] ? 1.0 / static_cast<double>(items.size() - window_count) : 0.0;
+    }
     if (i >= window_count) { continue; }
+    row.layer_bytes.resize(m.layer_bytes.size());
+    for (std::size_t layer = 0; layer < m.layer_bytes.size(); ++layer) { row.layer_bytes[layer] += m.layer_bytes[layer] / windows; }
     agreement.add(m.agreement);
     row.bytes += static_cast<double>(m.bytes) / windows;
     row.bytes_after_prompt += static_cast<double>(m.bytes_after_prompt) / windows;

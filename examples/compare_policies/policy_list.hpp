@@ -100,6 +100,9 @@ class PartSettings {
 /// KIVI's published residual of 128 exact rows would be a quarter of a short prompt.
 inline std::size_t kivi_residual(std::size_t prompt_tokens) { return prompt_tokens >= 2048 ? 128 : 32; }
 
+/// Of GEAR's published 20 rows a segment's factors and scales would be a third of a small head.
+inline std::size_t gear_buffer(std::size_t prompt_tokens) { return std::clamp<std::size_t>(prompt_tokens / 4, 20, 128); }
+
 /// Quest reads at least two pages. The published 16 rows a page belong to a budget of 2048; few pages choose badly, so a small one has 8.
 /// `dense_layers`: of the model's first two, which the authors read in full, those that are there.
 inline void fill_quest(PartSettings& part, std::size_t budget, std::size_t dense_layers) {
@@ -150,7 +153,7 @@ inline std::string with_defaults(std::string_view policy, std::size_t budget, st
     } else if (part.name().starts_with("kivi")) {
       part.fill("residual", kivi_residual(prompt_tokens));
     } else if (part.name().starts_with("gear")) {
-      part.fill("buffer", 64);  // of the published 20 rows a segment's factors and scales would be a third of a small head
+      part.fill("buffer", gear_buffer(prompt_tokens));
     } else if (part.name() == "quest") {
       fill_quest(part, budget, dense_layers);
     } else if (part.name() == "landmarks" || part.name() == "shadowkv") {
@@ -163,12 +166,46 @@ inline std::string with_defaults(std::string_view policy, std::size_t budget, st
   }
 }
 
+/// "xkv:rank_keys=48+quest" -> "xkv+quest"
+inline std::string label_of(std::string_view policy) {
+  std::string label;
+  bool in_settings = false;
+  for (const char c : policy) {
+    if (c == ':') { in_settings = true; }
+    if (c == '+') { in_settings = false; }
+    if (!in_settings) { label.push_back(c); }
+  }
+  return label;
+}
+
+/// What the size of a policy is chosen by, part by part: rows that stay, rows that a query reads, bits of a number, ranks of factors.
+inline std::string budget_of(std::string_view policy) {
+  std::string kinds;
+  const std::string parts = label_of(policy) + "+";
+  for (std::size_t from = 0; from < parts.size(); from = parts.find('+', from) + 1) {
+    const std::string_view part = std::string_view(parts).substr(from, parts.find('+', from) - from);
+    const bool exact = part == "full" || part == "f16" || part == "f32" || part == "bf16";
+    const std::string_view kind = exact                                                  ? ""
+                                  : part.starts_with("kivi") || part.starts_with("gear") ? "bits"
+                                  : part == "xkv"                                        ? "rank"
+                                  : part == "shadowkv"                                   ? "rank, read"
+                                  : part == "quest" || part == "landmarks"               ? "read"
+                                                                                         : "rows";
+    if (!kind.empty()) { kinds.append(kinds.empty() ? "" : ", ").append(kind); }
+  }
+  return kinds.empty() ? "-" : kinds;
+}
+
 /// The rows of the table: full first, then the policies of the list.
 inline std::vector<Policy> read_policies(std::string_view list, std::size_t budget, std::size_t prompt_tokens,
                                          std::size_t dense_layers = 2) {
-  std::vector<Policy> policies{{"full", "full"}};
+  std::vector<Policy> policies{{"full", "full", "full", "-"}};
   for (const std::string& name : split_policies(list)) {
-    if (name != "full") { policies.push_back({name, with_defaults(name, budget, prompt_tokens, dense_layers)}); }
+    if (name == "full") { continue; }
+    std::string label = label_of(name);
+    const auto same = std::count_if(policies.begin(), policies.end(), [&](const Policy& other) { return label_of(other.name) == label; });
+    if (same > 0) { label.append("(").append(std::to_string(same + 1)).append(")"); }
+    policies.push_back({name, with_defaults(name, budget, prompt_tokens, dense_layers), label, budget_of(name)});
   }
   return policies;
 }

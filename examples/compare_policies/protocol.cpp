@@ -7,6 +7,7 @@
 #include <chrono>
 #include <memory>
 
+#include "compare_policies/block_types.hpp"
 #include "compare_policies/clock.hpp"
 #include "compare_policies/counting_memory.hpp"
 #include "compare_policies/items.hpp"
@@ -23,6 +24,27 @@ namespace {
 
 std::size_t bytes_of(const kvcompress::MemoryReport& report) { return report.fast() - report.scratch; }
 
+/// What a cache holds, layer by layer; what stores of several layers hold together, and what belongs to none, in equal parts.
+std::vector<double> layer_bytes_of(const kvcompress::AnyCache& cache) {
+  const kvcompress::Shape& shape = cache.shape();
+  std::vector<double> bytes;
+  double sum = 0.0;
+  for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+    kvcompress::MemoryReport report;
+    for (std::size_t head = 0; head < shape.kv_heads; ++head) {
+      if (cache.keys(layer, head).facts().scope == kvcompress::Scope::lane) { cache.keys(layer, head).account(report); }
+      if (cache.values(layer, head).facts().scope == kvcompress::Scope::lane) { cache.values(layer, head).account(report); }
+      cache.state(layer, head).account(report);
+      cache.index(layer, head).account(report);
+    }
+    bytes.push_back(static_cast<double>(bytes_of(report)));
+    sum += bytes.back();
+  }
+  const double rest = (static_cast<double>(bytes_of(cache.memory())) - sum) / static_cast<double>(shape.layers);
+  for (double& layer : bytes) { layer += rest; }
+  return bytes;
+}
+
 class Measuring {
  public:
   Measuring(const Setup& setup, const llama::Model& model, Items&& items)
@@ -32,11 +54,16 @@ class Measuring {
 
  private:
   void prepare(Item& item, llama::Engine& engine, Progress& progress) const;
-  [[nodiscard]] Measurement measure(const Item& item, const std::string& policy, llama::Engine& engine, Progress& progress) const;
+  [[nodiscard]] Measurement measure(const Item& item, const std::string& policy, const BlockType* type, llama::Engine& engine,
+                                    Progress& progress) const;
   void decode(const Item& item, TimedAttention& attention, llama::Engine& engine, Progress& progress, Measurement& result) const;
   [[nodiscard]] bool ask(const Haystack::Question& question, std::size_t position, TimedAttention& attention, llama::Engine& engine,
                          Progress& progress) const;
   [[nodiscard]] std::size_t steps() const;
+  /// How many of llama.cpp's types are measured: their blocks must fit a head.
+  [[nodiscard]] std::size_t references() const {
+    return setup_.references && shape_.head_dim % 32 == 0 ? block_types.size() : std::size_t{0};
+  }
 
   const Setup& setup_;
   std::vector<double> frequency_factors_;
@@ -66,24 +93,26 @@ void Measuring::prepare(Item& item, llama::Engine& engine, Progress& progress) c
   progress.advance(0);
 }
 
-Measurement Measuring::measure(const Item& item, const std::string& policy, llama::Engine& engine, Progress& progress) const {
+Measurement Measuring::measure(const Item& item, const std::string& policy, const BlockType* type, llama::Engine& engine,
+                               Progress& progress) const {
   CountingMemory memory;
   kvcompress::AnyCache cache = make_cache(policy, shape_, memory.handle());
   Measurement result;
   {
     const Stopwatch watch(result.compress_seconds);
-    compress_prompt(item.layers, cache);
+    compress_prompt(type == nullptr ? item.layers : rounded(*type, item.layers), cache);
   }
   result.bytes_after_prompt = bytes_of(cache.memory());
   for (const Haystack::Question& question : item.questions) {
     TimedAttention attention(cache.fork());
-    result.right += ask(question, item.prompt_tokens, attention, engine, progress) ? 1U : 0U;
+    result.right.push_back(ask(question, item.prompt_tokens, attention, engine, progress));
   }
   if (item.questions.empty()) {
-    TimedAttention attention(std::move(cache), memory.handle());
+    TimedAttention attention(std::move(cache), memory.handle(), type);
     decode(item, attention, engine, progress, result);
     const kvcompress::MemoryReport report = attention.cache().memory();
     result.bytes = bytes_of(report);
+    result.layer_bytes = layer_bytes_of(attention.cache());
     result.slow_bytes = report.slow_tier + report.slow_file;
     result.fetched_bytes = attention.cache().fetched();
     result.bits_per_value = 8.0 * static_cast<double>(result.bytes) / static_cast<double>(item.tokens.size() * shape_.values_per_token());
@@ -125,18 +154,21 @@ bool Measuring::ask(const Haystack::Question& question, std::size_t position, Ti
 
 std::size_t Measuring::steps() const {
   std::size_t steps = 0;
+  std::size_t reference_steps = 0;
   for (const Item& item : items_) {
     steps += item.tokens.size() - item.prompt_tokens;
+    if (item.questions.empty()) { reference_steps += item.tokens.size() - item.prompt_tokens; }
     for (const Haystack::Question& question : item.questions) { steps += question.asked.size(); }
   }
-  return steps * setup_.policies.size();
+  return steps * setup_.policies.size() + reference_steps * references();
 }
 
 Comparison Measuring::run(std::vector<std::unique_ptr<llama::Engine>>& engines) {
   Progress progress(steps());
-  measured_.assign(items_.size(), std::vector<Measurement>(setup_.policies.size()));
+  const std::size_t users = setup_.policies.size() + references();
+  measured_.assign(items_.size(), std::vector<Measurement>(users));
   std::vector<Agreement> exact(items_.size());
-  Schedule schedule(items_.size(), setup_.policies.size());
+  Schedule schedule(items_.size(), users);
   comparison::run(schedule, engines.size(), [&](std::size_t thread, const Schedule::Task& task) {
     Item& item = items_[task.item];
     switch (task.step) {
@@ -148,7 +180,12 @@ Comparison Measuring::run(std::vector<std::unique_ptr<llama::Engine>>& engines) 
         }
         break;
       case Schedule::Step::use:
-        measured_[task.item][task.user] = measure(item, setup_.policies[task.user].settings, *engines[thread], progress);
+        if (task.user < setup_.policies.size()) {
+          measured_[task.item][task.user] = measure(item, setup_.policies[task.user].settings, nullptr, *engines[thread], progress);
+        } else if (item.questions.empty()) {
+          const BlockType& type = block_types[task.user - setup_.policies.size()];
+          measured_[task.item][task.user] = measure(item, "f32", &type, *engines[thread], progress);
+        }
         break;
       case Schedule::Step::release:
         item.layers = {};
@@ -158,7 +195,17 @@ Comparison Measuring::run(std::vector<std::unique_ptr<llama::Engine>>& engines) 
   });
   for (const Agreement& part : exact) { exact_.add(part); }  // in the order of the text, whoever was first
 
-  return summary(setup_, items_, windows_, measured_, exact_);
+  Comparison result = summary(setup_, items_, windows_, measured_, exact_);
+  for (std::size_t r = 0; r < references(); ++r) {
+    Agreement agreement;
+    for (std::size_t i = 0; i < windows_; ++i) { agreement.add(measured_[i][setup_.policies.size() + r].agreement); }
+    Row reference;
+    reference.policy = {std::string(block_types[r].name), std::string(block_types[r].name)};
+    reference.bits_per_value = block_types[r].bits_per_value();
+    reference.kl = agreement.mean_kl();
+    result.references.push_back(std::move(reference));
+  }
+  return result;
 }
 
 }  // namespace

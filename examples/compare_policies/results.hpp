@@ -14,6 +14,9 @@ namespace comparison {
 struct Policy {
   std::string name;
   std::string settings;
+  std::string label = {};   // the parts alone; empty: the name
+  std::string budget = {};  // what its size is chosen by: rows, rows read, bits, rank
+  [[nodiscard]] const std::string& shown() const { return label.empty() ? name : label; }
 };
 
 /// Everything that decides the numbers; `threads` decides only how long they take.
@@ -25,7 +28,8 @@ struct Setup {
   std::size_t windows = 0;     // at most this many; 0 means all that the text has
   std::size_t budget = 128;    // rows that an eviction keeps per lane unless its policy says otherwise
   std::size_t threads = 1;
-  std::uint64_t seed = 1;  // of the needles
+  std::uint64_t seed = 1;   // of the needles
+  bool references = false;  // measure llama.cpp's own types too
 };
 
 /// One line of the table.
@@ -44,7 +48,9 @@ struct Row {
   double top1_agreement = 0.0;
   std::size_t needles_right = 0;
   std::size_t needles_asked = 0;
-  double prompt_tokens_per_s = 0.0;  // seconds are CPU seconds of one thread
+  std::vector<double> needles_by_depth = {};  // share found, from the text's beginning to its end
+  std::vector<double> layer_bytes = {};       // of bytes, by layer; what layers hold together in equal parts
+  double prompt_tokens_per_s = 0.0;           // seconds are CPU seconds of one thread
   double decode_tokens_per_s = 0.0;
   double cache_us_per_token = 0.0;  // of a decoded token, spent in append, attend and commit of all layers
   std::size_t peak_bytes = 0;       // most that the memory handle had given out at once
@@ -65,6 +71,7 @@ struct Fact {
 struct Comparison {
   Setup setup;
   std::vector<Row> rows;
+  std::vector<Row> references;  // llama.cpp's types: bits per value, KL
   double exact_perplexity = 0.0;
   std::size_t text_tokens = 0;
   std::size_t windows = 0;

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "compare_policies/front.hpp"
 #include "compare_policies/results.hpp"
 
 namespace comparison {
@@ -39,32 +40,33 @@ inline std::string counted(std::size_t count, std::string_view thing) {
   return fmt::format("{} {}{}", count, thing, count == 1 ? "" : "s");
 }
 
-/// The cells of the table: a title of two lines, and one text per row.
+/// The cells of the table: a title of two lines, with an arrow to where better is, and one text per row.
 struct Column {
   std::string_view upper;
   std::string_view lower;
   std::string (*cell)(const Row&);
+  int spare = 0;  // in the table for the terminal: 0 always; else left out where 120 columns are too few, the largest first; 9 never there
 };
 
 inline const std::vector<Column>& columns() {
   static const std::vector<Column> all{
-      {"", "policy", [](const Row& r) { return r.policy.name; }},
-      {"cache", "KiB", [](const Row& r) { return grouped(r.bytes / 1024.0); }},
-      {"% of", "f16", [](const Row& r) { return percent(r.fraction_of_f16); }},
-      {"% after", "prompt", [](const Row& r) { return percent(r.fraction_after_prompt); }},
-      {"bits per", "value", [](const Row& r) { return fmt::format("{:.2f}", r.bits_per_value); }},
-      {"slow", "KiB", [](const Row& r) { return r.slow_bytes > 0.0 ? grouped(r.slow_bytes / 1024.0) : std::string("-"); }},
+      {"", "policy", [](const Row& r) { return r.policy.shown(); }},
+      {"size", "in", [](const Row& r) { return r.policy.budget; }},
+      {"cache", "KiB ↓", [](const Row& r) { return grouped(r.bytes / 1024.0); }},
+      {"% of", "f16 ↓", [](const Row& r) { return percent(r.fraction_of_f16); }, 2},
+      {"% after", "prompt ↓", [](const Row& r) { return percent(r.fraction_after_prompt); }, 9},
+      {"bits per", "value ↓", [](const Row& r) { return fmt::format("{:.2f}", r.bits_per_value); }},
+      {"slow", "KiB", [](const Row& r) { return r.slow_bytes > 0.0 ? grouped(r.slow_bytes / 1024.0) : std::string("-"); }, 1},
       {"fetched", "KiB/tok",
-       [](const Row& r) { return r.slow_bytes > 0.0 ? fmt::format("{:.1f}", r.fetched_per_token / 1024.0) : std::string("-"); }},
-      {"", "perplexity", [](const Row& r) { return fmt::format("{:.3f}", r.perplexity); }},
-      {"ratio", "to exact", [](const Row& r) { return fmt::format("{:.5f}", r.perplexity_ratio); }},
-      {"KL", "nats", [](const Row& r) { return short_number(r.kl); }},
-      {"same", "top-1 %", [](const Row& r) { return percent(r.top1_agreement); }},
-      {"needles", "found %", [](const Row& r) { return r.needle_accuracy() ? percent(*r.needle_accuracy()) : std::string("-"); }},
-      {"prompt", "tokens/s", [](const Row& r) { return grouped(r.prompt_tokens_per_s); }},
-      {"decode", "tokens/s", [](const Row& r) { return grouped(r.decode_tokens_per_s); }},
-      {"in cache", "us/token", [](const Row& r) { return fmt::format("{:.0f}", r.cache_us_per_token); }},
-      {"peak", "KiB", [](const Row& r) { return grouped(static_cast<double>(r.peak_bytes) / 1024.0); }},
+       [](const Row& r) { return r.slow_bytes > 0.0 ? fmt::format("{:.1f}", r.fetched_per_token / 1024.0) : std::string("-"); }, 9},
+      {"perplexity", "ratio ↓", [](const Row& r) { return fmt::format("{:.4f}", r.perplexity_ratio); }},
+      {"KL", "nats ↓", [](const Row& r) { return short_number(r.kl); }},
+      {"same", "top-1 % ↑", [](const Row& r) { return percent(r.top1_agreement); }, 3},
+      {"needles", "% ↑", [](const Row& r) { return r.needle_accuracy() ? percent(*r.needle_accuracy()) : std::string("-"); }},
+      {"prompt", "tok/s ↑", [](const Row& r) { return grouped(r.prompt_tokens_per_s); }, 4},
+      {"decode", "tok/s ↑", [](const Row& r) { return grouped(r.decode_tokens_per_s); }},
+      {"in cache", "us/tok ↓", [](const Row& r) { return fmt::format("{:.0f}", r.cache_us_per_token); }},
+      {"peak", "KiB ↓", [](const Row& r) { return grouped(static_cast<double>(r.peak_bytes) / 1024.0); }, 9},
   };
   return all;
 }
@@ -93,7 +95,18 @@ inline std::vector<std::string> notes(const Comparison& c) {
     }
     lines.push_back(line + ".");
   }
-  if (any({"xkv", "shadowkv"})) { lines.push_back("xkv and shadowkv compress the prompt; decoded rows stay in f16: see % after prompt."); }
+  std::string prompt_only;
+  for (const Row& row : c.rows) {
+    const std::string& s = row.policy.settings;
+    if ((s.find("xkv") != std::string::npos || s.find("shadowkv") != std::string::npos) && s.find("fold_in") == std::string::npos) {
+      prompt_only +=
+          fmt::format("{} {} holds {} % of f16", prompt_only.empty() ? "" : ",", row.policy.shown(), percent(row.fraction_after_prompt));
+    }
+  }
+  if (!prompt_only.empty()) {
+    lines.push_back("Low rank without fold_in compresses the prompt only and holds decoded rows in f16; right after the prompt" +
+                    prompt_only + ".");
+  }
   return lines;
 }
 
@@ -121,6 +134,10 @@ inline std::vector<std::string> legend(const Comparison& c) {
                     c.rows.front().needles_asked, counted(c.needle_prompts, "prompt"), c.needle_tokens, c.setup.seed));
   }
   lines.push_back(
+      "Size in: what a policy's size is chosen by. rows: how many stay; read: how many a query reads, all stay; bits: of a number; rank: "
+      "of "
+      "low-rank factors.");
+  lines.push_back(
       fmt::format("Speed: tokens per CPU second of one thread while {}. Prompt: the shared exact forward pass plus the "
                   "policy's own compression. Decode: the whole model; \"in cache\" is the policy's part of it.",
                   c.setup.threads == 1 ? "no other worked" : fmt::format("{} worked at once", c.setup.threads)));
@@ -142,32 +159,75 @@ inline std::string wrapped(std::string_view text, std::size_t width) {
   return result + "\n";
 }
 
-inline std::string table(const Comparison& c) {
-  std::vector<std::string> lines(c.rows.size() + 2);
-  for (const Column& column : columns()) {
-    std::vector<std::string> cells{std::string(column.upper), std::string(column.lower)};
-    for (const Row& row : c.rows) { cells.push_back(column.cell(row)); }
-    std::size_t width = 0;
-    for (const std::string& cell : cells) { width = std::max(width, cell.size()); }
-    const bool first = &column == &columns().front();
-    for (std::size_t i = 0; i < cells.size(); ++i) {
-      lines[i] += first ? fmt::format("{:<{}}", cells[i], width) : fmt::format("  {:>{}}", cells[i], width);
-    }
+/// Characters, not bytes.
+inline std::size_t width_of(std::string_view text) {
+  return static_cast<std::size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }));
+}
+/// A name in at most `width` characters.
+inline std::string cut(std::string name, std::size_t width) {
+  if (name.size() <= width) { return name; }
+  name.resize(width - 1);
+  return name + "…";
+}
+
+/// One column as aligned cells, the two of its title first.
+inline std::vector<std::string> aligned(std::vector<std::string> cells, bool to_the_left) {
+  std::size_t width = 0;
+  for (const std::string& cell : cells) { width = std::max(width, width_of(cell)); }
+  for (std::string& cell : cells) {
+    const std::string space(width - width_of(cell), ' ');
+    cell = to_the_left ? cell + space : space + cell;
   }
-  const std::size_t width = lines.front().size();
+  return cells;
+}
+inline std::vector<std::string> cells_of(const Comparison& c, const Column& column) {
+  std::vector<std::string> cells{std::string(column.upper), std::string(column.lower)};
+  for (const Row& row : c.rows) { cells.push_back(column.cell(row)); }
+  return cells;
+}
+/// The lines of the table behind the names, without the columns that are spared more than `spare`.
+inline std::vector<std::string> number_lines(const Comparison& c, int spare) {
+  std::vector<std::string> lines(c.rows.size() + 2);
+  for (std::size_t k = 1; k < columns().size(); ++k) {
+    if (columns()[k].spare > spare) { continue; }
+    const std::vector<std::string> cells = aligned(cells_of(c, columns()[k]), false);
+    for (std::size_t i = 0; i < lines.size(); ++i) { lines[i] += "  " + cells[i]; }
+  }
+  return lines;
+}
+/// The names, in at most `most` characters, those of the front marked.
+inline std::vector<std::string> name_lines(const Comparison& c, std::size_t most) {
+  const std::vector<std::size_t> front = pareto_front(c.rows);
+  std::vector<std::string> cells = cells_of(c, columns().front());
+  for (std::size_t i = 0; i < c.rows.size(); ++i) {
+    const bool best = std::find(front.begin(), front.end(), i) != front.end();
+    cells[i + 2] = cut(std::move(cells[i + 2]), most - 2) + (best ? " *" : "");
+  }
+  return aligned(std::move(cells), true);
+}
+
+inline std::string table(const Comparison& c) {
+  constexpr std::size_t widest = 120;
+  constexpr std::size_t least_name = 14;
+  int spare = 8;
+  std::vector<std::string> lines = number_lines(c, spare);
+  while (spare > 0 && width_of(lines.front()) > widest - least_name) { lines = number_lines(c, --spare); }
+  const std::vector<std::string> names = name_lines(c, std::max(least_name, widest - std::min(widest, width_of(lines.front()))));
+  for (std::size_t i = 0; i < lines.size(); ++i) { lines[i] = names[i] + lines[i]; }
+  const std::size_t width = width_of(lines.front());
   lines.insert(lines.begin() + 2, std::string(width, '-'));
   std::string text;
   for (const Fact& fact : c.model) { text += wrapped(fact.name + ": " + fact.value, width); }
   for (const Fact& fact : c.machine) { text += wrapped(fact.name + ": " + fact.value, width); }
   text += "\n";
   for (const std::string& line : lines) { text += line + "\n"; }
-  text += "\n";
+  text += "\n* No other policy here is both smaller and closer to the exact model (KL).\n";
   for (const std::string& line : legend(c)) { text += wrapped(line, width); }
-  std::string settings = "Settings:";
+  text += "Settings:\n";
   for (const Row& row : c.rows) {
-    if (row.policy.settings != row.policy.name) { settings += " " + row.policy.settings; }
+    if (row.policy.settings != row.policy.shown()) { text += "  " + row.policy.shown() + " = " + row.policy.settings + "\n"; }
   }
-  if (settings != "Settings:") { text += wrapped(settings, width); }
   return text + fmt::format("Took {:.1f} s.\n", c.seconds);
 }
 

@@ -5,7 +5,9 @@
 #include <cstddef>
 #include <memory>
 #include <utility>
+#include <vector>
 
+#include "compare_policies/block_types.hpp"
 #include "compare_policies/clock.hpp"
 #include "llama/cache_attention.hpp"
 
@@ -14,13 +16,24 @@ namespace comparison {
 /// llama::CacheAttention with a clock, for an engine of one thread.
 class TimedAttention final : public llama::Attention {
  public:
-  explicit TimedAttention(kvcompress::AnyCache cache, const kvcompress::Memory& memory = {}) : attention_(std::move(cache), memory) {}
+  /// `type`: what rows are rounded to before the cache has them, if to anything.
+  explicit TimedAttention(kvcompress::AnyCache cache, const kvcompress::Memory& memory = {}, const BlockType* type = nullptr)
+      : attention_(std::move(cache), memory), type_(type) {}
 
   [[nodiscard]] kvcompress::AnyCache& cache() noexcept { return attention_.cache(); }
   /// Seconds spent in the cache so far.
   [[nodiscard]] double seconds() const noexcept { return seconds_; }
 
   void append(std::size_t layer, const float* keys, const float* values, std::size_t tokens) override {
+    if (type_ != nullptr) {
+      const std::size_t width = tokens * cache().shape().kv_heads * cache().shape().head_dim;
+      keys_.assign(keys, keys + width);
+      values_.assign(values, values + width);
+      round_rows(*type_, keys_);
+      round_rows(*type_, values_);
+      keys = keys_.data();
+      values = values_.data();
+    }
     const Stopwatch watch(seconds_);
     attention_.append(layer, keys, values, tokens);
   }
@@ -41,6 +54,9 @@ class TimedAttention final : public llama::Attention {
 
  private:
   llama::CacheAttention attention_;
+  const BlockType* type_;
+  std::vector<float> keys_;
+  std::vector<float> values_;
   double seconds_ = 0.0;
 };
 

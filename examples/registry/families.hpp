@@ -10,6 +10,7 @@ namespace examples {
 void add_evictions(kvcompress::Registry& registry);
 void add_exact(kvcompress::Registry& registry);
 void add_kivi(kvcompress::Registry& registry);
+void add_rotated(kvcompress::Registry& registry);
 void add_gear(kvcompress::Registry& registry);
 void add_low_rank(kvcompress::Registry& registry);
 void add_retrieval(kvcompress::Registry& registry);

@@ -14,6 +14,7 @@ const kvcompress::Registry& registry() {
     add_evictions(all);
     add_exact(all);
     add_kivi(all);
+    add_rotated(all);
     add_gear(all);
     add_low_rank(all);
     add_retrieval(all);

@@ -63,20 +63,9 @@ class KVCache {
   using Values = typename Storage::Values;
   using Options = PolicyOptions<P>;
 
-  explicit KVCache(const Shape& shape, const Options& options = {}, const Memory& memory = {})
-      : shape_(checked(shape, options)), options_(options), memory_((memory.validate(), memory)), numbers_(shape_, options_, memory),
-        most_(detail::rows_within_budget<P>(shape_, options_, numbers_.bytes())), layers_(Allocator<Shared<Layer>>(memory)),
-        workspace_(shape_, memory), scratch_(memory), row_(Allocator<float>(memory)) {
-    layers_.reserve(shape.layers);
-    for (std::size_t l = 0; l < shape.layers; ++l) { layers_.emplace_back(memory, shape_, l, options_, most_, memory_); }
-    row_.resize(shape_.key_width() + shape_.value_width());
-  }
+  explicit KVCache(const Shape& shape, const Options& options = {}, const Memory& memory = {});
   /// A deep copy: shares nothing with `other`.
-  KVCache(const KVCache& other) : KVCache(other, Sharing{}) {
-    for (Shared<Layer>& layer : layers_) { static_cast<void>(layer.write()); }
-    detail::unshare<P>(shape_, options_, layers_);
-    if (reserved_ > 0) { reserve(reserved_); }
-  }
+  KVCache(const KVCache& other);
   KVCache(KVCache&&) noexcept = default;
   KVCache& operator=(const KVCache& other) { return *this = KVCache(other); }
   KVCache& operator=(KVCache&&) noexcept = default;
@@ -106,13 +95,7 @@ class KVCache {
     attend(layer, queries, out, workspace_, options, heads);
   }
   void attend(std::size_t layer, const Rows& queries, const Output& out, Workspace& ws, const AttendOptions& options = {},
-              HeadRange heads = {}) {
-    if (heads.last == HeadRange{}.last) { heads.last = shape_.kv_heads; }
-    const AttendOptions how = check_attend(layer, queries, out, options, heads, ws);
-    make_room_to_attend(layer, queries.tokens(), how, heads, ws);
-    attend_heads(layer, queries, out, ws, how, heads);
-    remember(layer, queries, how, heads, ws);
-  }
+              HeadRange heads = {});
 
   /// The same with the caller's threads: executor(tasks, run) calls run(task, worker) once for every task < tasks, with a worker number
   /// below workspaces.size() that no other call uses at that time (see SerialExecutor). A task is a KV head or, for one token, 4096 rows of it.
@@ -132,21 +115,10 @@ class KVCache {
                const float* log_sum_exp = nullptr);
 
   /// Ends the layer's open step: the policy evicts, then rows that are due are encoded.
-  void commit(std::size_t layer) {
-    detail::check_layer(shape_, "commit", layer);
-    require(!at(layer).in_prompt, ErrorCode::phase, "commit(layer = ", layer, ") before end_prompt(layer)");
-    if (at(layer).open > 0) {
-      changes().commit_and(layer, 0, 0, [](Layer&) {});
-    }
-  }
+  void commit(std::size_t layer);
   /// Opens another prompt, as a chat's next turn: commits what was left open; rows appended from then on stay exact, and nothing is evicted
   /// or encoded, until end_prompt, with the same result for any chunks. The first prompt of a layer is open from the start.
-  void begin_prompt(std::size_t layer) {
-    detail::check_layer(shape_, "begin_prompt", layer);
-    require(!at(layer).in_prompt, ErrorCode::phase, "begin_prompt(layer = ", layer, ") while its prompt is open: end_prompt(layer) first");
-    check_waits("begin_prompt", layer);
-    changes().commit_and(layer, 0, 0, [](Layer& l) { l.in_prompt = true; });
-  }
+  void begin_prompt(std::size_t layer);
   /// The commit that closes a prompt. May come again, for a later prompt given in one append, or in several after begin_prompt. Needs at least
   /// one query since the last commit in every lane, shown by attend or observe, if the policy decides by the prompt's attention.
   ///
@@ -167,11 +139,7 @@ class KVCache {
   /// depend on positions.
   void shift(Position first, Position last, std::int64_t delta);
   /// Back to an empty cache; memory goes back to the handle, but for what reserve asked for.
-  void clear() {
-    KVCache empty(shape_, options_, memory_);
-    if (reserved_ > 0) { empty.reserve(reserved_); }
-    *this = std::move(empty);
-  }
+  void clear();
   /// Another cache with the same contents. Both share rows, positions and scores until one of them writes (copy-on-write). Of a cache with
   /// reserved room only rows are shared, but for the most recent: it keeps its room, and the fork takes as much when it first writes to a
   /// layer.
@@ -222,36 +190,11 @@ class KVCache {
   using Lane = detail::Lane<P>;
   using Layer = detail::Layer<P>;
   struct Sharing {};
-  KVCache(const KVCache& other, Sharing)
-      : shape_(other.shape_), options_(other.options_), memory_(other.memory_), numbers_(other.numbers_), most_(other.most_),
-        layers_(other.layers_), workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_),
-        reserved_(other.reserved_) {
-    const auto attend_writes = [](const Lane& lane) { return lane.notes_queries(); };
-    for (Shared<Layer>& layer : layers_) {  // attend writes observations and fetched rows without asking; room belongs to one cache
-      const auto& lanes = layer.read().lanes;
-      if (reserved_ > 0 || (layer.read().open > 0 && std::any_of(lanes.begin(), lanes.end(), attend_writes))) {
-        static_cast<void>(layer.write());
-      }
-      if (reserved_ > 0) {
-        for (Lane& lane : layer.write().lanes) { lane.own_recent(); }
-      }
-    }
-    if (reserved_ > 0) { reserve_scratch(reserved_); }
-  }
+  KVCache(const KVCache& other, Sharing);
 
   /// What a row is held in, or an index of the keys, has a largest number.
-  [[nodiscard]] float largest_key(std::size_t layer) const noexcept {
-    return std::min(largest_of(layer, &Lane::keys), detail::largest_indexed_key<P>(options_, shape_, layer));
-  }
-  [[nodiscard]] float largest_value(std::size_t layer) const noexcept { return largest_of(layer, &Lane::values); }
-  template <class S>
-  [[nodiscard]] float largest_of(std::size_t layer, S Lane::*store) const noexcept {
-    float most = std::min(detail::largest_number, largest<typename S::exact_type>);
-    if constexpr (detail::ChosenStore<S>) {
-      for (const Lane& lane : at(layer).lanes) { most = std::min(most, detail::facts_of(lane.*store).largest); }
-    }
-    return most;
-  }
+  [[nodiscard]] float largest_key(std::size_t layer) const noexcept { return std::min(detail::largest_number, at(layer).largest_key); }
+  [[nodiscard]] float largest_value(std::size_t layer) const noexcept { return std::min(detail::largest_number, at(layer).largest_value); }
 
   static const Shape& checked(const Shape& shape, const Options& options);
   void check_shift(std::size_t layer, Position first, Position last, std::int64_t delta) const;

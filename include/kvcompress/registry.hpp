@@ -17,7 +17,7 @@
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Parts of policies by name; standard_registry.hpp has all of the library's. A policy is an eviction, a storage, a retrieval, or several joined
-/// by '+', in any order; no eviction keeps all, no storage is f16 ("full"), no retrieval reads all. An option means the same in every
+/// by '+', in any order, and what becomes of the rows that the eviction drops ("h2o+merge"); no eviction keeps all, no storage is f16 ("full"), no retrieval reads all. An option means the same in every
 /// combination. Keys and values may be held in different ways: "keys=kivi4,values=kivi2".
 ///
 /// Lanes may differ: "layers 0-1: f16; heads 3.0-2,5.1: streaming:sinks=64,window=256; rest: snapkv:budget=25%+kivi4". Of several clauses the
@@ -34,6 +34,12 @@ class Registry {
     detail::NamedPart part = detail::named_part<P, ForHeads>(name);
     const auto behind = [&](const detail::NamedPart& other) { return other.first_axis() > part.first_axis(); };
     parts_.insert(std::find_if(parts_.begin(), parts_.end(), behind), std::move(part));
+  }
+  /// Adds what becomes of the rows that an eviction drops: "snapkv+merge". It stands for any eviction, beside it.
+  template <Disposer D>
+  void add_fate(std::string_view name) {
+    check_name(name);
+    parts_.push_back(detail::named_fate<D>(name));
   }
   /// Makes the cache that `policy` names; raises an Error that names an unknown part, option or value and what there is instead, or says why
   /// parts do not go together.
@@ -65,7 +71,7 @@ class Registry {
     options.retrieval.chosen = of_lanes(&ClauseChoices::retrieval, &PartChoices::retrieval, &ClauseChoices::retrieval_text);
     return options;
   }
-  /// All parts: evictions, then what has a storage, then retrievals.
+  /// All parts: evictions, then what has a storage, then retrievals, then fates.
   [[nodiscard]] std::vector<PartInfo> parts() const {
     std::vector<PartInfo> all;
     for (const detail::NamedPart& part : parts_) { all.push_back(part.info); }
@@ -128,10 +134,13 @@ class Registry {
               "\": ", spec.half == PartSpec::Half::keys ? "keys" : "values", "=", spec.name, " is given, which is ", part.info.kind,
               ", must be a storage alone");
       if (part.axes[eviction]) { take(policy, "evictions", places.eviction, part, spec); }
+      if (part.info.kind == "fate") { take(policy, "fates", places.fate, part, spec); }
       if (part.axes[storage] && spec.half != PartSpec::Half::values) { take(policy, "storages", places.keys, part, spec); }
       if (part.axes[storage] && spec.half != PartSpec::Half::keys) { take(policy, "storages", places.values, part, spec); }
       if (part.axes[retrieval]) { take(policy, "retrievals", places.retrieval, part, spec); }
     }
+    require(places.fate.part == nullptr || places.eviction.part != nullptr, ErrorCode::option, "policy \"", policy, "\" names a fate, ",
+            places.fate.part != nullptr ? places.fate.part->info.name : "", ", and no eviction, must name one: without one no row goes");
     const detail::NamedPart* const f16 = find("f16");
     for (detail::Place* place : {&places.keys, &places.values}) {
       if (place->part == nullptr && f16 != nullptr) { *place = {f16, {"f16", {}}}; }
@@ -150,7 +159,8 @@ class Registry {
     const std::string_view sentence = choices.broken_rule();
     if (sentence.empty()) { return; }
     std::string names;
-    const detail::NamedPart* named[] = {places.eviction.part, places.keys.part, places.values.part, places.retrieval.part};
+    const detail::NamedPart* named[] = {places.eviction.part, places.fate.part, places.keys.part, places.values.part,
+                                        places.retrieval.part};
     for (std::size_t i = 0; i < std::size(named); ++i) {
       if (named[i] == nullptr || std::find(named, named + i, named[i]) != named + i) { continue; }
       names += (names.empty() ? "" : " with ") + named[i]->info.name;

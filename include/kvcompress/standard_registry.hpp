@@ -8,6 +8,7 @@
 #include "kvcompress/registry/kivi.hpp"
 #include "kvcompress/registry/low_rank.hpp"
 #include "kvcompress/registry/retrieval.hpp"
+#include "kvcompress/registry/rotated.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -19,6 +20,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
   add_evictions(registry);
   add_exact(registry);
   add_kivi(registry);
+  add_rotated(registry);
   add_gear(registry);
   add_low_rank(registry);
   add_retrieval(registry);

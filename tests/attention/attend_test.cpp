@@ -145,6 +145,27 @@ TEST(Attend, OptionsScaleSoftCapWindowAndStart) {
   }
 }
 
+/// What lies behind a window is not read, and where reading begins follows from a query alone: not from those that are asked beside it.
+TEST(Attend, AWindowGivesTheSameNumbersWhateverIsAskedAtOnce) {
+  const Text text({.query_heads = 4, .kv_heads = 2, .head_dim = 16}, 1200, 11);
+  KVCache<Kivi<4>> cache(text.shape);
+  cache.append(0, text.key_rows(0, 1130), text.value_rows(0, 1130));
+  cache.end_prompt(0);
+  cache.append(0, text.key_rows(1130, 70), text.value_rows(1130, 70));
+  for (const AttendOptions& options : {AttendOptions{.window = 300}, AttendOptions{.window = 40}, AttendOptions{.start = 640}}) {
+    const auto ask = [&](std::size_t count) {
+      Outputs out(count * text.output_width());
+      cache.attend(0, text.query_rows(1200 - count, count), Output::tokens_first(out.data(), count, 4, 16), options);
+      return out;
+    };
+    const Outputs together = ask(70);
+    for (const std::size_t count : {1U, 2U, 5U, 8U, 33U, 69U}) {
+      const Outputs some = ask(count);
+      ASSERT_TRUE(std::equal(some.begin(), some.end(), together.end() - static_cast<std::ptrdiff_t>(some.size()))) << count;
+    }
+  }
+}
+
 TEST(Attend, AQueryThatSeesNothingGetsZeros) {
   const Text text({.query_heads = 1, .kv_heads = 1, .head_dim = 16}, 20, 5);
   const Outputs out = outputs(text, {.start = 15});

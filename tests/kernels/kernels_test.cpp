@@ -148,8 +148,18 @@ TEST(SoftmaxKernels, MatchPlainLoops) {
     auto half_of = e;
     kernels::multiply(half_of.data(), count, 0.5F);
     for (std::size_t i = 0; i < count; ++i) {
-      ASSERT_NEAR(capped[i], 30.0 * std::tanh(static_cast<double>(x[i]) / 30.0), 1e-4);
+      const double expected = 30.0 * std::tanh(static_cast<double>(x[i]) / 30.0);
+      ASSERT_NEAR(capped[i], expected, 5e-7 * std::abs(expected)) << x[i];
       ASSERT_EQ(half_of[i], 0.5F * e[i]);
+    }
+  }
+  for (float x = 1e-30F; x < 1e30F; x *= 1.001F) {  // of every size, and for caps of every size
+    for (const float cap : {1.0F, 50.0F, 1e-20F, 3e38F}) {
+      float both[] = {x, -x};
+      kernels::soft_cap(both, 2, cap);
+      const double expected = static_cast<double>(cap) * std::tanh(static_cast<double>(x) / static_cast<double>(cap));
+      ASSERT_NEAR(both[0], expected, 5e-7 * expected) << x << ", cap " << cap;
+      ASSERT_EQ(both[1], -both[0]);
     }
   }
 }

@@ -33,7 +33,7 @@ Outputs step_on_two_threads(KVCache<P>& cache, const Text& text, std::size_t fir
 template <class P>
 class Concurrent : public ::testing::Test {};
 using SomePolicies =
-    ::testing::Types<Full<half>, StreamingLLM, SnapKV, Combine<H2O, Kivi<2, 32, 32>>, Combine<Quest, Kivi<4, 32, 32>>, Gear<4>, ShadowKV<>>;
+    ::testing::Types<StreamingLLM, SnapKV, Combine<H2O, Kivi<2, 32, 32>>, Combine<Quest, Kivi<4, 32, 32>>, Gear<4>, ShadowKV<>>;
 TYPED_TEST_SUITE(Concurrent, SomePolicies);
 
 TYPED_TEST(Concurrent, AttendOnTwoThreadsEqualsOneCallBitForBit) {

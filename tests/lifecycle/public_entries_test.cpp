@@ -2,14 +2,28 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <functional>
 #include <limits>
+#include <new>
 #include <string>
 #include <vector>
 
 #include "kvcompress/any/any_cache.hpp"
+#include "support/counting_memory.hpp"
 #include "support/policies.hpp"
+
+static std::atomic<std::size_t> allocations{0};  // by operator new, in this program
+
+void* operator new(std::size_t bytes) {
+  ++allocations;
+  if (void* address = std::malloc(bytes)) { return address; }
+  throw std::bad_alloc();
+}
+void operator delete(void* address) noexcept { std::free(address); }
+void operator delete(void* address, std::size_t) noexcept { std::free(address); }
 
 namespace {
 
@@ -185,6 +199,30 @@ TEST(PublicEntriesOfExecutors, ThatDoOtherThanTheyMust) {
   Outputs out(64);
   expect_error(ErrorCode::input, {"executor is empty"},
                [&] { any.attend(0, text.query_rows(0, 1), Output::tokens_first(out.data(), 1, 4, 16), workspaces, AnyExecutor{}, {}); });
+}
+
+/// Neither the rows that threads share nor the heads take memory, from the heap or the handle.
+TEST(PublicEntriesOfExecutors, ChosenAtRunTimeTakeNoMemory) {
+  const Text text(small, 20, 73);
+  CountingMemory memory;
+  auto cache = any_cache<Full<float>>(small, {}, memory.handle());
+  cache.append(0, text.key_rows(0, 20), text.value_rows(0, 20));
+  std::vector<Workspace> workspaces(2, Workspace(small, memory.handle()));
+  Outputs out(2 * 64);
+  const AnyExecutor executor = [](std::size_t tasks, const std::function<void(std::size_t, std::size_t)>& run) {
+    for (std::size_t task = 0; task < tasks; ++task) { run(task, task % 2); }
+  };
+  for (const std::size_t count : {std::size_t{1}, std::size_t{2}}) {
+    const auto attend = [&] {
+      cache.attend(0, text.query_rows(20 - count, count), Output::tokens_first(out.data(), count, 4, 16), workspaces, executor);
+    };
+    attend();
+    memory.restart();
+    const std::size_t before = allocations;
+    attend();
+    EXPECT_EQ(allocations - before, 0U) << count;
+    EXPECT_EQ(memory.calls, 0U) << count;
+  }
 }
 
 TYPED_TEST(PublicEntries, WhatIsAppended) {

@@ -27,6 +27,7 @@ struct Settings {
 struct Cell {
   std::string name;  // "snapkv+kivi4+quest"
   std::string eviction{};
+  std::string fate{};
   std::string storage = "f16";
   std::string retrieval{};
 
@@ -35,11 +36,11 @@ struct Cell {
       const std::size_t end = std::min(policy.find('+', first), policy.size());
       const std::string part = policy.substr(first, end - first);
       const std::string kind = info(part).kind;
-      (kind == "eviction" ? eviction : kind == "retrieval" ? retrieval : storage) = part;
+      (kind == "eviction" ? eviction : kind == "fate" ? fate : kind == "retrieval" ? retrieval : storage) = part;
       first = end + 1;
     }
   }
-  [[nodiscard]] bool evicts() const { return !eviction.empty(); }
+  [[nodiscard]] bool evicts() const { return !eviction.empty() && fate != "demote"; }
   /// In codes, which can be added up in several ways.
   [[nodiscard]] bool encodes() const { return has(storage, "accumulation"); }
   /// Lanes get budgets of their own.
@@ -74,6 +75,7 @@ struct Cell {
                      {"window", bounded(all ? rows : rows - 4)},
                      {"in_cache_positions", eviction == "streaming" && turns ? "true" : "false"}});
     }
+    add(fate, {});
     const std::vector<std::pair<std::string, std::string>> reading{
         {"budget", bounded(settings.reads)}, {"page", "8"}, {"dense_layers", "0"}, {"local_chunks", "2"}, {"outlier_chunks", "2"}};
     std::vector<std::pair<std::string, std::string>> holding{{"residual", "32"}, {"layers_per_group", "2"}};
@@ -100,6 +102,24 @@ struct Cell {
     return ("," + info(part).defaults).find("," + option + "=") != std::string::npos;
   }
 };
+
+/// Every combination of these parts that works: one storage of each kind, evictions of every kind, both ways to read.
+inline std::vector<Cell> all_cells() {
+  std::vector<Cell> cells;
+  for (const std::string& policy : examples::registry().policies()) {
+    const Cell cell(policy);
+    const std::string_view storages[] = {"f16", "kivi4", "rot4", "lm3", "gear4", "xkv", "shadowkv"};
+    const bool one_of_each = std::find(std::begin(storages), std::end(storages), cell.storage) != std::end(storages);
+    const std::string_view evictions[] = {"",      "streaming", "h2o",     "snapkv", "pyramidkv",
+                                          "adakv", "tova",      "keydiff", "d2o",    "razorattention"};
+    if (std::find(std::begin(evictions), std::end(evictions), cell.eviction) == std::end(evictions)) { continue; }
+    if (one_of_each && (cell.retrieval.empty() || cell.retrieval == "quest")) { cells.push_back(cell); }
+  }
+  for (const char* const policy : {"h2o+merge_weighted", "snapkv+merge_weighted+kivi4", "h2o+demote+tiers4", "snapkv+demote+tiers2"}) {
+    cells.emplace_back(policy);
+  }
+  return cells;
+}
 
 inline void PrintTo(const Cell& cell, std::ostream* out) { *out << cell.name; }
 

@@ -1,6 +1,8 @@
 // tests/matrix/refused.cpp - makes a cache of KVCOMPRESS_POLICY, which the library must refuse with a sentence.
 // SPDX-License-Identifier: MIT
 #include "kvcompress/low_rank.hpp"
+#include "kvcompress/policies/d2o.hpp"
+#include "kvcompress/policies/razorattention.hpp"
 
 using namespace kvcompress;
 

@@ -221,7 +221,8 @@ TEST(SlowTier, ADirectoryThatIsGoneChangesNothing) {
 INSTANTIATE_TEST_SUITE_P(
     Policies, AllOrNothing,
     ::testing::Values(Case{"f16", 2, 10}, Case{"kivi4:residual=32", 1, 50}, Case{"h2o:budget=40", 1, 20},
-                      Case{"h2o:budget=40+kivi4:residual=32", 1, 90}, Case{"streaming:window=36", 2, 14},
+                      Case{"h2o:budget=40+kivi4:residual=32", 1, 90}, Case{"d2o:budget=40,recent=10", 1, 16},
+                      Case{"razorattention:window=36", 1, 16}, Case{"streaming:window=36", 2, 14},
                       Case{"streaming:window=36+kivi2:residual=32", 1, 60}, Case{"snapkv:budget=40,window=8,decode_budget=10", 1, 20},
                       Case{"snapkv:budget=40,window=8+kivi4:residual=32", 1, 12}, Case{"gear4:buffer=8,merge=2", 1, 24},
                       Case{"streaming:window=36+gear4:buffer=8", 1, 40}, Case{"xkv:layers_per_group=2,fold_in=8", 2, 12},

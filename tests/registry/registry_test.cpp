@@ -39,7 +39,8 @@ TEST(Registry, EveryEvictionWorksWithEveryStorage) {
   exact.resize(100 * text.output_width());  // the prompt's
   for (const std::string eviction : {"", "streaming:sinks=4,window=44", "h2o:budget=48", "snapkv:budget=32,window=8,decode_budget=16"}) {
     for (const std::string storage :
-         {"f32", "f16", "bf16", "kivi2", "kivi3:residual=32", "kivi4", "kivi8:residual=64", "full", "gear2", "gear4:buffer=8"}) {
+         {"f32", "f16", "bf16", "kivi2", "kivi3:residual=32", "kivi4", "kivi8:residual=64", "rot2:group=32", "rot3", "rot4:residual=0",
+          "rot8", "lm2", "lm3", "lm4:residual=40", "full", "gear2", "gear4:buffer=8"}) {
       const std::string name = eviction.empty() ? storage : eviction + "+" + storage;
       CountingMemory memory;
       {
@@ -63,7 +64,7 @@ TEST(Registry, EveryEvictionWorksWithEveryStorage) {
 TEST(Registry, EveryNameDecodesAFewTokens) {
   const Text text(small, 150, 6);
   const std::vector<std::string> names = registry().policies();
-  EXPECT_EQ(names.size(), 524U);
+  EXPECT_EQ(names.size(), 1000U);
   EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
   for (std::string name : names) {
     const std::string plain = name;
@@ -73,10 +74,12 @@ TEST(Registry, EveryNameDecodesAFewTokens) {
     set("streaming", "window=80,in_cache_positions=false");
     set("h2o", "budget=80");
     for (const char* eviction : {"snapkv", "pyramidkv", "adakv", "tova", "keydiff", "expected_attention", "knorm", "lagkv", "keyformer",
-                                 "chunkkv", "criticalkv", "criticaladakv", "observed_attention", "cur", "leverage", "dropkv"}) {
+                                 "chunkkv", "criticalkv", "criticaladakv", "observed_attention", "cur", "leverage", "dropkv", "d2o"}) {
       if (plain.substr(0, plain.find('+')) == eviction) { set(eviction, "budget=80"); }
     }
     set("simlayerkv", "first_rows=4,recent=90,threshold=0,last=8");
+    set("cam", "budget=80,period=4");
+    set("razorattention", "window=80");
     set("quest", "budget=32,dense_layers=0");
     set("landmarks", "budget=16,outlier_chunks=2");
     set("shadowkv", "budget=16,outlier_chunks=2,rank=16");
@@ -172,9 +175,9 @@ TEST(Registry, BudgetsAreRowsPercentOrBytes) {
 TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
   const std::string parts =
       "streaming, h2o, snapkv, pyramidkv, adakv, tova, keydiff, expected_attention, knorm, lagkv, keyformer, chunkkv, criticalkv, "
-      "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, gear2, gear4, "
-      "xkv, shadowkv, "
-      "quest, landmarks";
+      "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, d2o, cam, razorattention, f16, f32, bf16, kivi2, kivi3, "
+      "kivi4, kivi8, tiers2, tiers4, rot2, rot3, rot4, rot8, lm2, lm3, lm4, gear2, gear4, xkv, shadowkv, "
+      "quest, landmarks, merge, merge_weighted, merge_ranked, value_spread, mean_row, demote";
   expect_error("kivi5", "\"kivi5\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o+kiwi2", "\"kiwi2\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o:budgets=5", "h2o has no option \"budgets\", must be one of budget, recent, reduction, in_cache_positions");
@@ -186,6 +189,9 @@ TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
   expect_error("h2o:reduction=median", "option h2o:reduction is \"median\", must be mean, max or sum");
   expect_error("snapkv:pooling=min", "option snapkv:pooling is \"min\", must be average or max");
   expect_error("streaming:in_cache_positions=maybe", "option streaming:in_cache_positions is \"maybe\", must be true or false");
+  expect_error("rot4:group=40", "rotated: group is 40, must be 0 or a multiple of 32");
+  expect_error("lm4:accumulation=fast",
+               "rotated: accumulation is fast, must be exact or near_exact with levels, which have 8 bits in products");
   expect_error("kivi2:residual=33", "kivi: residual is 33, must be a positive multiple of the group size 32");
   expect_error("snapkv:kernel=2", "snapkv: kernel is 2, must be odd");
   expect_error("h2o:budget=0%", "h2o: budget is 0, must be at least 1 row or byte, or a fraction in (0, 1]");
@@ -277,6 +283,13 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "storage kivi3",
                                           "storage kivi4",
                                           "storage kivi8",
+                                          "storage rot2",
+                                          "storage rot3",
+                                          "storage rot4",
+                                          "storage rot8",
+                                          "storage lm2",
+                                          "storage lm3",
+                                          "storage lm4",
                                           "eviction streaming",
                                           "eviction h2o",
                                           "eviction snapkv",
@@ -296,6 +309,17 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "eviction cur",
                                           "eviction leverage",
                                           "eviction dropkv",
+                                          "eviction d2o",
+                                          "eviction cam",
+                                          "eviction razorattention",
+                                          "fate merge",
+                                          "fate merge_weighted",
+                                          "fate merge_ranked",
+                                          "fate value_spread",
+                                          "fate mean_row",
+                                          "fate demote",
+                                          "storage tiers2",
+                                          "storage tiers4",
                                           "storage gear2",
                                           "storage gear4",
                                           "storage xkv",

@@ -7,7 +7,6 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <sstream>
 #include <thread>
@@ -17,15 +16,12 @@
 #endif
 
 #include "compare_policies/counting_memory.hpp"
-#include "compare_policies/data_formats.hpp"
 #include "compare_policies/facts.hpp"
 #include "compare_policies/metrics.hpp"
 #include "compare_policies/needles.hpp"
 #include "compare_policies/policy_list.hpp"
 #include "compare_policies/report_file.hpp"
-#include "compare_policies/report_html.hpp"
 #include "compare_policies/schedule.hpp"
-#include "compare_policies/table.hpp"
 
 namespace comparison {
 namespace {
@@ -59,7 +55,8 @@ TEST(PolicyList, FillsInWhatAPolicyLeavesOpen) {
   EXPECT_EQ(with_defaults("kivi4", 128, 4096), "kivi4:residual=128");
   EXPECT_EQ(with_defaults("quest", 256, 1024), "quest:budget=256,dense_layers=2");
   EXPECT_EQ(with_defaults("quest", 128, 512), "quest:budget=128,page=8,dense_layers=2");
-  EXPECT_EQ(with_defaults("gear4", 128, 512), "gear4:buffer=64");
+  EXPECT_EQ(with_defaults("gear4", 128, 512), "gear4:buffer=128");
+  EXPECT_EQ(with_defaults("gear4", 16, 64), "gear4:buffer=20") << "as published, where a prompt is short";
   EXPECT_EQ(with_defaults("quest+kivi4", 20, 512), "quest:budget=20,page=8,dense_layers=2+kivi4:residual=32");
   EXPECT_EQ(with_defaults("quest:page=32,dense_layers=0", 20, 512), "quest:page=32,dense_layers=0,budget=64");
   EXPECT_EQ(with_defaults("landmarks", 2048, 8192), "landmarks:budget=2048,outlier_chunks=48") << "as published";
@@ -160,37 +157,6 @@ TEST(CountingMemory, RemembersTheMostItHadGivenOut) {
   handle.release(handle.context, second, 28, 64);
 }
 
-Comparison example() {
-  Comparison c;
-  c.setup.text = "a<b>.txt";
-  c.command = "compare_policies --policies '<script>'";
-  Row full{.policy = {"full", "full"}, .bytes = 1000.0, .fraction_of_f16 = 1.0, .perplexity = 20.0, .perplexity_ratio = 1.0, .kl = 1e-8};
-  Row evil{
-      .policy = {"<i>&\"x\"", "<i>&\"x\""}, .bytes = 250.0, .fraction_of_f16 = 0.25, .kl = 0.05, .needles_right = 1, .needles_asked = 4};
-  evil.slow_bytes = 4096.0;
-  evil.fetched_per_token = 1536.0;
-  Row worse{.policy = {"worse", "worse:x=1"}, .bytes = 300.0, .fraction_of_f16 = 0.3, .kl = 0.06};
-  c.rows = {full, evil, worse};
-  return c;
-}
-
-TEST(Report, EscapesEveryText) {
-  const std::string html = html_text(example());
-  for (const char* raw : {"<i>", "<script>", "a<b>", "&\"x\""}) { EXPECT_EQ(html.find(raw), std::string::npos) << raw; }
-  EXPECT_NE(html.find("&lt;i&gt;&amp;&quot;x&quot;"), std::string::npos);
-  EXPECT_EQ(escaped("<a href=\"x\">'&"), "&lt;a href=&quot;x&quot;&gt;&#39;&amp;");
-}
-
-TEST(Report, NeedsNothingFromElsewhere) {
-  const std::string html = html_text(example());
-  for (const char* outside : {"http:", "https:", "src=", "url(", "@import"}) {
-    EXPECT_EQ(html.find(outside), std::string::npos) << outside;
-  }
-  EXPECT_NE(html.find("<svg"), std::string::npos);
-}
-
-TEST(Report, JoinsOnlyTheBestTradeOffs) { EXPECT_EQ(pareto_front(example().rows), (std::vector<std::size_t>{1, 0})); }
-
 /// A folder of this test that goes away with the object.
 struct Folder {
   std::filesystem::path path = std::filesystem::temp_directory_path() / fmt::format("kvcompress-report-{}", std::random_device{}());
@@ -281,62 +247,23 @@ TEST(ReportFile, KeepsLinksAndPipesAndDevices) {
 }
 #endif
 
-TEST(Formats, JsonHasTheAgreedFields) {
-  const auto json = nlohmann::json::parse(json_text(example()));
-  ASSERT_EQ(json.at("results").size(), 3U);
-  for (const char* name : {"policy", "bytes", "bits_per_value", "fraction_of_f16", "perplexity", "perplexity_ratio", "kl", "top1_agreement",
-                           "needle_accuracy", "prompt_tokens_per_s", "decode_tokens_per_s"}) {
-    EXPECT_TRUE(json["results"][0].contains(name)) << name;
-  }
-  EXPECT_TRUE(json["results"][0]["needle_accuracy"].is_null()) << "nothing was asked";
-  EXPECT_EQ(json["results"][1]["needle_accuracy"], 0.25);
-  EXPECT_EQ(json["results"][1]["bytes"], 250);
-  EXPECT_EQ(json["results"][0]["slow_bytes"], 0);
-  EXPECT_EQ(json["results"][1]["slow_bytes"], 4096);
-  EXPECT_EQ(json["results"][1]["fetched_bytes_per_token"], 1536.0);
-}
-
-TEST(Formats, CsvQuotesTexts) {
-  std::istringstream csv(csv_text(example()));
-  std::string header, full, evil;
-  std::getline(csv, header);
-  std::getline(csv, full);
-  std::getline(csv, evil);
-  EXPECT_TRUE(header.starts_with("policy,settings,bytes,"));
-  EXPECT_TRUE(full.starts_with("\"full\",\"full\",1000,"));
-  EXPECT_TRUE(evil.starts_with("\"<i>&\"\"x\"\"\",")) << evil;
-}
-
-TEST(Formats, TableLinesUpAndPutsFullFirst) {
-  std::istringstream text(table(example()));
-  std::string line;
-  while (!line.starts_with("policy")) { ASSERT_TRUE(std::getline(text, line)); }
-  const std::size_t width = line.size();
-  std::getline(text, line);
-  for (const char* name : {"full", "<i>", "worse"}) {
-    std::getline(text, line);
-    EXPECT_EQ(line.size(), width);
-    EXPECT_TRUE(line.starts_with(name)) << line;
-    EXPECT_EQ(line.find("    4      1.5  ") < width, line.starts_with("<i>")) << "the slow tier and what is fetched: " << line;
-  }
-  EXPECT_EQ(grouped(3145728.0), "3,145,728");
-  EXPECT_EQ(wrapped("one two three", 7), "one two\nthree\n");
-}
-
-TEST(Table, SaysWhatThePoliciesAtHandNeed) {
-  Comparison c = example();
-  c.setup.budget = 77;
-  EXPECT_TRUE(notes(c).empty());
-  c.rows[2].policy = {"snapkv+xkv+quest", ""};
-  ASSERT_EQ(notes(c).size(), 3U);
-  EXPECT_TRUE(notes(c)[0].starts_with("Evictions keep 77 rows")) << notes(c)[0];
-  EXPECT_TRUE(notes(c)[1].starts_with("Retrievals keep every row; a query reads 77 of them")) << notes(c)[1];
-  EXPECT_EQ(notes(c)[1].find("landmarks"), std::string::npos);
+TEST(PolicyList, SaysWhatASizeIsChosenBy) {
+  EXPECT_EQ(budget_of("full"), "-");
+  EXPECT_EQ(budget_of("snapkv:budget=9+kivi4"), "rows, bits");
+  EXPECT_EQ(budget_of("xkv:rank_keys=4"), "rank");
+  EXPECT_EQ(budget_of("quest+gear2"), "read, bits");
+  EXPECT_EQ(budget_of("shadowkv"), "rank, read");
+  EXPECT_EQ(label_of("xkv:rank_keys=48,fold_in=64+quest:page=8"), "xkv+quest");
+  const std::vector<Policy> policies = read_policies("xkv,xkv:fold_in=64", 64, 512);
+  EXPECT_EQ(policies[1].shown(), "xkv");
+  EXPECT_EQ(policies[2].shown(), "xkv(2)");
 }
 
 TEST(Facts, CommandReadsBackAsTheSameArguments) {
   const char* const arguments[] = {"compare_policies", "--policies", "h2o;kivi2", "it's", ""};
   EXPECT_EQ(shell_command(arguments), "compare_policies --policies 'h2o;kivi2' 'it'\\''s' ''");
+  const char* const folders[] = {"/opt/bin/compare_policies", "/home/me/m.gguf", "--text=/home/me/t.txt", "--report", "x/r.html"};
+  EXPECT_EQ(without_folders(folders), (Names{"compare_policies", "m.gguf", "--text=t.txt", "--report", "x/r.html"}));
 }
 
 TEST(Facts, KnownLimitsAreTheListOfTheCard) {

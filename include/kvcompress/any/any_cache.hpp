@@ -23,6 +23,12 @@ struct AnyPolicy {
 /// KVCache of these parts gives, bit for bit, and both read each other's saved files.
 using AnyCache = KVCache<AnyPolicy>;
 
+// AnyCache takes about 10 s to compile at -O3 (GCC 12). A program of many source files can define KVCOMPRESS_ANY_CACHE_APART in all of them
+// and include any/any_cache_definition.hpp in one.
+#if defined(KVCOMPRESS_ANY_CACHE_APART)
+extern template class KVCache<AnyPolicy>;
+#endif
+
 /// An executor that may be chosen at run time: see KVCache::attend.
 using AnyExecutor = std::function<void(std::size_t tasks, const std::function<void(std::size_t task, std::size_t worker)>& run)>;
 

@@ -19,7 +19,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 struct AnyEviction {
   using Ops = detail::EvictionOps;
   static constexpr std::string_view name = "any_eviction";
-  static constexpr Needs may{.observes = Observes::as_options_say, .queries = true};
+  static constexpr Needs may{.observes = Observes::as_options_say, .queries = true, .rewrites = true, .weighs = true, .colder = true};
 
   template <Eviction E>
   [[nodiscard]] static detail::Choice<Ops> of(const typename E::Options& options = {}) {

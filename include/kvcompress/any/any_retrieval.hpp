@@ -20,7 +20,8 @@ namespace detail {
 struct RetrievalOps : StateOps {
   using ReadKey = FunctionRef<void(std::size_t row, float* out)>;
 
-  bool retrieves;     // it is not ReadAll
+  bool retrieves;  // it is not ReadAll
+  bool follows_writes;
   float largest_key;  // infinity where there is no bound
 
   void (*validate)(const void* options, const Shape& shape);
@@ -52,6 +53,7 @@ struct RetrievalFunctions {
     RetrievalOps ops{};
     static_cast<StateOps&>(ops) = state_ops_of<R>();
     ops.retrieves = !std::is_same_v<R, ReadAll>;
+    ops.follows_writes = follows_writes<R>;
     ops.largest_key = std::numeric_limits<float>::infinity();
     if constexpr (requires { R::largest_key; }) { ops.largest_key = R::largest_key; }
     ops.validate = [](const void* o, const Shape& shape) { R::validate(of(o), shape); };

@@ -89,6 +89,11 @@ struct AnyStorage {
   static bool needs_retrieval_at(const Options& options, const Site& site) noexcept {
     return keys_at(options, site).ops->needs_retrieval || values_at(options, site).ops->needs_retrieval;
   }
+  static bool accumulates_fast_at(const Options& options, const Site& site) noexcept {
+    const Choice& keys = keys_at(options, site);
+    const Choice& values = values_at(options, site);
+    return keys.ops->fast(keys.options.get()) || values.ops->fast(values.options.get());
+  }
   static bool needs_retrieval_of(const Options& options) noexcept {
     const auto needs = [](const Choice& entry) { return entry.ops->needs_retrieval; };
     return std::any_of(options.keys.entries.begin(), options.keys.entries.end(), needs) ||

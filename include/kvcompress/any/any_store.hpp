@@ -60,6 +60,8 @@ class AnyStore {
   void reserve(std::size_t rows) { ops().reserve(get(), rows); }
   void unshare() { ops().unshare(get()); }
   void make_writable(std::size_t first, std::size_t last) { ops().make_writable(get(), first, last); }
+  void prepare_to_write(std::size_t row) { ops().prepare_to_write(get(), row); }
+  void write(std::size_t row, const float* x) noexcept { ops().write(get(), row, x); }
   void take_room(AnyStore& from) noexcept {
     if (ops().take_room != nullptr) { ops().take_room(get(), from.get()); }
   }
@@ -95,6 +97,12 @@ class AnyStore {
   void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
                   std::size_t out_stride, float* scratch) const noexcept {
     ops().accumulate(get(), range, weights, weight_stride, query_count, out, out_stride, scratch);
+  }
+  void frame_queries(float* queries, std::size_t stride, std::size_t count) const noexcept {
+    ops().frame_queries(get(), queries, stride, count);
+  }
+  void unframe_outputs(float* outputs, std::size_t stride, std::size_t count) const noexcept {
+    ops().unframe_outputs(get(), outputs, stride, count);
   }
   /// A value.
   void read(std::size_t row, float* out) const { ops().read_value(get(), row, out); }

@@ -37,6 +37,7 @@ struct StoreOps {
   // The storage.
   const void* storage;  ///< an address for each: tells whether two tables are of one storage
   bool needs_retrieval;
+  bool (*fast)(const void* options) noexcept;  ///< whether products with codes are added up in 8 bits
   void (*validate)(const void* options);
   void (*validate_shape)(const void* options, const Shape& shape);
   RowRange (*layers_with)(const void* options, const Shape& shape, std::size_t layer);
@@ -62,6 +63,8 @@ struct StoreOps {
   void (*unshare)(void* store);
   void (*account)(const void* store, MemoryReport& report) noexcept;
   void (*make_writable)(void* store, std::size_t first, std::size_t last);
+  void (*prepare_to_write)(void* store, std::size_t row);
+  void (*write)(void* store, std::size_t row, const float* x) noexcept;
   void (*take_room)(void* store, void* from) noexcept;
   void (*hold)(void* store) noexcept;
   void (*release)(void* store) noexcept;
@@ -79,6 +82,8 @@ struct StoreOps {
   void (*accumulate)(const void* store, RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count,
                      float* out, std::size_t out_stride, float* scratch) noexcept;
   void (*read_value)(const void* store, std::size_t row, float* out);
+  void (*frame_queries)(const void* store, float* queries, std::size_t stride, std::size_t count) noexcept;
+  void (*unframe_outputs)(const void* store, float* outputs, std::size_t stride, std::size_t count) noexcept;
   void (*fetch)(const void* store, std::size_t row) noexcept;
   std::size_t (*prepare_keys)(void* store, std::span<const RowRange> ranges, const RowTable& table, Rotation& rotation,
                               Vector<float>& scratch);

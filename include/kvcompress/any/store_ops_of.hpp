@@ -49,6 +49,10 @@ struct StoreThunks {
     } else {
       ops.make_writable = [](void* store, std::size_t, std::size_t) { in(store).unshare(); };
     }
+    if constexpr (WritesRows<S>) {
+      ops.prepare_to_write = [](void* store, std::size_t row) { in(store).prepare_to_write(row); };
+      ops.write = [](void* store, std::size_t row, const float* x) noexcept { in(store).write(row, x); };
+    }
     if constexpr (requires(S store) { store.take_room(store); }) {
       ops.take_room = [](void* store, void* from) noexcept { in(store).take_room(in(from)); };
     }
@@ -113,6 +117,16 @@ struct StoreThunks {
         in(store).accumulate(range, weights, weight_stride, query_count, out, out_stride, scratch);
       };
       ops.read_value = [](const void* store, std::size_t row, float* out) { in(store).read(row, out); };
+    }
+    if constexpr (FramesQueries<S>) {
+      ops.frame_queries = [](const void* store, float* queries, std::size_t stride, std::size_t count) noexcept {
+        in(store).frame_queries(queries, stride, count);
+      };
+    }
+    if constexpr (FramesOutputs<S>) {
+      ops.unframe_outputs = [](const void* store, float* outputs, std::size_t stride, std::size_t count) noexcept {
+        in(store).unframe_outputs(outputs, stride, count);
+      };
     }
     if constexpr (requires(const S store) { store.fetch(std::size_t{}); }) {
       ops.fetch = [](const void* store, std::size_t row) noexcept { in(store).fetch(row); };
@@ -209,6 +223,7 @@ constexpr void describes_storage(StoreOps& ops) noexcept {
   using Options = typename Storage::Options;
   ops.storage = &address_of_storage<Storage>;
   ops.needs_retrieval = needs_retrieval<Storage>(Options{});
+  ops.fast = [](const void* options) noexcept { return accumulates_fast(*static_cast<const Options*>(options)); };
   ops.validate = [](const void* options) { Storage::validate(*static_cast<const Options*>(options)); };
   if constexpr (requires(const Options& options, const Shape& shape) { Storage::validate_shape(options, shape); }) {
     ops.validate_shape = [](const void* options, const Shape& shape) {

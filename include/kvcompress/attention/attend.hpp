@@ -13,6 +13,7 @@
 #include "kvcompress/attention/running_softmax.hpp"
 #include "kvcompress/attention/workspace.hpp"
 #include "kvcompress/concepts.hpp"
+#include "kvcompress/concepts/store_facts.hpp"
 #include "kvcompress/core/math.hpp"
 #include "kvcompress/core/visible.hpp"
 #include "kvcompress/kernels/exact.hpp"
@@ -26,7 +27,7 @@ struct AttendOptions {
   float scale = 0.0F;            ///< factor on q . k, finite and above 0; 0 means 1/sqrt(key width)
   float soft_cap = 0.0F;         ///< logits become cap * tanh(logit / cap), a cap above 0; 0 or infinity means no cap
   std::size_t window = 0;        ///< sliding window: a query sees the rows less than this far behind it, by in-cache positions where the
-                                 ///< policy has them; 0 means all
+                                 ///< policy has them; 0 means all. What lies before them is not read, but for at most 127 rows
   Position start = 0;            ///< rows before this position (left padding) are not seen: see KVCache::end_prompt
   float* log_sum_exp = nullptr;  ///< optional output (tokens, query_heads): log of the softmax's denominator
   std::span<const float>
@@ -49,6 +50,8 @@ inline constexpr std::size_t chunk_rows = 256;
 inline constexpr std::size_t part_rows = 16 * chunk_rows;
 /// Queries (tokens times heads of the group) that one block serves together, if one token's group is not larger.
 inline constexpr std::size_t block_queries = 32;
+/// What a query does not see at the front is not read, in steps of so many rows: a block of the stores that encode.
+inline constexpr std::size_t unread_step = 128;
 
 /// The queries of a block: `tokens` tokens of one KV head's group, each with the rows it may see.
 struct QueryBlock {
@@ -64,6 +67,23 @@ struct QueryBlock {
   }
 };
 
+/// Whether keys, values lie in a frame of their own.
+template <class Store>
+bool frames(const Store& store) noexcept {
+  if constexpr (FramesQueries<Store> || FramesOutputs<Store>) {
+    return facts_of(store).frames;
+  } else {
+    return false;
+  }
+}
+/// Brings queries into the frame of the keys.
+template <class Keys>
+void frame_queries(const Keys& keys, Vector<float>& queries, std::size_t stride, std::size_t count) noexcept {
+  if constexpr (FramesQueries<Keys>) {
+    if (frames(keys)) { keys.frame_queries(queries.data(), stride, count); }
+  }
+}
+
 /// Logits of the rows in `range` to ws.logits + offset, as runs of rows with equal shift: where slots replace positions, or positions were
 /// shifted, the query is turned by the difference instead of every key, which is the same dot product.
 template <KeyStore Keys>
@@ -73,11 +93,12 @@ void score_chunk(const Keys& keys, const RowTable& table, RowRange range, const 
     const std::int64_t shift = table.shift(row);
     std::size_t end = table.shifts() ? row + 1 : range.last;
     while (end < range.last && (table.shift(end) == shift || !table.alive(end))) { ++end; }
-    const float* queries = ws.queries.data();
+    const float* queries = frames(keys) ? ws.framed.data() : ws.queries.data();
     if (shift != block.shift) {
       ws.rotation.turn_by(shift - block.shift);
       std::copy_n(ws.queries.data(), block.queries() * key_stride, ws.turned.data());
       for (std::size_t q = 0; q < block.queries(); ++q) { ws.rotation.apply(ws.turned.data() + q * key_stride); }
+      frame_queries(keys, ws.turned, key_stride, block.queries());
       queries = ws.turned.data();
     }
     float* out = logits + (row - range.first);
@@ -88,6 +109,15 @@ void score_chunk(const Keys& keys, const RowTable& table, RowRange range, const 
     }
     row = end;
   }
+}
+
+/// Adds the logarithms of the rows' weights to their logits.
+inline void weigh_batch(const RowTable& table, const QueryBlock& block, const Batches& batch, std::size_t stride, float* logits) noexcept {
+  batch.parts([&](RowRange part, std::size_t offset) {
+    for (std::size_t q = 0; q < block.queries(); ++q) {
+      kernels::add_multiple(logits + q * stride + offset, table.log_weights().data() + part.first, part.size(), 1.0F);
+    }
+  });
 }
 
 /// Takes from each logit what ALiBi takes for the row's distance; the options' slopes are those of the block's group.
@@ -107,16 +137,27 @@ inline void bias_chunk(const RowTable& table, RowRange range, const QueryBlock& 
 inline void mask_chunk(const RowTable& table, RowRange range, const QueryBlock& block, const AttendOptions& options,
                        std::size_t logit_stride, float* logits) noexcept {
   const bool by_row = !table.all_alive() || options.window > 0 || options.start > 0 || block.by_position;
-  for (std::size_t q = 0; q < block.queries(); ++q) {
-    float* row_logits = logits + q * logit_stride;
-    const std::size_t token = q / block.group;
-    const std::size_t limit = std::clamp(block.row_limits[token], range.first, range.last);
-    std::fill(row_logits + (limit - range.first), row_logits + range.size(), kernels::minus_infinity);
-    if (!by_row) { continue; }
-    const Visible visible = block.visible(token, options);
-    for (std::size_t r = range.first; r < limit; ++r) {
-      if (!visible.sees(table, r)) { row_logits[r - range.first] = kernels::minus_infinity; }
+  for (std::size_t token = 0; token < block.tokens; ++token) {
+    const auto hide = [&](std::size_t first, std::size_t last) {
+      for (std::size_t q = token * block.group; q < (token + 1) * block.group; ++q) {
+        float* row_logits = logits + q * logit_stride;
+        std::fill(row_logits + (first - range.first), row_logits + (last - range.first), kernels::minus_infinity);
+      }
+    };
+    std::size_t limit = std::clamp(block.row_limits[token], range.first, range.last);
+    if (by_row) {
+      const Visible visible = block.visible(token, options);
+      if (Visible::in_text_order(table)) {
+        const std::size_t first = visible.first_seen(table, range.first, limit);
+        limit = first + visible.count(table, first, limit);
+        hide(range.first, first);
+      } else {
+        for (std::size_t r = range.first; r < limit; ++r) {
+          if (!visible.sees(table, r)) { hide(r, r + 1); }
+        }
+      }
     }
+    hide(limit, range.last);
   }
 }
 
@@ -133,6 +174,7 @@ std::size_t score_batch(const Keys& keys, const Values* values, const RowTable& 
   if (options.soft_cap > 0.0F) {
     for (std::size_t q = 0; q < block.queries(); ++q) { kernels::soft_cap(logits + q * stride, size, options.soft_cap); }
   }
+  if (table.weighs()) { weigh_batch(table, block, batch, stride, logits); }
   if (!options.alibi_slopes.empty()) {
     batch.parts([&](RowRange part, std::size_t offset) { bias_chunk(table, part, block, options, stride, logits + offset); });
   }
@@ -170,8 +212,15 @@ void attend_part(const Keys& keys, const Values* values, const RowTable& table, 
   }
 }
 
+/// Logits of -infinity for the first `count` rows, which are not read, of queries whose logits are kept, `rows` each. Returns their number.
+inline std::size_t skip_logits(std::size_t queries, std::size_t rows, std::size_t count, Workspace& ws) noexcept {
+  for (std::size_t q = 0; q < queries; ++q) { std::fill_n(ws.logits.data() + q * rows, count, kernels::minus_infinity); }
+  return count;
+}
+
 /// The same over all the rows of `ranges`, not yet divided. The rows are met in batches with a running softmax, so that any number of rows needs the
-/// same scratch; with `keep_logits` all logits of the block stay in ws.logits, row stride `rows`, the number of rows in the ranges.
+/// same scratch; with `keep_logits` all logits of the block stay in ws.logits, row stride `rows`, from that of the first row on: those before the
+/// one range are -infinity.
 template <KeyStore Keys, ValueStore Values>
 RunningSoftmax attend_block(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block,
                             std::span<const RowRange> ranges, std::size_t rows, std::size_t key_stride, std::size_t value_stride,
@@ -180,6 +229,7 @@ RunningSoftmax attend_block(const Keys& keys, const Values* values, const RowTab
   const RunningSoftmax whole(ws.outputs.data(), block.queries(), value_stride);
   const RunningSoftmax part(ws.outputs.data() + RunningSoftmax::floats(block.queries(), value_stride), block.queries(), value_stride);
   float* logits = ws.logits.data();
+  if (keep_logits) { logits += skip_logits(block.queries(), rows, ranges.front().first, ws); }
   Batches batch(ranges, chunk_rows);
   attend_part(keys, values, table, block, batch, key_stride, keep_logits, logits, stride, options, whole, ws);
   while (!batch.done()) {
@@ -238,10 +288,10 @@ class LaneAttention {
     constexpr bool chooses = !std::is_same_v<std::remove_cvref_t<Reading>, ReadEverything>;
     const std::size_t group = shape_.group();
     for_blocks(positions, row_limits, by_position, chooses ? 1 : std::max<std::size_t>(1, detail::block_queries / group),
-               [&](const detail::QueryBlock& block, std::size_t first, std::size_t rows) {
+               [&](const detail::QueryBlock& block, std::size_t first, const RowRange& all) {
+      const std::size_t rows = all.last;
       prepare(block.queries(), observe ? rows : detail::chunk_rows, ws);
       load_queries(block, first, ws, load);
-      const RowRange all{0, rows};
       std::span<const RowRange> ranges(&all, 1);
       if constexpr (chooses) { ranges = reading(ws.queries.data(), key_stride_, block.shift, block.visible(0, options_), rows); }
       const detail::RunningSoftmax done =
@@ -263,12 +313,12 @@ class LaneAttention {
                       std::size_t stride, std::pair<float, float> slack, Workspace& ws, auto&& load, auto&& see) const {
     TooLikely too_likely;
     for_blocks(positions, row_limits, true, std::max<std::size_t>(1, detail::block_queries / shape_.group()),
-               [&](const detail::QueryBlock& block, std::size_t first, std::size_t rows) {
+               [&](const detail::QueryBlock& block, std::size_t first, const RowRange& all) {
       if (too_likely.found) { return; }
+      const std::size_t rows = all.last;
       prepare(block.queries(), rows, ws);
       load_queries(block, first, ws, load);
-      const RowRange all{0, rows};
-      float* logits = ws.logits.data();
+      float* logits = ws.logits.data() + detail::skip_logits(block.queries(), rows, all.first, ws);
       for (detail::Batches batch(std::span<const RowRange>(&all, 1), detail::chunk_rows); !batch.done(); batch.next()) {
         logits +=
             detail::score_batch(keys_, static_cast<const Values*>(nullptr), table_, block, batch, key_stride_, rows, logits, options_, ws);
@@ -289,8 +339,10 @@ class LaneAttention {
     });
     return too_likely;
   }
-  /// Parts that the rows of one token's queries fall into.
-  [[nodiscard]] std::size_t parts() const noexcept { return (table_.rows() + detail::part_rows - 1) / detail::part_rows; }
+  /// Parts that the rows fall into which the queries of one token read.
+  [[nodiscard]] std::size_t parts(Position position, std::size_t row_limit) const noexcept {
+    return (row_limit - unread(position, row_limit) + detail::part_rows - 1) / detail::part_rows;
+  }
   /// Numbers of the result of one part.
   [[nodiscard]] std::size_t part_floats() const noexcept { return detail::RunningSoftmax::floats(shape_.group(), value_stride_); }
   /// One token's queries over one part of the rows; parts may run at the same time, each with a workspace of its own.
@@ -299,7 +351,8 @@ class LaneAttention {
     const detail::QueryBlock block{1, shape_.group(), positions.data(), row_limits.data(), false, shift_of(row_limits[0])};
     prepare(block.queries(), detail::chunk_rows, ws);
     load_queries(block, 0, ws, load);
-    const RowRange rows{std::min(index * detail::part_rows, row_limits[0]), std::min((index + 1) * detail::part_rows, row_limits[0])};
+    const std::size_t first = unread(positions[0], row_limits[0]) + index * detail::part_rows;
+    const RowRange rows{std::min(first, row_limits[0]), std::min(first + detail::part_rows, row_limits[0])};
     float* logits = ws.logits.data();
     detail::Batches batch(std::span<const RowRange>(&rows, 1), detail::chunk_rows);
     detail::attend_part(keys_, values_, table_, block, batch, key_stride_, false, logits, detail::chunk_rows, options_,
@@ -319,6 +372,9 @@ class LaneAttention {
   /// Adds what is beside the rows to the softmax of `tokens` tokens from `first` on, and divides.
   void finish(const detail::RunningSoftmax& running, std::size_t first, std::size_t tokens) const noexcept {
     const std::size_t group = shape_.group();
+    if constexpr (detail::FramesOutputs<Values>) {
+      if (values_ != nullptr && detail::frames(*values_)) { values_->unframe_outputs(running.outputs, value_stride_, tokens * group); }
+    }
     const bool alone = options_.sinks.empty() && options_.partials.empty() && beside_.masses == nullptr;
     for (std::size_t q = 0; !alone && q < tokens * group; ++q) {
       const std::size_t query = (first + q / group) * shape_.query_heads + beside_.first_head + q % group;
@@ -337,21 +393,33 @@ class LaneAttention {
     }
     return row_limit > 0 ? table_.shift(row_limit - 1) : 0;
   }
+  /// Rows at the front that a token's queries need not read, since they see none of them. Follows from the token alone, so that its batches and
+  /// its numbers do.
+  [[nodiscard]] std::size_t unread(Position position, std::size_t row_limit) const noexcept {
+    if (options_.window == 0 && options_.start == 0) { return 0; }
+    const Visible visible{options_.start, options_.window, position, static_cast<Position>(position - shift_of(row_limit))};
+    return visible.first_seen(table_, 0, row_limit) / detail::unread_step * detail::unread_step;
+  }
 
-  /// Calls visit(block, first token, rows it may see) for blocks of up to `at_once` tokens.
+  /// Calls visit(block, first token, rows that it reads) for blocks of up to `at_once` tokens.
   void for_blocks(std::span<const Position> positions, std::span<const std::size_t> row_limits, bool by_position, std::size_t at_once,
                   auto&& visit) const {
     for (std::size_t first = 0; first < positions.size();) {
       const std::int64_t shift = shift_of(row_limits[first]);
+      const std::size_t skipped = unread(positions[first], row_limits[first]);
       std::size_t end = first + 1;
-      while (end < positions.size() && end - first < at_once && shift_of(row_limits[end]) == shift) { ++end; }
+      while (end < positions.size() && end - first < at_once && shift_of(row_limits[end]) == shift &&
+             unread(positions[end], row_limits[end]) == skipped) {
+        ++end;
+      }
       visit(detail::QueryBlock{end - first, shape_.group(), positions.data() + first, row_limits.data() + first, by_position, shift}, first,
-            *std::max_element(row_limits.begin() + at(first), row_limits.begin() + at(end)));
+            RowRange{skipped, *std::max_element(row_limits.begin() + at(first), row_limits.begin() + at(end))});
       first = end;
     }
   }
   void prepare(std::size_t queries, std::size_t logit_stride, Workspace& ws) const {
     Workspace::ensure(ws.queries, queries * key_stride_);
+    if (detail::frames(keys_)) { Workspace::ensure(ws.framed, queries * key_stride_); }
     if (table_.shifts()) { Workspace::ensure(ws.turned, queries * key_stride_); }
     Workspace::ensure(ws.logits, queries * logit_stride);
     Workspace::ensure(ws.weights, std::max(queries * detail::chunk_rows, logit_stride));
@@ -366,6 +434,9 @@ class LaneAttention {
       for (std::size_t c = 0; c < shape_.key_width(); ++c) { query[c] *= scale_; }
       std::fill(query + shape_.key_width(), query + key_stride_, 0.0F);
     }
+    if (!detail::frames(keys_)) { return; }
+    std::copy_n(ws.queries.data(), block.queries() * key_stride_, ws.framed.data());
+    detail::frame_queries(keys_, ws.framed, key_stride_, block.queries());
   }
 
   const Shape& shape_;

@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include "kvcompress/core/error.hpp"
+#include "kvcompress/core/function_ref.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -23,12 +24,13 @@ inline void run_tasks(auto&& executor, std::size_t tasks, std::size_t workers, a
   std::size_t done = 0;
   std::size_t odd_task = 0;
   std::size_t odd_worker = 0;
-  executor(tasks, [&](std::size_t task, std::size_t worker) {
+  const auto run = [&](std::size_t task, std::size_t worker) {
     if (task >= tasks) { return __atomic_store_n(&odd_task, task, __ATOMIC_RELEASE); }
     if (worker >= workers) { return __atomic_store_n(&odd_worker, worker, __ATOMIC_RELEASE); }
     work(task, worker);
     static_cast<void>(__atomic_add_fetch(&done, std::size_t{1}, __ATOMIC_ACQ_REL));
-  });
+  };
+  executor(tasks, FunctionRef<void(std::size_t, std::size_t)>(run));  // two words: a std::function holds it without taking memory
   const auto read = [](const std::size_t& counter) { return __atomic_load_n(&counter, __ATOMIC_ACQUIRE); };
   require(read(odd_task) == 0, ErrorCode::input, "attend: the executor's task is ", read(odd_task), ", must be less than ", tasks);
   require(read(odd_worker) == 0, ErrorCode::input, "attend: the executor's worker is ", read(odd_worker),

@@ -15,11 +15,12 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 class Workspace {
  public:
   explicit Workspace(const Shape& shape, const Memory& memory = {})
-      : rotation(shape, memory), queries(Allocator<float>(memory)), turned(Allocator<float>(memory)), logits(Allocator<float>(memory)),
-        weights(Allocator<float>(memory)), outputs(Allocator<float>(memory)), parts(Allocator<float>(memory)),
-        store(Allocator<float>(memory)), chosen(Allocator<float>(memory)), positions(Allocator<Position>(memory)),
-        limits(Allocator<std::size_t>(memory)), order(Allocator<Position>(memory)), ranges(Allocator<RowRange>(memory)),
-        query_heads_(shape.query_heads), kv_heads_(shape.kv_heads), key_width_(shape.key_width()), value_width_(shape.value_width()) {}
+      : rotation(shape, memory), queries(Allocator<float>(memory)), framed(Allocator<float>(memory)), turned(Allocator<float>(memory)),
+        logits(Allocator<float>(memory)), weights(Allocator<float>(memory)), outputs(Allocator<float>(memory)),
+        parts(Allocator<float>(memory)), store(Allocator<float>(memory)), chosen(Allocator<float>(memory)),
+        positions(Allocator<Position>(memory)), limits(Allocator<std::size_t>(memory)), order(Allocator<Position>(memory)),
+        ranges(Allocator<RowRange>(memory)), query_heads_(shape.query_heads), kv_heads_(shape.kv_heads), key_width_(shape.key_width()),
+        value_width_(shape.value_width()) {}
 
   /// Raises an Error unless this workspace serves caches of `shape`, as one that was made for it, `own`, does.
   void check(const char* verb, const Shape& shape, const Workspace& own) const {
@@ -47,7 +48,7 @@ class Workspace {
   }
   void account(MemoryReport& report) const noexcept {
     rotation.account(report);
-    for (const auto* buffer : {&queries, &turned, &logits, &weights, &outputs, &parts, &store, &chosen}) {
+    for (const auto* buffer : {&queries, &framed, &turned, &logits, &weights, &outputs, &parts, &store, &chosen}) {
       report.add(&MemoryReport::scratch, *buffer);
     }
     report.add(&MemoryReport::scratch, positions);
@@ -64,7 +65,8 @@ class Workspace {
 
   Rotation rotation;
   Vector<float> queries;       // (queries, key width), scaled
-  Vector<float> turned;        // the same, rotated for rows whose slot and position differ by another distance
+  Vector<float> framed;        // the same, as the rows of keys with a frame of their own meet them
+  Vector<float> turned;        // queries, rotated for rows whose slot and position differ by another distance
   Vector<float> logits;        // (queries, rows of a chunk), or all rows if the policy observes
   Vector<float> weights;       // (queries, rows of a chunk), e^(logit - maximum); later one query's probabilities
   Vector<float> outputs;       // (2, queries, value width + 2): sums so far, of all rows and of a part of them

@@ -7,6 +7,16 @@
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
 template <class P>
+void KVCache<P>::attend(std::size_t layer, const Rows& queries, const Output& out, Workspace& ws, const AttendOptions& options,
+                        HeadRange heads) {
+  if (heads.last == HeadRange{}.last) { heads.last = shape_.kv_heads; }
+  const AttendOptions how = check_attend(layer, queries, out, options, heads, ws);
+  make_room_to_attend(layer, queries.tokens(), how, heads, ws);
+  attend_heads(layer, queries, out, ws, how, heads);
+  remember(layer, queries, how, heads, ws);
+}
+
+template <class P>
 template <class Executor>
 void KVCache<P>::attend(std::size_t layer, const Rows& queries, const Output& out, std::span<Workspace> workspaces, Executor&& executor,
                         const AttendOptions& options) {

@@ -57,8 +57,7 @@ std::size_t most_bytes(const Shape& shape, const PolicyOptions<P>& options, std:
   for (std::size_t layer = 0; layer < shape.layers; ++layer) {
     for (std::size_t unit = 0; unit < Layer<P>::tables_of(options, shape, layer); ++unit) {
       const Site site{layer, unit, shape};
-      const std::size_t numbers = sizeof(Position) * (renumbers<P>(options, site) ? 2 : 1);  // of a row in a table
-      bytes += sizeof(RowTable) + most_entries(rows_of_budget<P>(options, site, live)) * numbers;
+      bytes += sizeof(RowTable) + most_entries(rows_of_budget<P>(options, site, live)) * table_row_bytes<P>(options, site);
     }
   }
   return bytes + sum_over_lanes<P>(

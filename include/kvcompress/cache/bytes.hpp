@@ -36,13 +36,18 @@ std::size_t sum_over_lanes(const Shape& shape, auto&& bytes) {
   return overflows ? static_cast<std::size_t>(-1) : sum;
 }
 
+/// What a row takes in the table of a lane that evicts.
+template <class P>
+std::size_t table_row_bytes(const PolicyOptions<P>& options, const Site& site) noexcept {
+  return sizeof(Position) * (renumbers<P>(options, site) ? 2 : 1) + (needs<P>(options, site).weighs ? sizeof(float) : 0);
+}
+
 /// What `rows` rows in a lane take: blocks, positions, state and index; of what lanes hold together, one lane's share.
 template <class P>
 std::size_t lane_bytes(const Site& site, const PolicyOptions<P>& options, std::size_t rows) {
   using Storage = typename Axes<P>::Storage;
   const Shape& shape = site.shape;
-  const std::size_t table =
-      needs<P>(options, site).decides == Decides::never ? 0 : sizeof(Position) * (renumbers<P>(options, site) ? 2 : 1);
+  const std::size_t table = needs<P>(options, site).decides == Decides::never ? 0 : table_row_bytes<P>(options, site);
   return store_bytes<P, typename Lane<P>::Keys>(site, options, keys_at<Storage>(options.storage, site), shape.key_width(), rows) +
          store_bytes<P, typename Lane<P>::Values>(site, options, values_at<Storage>(options.storage, site), shape.value_width(), rows) +
          rows * (table + row_bytes<P>(options, site)) + Axes<P>::Retrieval::bytes_for(options.retrieval, site, rows);

@@ -2,10 +2,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <span>
 #include <type_traits>
 
+#include "kvcompress/cache/colder_rows.hpp"
 #include "kvcompress/cache/decide.hpp"
 #include "kvcompress/cache/encode.hpp"
 #include "kvcompress/cache/observe.hpp"
@@ -45,10 +47,15 @@ struct Commit {
       }
     }
     drop_padding(l, end_of_prompt);
+    scratch.cold.clear();
     if (!end_of_prompt || !decides_together(l, layer)) {
       start(l);
       decide(l, layer, end_of_prompt);
-      evict(l, end_of_prompt);
+      prepare_writes(l, 0);
+      write(l);
+      partition(l);
+      evict(l, end_of_prompt || !scratch.cold.empty());
+      for (std::size_t unit = 0; unit < scratch.cold.size(); ++unit) { scratch.cold[unit] += l.lanes[unit].settled(); }
     }
     if (encodes(layer, end_of_prompt)) {
       with_group(layer, [&](std::span<Layer<P>* const> together) {
@@ -74,7 +81,7 @@ struct Commit {
       const RowRange group = layers_with<P>(options, shape, layer);
       for (std::size_t other = group.first; other < group.last; ++other) {
         const Layer<P>& one = layers[other].read();
-        for (std::size_t head = 0; head < shape.kv_heads; ++head) {
+        for (std::size_t head = 0; one.indexes && head < shape.kv_heads; ++head) {
           grows = grows || Retrieval::grows_at(options.retrieval, one.lanes[head].index, one.table(head).rows());
         }
       }
@@ -92,13 +99,18 @@ struct Commit {
     scratch.counted = false;
     start(l);
     count_seen(l);
+    if (rewrites(l) && !scratch.counted) { keep_states(l); }  // it may remember what it decided
     decide(l, layer, false);
+    if constexpr (may<P>.colder) {
+      if (ColderRows<P>::any(l, scratch)) { return {false}; }
+    }
     Room all{true};
     for (std::size_t unit = 0; l.decides() && unit < l.tables.size(); ++unit) {
       const Room room = l.make_room_to_evict(unit, l.drops(unit, scratch), rows, scratch);
       if (!room.made) { return room; }
       all.more = std::max(all.more, room.more);
     }
+    prepare_writes(l, rows + all.more);
     if (encodes(layer, false)) {
       with_group(layer, [&](std::span<Layer<P>* const> together) {
         for (Layer<P>* other : together) { other->make_room_to_refresh(options, scratch.rows); }
@@ -109,6 +121,7 @@ struct Commit {
   }
   void take(std::size_t layer) const noexcept {
     Layer<P>& l = layers[layer].write_in_place();
+    write(l);
     evict(l, false);
     if (encodes(layer, false)) {
       with_group(layer, [&](std::span<Layer<P>* const> together) {
@@ -174,19 +187,80 @@ struct Commit {
   /// Counts the observations that were kept back.
   void count_seen(Layer<P>& l) const {
     if constexpr (may_see_queries<P>) {
+      if (!l.notes_queries) { return; }
       bool any = false;
       for (const Lane<P>& lane : l.lanes) { any = any || lane.pending.size() > 0; }
       if (!any) { return; }
-      scratch.seen.reserve(l.lanes.size());
-      for (std::size_t head = 0; head < l.lanes.size(); ++head) {
-        if (head < scratch.seen.size()) {
-          scratch.seen[head] = l.lanes[head].state;
-        } else {
-          scratch.seen.push_back(l.lanes[head].state);
-        }
-      }
-      scratch.counted = true;
+      keep_states(l);
       for (Lane<P>& lane : l.lanes) { lane.count_pending(options.eviction); }
+    }
+  }
+  /// What the eviction remembers, for undo.
+  void keep_states(const Layer<P>& l) const {
+    scratch.seen.reserve(l.lanes.size());
+    for (std::size_t head = 0; head < l.lanes.size(); ++head) {
+      if (head < scratch.seen.size()) {
+        scratch.seen[head] = l.lanes[head].state;
+      } else {
+        scratch.seen.push_back(l.lanes[head].state);
+      }
+    }
+    scratch.counted = true;
+  }
+  [[nodiscard]] static bool rewrites(const Layer<P>& l) noexcept {
+    if constexpr (may<P>.rewrites) {
+      return std::any_of(l.lanes.begin(), l.lanes.end(), [](const Lane<P>& lane) { return needs<P>(lane.state).rewrites; });
+    } else {
+      return false;
+    }
+  }
+  /// Moves what gets colder before the other exact rows; scratch.cold says how many rows these are, if there are any.
+  void partition(Layer<P>& l) const {
+    if constexpr (may<P>.colder) {
+      if (!ColderRows<P>::any(l, scratch)) { return; }
+      scratch.cold.resize(l.tables.size());
+      for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
+        scratch.cold[unit] = ColderRows<P>::partition(l, unit, shape, workspace.rotation, scratch);
+      }
+    }
+  }
+  /// What is decided to be written can be, without failing, and so can `more` rows be appended to the tables.
+  void prepare_writes(Layer<P>& l, std::size_t more) const {
+    if constexpr (may<P>.rewrites) {
+      for (const Writes::Write& write : scratch.writes.all()) {
+        Lane<P>& lane = l.lanes[write.kv_head];
+        check(l, write);
+        if (write.weighs) { l.table_of(write.kv_head).prepare_to_weigh(more); }
+        if (write.key) { lane.keys.prepare_to_write(write.row); }
+        if (write.value) { lane.values.prepare_to_write(write.row); }
+      }
+    }
+  }
+  /// Raises an Error if a row cannot be written, or with such numbers: the eviction is wrong then.
+  void check(const Layer<P>& l, const Writes::Write& write) const {
+    const RowTable& table = l.table(write.kv_head);
+    const std::size_t first = write.key || write.value ? l.lanes[write.kv_head].first_writable() : 0;
+    const bool stays = write.row < table.rows() && table.alive(write.row) && !l.goes(write.kv_head, write.row, scratch);
+    require(stays && write.row >= first, ErrorCode::option, "commit: the eviction writes row ", write.row, ", must be one that stays, of [",
+            first, ", ", table.rows(), ")");
+    const auto finite = [&](const float* numbers, std::size_t count) {
+      return std::all_of(numbers, numbers + count, [](float x) { return x - x == 0.0F; });
+    };
+    require((!write.key || finite(scratch.writes.key(write), shape.key_width())) &&
+                (!write.value || finite(scratch.writes.value(write, shape.key_width()), shape.value_width())) &&
+                write.log_weight >= -RowTable::largest_log && write.log_weight <= RowTable::largest_log,
+            ErrorCode::option, "commit: what the eviction writes to row ", write.row, " must be finite, with the logarithm of its weight ",
+            write.log_weight, " at most ", RowTable::largest_log, " in magnitude");
+  }
+  void write(Layer<P>& l) const noexcept {
+    if constexpr (may<P>.rewrites) {
+      for (const Writes::Write& write : scratch.writes.all()) {
+        Lane<P>& lane = l.lanes[write.kv_head];
+        if (write.weighs) { l.table_of(write.kv_head).weigh(write.row, write.log_weight); }
+        if (write.key) { lane.keys.write(write.row, scratch.writes.key(write)); }
+        if (write.value) { lane.values.write(write.row, scratch.writes.value(write, shape.key_width())); }
+        if (write.key) { lane.index.move(write.row, write.row); }
+      }
     }
   }
   [[nodiscard]] Encoding<P> encoding(bool end_of_prompt) const {
@@ -215,6 +289,8 @@ struct Commit {
            wanted.agrees < storage_scope_at<typename Axes<P>::Storage>(options.storage, shape, layer);
   }
   void start(const Layer<P>& l) const {
+    scratch.writes.clear();
+    scratch.cold.clear();
     if (l.decides()) { l.start(scratch); }
   }
   /// What no query of the prompt saw goes before the eviction decides, so that none has to know of it.

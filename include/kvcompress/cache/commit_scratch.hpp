@@ -26,10 +26,11 @@ struct SeenByLane {
 template <class P>
 struct CommitScratch {
   explicit CommitScratch(const Memory& memory)
-      : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), drop(Allocator<unsigned char>(memory)), decision(memory),
-        views(Allocator<LaneView>(memory)), sets(Allocator<RowSet>(memory)), seen(Allocator<typename Lane<P>::State>(memory)),
-        keys(Allocator<typename Lane<P>::Keys*>(memory)), values(Allocator<typename Lane<P>::Values*>(memory)),
-        reads(Allocator<Reads>(memory)), layers(Allocator<Layer<P>*>(memory)), before(Allocator<SeenByLane<P>>(memory)) {}
+      : rows(Allocator<float>(memory)), order(Allocator<Position>(memory)), cold(Allocator<std::size_t>(memory)),
+        drop(Allocator<unsigned char>(memory)), decision(memory), writes(memory), views(Allocator<LaneView>(memory)),
+        sets(Allocator<RowSet>(memory)), seen(Allocator<typename Lane<P>::State>(memory)), keys(Allocator<typename Lane<P>::Keys*>(memory)),
+        values(Allocator<typename Lane<P>::Values*>(memory)), reads(Allocator<Reads>(memory)), layers(Allocator<Layer<P>*>(memory)),
+        before(Allocator<SeenByLane<P>>(memory)) {}
 
   /// One flag per row of all units, all 0; room for the rows of the longest of them in `order`.
   void start(std::size_t all_rows, std::size_t longest) {
@@ -62,12 +63,15 @@ struct CommitScratch {
     if (order.capacity() > 64) { Vector<Position>(order.get_allocator()).swap(order); }
     if (drop.capacity() > 64) { Vector<unsigned char>(drop.get_allocator()).swap(drop); }
     decision.shrink();
+    writes.shrink();
   }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::scratch, rows);
     report.add(&MemoryReport::scratch, order);
+    report.add(&MemoryReport::scratch, cold);
     report.add(&MemoryReport::scratch, drop);
     decision.account(report);
+    writes.account(report);
     report.add(&MemoryReport::scratch, views);
     report.add(&MemoryReport::scratch, sets);
     MemoryReport states;
@@ -88,8 +92,10 @@ struct CommitScratch {
 
   Vector<float> rows;
   Vector<Position> order;
+  Vector<std::size_t> cold;    // (units) rows before these are cold, where some got colder
   Vector<unsigned char> drop;  // (rows of all units of a layer)
   DecisionScratch decision;
+  Writes writes;           // of what is decided
   Vector<LaneView> views;  // lanes that are decided over
   Vector<RowSet> sets;
   Vector<typename Lane<P>::State> seen;  // (lanes) states before the observations that a commit counts

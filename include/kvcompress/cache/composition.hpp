@@ -17,6 +17,15 @@
 #define KVCOMPRESS_RULE_OBSERVES_ALL \
   "the eviction observes the probabilities of every row for every query, but the retrieval reads only some of the rows"
 #define KVCOMPRESS_RULE_FETCHED "the storage holds rows that must be fetched before they are read, so it needs a retrieval"
+#define KVCOMPRESS_RULE_WRITTEN                                                                                                          \
+  "the eviction writes rows that stay, but the storage encodes lanes together or holds rows in a form that cannot be written. Use rows " \
+  "that "                                                                                                                                \
+  "are exact, or exact until a prompt ends (KIVI, GEAR with ValueVectors::head)"
+#define KVCOMPRESS_RULE_WRITTEN_AT_COMMITS                                                                                              \
+  "the eviction writes rows at every commit, but the storage encodes several rows together, of which one alone cannot be written. Use " \
+  "an eviction that decides once (SnapKV), or rows that are exact or encoded one by one"
+#define KVCOMPRESS_RULE_INDEX_FOLLOWS "the eviction writes or reorders rows that stay, and the retrieval's index does not follow that"
+#define KVCOMPRESS_RULE_TIERS "the eviction makes rows colder, but the storage has no tier for them. Use one that has two (tiers2, tiers4)"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
@@ -30,14 +39,36 @@ struct Rules {
   }
   static constexpr bool fetched(bool needs_retrieval, bool retrieves) noexcept { return !needs_retrieval || retrieves; }
 
+  static constexpr bool written(const Needs& needs, const StoreFacts& keys, const StoreFacts& values) noexcept {
+    return !needs.rewrites || (keys.writes && values.writes && std::max(keys.scope, values.scope) == Scope::lane);
+  }
+  static constexpr bool written_at_commits(const Needs& needs, const StoreFacts& keys, const StoreFacts& values) noexcept {
+    return !needs.rewrites || needs.decides != Decides::every_commit || (keys.writes_encoded && values.writes_encoded);
+  }
+  static constexpr bool index_follows(const Needs& needs, bool retrieves, bool follows) noexcept {
+    return (!needs.rewrites && !needs.colder) || !retrieves || follows;
+  }
+  static constexpr bool has_tiers(const Needs& needs, const StoreFacts& keys, const StoreFacts& values) noexcept {
+    return !needs.colder || (keys.tiers && values.tiers);
+  }
+
   static constexpr std::string_view encoded_together_sentence = KVCOMPRESS_RULE_ENCODED_TOGETHER;
   static constexpr std::string_view observes_all_sentence = KVCOMPRESS_RULE_OBSERVES_ALL;
   static constexpr std::string_view fetched_sentence = KVCOMPRESS_RULE_FETCHED;
+  static constexpr std::string_view written_sentence = KVCOMPRESS_RULE_WRITTEN;
+  static constexpr std::string_view written_at_commits_sentence = KVCOMPRESS_RULE_WRITTEN_AT_COMMITS;
+  static constexpr std::string_view index_follows_sentence = KVCOMPRESS_RULE_INDEX_FOLLOWS;
+  static constexpr std::string_view tiers_sentence = KVCOMPRESS_RULE_TIERS;
 
   /// The sentence of the first rule that does not hold, or nothing.
-  static constexpr std::string_view broken(const Needs& needs, Scope encodes, bool needs_retrieval, bool retrieves) noexcept {
-    if (!encoded_together(needs.decides, needs.agrees, encodes)) { return encoded_together_sentence; }
+  static constexpr std::string_view broken(const Needs& needs, const StoreFacts& keys, const StoreFacts& values, bool needs_retrieval,
+                                           bool retrieves, bool index_follows_writes) noexcept {
+    if (!encoded_together(needs.decides, needs.agrees, std::max(keys.scope, values.scope))) { return encoded_together_sentence; }
     if (!observes_all(needs.observes, retrieves)) { return observes_all_sentence; }
+    if (!written(needs, keys, values)) { return written_sentence; }
+    if (!written_at_commits(needs, keys, values)) { return written_at_commits_sentence; }
+    if (!has_tiers(needs, keys, values)) { return tiers_sentence; }
+    if (!index_follows(needs, retrieves, index_follows_writes)) { return index_follows_sentence; }
     return fetched(needs_retrieval, retrieves) ? std::string_view() : fetched_sentence;
   }
 };
@@ -67,12 +98,38 @@ struct Composition {
   static_assert(chosen || Rules::encoded_together(may<P>.decides, may<P>.agrees, storage_scope<Storage>()),
                 "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_ENCODED_TOGETHER);
   static_assert(Rules::observes_all(may<P>.observes, must_retrieve<P>), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_OBSERVES_ALL);
+  static constexpr const StoreFacts& keys = facts_of_type<typename Storage::Keys>;
+  static constexpr const StoreFacts& values = facts_of_type<typename Storage::Values>;
+  static_assert(chosen || Rules::written(may<P>, keys, values), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_WRITTEN);
+  static_assert(chosen || Rules::written_at_commits(may<P>, keys, values), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_WRITTEN_AT_COMMITS);
+  static_assert(chosen || Rules::has_tiers(may<P>, keys, values), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_TIERS);
+  static_assert(Rules::index_follows(may<P>, must_retrieve<P>, follows_writes<Retrieval>),
+                "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_INDEX_FOLLOWS);
   static_assert(Rules::fetched(
                     requires { Storage::needs_retrieval; }, may_retrieve<P>),
                 "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_FETCHED);
 
   static constexpr bool works = true;
 };
+
+/// Raises an Error unless what the eviction of a lane writes can be written, and what it makes colder be colder.
+template <class P>
+void check_writes(const PolicyOptions<P>& options, const Site& site, const Needs& wanted, bool chooses) {
+  using Storage = typename Axes<P>::Storage;
+  const StoreFacts& keys = facts_of_made_from<typename Storage::Keys>(keys_at<Storage>(options.storage, site));
+  const StoreFacts& values = facts_of_made_from<typename Storage::Values>(values_at<Storage>(options.storage, site));
+  require(Rules::written(wanted, keys, values), ErrorCode::option, eviction_name<P>(options, site), ": ", Rules::written_sentence);
+  require(Rules::written_at_commits(wanted, keys, values), ErrorCode::option, eviction_name<P>(options, site), ": ",
+          Rules::written_at_commits_sentence);
+  require(Rules::has_tiers(wanted, keys, values), ErrorCode::option, eviction_name<P>(options, site), ": ", Rules::tiers_sentence);
+  const Budget* const budget = budget_of<P>(options, site);
+  require(!wanted.colder || budget == nullptr || budget->bytes_of == 0, ErrorCode::option, eviction_name<P>(options, site),
+          ": budget is given in bytes, must be rows or a fraction where rows get colder: none goes");
+  require(Rules::index_follows(wanted, chooses, index_follows_writes<P>(options, site)), ErrorCode::option, eviction_name<P>(options, site),
+          " with ", retrieval_name<P>(options, site), ": ", Rules::index_follows_sentence);
+  require(!wanted.weighs || !accumulates_fast_at<Storage>(options.storage, site), ErrorCode::option, eviction_name<P>(options, site),
+          ": accumulation is fast, must be exact or near_exact: one heavy row would round its 127 neighbours to 0");
+}
 
 /// Raises an Error unless the parts of every lane go together: what types do not say, or only options.
 template <class P>
@@ -89,6 +146,7 @@ void check_lanes(const Shape& shape, const PolicyOptions<P>& options) {
             retrieval_name<P>(options, site), ": ", Rules::observes_all_sentence);
     require(Rules::fetched(needs_retrieval_at<Storage>(options.storage, site), chooses), ErrorCode::option,
             retrieval_name<P>(options, site), ": ", Rules::fetched_sentence);
+    if constexpr (may<P>.rewrites || may<P>.colder) { check_writes<P>(options, site, wanted, chooses); }
     require(!renumbers<P>(options, site) || Retrieval::renumbers(options.retrieval, site), ErrorCode::option,
             eviction_name<P>(options, site), ": in_cache_positions is true, must be false with ", retrieval_name<P>(options, site),
             ", whose index is made at the original positions");
@@ -109,3 +167,7 @@ void check_lanes(const Shape& shape, const PolicyOptions<P>& options) {
 #undef KVCOMPRESS_RULE_ENCODED_TOGETHER
 #undef KVCOMPRESS_RULE_OBSERVES_ALL
 #undef KVCOMPRESS_RULE_FETCHED
+#undef KVCOMPRESS_RULE_WRITTEN
+#undef KVCOMPRESS_RULE_WRITTEN_AT_COMMITS
+#undef KVCOMPRESS_RULE_INDEX_FOLLOWS
+#undef KVCOMPRESS_RULE_TIERS

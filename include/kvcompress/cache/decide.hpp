@@ -48,6 +48,10 @@ struct Decision {
       for (Lane<P>& lane : lanes) { show(lane, {layer, static_cast<std::size_t>(&lane - l.lanes.data()), shape}, l.tables[unit]); }
       scratch.sets.push_back(
           {l.tables[unit], {scratch.views.data() + first, lanes.size()}, l.budgets[unit], l.drops(unit, scratch), scratch.order});
+      if constexpr (may<P>.rewrites) {
+        scratch.sets.back().writes = &scratch.writes;
+        scratch.sets.back().first_writable = lanes.front().first_writable();
+      }
     }
     select(l);
   }
@@ -69,6 +73,7 @@ struct Decision {
   void start(std::size_t lanes) const {
     scratch.sets.clear();
     scratch.views.clear();
+    scratch.writes.clear();
     scratch.views.reserve(lanes);
   }
   void show(Lane<P>& lane, const Site& site, const RowTable& table) const {

@@ -70,7 +70,8 @@ struct Encoding {
  private:
   [[nodiscard]] Settling settling(const Layer<P>& l, std::size_t head, std::size_t layer, std::size_t rows,
                                   std::span<const Reads> reads) const {
-    return {shape, l.table(head), rotation, scratch.rows, memory, end_of_prompt, layer, rows, reads};
+    const std::size_t cold = scratch.cold.empty() ? 0 : scratch.cold[l.tables.size() == 1 ? 0 : head];
+    return {shape, l.table(head), rotation, scratch.rows, memory, end_of_prompt, layer, rows, reads, cold};
   }
 
   /// Calls work(members, settling) for all key stores that encode together, then for the value stores; settling() is what they may use.

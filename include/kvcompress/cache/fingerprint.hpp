@@ -33,20 +33,20 @@ inline void describe_shape(const Shape& shape, auto& archive) {
 /// What a part that is chosen at run time says in a fingerprint: facts about its type, and its options. In tables of functions as `saving`; null of
 /// one that cannot be saved.
 struct Saving {
-  void (*facts_to)(const Facts<Writer>& fact) = nullptr;
-  void (*facts_from)(const Facts<Reader>& fact) = nullptr;
+  void (*facts_to)(const void* options, const Facts<Writer>& fact) = nullptr;
+  void (*facts_from)(const void* options, const Facts<Reader>& fact) = nullptr;
   void (*options_to)(const void* options, Writer& archive, std::string_view prefix) = nullptr;
   void (*options_from)(const void* options, Reader& archive, std::string_view prefix) = nullptr;
 
-  void facts(const Facts<Writer>& fact) const { facts_to(fact); }
-  void facts(const Facts<Reader>& fact) const { facts_from(fact); }
+  void facts(const void* values, const Facts<Writer>& fact) const { facts_to(values, fact); }
+  void facts(const void* values, const Facts<Reader>& fact) const { facts_from(values, fact); }
   void options(const void* values, Writer& archive, std::string_view prefix) const { options_to(values, archive, prefix); }
   void options(const void* values, Reader& archive, std::string_view prefix) const { options_from(values, archive, prefix); }
 };
 /// Of a part whose facts are those of its describe(fact), if it has one.
 template <class Part>
 inline constexpr Saving saving_of = [] {
-  constexpr auto facts = [](const auto& fact) {
+  constexpr auto facts = [](const void* /*values*/, const auto& fact) {
     if constexpr (requires { Part::describe(fact); }) { Part::describe(fact); }
   };
   constexpr auto options = [](const void* values, auto& archive, std::string_view prefix) {
@@ -83,7 +83,7 @@ void describe_part(const typename Part::Options& options, auto& archive, std::st
       check_saved(choice.ops->write != nullptr, "save or load", choice.ops->name);
       archive.same(path.c_str(), choice.ops->name);
       path.add(".");
-      choice.ops->saving.facts(Facts(archive, path.c_str()));
+      choice.ops->saving.facts(choice.options.get(), Facts(archive, path.c_str()));
     });
   } else {
     archive.same(axis, Part::name);

@@ -77,6 +77,11 @@ struct Lane {
   /// Rows before this one are encoded in one store or the other and keep their place.
   [[nodiscard]] std::size_t settled() const noexcept { return std::max(keys.settled(), value_store().settled()); }
 
+  /// Rows before this one are encoded in a way that they cannot be written.
+  [[nodiscard]] std::size_t first_writable() const noexcept {
+    return std::max(facts_of(keys).writes_encoded ? 0 : keys.settled(), facts_of(values).writes_encoded ? 0 : values.settled());
+  }
+
   /// One query's probabilities: kept back while fewer than `revocable` are, counted otherwise.
   void record(const typename Eviction::Options& options, std::size_t revocable, Position position, std::size_t head,
               std::span<const float> probabilities) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <type_traits>
 
@@ -37,7 +38,14 @@ struct Layer {
     for (std::size_t head = 0; head < shape.kv_heads; ++head) {
       const Site site{layer, head, shape};
       lanes.emplace_back(site, options, memory);
-      encodes = encodes || facts_of(lanes.back().keys).encodes || facts_of(lanes.back().values).encodes;
+      const StoreFacts& keys = facts_of(lanes.back().keys);
+      const StoreFacts& values = facts_of(lanes.back().values);
+      encodes = encodes || keys.encodes || values.encodes;
+      evicts = evicts || lanes.back().decides();
+      indexes = indexes || retrieves<P>(lanes.back().index);
+      notes_queries = notes_queries || lanes.back().notes_queries();
+      largest_key = std::min(largest_key, keys.largest);
+      largest_value = std::min(largest_value, values.largest);
       const MostRows rows = most.live > 0 ? rows_of_budget<P>(options, site, most.live) : MostRows{};
       if (lanes.back().decides()) { lanes.back().keep_memory(rows); }
       if (most.live == 0) { continue; }
@@ -45,6 +53,7 @@ struct Layer {
       most_decoded = rows.decoded;
       most_queries = 1 + options.speculation;
     }
+    largest_key = std::min(largest_key, largest_indexed_key<P>(options, shape, layer));
     const std::size_t count = tables_of(options, shape, layer);
     tables.reserve(count);
     for (std::size_t unit = 0; unit < count; ++unit) { tables.emplace_back(renumbers<P>(options, {layer, unit, shape}), memory); }
@@ -52,6 +61,7 @@ struct Layer {
   }
 
   [[nodiscard]] const RowTable& table(std::size_t head) const noexcept { return tables[tables.size() == 1 ? 0 : head]; }
+  [[nodiscard]] RowTable& table_of(std::size_t head) noexcept { return tables[tables.size() == 1 ? 0 : head]; }
   /// The lanes that table `unit` describes.
   [[nodiscard]] std::span<Lane<P>> unit(std::size_t index) noexcept {
     return tables.size() == 1 ? std::span(lanes.data(), lanes.size()) : std::span(&lanes[index], 1);
@@ -60,7 +70,7 @@ struct Layer {
   /// Whether some lane evicts.
   [[nodiscard]] bool decides() const noexcept {
     if constexpr (may<P>.decides == Decides::never) { return false; }
-    return std::any_of(lanes.begin(), lanes.end(), [](const Lane<P>& lane) { return lane.decides(); });
+    return evicts;
   }
 
   /// The part of the flags of all rows that is a unit's.
@@ -68,6 +78,10 @@ struct Layer {
     std::size_t first = 0;
     for (std::size_t before = 0; before < index; ++before) { first += tables[before].rows(); }
     return {scratch.drop.data() + first, tables[index].rows()};
+  }
+  /// Whether a lane's row is marked.
+  [[nodiscard]] bool goes(std::size_t head, std::size_t row, CommitScratch<P>& scratch) const noexcept {
+    return drops(tables.size() == 1 ? 0 : head, scratch)[row] == static_cast<unsigned char>(Fate::drop);
   }
   /// Clears the flags of all rows.
   void start(CommitScratch<P>& scratch) const {
@@ -165,14 +179,14 @@ struct Layer {
       if (facts_of(first.keys).erases_blocks && facts_of(first.values).erases_blocks) { Leaving::erase_dead_blocks(table, members); }
     }
     if constexpr (may_compact) {
-      const std::size_t live = table.live_in(0, first.settled());
+      const std::size_t live = table.live() - table.live_in(first.settled(), table.rows());  // of few rows
       if (Leaving::compacts(first) && first.settled() - live > std::min(live, most_dead)) { Leaving::rebuild(table, members, scratch); }
     }
   }
 
   /// Brings the retrieval's indices up to date; keys of new rows are still exact.
   void refresh_indices(const PolicyOptions<P>& options, Rotation& rotation, bool end_of_prompt, Vector<float>& scratch) {
-    for (std::size_t head = 0; head < lanes.size(); ++head) {
+    for (std::size_t head = 0; indexes && head < lanes.size(); ++head) {
       Lane<P>& lane = lanes[head];
       if (!retrieves<P>(lane.index)) { continue; }
       const auto read = [&](std::size_t row, float* out) { lane.read_key(row, table(head), rotation, out); };
@@ -181,7 +195,7 @@ struct Layer {
   }
   /// Afterwards a refresh of the indices that finds at most the rows that are there cannot fail.
   void make_room_to_refresh(const PolicyOptions<P>& options, Vector<float>& scratch) {
-    for (std::size_t head = 0; head < lanes.size(); ++head) {
+    for (std::size_t head = 0; indexes && head < lanes.size(); ++head) {
       if constexpr (requires(typename Lane<P>::Retrieval::State & state) {
                       Lane<P>::Retrieval::make_room_to_refresh(options.retrieval, state, std::size_t{}, scratch);
                     }) {
@@ -204,7 +218,8 @@ struct Layer {
   /// Ends the open step and forgets what was seen; after a prompt (end_of_prompt) the memory of it goes too. With `waits` the last queries stay
   /// until the layer is encoded.
   void close(bool end_of_prompt, bool waits = false) noexcept {
-    for (Lane<P>& lane : lanes) {
+    for (std::size_t head = 0; notes_queries && head < lanes.size(); ++head) {
+      Lane<P>& lane = lanes[head];
       lane.pending.clear();
       if (!waits) { lane.last.clear(end_of_prompt || lane.last.positions().size() > most_queries); }
       lane.shown.close();
@@ -234,9 +249,8 @@ struct Layer {
   /// Raises an Error if the rows at positions >= position cannot be forgotten exactly.
   void check_truncate(Position position, std::size_t layer, std::size_t speculation) const {
     if (position >= next) { return; }
-    const bool never_loses = std::all_of(lanes.begin(), lanes.end(), [](const Lane<P>& lane) { return !lane.notes_queries(); });
     const auto exact = [](const Lane<P>& lane) { return lane.settled() == 0; };
-    const bool anywhere = never_loses && std::all_of(lanes.begin(), lanes.end(), exact) && !waiting;
+    const bool anywhere = !notes_queries && std::all_of(lanes.begin(), lanes.end(), exact) && !waiting;
     require(anywhere || position >= committed, ErrorCode::position, "truncate: position is ", position,
             ", must be at least the position of the last commit, ", committed, " in layer ", layer);
     for (const Lane<P>& lane : lanes) {
@@ -318,11 +332,17 @@ struct Layer {
 
   Vector<Lane<P>> lanes;
   Vector<RowTable> tables;
-  Position next = 0;                                     // position of the next token
-  Position committed = 0;                                // `next` at the last commit
-  bool encodes = false;                                  // some store of its lanes does; else all rows stay exact
-  std::size_t open = 0;                                  // rows since the last commit
-  bool in_prompt = true;                                 // until end_prompt, and again from begin_prompt on
+  Position next = 0;       // position of the next token
+  Position committed = 0;  // `next` at the last commit
+  // What holds for some lane, for as long as the layer lives: asked for once, since every step depends on it.
+  bool encodes = false;                                          // a store encodes rows; else all stay exact
+  bool evicts = false;                                           // rows leave
+  bool indexes = false;                                          // queries choose among the rows
+  bool notes_queries = false;                                    // see Lane::notes_queries
+  float largest_key = std::numeric_limits<float>::infinity();    // that all lanes can hold
+  float largest_value = std::numeric_limits<float>::infinity();  // likewise
+  std::size_t open = 0;                                          // rows since the last commit
+  bool in_prompt = true;                                         // until end_prompt, and again from begin_prompt on
   bool waiting = false;                                  // its prompt has ended, that of a layer that it is encoded together with has not
   std::size_t prompt_tokens = 0;                         // tokens up to the last end_prompt
   Vector<std::size_t> budgets;                           // the eviction's budget in rows of each unit, known from the first end_prompt on
@@ -342,6 +362,7 @@ struct Layer {
  private:
   /// Calls work(store) for the stores from which rows may leave when a step is committed.
   void for_leaving(auto&& work) noexcept {
+    if (!evicts && !encodes) { return; }
     for (Lane<P>& lane : lanes) {
       if (lane.decides() || facts_of(lane.keys).encodes) { work(lane.keys); }
       if (lane.decides() || facts_of(lane.values).encodes) { work(lane.values); }

@@ -57,7 +57,7 @@ struct LeavingRows {
       end = block.first;
       const RowRange same = first.value_store().block_at(block.first);
       const bool whole = block.last <= both && same.first == block.first && same.last == block.last;
-      if (!whole || table.live_in(block.first, block.last) > 0) {
+      if (!whole || table.any_alive(block.first, block.last)) {
         erase_rows(table, members, gone);
         gone = {};
         continue;

@@ -72,6 +72,20 @@ constexpr std::string_view retrieval_name(const PolicyOptions<P>& options, const
   }
 }
 
+/// Whether a retrieval's index follows rows that are written and weighed: see the concept.
+template <class R>
+constexpr bool follows_writes = requires {
+  requires R::follows_writes;
+};
+template <class P>
+constexpr bool index_follows_writes([[maybe_unused]] const PolicyOptions<P>& options, [[maybe_unused]] const Site& site) noexcept {
+  if constexpr (RetrievesAtRunTime<typename Axes<P>::Retrieval>) {
+    return options.retrieval.chosen.at(site).ops->follows_writes;
+  } else {
+    return follows_writes<typename Axes<P>::Retrieval>;
+  }
+}
+
 /// Of `rows` rows of a lane those that a query reads.
 template <class P>
 std::size_t rows_read(const PolicyOptions<P>& options, const Site& site, std::size_t rows) noexcept {

@@ -19,7 +19,8 @@ MostRows rows_of_budget(const PolicyOptions<P>& options, const Site& site, std::
   const StoreFacts& values = facts_of_made_from<typename Lane<P>::Values>(values_at<Storage>(options.storage, site));
   const bool anew = keys.compacts && values.compacts && (keys.encodes || values.encodes);
   // Dead rows among the encoded ones: few, so that most of the bytes serve; many, so that codes are seldom made anew.
-  const std::size_t dead = anew ? live / 2 : 0;
+  // One more where a fate may keep a row that stands for those that went (MeanRow).
+  const std::size_t dead = (anew ? live / 2 : 0) + (needs<P>(options, site).weighs ? 1 : 0);
   const bool of_prompt =
       !anew && storage_scope_at<Storage>(options.storage, site.shape, site.layer) != Scope::lane;  // only its rows are encoded
   return {live, of_prompt ? std::min(live, decoded_rows<P>(options, site, live)) : live, dead};

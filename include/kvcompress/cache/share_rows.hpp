@@ -21,7 +21,11 @@ void share_rows(const Shape& shape, const Layer<P>& layer, const Rows& queries, 
     return LaneAttention(shape, lane.keys, &lane.value_store(), layer.table(head), options, {head * shape.group()});
   };
   std::size_t parts = 1;
-  for (std::size_t head = 0; head < shape.kv_heads; ++head) { parts = std::max(parts, attention(head).parts()); }
+  for (std::size_t head = 0; head < shape.kv_heads; ++head) {
+    Workspace& ws = workspaces.front();
+    place_queries(layer.table(head), 1, ws);
+    parts = std::max(parts, attention(head).parts(ws.positions[0], ws.limits[0]));
+  }
   const std::size_t floats = attention(0).part_floats();
   float* results = Workspace::ensure(workspaces.front().parts, shape.kv_heads * parts * floats);
   run_tasks(executor, shape.kv_heads * parts, workspaces.size(), [&](std::size_t task, std::size_t worker) {

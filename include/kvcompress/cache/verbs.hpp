@@ -1,10 +1,45 @@
-// include/kvcompress/cache/verbs.hpp - what KVCache does to its rows: appending, phases, forgetting, moving, reports.
+// include/kvcompress/cache/verbs.hpp - what KVCache does to its rows: making, appending, phases, forgetting, moving, reports.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include "kvcompress/cache.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
+
+template <class P>
+KVCache<P>::KVCache(const Shape& shape, const Options& options, const Memory& memory)
+    : shape_(checked(shape, options)), options_(options), memory_((memory.validate(), memory)), numbers_(shape_, options_, memory),
+      most_(detail::rows_within_budget<P>(shape_, options_, numbers_.bytes())), layers_(Allocator<Shared<Layer>>(memory)),
+      workspace_(shape_, memory), scratch_(memory), row_(Allocator<float>(memory)) {
+  layers_.reserve(shape.layers);
+  for (std::size_t l = 0; l < shape.layers; ++l) { layers_.emplace_back(memory, shape_, l, options_, most_, memory_); }
+  row_.resize(shape_.key_width() + shape_.value_width());
+}
+
+template <class P>
+KVCache<P>::KVCache(const KVCache& other) : KVCache(other, Sharing{}) {
+  for (Shared<Layer>& layer : layers_) { static_cast<void>(layer.write()); }
+  detail::unshare<P>(shape_, options_, layers_);
+  if (reserved_ > 0) { reserve(reserved_); }
+}
+
+template <class P>
+KVCache<P>::KVCache(const KVCache& other, Sharing)
+    : shape_(other.shape_), options_(other.options_), memory_(other.memory_), numbers_(other.numbers_), most_(other.most_),
+      layers_(other.layers_), workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_),
+      reserved_(other.reserved_) {
+  const auto attend_writes = [](const Lane& lane) { return lane.notes_queries(); };
+  for (Shared<Layer>& layer : layers_) {  // attend writes observations and fetched rows without asking; room belongs to one cache
+    const auto& lanes = layer.read().lanes;
+    if (reserved_ > 0 || (layer.read().open > 0 && std::any_of(lanes.begin(), lanes.end(), attend_writes))) {
+      static_cast<void>(layer.write());
+    }
+    if (reserved_ > 0) {
+      for (Lane& lane : layer.write().lanes) { lane.own_recent(); }
+    }
+  }
+  if (reserved_ > 0) { reserve_scratch(reserved_); }
+}
 
 template <class P>
 void KVCache<P>::append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) {
@@ -21,6 +56,30 @@ void KVCache<P>::append(std::size_t layer, const Rows& keys, const Rows& values,
     l.next = first_position + static_cast<Position>(keys.tokens());
     l.open += keys.tokens();
   });
+}
+
+template <class P>
+void KVCache<P>::commit(std::size_t layer) {
+  detail::check_layer(shape_, "commit", layer);
+  require(!at(layer).in_prompt, ErrorCode::phase, "commit(layer = ", layer, ") before end_prompt(layer)");
+  if (at(layer).open > 0) {
+    changes().commit_and(layer, 0, 0, [](Layer&) {});
+  }
+}
+
+template <class P>
+void KVCache<P>::begin_prompt(std::size_t layer) {
+  detail::check_layer(shape_, "begin_prompt", layer);
+  require(!at(layer).in_prompt, ErrorCode::phase, "begin_prompt(layer = ", layer, ") while its prompt is open: end_prompt(layer) first");
+  check_waits("begin_prompt", layer);
+  changes().commit_and(layer, 0, 0, [](Layer& l) { l.in_prompt = true; });
+}
+
+template <class P>
+void KVCache<P>::clear() {
+  KVCache empty(shape_, options_, memory_);
+  if (reserved_ > 0) { empty.reserve(reserved_); }
+  *this = std::move(empty);
 }
 
 template <class P>

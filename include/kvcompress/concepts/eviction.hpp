@@ -34,6 +34,9 @@ struct Needs {
   Observes observes = Observes::nothing;
   Scope agrees = Scope::lane;  ///< lanes that keep the same rows; group: by positions alone, so that all of them do
   bool queries = false;        ///< the queries of a prompt themselves, before their rotary embedding (see ObservesQueries)
+  bool rewrites = false;       ///< it writes keys or values of rows that stay (see RowSet::write)
+  bool weighs = false;         ///< and gives them weights (see RowSet::weigh); then it rewrites, too
+  bool colder = false;         ///< it makes rows colder (see Fate)
 };
 
 /// Decides which rows go. Static functions over an Options value and a State that the cache owns per lane:

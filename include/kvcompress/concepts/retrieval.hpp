@@ -47,6 +47,7 @@ struct Retrieving {
 ///   rows): a commit with so many rows may index some, on copies (see RowStore). One that has neither commits on copies always.
 /// rows_read(options, site, rows): of so many rows those that a query reads, for stores that keep these at hand; else all.
 /// largest_key: the largest magnitude of a key that the index can hold.     describe(fact): see PersistsRows.
+/// follows_writes: `static constexpr bool`, true if state.move(row, row) says that the row was written, and select counts RowTable::log_weight.
 template <class R>
 concept Retrieval = std::semiregular<typename R::Options> && RowState<typename R::State> &&
     requires(const typename R::Options options, const Shape& shape, const Memory& memory, typename R::State state, const RowTable& table,

@@ -39,6 +39,7 @@ struct Settling {
   std::size_t layer;             ///< of the lane, or the first of the lanes that the store encodes together
   std::size_t rows;              ///< rows that all of them have and that are committed: only these may be encoded
   std::span<const Reads> reads;  ///< what the retrieval says, one entry per lane
+  std::size_t cold = 0;          ///< rows before this one are cold: for stores with `static constexpr bool tiers`, true
 };
 
 /// Whose rows a store encodes together; a lane's where it does not say.
@@ -76,6 +77,9 @@ concept Settles = requires(std::span<S* const> members, const Settling& settling
 /// | S::settle(members, settling) | encodes the rows that are due, at a commit (see Settles); without it all rows stay exact
 /// | S::scope                   | whose rows it encodes together; a lane's where it does not say
 /// | make_writable(first, last) | afterwards move to these exact rows cannot fail (else: unshare)
+/// | prepare_to_write(row), write(row, x) | an exact row becomes x, `dim` floats; the second cannot fail after the first (see Disposer)
+/// | S::tiers                   | `static constexpr bool`, true if a commit encodes the rows before Settling::cold, which a fate made colder
+/// | S::writes_encoded          | `static constexpr bool`, true if encoded rows can be written like exact ones
 /// | hold(), release()          | between them, room that was made stays
 /// | take_room(former)          | a changed copy takes over free blocks
 /// | own_recent()               | clones what will be written first, if a copy holds it too

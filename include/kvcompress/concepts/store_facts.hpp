@@ -8,6 +8,7 @@
 #include <span>
 
 #include "kvcompress/concepts/storage.hpp"
+#include "kvcompress/core/accumulation.hpp"
 #include "kvcompress/core/views.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
@@ -47,6 +48,24 @@ concept Compacts = requires(std::span<S* const> members, const RowTable& table, 
   S::compact(members, table, scratch);
 };
 
+/// A store whose exact rows can be written.
+template <class S>
+concept WritesRows = requires(S store, std::size_t row, const float* x) {
+  store.prepare_to_write(row);
+  { store.write(row, x) }
+  noexcept;
+};
+
+/// Keys that are held in a frame of their own, into which queries are brought; values from which weighted sums are brought back.
+template <class S>
+concept FramesQueries = requires(const S store, float* numbers, std::size_t n) {
+  store.frame_queries(numbers, n, n);
+};
+template <class S>
+concept FramesOutputs = requires(const S store, float* numbers, std::size_t n) {
+  store.unframe_outputs(numbers, n, n);
+};
+
 /// The answers of one store. A type that stands for many (see AnyStore) models every concept, which prunes nothing; its stores know.
 struct StoreFacts {
   Scope scope;   ///< whose rows are encoded together
@@ -59,6 +78,10 @@ struct StoreFacts {
   bool compacts;
   bool prepares;             ///< rows before they are read
   bool in_keys;              ///< values that the keys hold
+  bool tiers;                ///< it encodes what a fate makes colder
+  bool writes;               ///< its exact rows can be written
+  bool writes_encoded;       ///< and its encoded ones
+  bool frames;               ///< rows lie in a frame of their own
   std::size_t row_multiple;  ///< rows are encoded this many at a time
   float largest;             ///< magnitude that an exact row holds
 };
@@ -66,6 +89,10 @@ template <class S>
 constexpr StoreFacts facts_by_type() noexcept {
   std::size_t multiple = 1;
   if constexpr (requires { S::row_multiple; }) { multiple = S::row_multiple; }
+  bool tiers = false;
+  if constexpr (requires { S::tiers; }) { tiers = S::tiers; }
+  bool writes_encoded = WritesRows<S> && !Settles<S>;
+  if constexpr (requires { S::writes_encoded; }) { writes_encoded = S::writes_encoded; }
   return {.scope = scope_of<S>(),
           .encodes = Settles<S>,
           .settles_in_room = SettlesInRoom<S>,
@@ -76,6 +103,10 @@ constexpr StoreFacts facts_by_type() noexcept {
           .compacts = Compacts<S>,
           .prepares = Prepares<S>,
           .in_keys = ValuesInKeys<S>,
+          .tiers = tiers,
+          .writes = WritesRows<S>,
+          .writes_encoded = writes_encoded,
+          .frames = FramesQueries<S> || FramesOutputs<S>,
           .row_multiple = multiple,
           .largest = largest<typename S::exact_type>};
 }
@@ -105,6 +136,23 @@ constexpr const StoreFacts& facts_of_made_from(const auto& from) noexcept {
   }
 }
 
+/// Whether options of a storage say that attention adds up products with its codes in 8 bits.
+constexpr bool accumulates_fast(const auto& options) noexcept {
+  if constexpr (requires { options.accumulation; }) {
+    return options.accumulation == Accumulation::fast;
+  } else {
+    return false;
+  }
+}
+/// The same of the storage S, in the lane at `site`.
+template <class S>
+constexpr bool accumulates_fast_at(const typename S::Options& options, [[maybe_unused]] const Site& site) noexcept {
+  if constexpr (requires { S::accumulates_fast_at(options, site); }) {
+    return S::accumulates_fast_at(options, site);
+  } else {
+    return accumulates_fast(options);
+  }
+}
 /// The widest scope in which a storage may encode lanes together.
 template <class S>
 constexpr Scope storage_scope() noexcept {

@@ -46,12 +46,9 @@ class BlockList {
 
   /// The block for writing: cloned first if a copy of this list still reads it.
   [[nodiscard]] std::byte* write(std::size_t index) {
-    if (shared(place(index))) {
-      std::byte* clone = allocate();
-      std::memcpy(clone, place(index), payload_);
-      drop(std::exchange(place(index), clone));
-    }
-    return place(index);
+    std::byte*& block = place(index);
+    if (shared(block)) { clone(block); }
+    return block;
   }
 
   /// How many lists hold a block, this one included.
@@ -220,6 +217,12 @@ class BlockList {
     std::byte* block = Allocator<std::byte>(memory_).allocate(block_bytes());
     ::new (static_cast<void*>(block + payload_)) Count();
     return block;
+  }
+  /// Apart, so that write is short enough to be part of its callers.
+  [[gnu::noinline]] void clone(std::byte*& block) {
+    std::byte* own = allocate();
+    std::memcpy(own, block, payload_);
+    drop(std::exchange(block, own));
   }
   void drop(std::byte* block) noexcept {
     if (count(block).drop()) { Allocator<std::byte>(memory_).deallocate(block, block_bytes()); }

@@ -3,11 +3,11 @@
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
 
+#include "kvcompress/core/row_scan.hpp"
 #include "kvcompress/core/row_table.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
@@ -17,10 +17,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 /// no cache.
 inline void drop_worst(const RowTable& rows, std::size_t count, Position first, Position end, auto&& score, Vector<Position>& order,
                        std::span<unsigned char> drop) {
-  const auto key = [&](std::size_t row) {
-    const auto bits = std::bit_cast<std::uint32_t>(score(row) + 0.0F);  // -0 is 0
-    return bits ^ ((bits >> 31U) != 0 ? 0xFFFF'FFFFU : 0x8000'0000U);
-  };
+  const auto key = [&](std::size_t row) { return ordered_bits(score(row)); };
   const auto may_go = [&](std::size_t row) { return rows.position(row) >= first && rows.position(row) < end; };
   order.clear();
   for (std::size_t r = 0; r < rows.rows(); ++r) {

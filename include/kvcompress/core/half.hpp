@@ -4,6 +4,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include "kvcompress/core/abi.hpp"
 
@@ -38,6 +39,26 @@ constexpr float float_from_half(std::uint16_t half) noexcept {
   return std::bit_cast<float>(sign | ((magnitude << 13U) + 0x3800'0000U));
 }
 
+/// The same by the processor, where it can: encoding a token rounds two numbers per group.
+constexpr std::uint16_t to_half(float value) noexcept {
+#if defined(__F16C__)
+  if (!std::is_constant_evaluated()) {
+    using Floats [[gnu::vector_size(16)]] = float;
+    return static_cast<std::uint16_t>(__builtin_ia32_vcvtps2ph(Floats{value}, 0)[0]);
+  }
+#endif
+  return half_from_float(value);
+}
+constexpr float to_float(std::uint16_t half) noexcept {
+#if defined(__F16C__)
+  if (!std::is_constant_evaluated()) {
+    using Halves [[gnu::vector_size(16)]] = short;
+    return __builtin_ia32_vcvtph2ps(Halves{static_cast<short>(half)})[0];
+  }
+#endif
+  return float_from_half(half);
+}
+
 }  // namespace detail
 
 /// IEEE 754 binary16, for storage only: arithmetic happens in float. Largest finite value 65504.
@@ -45,8 +66,8 @@ struct half {
   std::uint16_t bits = 0;
 
   constexpr half() noexcept = default;
-  constexpr explicit half(float value) noexcept : bits(detail::half_from_float(value)) {}
-  constexpr explicit operator float() const noexcept { return detail::float_from_half(bits); }
+  constexpr explicit half(float value) noexcept : bits(detail::to_half(value)) {}
+  constexpr explicit operator float() const noexcept { return detail::to_float(bits); }
   friend constexpr bool operator==(half, half) noexcept = default;
 };
 

@@ -4,7 +4,7 @@
 
 #include "kvcompress/core/abi.hpp"
 
-/// The compilers' builtins, which are what <cmath> calls: the header itself costs a tenth of the umbrella's compile time.
+/// The compilers' builtins, which are what `<cmath>` calls: the header itself costs a tenth of the umbrella's compile time.
 namespace kvcompress::inline KVCOMPRESS_ABI::math {
 
 inline float exp(float x) noexcept { return __builtin_expf(x); }
@@ -20,6 +20,8 @@ inline float fma(float a, float b, float c) noexcept { return __builtin_fmaf(a, 
 inline double pow(double x, double y) noexcept { return __builtin_pow(x, y); }
 inline double sin(double x) noexcept { return __builtin_sin(x); }
 inline double sqrt(double x) noexcept { return __builtin_sqrt(x); }
+inline double exp(double x) noexcept { return __builtin_exp(x); }
+inline double log(double x) noexcept { return __builtin_log(x); }
 inline double cos(double x) noexcept { return __builtin_cos(x); }
 
 }  // namespace kvcompress::math

@@ -8,7 +8,7 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// Holders of something that copies share. The compilers' builtins, because <atomic> alone costs a tenth of the umbrella's compile time.
+/// Holders of something that copies share. The compilers' builtins, because `<atomic>` alone costs a tenth of the umbrella's compile time.
 class ReferenceCount {
  public:
   void add() noexcept { __atomic_add_fetch(&count_, 1U, __ATOMIC_RELAXED); }

@@ -1,27 +1,30 @@
-// include/kvcompress/core/row_table.hpp - which position each row of a lane holds, and its slot where positions are renumbered.
+// include/kvcompress/core/row_table.hpp - which position each row of a lane holds, its slot where positions are renumbered, its weight.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <numeric>
 #include <span>
 #include <utility>
 
 #include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/row_scan.hpp"
 #include "kvcompress/core/shape.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Rows of a lane in store order. A row is alive and has a position, or is dead: evicted, its place not yet given back. While every
 /// row r is alive at position r, nothing is allocated. With `renumber`, a live row also has a slot: its rank by position among
-/// the live rows (StreamingLLM's in-cache position).
+/// the live rows (StreamingLLM's in-cache position). A row that stands for several has a weight, of which attention adds the logarithm to its
+/// logit; while none does, nothing is allocated.
 class RowTable {
  public:
   RowTable(bool renumber, const Memory& memory)
       : renumber_(renumber), positions_(Allocator<Position>(memory)), slots_(Allocator<Position>(memory)),
-        turned_(Allocator<Position>(memory)) {}
+        turned_(Allocator<Position>(memory)), log_weights_(Allocator<float>(memory)) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
   [[nodiscard]] std::size_t live() const noexcept { return live_; }
@@ -36,7 +39,7 @@ class RowTable {
   /// The first dead row from `row` on, or rows().
   [[nodiscard]] std::size_t next_dead(std::size_t row) const noexcept {
     if (positions_.empty() || row >= rows_) { return rows_; }
-    return static_cast<std::size_t>(std::find(positions_.begin() + at(row), positions_.end(), no_position) - positions_.begin());
+    return row + detail::row_at(positions().subspan(row), no_position);
   }
   /// The row's slot; its position unless the table renumbers.
   [[nodiscard]] Position slot(std::size_t row) const noexcept { return slots_.empty() ? position(row) : slots_[row]; }
@@ -48,10 +51,29 @@ class RowTable {
   [[nodiscard]] std::int64_t shift(std::size_t row) const noexcept {
     return shifts() && !positions_.empty() ? std::int64_t{turned(row)} - std::int64_t{slot(row)} : 0;
   }
+  /// Whether some row may have another weight than 1.
+  [[nodiscard]] bool weighs() const noexcept { return !log_weights_.empty(); }
+  /// The logarithm of the weight of a row: 0 for one that stands for itself, ln n for one that stands for n.
+  [[nodiscard]] float log_weight(std::size_t row) const noexcept { return log_weights_.empty() ? 0.0F : log_weights_[row]; }
+  /// Those of all rows; empty while all are 0.
+  [[nodiscard]] std::span<const float> log_weights() const noexcept { return {log_weights_.data(), log_weights_.size()}; }
+  /// The largest among the live rows of [first, last), or -infinity.
+  [[nodiscard]] float largest_log_weight(std::size_t first, std::size_t last) const noexcept {
+    float largest = -std::numeric_limits<float>::infinity();
+    for (std::size_t row = first; row < last; ++row) {
+      if (alive(row)) { largest = std::max(largest, log_weight(row)); }
+    }
+    return largest;
+  }
   /// Live rows in [first, last).
   [[nodiscard]] std::size_t live_in(std::size_t first, std::size_t last) const noexcept {
     if (all_alive()) { return last - first; }
-    return last - first - static_cast<std::size_t>(std::count(positions_.begin() + at(first), positions_.begin() + at(last), no_position));
+    return detail::count_between(positions().subspan(first, last - first), 0, no_position);
+  }
+  /// Whether there is one. Fast where there are many.
+  [[nodiscard]] bool any_alive(std::size_t first, std::size_t last) const noexcept {
+    while (first < last && !alive(first)) { ++first; }
+    return first < last;
   }
 
   /// Room for `more` rows, the first of them at `position`, so that their append cannot fail.
@@ -66,6 +88,7 @@ class RowTable {
       positions_.push_back(position);
       if (renumber_) { slots_.push_back(static_cast<Position>(live_)); }
       if (!turned_.empty()) { turned_.push_back(position); }
+      if (weighs()) { log_weights_.push_back(0.0F); }
     }
     ++rows_;
     ++live_;
@@ -95,6 +118,21 @@ class RowTable {
     positions_[to] = std::exchange(positions_[from], no_position);
     if (renumber_) { slots_[to] = slots_[from]; }
     if (!turned_.empty()) { turned_[to] = turned_[from]; }
+    if (weighs()) { log_weights_[to] = log_weights_[from]; }
+  }
+  /// Row `first` + i becomes what row order[i] was, for all rows from `first` on.
+  void permute(std::size_t first, std::span<const Position> order) {
+    reserve(rows_);
+    spell_out();
+    const auto gather = [&](auto& column) {
+      if (column.empty()) { return; }
+      const auto before = column;
+      for (std::size_t i = 0; i < order.size(); ++i) { column[first + i] = before[order[i]]; }
+    };
+    gather(positions_);
+    gather(slots_);
+    gather(turned_);
+    gather(log_weights_);
   }
   /// Forgets the rows from `rows` on.
   void resize(std::size_t rows) noexcept {
@@ -104,6 +142,7 @@ class RowTable {
       positions_.resize(rows);
       if (renumber_) { slots_.resize(rows); }
       if (!turned_.empty()) { turned_.resize(rows); }
+      if (weighs()) { log_weights_.resize(rows); }
     }
   }
   /// Removes the dead rows [first, first + count), later rows move up.
@@ -112,12 +151,27 @@ class RowTable {
     positions_.erase(positions_.begin() + at(first), positions_.begin() + at(first + count));
     if (renumber_) { slots_.erase(slots_.begin() + at(first), slots_.begin() + at(first + count)); }
     if (!turned_.empty()) { turned_.erase(turned_.begin() + at(first), turned_.begin() + at(first + count)); }
+    if (weighs()) { log_weights_.erase(log_weights_.begin() + at(first), log_weights_.begin() + at(first + count)); }
     rows_ -= count;
   }
   void reserve(std::size_t rows) {
     if (positions_.capacity() < rows) { positions_.reserve(std::max(rows, 2 * positions_.capacity())); }
     if (renumber_ && slots_.capacity() < rows) { slots_.reserve(positions_.capacity()); }
     if (!turned_.empty() && turned_.capacity() < rows) { turned_.reserve(positions_.capacity()); }
+    if (weighs() && log_weights_.capacity() < rows) { log_weights_.reserve(positions_.capacity()); }
+  }
+  /// Afterwards weigh cannot fail, nor can the append of `more` rows.
+  void prepare_to_weigh(std::size_t more = 0) {
+    reserve(rows_ + more);
+    log_weights_.reserve(positions_.capacity());
+  }
+  /// Gives a row a weight, by its logarithm; prepare_to_weigh has come before.
+  void weigh(std::size_t row, float log_weight) noexcept {
+    if (!weighs()) {
+      spell_out();
+      log_weights_.assign(positions_.size(), 0.0F);
+    }
+    log_weights_[row] = log_weight;
   }
   /// Whether rows at positions [first, last) can move by `delta`, past no other row.
   [[nodiscard]] bool can_shift(Position first, Position last, std::int64_t delta) const noexcept {
@@ -147,11 +201,13 @@ class RowTable {
     compact_vector(positions_, slack);
     compact_vector(slots_, slack);
     compact_vector(turned_, slack);
+    compact_vector(log_weights_, slack);
   }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::positions, positions_);
     report.add(&MemoryReport::positions, slots_);
     report.add(&MemoryReport::positions, turned_);
+    report.add(&MemoryReport::positions, log_weights_);
   }
   /// `next`: the position after the newest row.
   static void persist(auto& self, auto& archive, Position next) {
@@ -160,11 +216,17 @@ class RowTable {
     archive.check(self.rows_ <= (self.positions_.empty() ? std::size_t{next} : self.positions_.size()), "there are more rows than tokens");
     archive.vector(self.slots_);
     archive.vector(self.turned_);
+    archive.vector(self.log_weights_);
     if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
       const bool spelt_out = !self.positions_.empty();
       archive.check(self.positions_.size() == (spelt_out ? self.rows_ : 0), "the positions are not those of its rows");
       archive.check(self.slots_.size() == (spelt_out && self.renumber_ ? self.rows_ : 0), "the slots are not those of its rows");
       archive.check(self.turned_.empty() || self.turned_.size() == self.positions_.size(), "the angles are not those of its rows");
+      archive.check(self.log_weights_.empty() || self.log_weights_.size() == self.positions_.size(),
+                    "the weights are not those of its rows");
+      for (const float weight : self.log_weights_) {
+        archive.check(weight >= -largest_log && weight <= largest_log, "the logarithm of a weight is out of bounds");
+      }
       archive.check(self.distinct(next), "its positions are not distinct, or newer than the newest token");
       self.live_ = self.rows_ - static_cast<std::size_t>(std::count(self.positions_.begin(), self.positions_.end(), no_position));
     }
@@ -179,6 +241,8 @@ class RowTable {
     smaller.assign(vector.begin(), vector.end());
     vector.swap(smaller);
   }
+
+  static constexpr float largest_log = 1e4F;  ///< magnitude of the logarithm of a weight
 
  private:
   static constexpr std::size_t few = 4;
@@ -226,6 +290,7 @@ class RowTable {
   Vector<Position> positions_;  // empty while row r is alive at position r
   Vector<Position> slots_;      // beside positions_, if renumber_
   Vector<Position> turned_;     // beside positions_, once these were shifted
+  Vector<float> log_weights_;   // beside positions_, once a row has stood for several
 };
 
 }  // namespace kvcompress

@@ -44,13 +44,26 @@ struct Visible {
   /// The first of the rows [first, last) that it sees, or last.
   [[nodiscard]] std::size_t first_seen(const RowTable& table, std::size_t first, std::size_t last) const noexcept {
     if (in_text_order(table)) { return std::min(last, std::max(first, oldest())); }
+    constexpr std::size_t at_once = 64;
+    if (!table.renumbers()) {  // many rows at once, as vectors
+      const Position* const positions = table.positions().data();
+      const auto width = static_cast<Position>(window == 0 ? no_position : std::min<std::size_t>(window, no_position));
+      for (; first + at_once <= last; first += at_once) {
+        unsigned any = 0;
+        for (std::size_t row = first; row < first + at_once; ++row) {
+          const Position p = positions[row];
+          any |= unsigned{p <= at} & unsigned{p >= start} & unsigned{slot - p < width};
+        }
+        if (any != 0) { break; }
+      }
+    }
     while (first < last && !sees(table, first)) { ++first; }
     return first;
   }
-
- private:
   /// Row r is alive at position r, and so is its slot.
   static bool in_text_order(const RowTable& table) noexcept { return table.positions().empty(); }
+
+ private:
   /// No row at an older position is seen, where slots are positions.
   [[nodiscard]] std::size_t oldest() const noexcept {
     return std::max<std::size_t>(start, window != 0 && window <= at ? std::size_t{at} + 1 - window : 0);

@@ -55,6 +55,9 @@ concept Selector = std::semiregular<typename X::Options> &&
   X::choose(options, set, scores, protected_rows, budget);
 };
 
+/// Rows that go are gone.
+struct Drop {};
+
 namespace detail {
 
 /// What an eviction that is made of parts decides, with the options of its parts.
@@ -109,6 +112,7 @@ struct Deciding {
     for (std::size_t i = 0; i < sets.size(); ++i) {
       RowSet& set = sets[i];
       set.budget = scratch.budgets[i];
+      set.scores = scratch.scores[i];
       const std::size_t decoded =
           S::may.decides == Decides::once && budget.bytes_of > 0 ? std::min(decoded_rows(decode_budget, set.budget), set.budget - 1) : 0;
       if (due(set)) { X::choose(selector, set, scratch.scores[i], protected_rows(set.budget - decoded), set.budget - decoded); }
@@ -163,8 +167,12 @@ struct Deciding {
 /// Keeps `budget` rows per lane, shared out by the allocator A: the `sinks` oldest, the newest, and of the others those that the selector X
 /// chooses by the scores of S. A scorer that decides once does so at the end of a prompt; rows decoded later stay then, unless `decode_budget`
 /// bounds them. Others evict at every commit that finds `period` rows more than the budget. Cost: the scorer's, and O(rows) per decision.
-template <Scorer S, BudgetAllocator A = Uniform, Selector X = Best>
-struct Evict {
+///
+/// What becomes of the rows that go, the fourth half, stands in eviction/dispose.hpp.
+template <Scorer S, BudgetAllocator A = Uniform, Selector X = Best, class D = Drop>
+struct Evict;
+template <Scorer S, BudgetAllocator A, Selector X>
+struct Evict<S, A, X, Drop> {
   static constexpr std::string_view name = S::name;
   static constexpr Needs may = S::may;
   using State = typename S::State;

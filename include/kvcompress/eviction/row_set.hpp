@@ -10,9 +10,11 @@
 
 #include "kvcompress/core/drop_worst.hpp"
 #include "kvcompress/core/memory.hpp"
+#include "kvcompress/core/row_scan.hpp"
 #include "kvcompress/core/row_table.hpp"
 #include "kvcompress/core/site.hpp"
 #include "kvcompress/core/views.hpp"
+#include "kvcompress/eviction/writes.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -61,33 +63,47 @@ struct Protected {
   std::size_t recent = 0;
 };
 
+/// What becomes of a row, as RowSet::drop has it. A row only gets colder: one that is encoded already stays as it is.
+enum class Fate : unsigned char { keep, drop, colder };
+
 /// Lanes that keep the same rows: usually one. Padding is gone already (see KVCache::end_prompt).
 struct RowSet {
   const RowTable& rows;             ///< positions, which rows are alive
   std::span<const LaneView> lanes;  ///< layer by layer, heads ascending; at least one
   std::size_t& budget;              ///< rows that an eviction with a budget keeps; what is set at the end of a prompt stays
-  std::span<unsigned char> drop;    ///< one flag per row, 0 at entry; set to 1 to evict a live row
+  std::span<unsigned char> drop;    ///< one Fate per row, keep at entry; set to 1 to evict a live row
   Vector<Position>& order;          ///< scratch for sorting, any size
+  Writes* writes = nullptr;         ///< what is written; null of an eviction that does not say that it rewrites rows
+  std::size_t first_writable = 0;   ///< rows before this one are encoded, in a way that they cannot be written
+  std::span<const float> scores{};  ///< what the rows are worth, once an Evict has chosen; for a Disposer
 
-  /// Position of the k-th oldest live row, k from 0. Cost: O(rows).
+  /// Row `row`, which must stay and be writable, gets another key, at the angle that the row's key is stored at, another value, or both; an empty
+  /// one stays as it is. What LaneView::keys and values give is what was there before, until the commit is made.
+  void write(const LaneView& lane, std::size_t row, std::span<const float> key, std::span<const float> value) const {
+    writes->add(lane.site, row, key, value);
+  }
+  /// From now on it stands for e^log_weight rows, in all lanes of the set.
+  void weigh(std::size_t row, float log_weight) const { writes->weigh(lanes.front().site, row, log_weight); }
+
+  /// Position of the k-th oldest live row, k from 0. Cost: O(rows), fast while the oldest k + 1 positions are 0 to k.
   [[nodiscard]] Position oldest(std::size_t k) {
+    const std::span<const Position> positions = rows.positions();
+    const auto guess = static_cast<Position>(k);
+    if (positions.empty() || detail::count_between(positions, 0, guess + 1) == k + 1) { return guess; }
     gather();
     const auto nth = order.begin() + static_cast<std::ptrdiff_t>(k);
     std::nth_element(order.begin(), nth, order.end());
     return *nth;
   }
-  /// Position of the k-th newest live row, k from 0. Cost: O(rows), fast while the newest k + 1 positions have no gap.
+  /// Position of the k-th newest live row, k from 0. Cost: O(rows), fast where the last row is the newest and the newest k + 1 positions have
+  /// no gap, as in decoding.
   [[nodiscard]] Position newest(std::size_t k) {
     const std::span<const Position> positions = rows.positions();
     if (positions.empty()) { return static_cast<Position>(rows.rows() - 1 - k); }
-    Position end = 0;
-    for (const Position p : positions) { end = std::max(end, p + 1); }  // no_position becomes 0
-    if (end > k) {
-      const Position last = end - 1;
+    const Position last = positions.back();
+    if (last != no_position && last >= k) {
       const Position guess = last - static_cast<Position>(k);
-      Position newer = 0;
-      for (const Position p : positions) { newer += p - guess <= last - guess ? 1U : 0U; }
-      if (newer == k + 1) { return guess; }
+      if (detail::newest_without_gap(positions, guess, last + 1)) { return guess; }
     }
     gather();
     const auto nth = order.begin() + static_cast<std::ptrdiff_t>(k);
@@ -136,6 +152,7 @@ struct RowSet {
   /// The row with the smallest score among those at positions [first, end); of equal ones the newest.
   [[nodiscard]] std::size_t worst_between(Position first, Position end, auto&& score) const {
     const std::span<const Position> positions = rows.positions();
+    if constexpr (std::is_same_v<decltype(score(std::size_t{0})), float>) { return detail::worst_row(positions, first, end, score); }
     const std::size_t none = positions.size();
     std::size_t worst = none;
     auto least = score(std::size_t{0});

@@ -45,6 +45,11 @@ struct SinkWindow {
       if (set.rows.live() <= options.sinks + options.window) { continue; }
       const Position first_gone = set.oldest(options.sinks);
       const Position first_kept = set.newest(options.window - 1);
+      const std::span<const Position> positions = set.rows.positions();
+      if (set.rows.live() == options.sinks + options.window + 1 && !positions.empty()) {  // every step of decoding
+        set.drop[detail::row_at(positions, first_gone)] = 1;
+        continue;
+      }
       for (std::size_t r = 0; r < set.rows.rows(); ++r) {
         const Position p = set.rows.position(r);
         set.drop[r] = p >= first_gone && p < first_kept ? 1 : 0;

@@ -27,6 +27,13 @@
 /// - products by intrinsics (see simd/avx512.hpp): near_exact 16.8, fast 12.3; at 2 bits 18.5 and 13.5, where it now takes 15.3 and 11.2. For AVX2
 ///   alone, with sums that GCC may keep in memory: 28 and 20.3, now 24.5 and 18.7.
 /// Cold, with huge pages, about 1.5 more; reading alone 5.2.
+///
+/// On Zen 3, AVX2 alone, 16k rows: near_exact 28.8, fast 21.7, 2 bits 27.8 and 21.4, 8 bits 31.1. Of near_exact's the products take 15.4, folding 4.3,
+/// exponentials 1.4, so that what helps where products are fast helps less here:
+/// - scales asked for one block ahead of their use, though a call first looks through those of all its rows; sums of half lines copied: 2 more.
+/// - the lines ahead asked for once, not with each half of a line; 16-bit weights put in order by one byte shuffle instead of two: no faster.
+/// - exponentials in base 2 would take 3 of 15 instructions off them, 0.3, and lose the seventh digit of small probabilities: not done.
+/// - largest scales stored with every block: what is left of looking through them, below 0.6; not done for 2 % more memory.
 namespace kvcompress::inline KVCOMPRESS_ABI::kernels {
 
 /// Products of strips of codes with a block of queries, or of rows of probabilities: what keys and values of all quantising storages share.
@@ -92,7 +99,7 @@ class CodeProducts {
       strip_dots<Bits>(codes, steps, first_step, count, weights_, q, ahead, sums);
       if (integers && !Add && outliers_.any(q)) {  // keys' alone, whose products are set
         float more[Queries][16];
-        outliers_.template dots<Queries>(codes, steps, q, more);
+        outliers_.template dots<Queries>(codes, steps, first_step, q, more);
 #pragma GCC unroll 4
         for (std::size_t i = 0; i < Queries; ++i) {
           put_lanes<Add>(sums, i, q + i, more[i], first_lane, last_lane, out + (q + i) * out_stride);
@@ -244,7 +251,7 @@ inline void prefetch(const Scale* scales, const Scale* minima, std::size_t count
   }
 }
 
-/// Calls f.operator()<Mode>() for a mode known at run time that codes of `Bits` bits offer.
+/// Calls `f.operator()<Mode>()` for a mode known at run time that codes of `Bits` bits offer.
 template <int Bits>
 inline void with_accumulation(Accumulation mode, auto&& f) noexcept {
   if (mode == Accumulation::exact) { return f.template operator()<Accumulation::exact>(); }

@@ -112,10 +112,11 @@ class OutlierChannels {
     }
   }
 
-  /// What they add to the products of 16 keys, a strip of `steps` channels, with the queries [q, q + Queries), which are of one quad. Out of
+  /// What they add to the products of 16 keys, a strip of `steps` channels of which the queries' first is `first_step`, with the queries [q, q + Queries), which are of one quad. Out of
   /// line, because GCC 12 keeps its pointers on the stack where it inlines this.
   template <std::size_t Queries>
-  [[gnu::noinline]] void dots(const std::uint8_t* codes, std::size_t steps, std::size_t q, float (&products)[Queries][16]) const noexcept {
+  [[gnu::noinline]] void dots(const std::uint8_t* codes, std::size_t steps, std::size_t first_step, std::size_t q,
+                              float (&products)[Queries][16]) const noexcept {
     namespace vec = simd::native;
     const Quad at = quad(q / 4);
     const std::size_t count = at.count();
@@ -124,7 +125,7 @@ class OutlierChannels {
 #pragma GCC unroll 4
       for (std::size_t i = 0; i < Queries; ++i) { sums[i] = vec::set(at.offsets[q % 4 + i]); }
       for (std::size_t o = 0; o < count; ++o) {
-        const vec::f32 code = vec::to_float(Strip<Bits>::get_step(codes, steps, at.channels[o], lane));
+        const vec::f32 code = vec::to_float(Strip<Bits>::get_step(codes, steps, first_step + at.channels[o], lane));
         const float* weights = at.weights + 4 * o + q % 4;
 #pragma GCC unroll 4
         for (std::size_t i = 0; i < Queries; ++i) { sums[i] = vec::fma(vec::set(weights[i]), code, sums[i]); }

@@ -88,13 +88,30 @@ inline void add_multiple(float* x, const float* y, std::size_t count, float fact
   for_vectors(count, [&](std::size_t i, auto part) { part.store(x + i, vec::fma(vec::set(factor), part.load(y + i), part.load(x + i))); });
 }
 
-/// x[i] = cap * tanh(x[i] / cap). Where x[i] is so small beside the cap that tanh rounds to its argument, x[i] stays as it is: the quotient
-/// of a cap near the largest number would lose its digits.
+/// x[i] = cap * tanh(x[i] / cap), within 5e-7 relative: tanh(r) = r P(r^2) / Q(r^2), a rational approximation of our own, 2.1e-8 off before
+/// rounding; beyond 9 it is 1 within 3.1e-8. x is multiplied by the quotient, which is 1 where the ratio vanishes: that of a cap near the
+/// largest number has lost its digits.
 inline void soft_cap(float* x, std::size_t count, float cap) noexcept {
-  for (std::size_t i = 0; i < count; ++i) {
-    const float ratio = x[i] / cap;
-    if (math::abs(ratio) > 0x1p-13F) { x[i] = cap * math::tanh(ratio); }
-  }
+  namespace vec = simd::native;
+  constexpr float p[] = {1.341957924e-8F, 2.066106922e-5F, 3.498983603e-3F, 1.338396958e-1F, 1.0F};
+  constexpr float q[] = {7.804624607e-7F, 3.291018462e-4F, 2.589015828e-2F, 4.671729106e-1F, 1.0F};
+  const vec::f32 most = vec::set(9.0F);
+  for_vectors(count, [&](std::size_t i, auto part) {
+    const vec::f32 number = part.load(x + i);
+    const vec::f32 ratio = vec::div(number, vec::set(cap));
+    const vec::f32 inside = vec::max(vec::min(ratio, most), vec::sub(vec::set(0.0F), most));
+    const vec::f32 square = vec::mul(inside, inside);
+    vec::f32 over = vec::set(p[0]);
+    vec::f32 under = vec::set(q[0]);
+#pragma GCC unroll 4
+    for (std::size_t k = 1; k < 5; ++k) {
+      over = vec::fma(over, square, vec::set(p[k]));
+      under = vec::fma(under, square, vec::set(q[k]));
+    }
+    const vec::f32 bound = vec::mul(most, vec::set(cap));  // infinite for the largest caps, which cut nothing
+    const vec::f32 cut = vec::max(vec::min(number, bound), vec::sub(vec::set(0.0F), bound));
+    part.store(x + i, vec::mul(cut, vec::div(over, under)));
+  });
 }
 
 }  // namespace kvcompress::kernels

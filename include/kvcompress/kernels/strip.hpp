@@ -63,6 +63,23 @@ struct Strip {
     });
     return static_cast<std::uint8_t>(code);
   }
+  /// Codes of one lane at all steps, a byte each; padded(steps) are written. `line_lanes` are fewer in a narrow strip.
+  static void get_lane(const std::uint8_t* strip, std::size_t steps, std::size_t lane, std::size_t line_lanes,
+                       std::uint8_t* codes) noexcept {
+    for_planes(strip, steps, [&]<int Width, int Shift>(const std::uint8_t* lines) {
+      constexpr std::uint32_t mask = 0x01010101U * ((1U << Width) - 1U);
+      const std::uint8_t* line = strip + (lines - strip) / 64 * 4 * static_cast<std::ptrdiff_t>(line_lanes) + 4 * lane;
+      for (std::size_t step = 0; step < padded(steps); step += 32 / Width, line += 4 * line_lanes) {
+        std::uint32_t word = 0;
+        std::memcpy(&word, line, 4);
+        for (int j = 0; j < 8 / Width; ++j) {
+          std::uint32_t four = Shift == 0 ? 0U : load_four(codes + step + 4 * j);
+          four |= (word >> (Width * j) & mask) << Shift;
+          std::memcpy(codes + step + 4 * j, &four, 4);
+        }
+      }
+    });
+  }
   /// Codes of a vector of lanes, from `lane` on, at one step.
   static simd::native::i32 get_step(const std::uint8_t* strip, std::size_t steps, std::size_t step, std::size_t lane) noexcept {
     namespace vec = simd::native;
@@ -139,6 +156,11 @@ struct Strip {
     std::size_t byte;
     int bit;
   };
+  static std::uint32_t load_four(const std::uint8_t* from) noexcept {
+    std::uint32_t four = 0;
+    std::memcpy(&four, from, 4);
+    return four;
+  }
   template <int Width>
   static constexpr Place place(std::size_t lane, std::size_t step) noexcept {
     constexpr std::size_t per_line = 32 / Width;

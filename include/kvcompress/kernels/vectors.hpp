@@ -36,4 +36,11 @@ inline void for_vectors(std::size_t count, Visit&& visit) noexcept {
   if (i < count) { visit(i, RestOfVector{count - i}); }
 }
 
+/// The sum of a row.
+inline float sum_of(const float* x, std::size_t count) noexcept {
+  simd::native::f32 sum = simd::native::set(0.0F);
+  for_vectors(count, [&](std::size_t i, auto part) { sum = simd::native::add(sum, part.load(x + i)); });
+  return simd::native::reduce_add(sum);
+}
+
 }  // namespace kvcompress::kernels

@@ -3,17 +3,17 @@
 #pragma once
 
 #include "kvcompress/policies/combine.hpp"
+#include "kvcompress/quantization/buffered.hpp"
 #include "kvcompress/quantization/per_channel.hpp"
 #include "kvcompress/quantization/per_token.hpp"
-#include "kvcompress/quantization/recent.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// KIVI's storage; see Kivi.
 template <int Bits, std::size_t Group, std::size_t Residual, class Scale>
 struct KiviStorage {
-  using Keys = Recent<PerChannel<Bits, Group, Scale>, FlushAll>;
-  using Values = Recent<PerToken<Bits, Group, Scale>, FlushOldest>;
+  using Keys = Buffered<PerChannel<Bits, Group, Scale>, FlushAll>;
+  using Values = Buffered<PerToken<Bits, Group, Scale>, FlushOldest>;
   struct Options {
     std::size_t residual = Residual;                       ///< residual length: exact rows, a multiple of Group
     Accumulation accumulation = Accumulation::near_exact;  ///< how attention adds up products with codes

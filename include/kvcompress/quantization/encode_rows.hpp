@@ -161,6 +161,25 @@ inline void fit_runs(const float* x, std::size_t rows, std::size_t count, std::s
     minima[t] = fitted.minimum;
   }
 }
+/// Codes of `count` numbers that stand side by side, by one scale and minimum. Writes whole vectors: up to 4 of codes[count] and behind.
+template <int Bits, class Scale>
+inline void encode_run(const float* x, std::size_t count, Scale scale, Scale minimum, std::uint8_t* codes) noexcept {
+  namespace vec = simd::native;
+  const auto step = static_cast<float>(scale);
+  const vec::f32 divisor = vec::set(step != 0.0F ? step : std::numeric_limits<float>::infinity());
+  const vec::f32 start = vec::set(static_cast<float>(minimum));
+  for (std::size_t i = 0; i < count; i += 4 * vec::lanes) {
+    vec::i32 code[4];
+#pragma GCC unroll 4
+    for (std::size_t v = 0; v < 4; ++v) {
+      const std::size_t at = i + v * vec::lanes;
+      const std::size_t left = at < count ? count - at : 0;
+      const vec::f32 number = left >= vec::lanes ? vec::load(x + at) : vec::load_first(x + at, left);
+      code[v] = detail::encode<Bits>(number, start, divisor);
+    }
+    vec::store_bytes(codes + i, code[0], code[1], code[2], code[3]);
+  }
+}
 /// Puts codes of 16 numbers side by side into a strip, for a line's rows at a time: `rows` rows, x_stride apart, each with its own scale and
 /// minimum, at the steps from `step` on. Both are multiples of Strip::step_multiple. One row at a time took three times as long.
 template <int Bits, class Scale>
@@ -192,13 +211,13 @@ inline void encode_steps(const float* x, std::size_t rows, std::size_t x_stride,
 template <std::size_t Channels>
 class TokenScales {
  public:
-  /// The channels [first, first + count) have that quantizer. Channels behind them may change.
-  template <int Bits, class Scale>
-  void set(std::size_t first, std::size_t count, const GroupQuantizer<Bits, Scale>& quantizer) noexcept {
+  /// The channels [first, first + count) have that scale and minimum. Channels behind them may change.
+  template <class Scale>
+  void set(std::size_t first, std::size_t count, Scale step, Scale start) noexcept {
     namespace vec = simd::native;
-    const auto scale = static_cast<float>(quantizer.scale);
+    const auto scale = static_cast<float>(step);
     const vec::f32 divisor = vec::set(scale != 0.0F ? scale : std::numeric_limits<float>::infinity());
-    const vec::f32 minimum = vec::set(static_cast<float>(quantizer.minimum));
+    const vec::f32 minimum = vec::set(static_cast<float>(start));
     for (std::size_t i = 0; i < count; i += vec::lanes) {
       vec::store(divisors_ + first + i, divisor);
       vec::store(minima_ + first + i, minimum);

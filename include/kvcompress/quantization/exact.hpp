@@ -42,6 +42,13 @@ class Exact {
     ++rows_;
     kernels::convert(row, writable(rows_ - 1), dim_);
   }
+  /// A row that comes in pieces: pieces(put) calls put(first channel, numbers, count) for each.
+  void append_pieces(auto&& pieces) {
+    if (front_ + rows_ == blocks_.used() * block_rows) { blocks_.grow(); }
+    ++rows_;
+    T* to = writable(rows_ - 1);
+    pieces([to](std::size_t first, const float* numbers, std::size_t count) { kernels::convert(numbers, to + first, count); });
+  }
   /// Afterwards the rows [first, last) can be overwritten, and the one behind those before them appended, without failing.
   void make_writable(std::size_t first, std::size_t last) {
     for (std::size_t place = (front_ + first) / block_rows; first < last && place <= (front_ + last - 1) / block_rows; ++place) {
@@ -56,6 +63,17 @@ class Exact {
   void move(std::size_t from, std::size_t to) {
     T* target = writable(to);  // first: it may clone the block that `from` lies in
     std::copy_n(at(from), dim_, target);
+  }
+  /// Row `row` becomes `x`, as near as T can hold it.
+  void prepare_to_write(std::size_t row) { make_writable(row, row + 1); }
+  void write(std::size_t row, const float* x) noexcept {
+    write_pieces(row, [&](auto&& put) { put(0, x, dim_); });
+  }
+  void write_pieces(std::size_t row, auto&& pieces) noexcept {
+    T* to = writable(row);
+    pieces([to](std::size_t first, const float* x, std::size_t count) {
+      for (std::size_t c = 0; c < count; ++c) { to[first + c] = T(std::clamp(x[c], -largest<T>, largest<T>)); }
+    });
   }
   void resize(std::size_t rows) noexcept {
     rows_ = rows;

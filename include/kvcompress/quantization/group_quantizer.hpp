@@ -27,6 +27,7 @@ struct GroupQuantizer {
   Scale scale{};
   Scale minimum{};
 
+  GroupQuantizer() = default;
   /// Fits the group x[0], x[stride], ..., `count` numbers.
   GroupQuantizer(const float* x, std::size_t count, std::size_t stride) noexcept {
     float low = x[0];

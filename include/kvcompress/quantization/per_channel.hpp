@@ -30,8 +30,8 @@ class PerChannel {
   static constexpr std::size_t block_rows = 128;
   static constexpr std::size_t row_multiple = Group;  ///< rows are encoded this many at a time
 
-  PerChannel(std::size_t dim, const Memory& memory, Accumulation accumulation = Accumulation::near_exact)
-      : dim_(dim), accumulation_(accumulation), blocks_(block_bytes(dim), memory) {}
+  PerChannel(const auto& options, std::size_t dim, const Memory& memory) : PerChannel(dim, memory) { accumulation_ = options.accumulation; }
+  PerChannel(std::size_t dim, const Memory& memory) : dim_(dim), blocks_(block_bytes(dim), memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
 
@@ -73,9 +73,10 @@ class PerChannel {
                          [&](std::size_t g) { return scales(block_of(first + g * Group)) + group_of(first + g * Group) * dim_; });
       for (std::size_t group = first; group < range.last; group += Group) {
         const std::byte* block = block_of(group);
-        const std::byte* ahead = block_ahead(group, range);
+        const std::byte* ahead = block_ahead(group, range, 1);
+        const std::byte* later = block_ahead(group, range, 2);  // scales are looked through first, for all the rows of a call
         const std::size_t place = group_of(group) * dim_;
-        if (ahead != nullptr) { kernels::prefetch(scales(ahead) + place, minima(ahead) + place, dim_); }
+        if (later != nullptr) { kernels::prefetch(scales(later) + place, minima(later) + place, dim_); }
         products.fold_keys(scales(block) + place, minima(block) + place, dim_);
         const std::size_t end = std::min(group + Group, range.last);
         for (std::size_t row = std::max(group, range.first); row < end;) {
@@ -102,10 +103,10 @@ class PerChannel {
     blocks_.erase(first / block_rows, 1);
     rows_ -= block_rows;
   }
-  [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim) noexcept {
+  [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& /*options*/) noexcept {
     return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_bytes(dim));
   }
-  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim) noexcept {
+  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim, const auto& /*options*/) noexcept {
     return BlockList::most_bytes((rows + block_rows - 1) / block_rows, block_bytes(dim));
   }
   void hold_at_most(std::size_t rows) noexcept { blocks_.keep_exactly((rows + block_rows - 1) / block_rows); }
@@ -149,9 +150,9 @@ class PerChannel {
   static constexpr std::size_t group_of(std::size_t row) noexcept { return row % block_rows / Group; }
 
   [[nodiscard]] const std::byte* block_of(std::size_t row) const noexcept { return blocks_.read(row / block_rows); }
-  /// The block to fetch while that of `row` is read: the next one, if the range runs on to it.
-  [[nodiscard]] const std::byte* block_ahead(std::size_t row, RowRange range) const noexcept {
-    const std::size_t next = row / block_rows + 1;
+  /// The block to fetch while that of `row` is read: so many behind it, if the range runs on to it.
+  [[nodiscard]] const std::byte* block_ahead(std::size_t row, RowRange range, std::size_t distance) const noexcept {
+    const std::size_t next = row / block_rows + distance;
     return next < blocks_.used() && range.size() >= block_rows ? blocks_.read(next) : nullptr;
   }
   [[nodiscard]] const std::uint8_t* strip(const std::byte* block, std::size_t place) const noexcept {
@@ -181,7 +182,7 @@ class PerChannel {
   }
 
   std::size_t dim_;
-  Accumulation accumulation_;
+  Accumulation accumulation_ = Accumulation::near_exact;
   std::size_t rows_ = 0;
   BlockList blocks_;
 };

@@ -1,39 +1,42 @@
-// include/kvcompress/quantization/per_token.hpp - KIVI's value codes: groups of consecutive channels of one token.
+// include/kvcompress/quantization/per_token.hpp - value codes per token: groups of consecutive channels, as KIVI has them, or the whole value.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
-#include <numeric>
 
 #include "kvcompress/core/blocks.hpp"
 #include "kvcompress/core/views.hpp"
 #include "kvcompress/kernels/codes.hpp"
-#include "kvcompress/quantization/encode_rows.hpp"
-#include "kvcompress/quantization/group_quantizer.hpp"
+#include "kvcompress/kernels/levels.hpp"
+#include "kvcompress/quantization/token_code.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// Value rows as codes of `Bits` bits, quantised per token over `Group` consecutive channels (a shorter last group where Group does
-/// not divide the head size), in blocks of 128 rows. Weighted sums come from the codes: sum_t p_t v_t = sum_t (p_t * scale_t) *
+/// Value rows as codes per token over groups of consecutive channels (a shorter last group where they do not divide the head size), in blocks of 128
+/// rows; options.group channels share their numbers, 0: all, and Group where the options do not say. Weighted sums come from the codes: sum_t p_t v_t = sum_t (p_t * scale_t) *
 /// code_t + sum_t p_t * minimum_t. A row is independent of all others, so rows move without loss.
 ///
-/// A block is [codes: strips of 16 channels][scales: (groups, 128)][minima: (groups, 128)].
-/// Memory: Bits + 2 * 8 * sizeof(Scale) / Group bits per number, channels padded to a multiple of 16.
-template <int Bits, std::size_t Group, class Scale>
-class PerToken {
+/// A block is [codes: strips of 16 channels][scales: (groups, 128)][minima, if the code has some: (groups, 128)].
+/// Memory: bits + numbers * 8 * sizeof(Scale) / group bits per number, channels padded to a multiple of 16.
+template <class Code, std::size_t Group = 0>
+class PerTokenValues {
   static_assert(Group % 8 == 0, "Group must be a multiple of 8 channels");
-  using Quantizer = GroupQuantizer<Bits, Scale>;
-  using Strip = kernels::Strip<Bits>;
+  using Scale = typename Code::Scale;
+  using Strip = kernels::Strip<Code::bits>;
+  static constexpr int Bits = Code::bits;
 
  public:
   using exact_type = Scale;
   static constexpr std::size_t block_rows = 128;
   static constexpr std::size_t row_multiple = 1;  ///< rows are encoded this many at a time
 
-  PerToken(std::size_t dim, const Memory& memory, Accumulation accumulation = Accumulation::near_exact)
-      : dim_(dim), accumulation_(accumulation), blocks_(block_bytes(dim), memory) {}
+  PerTokenValues(const auto& options, std::size_t dim, const Memory& memory)
+      : dim_(dim), group_(group_of(options, dim)), code_(options), accumulation_(options.accumulation),
+        blocks_(block_bytes(dim, group_), memory) {}
+  PerTokenValues(std::size_t dim, const Memory& memory) requires(Group != 0)
+      : dim_(dim), group_(Group), code_(Group), blocks_(block_bytes(dim, group_), memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
 
@@ -42,7 +45,7 @@ class PerToken {
     blocks_.make_room((rows_ + more + block_rows - 1) / block_rows - blocks_.used());
     if (rows_ % block_rows != 0) { static_cast<void>(blocks_.write(blocks_.used() - 1)); }
   }
-  void take_room(PerToken& from) noexcept { blocks_.take_room(from.blocks_); }
+  void take_room(PerTokenValues& from) noexcept { blocks_.take_room(from.blocks_); }
   void hold() noexcept { blocks_.hold(); }
   void release() noexcept { blocks_.release(); }
 
@@ -53,27 +56,29 @@ class PerToken {
       const std::size_t place = rows_ % block_rows;
       const std::size_t room = std::min(count, block_rows - place);
       const bool lines =
-          Group % Strip::lanes == 0 && dim_ % Strip::lanes == 0 && place % Strip::step_multiple == 0 && room >= Strip::step_multiple;
+          group_ % Strip::lanes == 0 && dim_ % Strip::lanes == 0 && place % Strip::step_multiple == 0 && room >= Strip::step_multiple;
       const std::size_t now = lines ? room / Strip::step_multiple * Strip::step_multiple : 1;
       std::byte* block = blocks_.write(rows_ / block_rows);
-      lines ? encode_lines(rows, now, block, place) : encode(rows, block, place);
+      if constexpr (Code::looks_up) {
+        encode_levels(rows, now, block, place);
+      } else {
+        lines ? encode_lines(rows, now, block, place) : encode(rows, block, place);
+      }
       rows_ += now;
       rows += now * dim_;
       count -= now;
     }
   }
   void read(std::size_t row, float* out) const noexcept {
-    for (std::size_t c = 0; c < dim_; ++c) { out[c] = Quantizer::decode(code(row, c), scale(row, c), minimum(row, c)); }
+    for (std::size_t c = 0; c < dim_; ++c) { out[c] = code_.decode(code(row, c), number(row, c), groups() * block_rows); }
   }
-  /// Codes, scale and minimum of one number, for tests and interchange.
+  /// The code of one number, and what it is decoded by, for tests and interchange.
   [[nodiscard]] std::uint8_t code(std::size_t row, std::size_t c) const noexcept {
     return Strip::get(strip(block_of(row), c), block_rows, c % Strip::lanes, row % block_rows);
   }
-  [[nodiscard]] Scale scale(std::size_t row, std::size_t c) const noexcept {
-    return scales(block_of(row))[c / Group * block_rows + row % block_rows];
-  }
-  [[nodiscard]] Scale minimum(std::size_t row, std::size_t c) const noexcept {
-    return minima(block_of(row))[c / Group * block_rows + row % block_rows];
+  [[nodiscard]] Scale scale(std::size_t row, std::size_t c) const noexcept { return *number(row, c); }
+  [[nodiscard]] Scale minimum(std::size_t row, std::size_t c) const noexcept requires(!Code::looks_up) {
+    return number(row, c)[groups() * block_rows];
   }
 
   /// Row `from` overwrites row `to`, code by code.
@@ -86,8 +91,11 @@ class PerToken {
       Strip::copy_step(strip(source, c), f, reinterpret_cast<std::uint8_t*>(target) + strip_offset(c), t, block_rows);
     }
     auto* numbers = reinterpret_cast<Scale*>(target + code_bytes(dim_));
-    for (std::size_t g = 0; g < 2 * groups(dim_); ++g) { numbers[g * block_rows + t] = scales(source)[g * block_rows + f]; }
+    for (std::size_t g = 0; g < Code::numbers * groups(); ++g) { numbers[g * block_rows + t] = scales(source)[g * block_rows + f]; }
   }
+  /// Row `row` becomes what the codes make of `x`.
+  void prepare_to_write(std::size_t row) { static_cast<void>(blocks_.write(row / block_rows)); }
+  void write(std::size_t row, const float* x) noexcept { encode(x, blocks_.write(row / block_rows), row % block_rows); }
   void resize(std::size_t rows) noexcept {
     rows_ = rows;
     blocks_.shrink((rows_ + block_rows - 1) / block_rows);
@@ -100,6 +108,7 @@ class PerToken {
 
   void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
                   std::size_t out_stride, float* scratch) const noexcept {
+    if constexpr (Code::looks_up) { return accumulate_levels(range, weights, weight_stride, query_count, out, out_stride, scratch); }
     kernels::with_accumulation<Bits>(accumulation_, [&]<Accumulation Mode>() {
       kernels::CodeProducts<Bits, Mode> products(scratch, query_count, block_rows);
       float* factors = scratch + products.floats(query_count, block_rows);  // (groups)
@@ -111,14 +120,14 @@ class PerToken {
         const std::size_t first = place / Strip::step_multiple * Strip::step_multiple;  // steps start with a line
         const std::size_t before = place - first;
         products.take_values(
-            weights + (row - range.first), weight_stride, before, count, groups(dim_),
+            weights + (row - range.first), weight_stride, before, count, groups(),
             [&](std::size_t g) { return scales(block) + g * block_rows + place; }, factors);
-        for (std::size_t g = 0; g < groups(dim_); ++g) {
+        for (std::size_t g = 0; g < groups(); ++g) {
           const std::size_t numbers = g * block_rows + place;
           if (ahead != nullptr) { kernels::prefetch(scales(ahead) + numbers, minima(ahead) + numbers, count); }
           products.fold_values(scales(block) + numbers, minima(block) + numbers, before, count, factors[g]);
-          const std::size_t end = std::min((g + 1) * Group, dim_);
-          for (std::size_t c = g * Group; c < end;) {
+          const std::size_t end = std::min((g + 1) * group_, dim_);
+          for (std::size_t c = g * group_; c < end;) {
             const std::size_t lane = c % Strip::lanes;
             const std::size_t lanes = std::min(end - c, Strip::lanes - lane);
             products.template strip<true>(strip(block, c), block_rows, first, Strip::padded(before + count),
@@ -130,28 +139,29 @@ class PerToken {
       }
     });
   }
-  static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {
-    return kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, block_rows) + groups(dim);
+  [[nodiscard]] std::size_t scratch_floats(std::size_t /*dim*/, std::size_t queries) const noexcept {
+    const std::size_t levels = Code::looks_up ? 2 * groups() * block_rows + kernels::Strip<8>::bytes(block_rows) / sizeof(float) : 0;
+    return kernels::CodeProducts<Code::product_bits, Accumulation::exact>::floats(queries, block_rows) + groups() + levels;
   }
 
-  [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim) noexcept {
-    return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_bytes(dim));
+  [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options) noexcept {
+    return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_bytes(dim, group_of(options, dim)));
   }
-  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim) noexcept {
-    return BlockList::most_bytes((rows + block_rows - 1) / block_rows, block_bytes(dim));
+  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim, const auto& options) noexcept {
+    return BlockList::most_bytes((rows + block_rows - 1) / block_rows, block_bytes(dim, group_of(options, dim)));
   }
   void hold_at_most(std::size_t rows) noexcept { blocks_.keep_exactly((rows + block_rows - 1) / block_rows); }
   void reserve(std::size_t rows) { blocks_.reserve((rows + block_rows - 1) / block_rows); }
   void unshare() { blocks_.unshare(); }
   static void describe(auto&& fact) {
-    fact("form", "codes per token");
+    fact("form", Code::name);
     fact("bits", Bits);
-    fact("group", Group);
+    if constexpr (Group != 0) { fact("group", Group); }
     fact("scales", number_name<Scale>);
   }
   static void persist(auto& self, auto& archive, std::size_t rows) {
     if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
-      archive.expect(rows, 2 * groups(self.dim_) * sizeof(Scale));
+      archive.expect(rows, Code::numbers * self.groups() * sizeof(Scale));
       self.rows_ = rows;
     }
     BlockList::persist(self.blocks_, archive, (rows + block_rows - 1) / block_rows, false, [&](auto* block, std::size_t index) {
@@ -160,7 +170,7 @@ class PerToken {
         Strip::for_planes(block + strip_offset(c), block_rows,
                           [&]<int Width, int Shift>(auto* lines) { archive.bytes(lines, (here + 32 / Width - 1) / (32 / Width) * 64); });
       }
-      for (std::size_t g = 0; g < 2 * groups(self.dim_); ++g) {
+      for (std::size_t g = 0; g < Code::numbers * self.groups(); ++g) {
         archive.bytes(block + code_bytes(self.dim_) + g * block_rows * sizeof(Scale), here * sizeof(Scale));
       }
     });
@@ -168,18 +178,26 @@ class PerToken {
   void account(MemoryReport& report) const noexcept {
     blocks_.account(report);
     const std::size_t row = code_bytes(dim_) / block_rows;
-    const std::size_t numbers = 2 * groups(dim_) * sizeof(Scale);
+    const std::size_t numbers = Code::numbers * groups() * sizeof(Scale);
     report.codes += rows_ * row;
     report.scales += rows_ * numbers;
     report.spare += blocks_.used() * (blocks_.block_bytes() - sizeof(std::uint32_t)) - rows_ * (row + numbers);
   }
 
  private:
-  static constexpr std::size_t groups(std::size_t dim) noexcept { return (dim + Group - 1) / Group; }
+  /// An option, or else Group; 0 stands for the whole row.
+  static constexpr std::size_t group_of(const auto& options, std::size_t dim) noexcept {
+    if constexpr (requires { options.group; }) {
+      return options.group == 0 ? dim : options.group;
+    } else {
+      return Group;
+    }
+  }
+  [[nodiscard]] std::size_t groups() const noexcept { return (dim_ + group_ - 1) / group_; }
   static constexpr std::size_t strip_offset(std::size_t channel) noexcept { return channel / Strip::lanes * Strip::bytes(block_rows); }
   static constexpr std::size_t code_bytes(std::size_t dim) noexcept { return strip_offset(dim + Strip::lanes - 1); }
-  static constexpr std::size_t block_bytes(std::size_t dim) noexcept {
-    return code_bytes(dim) + block_rows * 2 * groups(dim) * sizeof(Scale);
+  static constexpr std::size_t block_bytes(std::size_t dim, std::size_t group) noexcept {
+    return code_bytes(dim) + block_rows * Code::numbers * ((dim + group - 1) / group) * sizeof(Scale);
   }
 
   [[nodiscard]] const std::byte* block_of(std::size_t row) const noexcept { return blocks_.read(row / block_rows); }
@@ -194,34 +212,102 @@ class PerToken {
   [[nodiscard]] const Scale* scales(const std::byte* block) const noexcept {
     return reinterpret_cast<const Scale*>(block + code_bytes(dim_));
   }
-  [[nodiscard]] const Scale* minima(const std::byte* block) const noexcept { return scales(block) + groups(dim_) * block_rows; }
+  [[nodiscard]] const Scale* minima(const std::byte* block) const noexcept { return scales(block) + groups() * block_rows; }
+  [[nodiscard]] const Scale* number(std::size_t row, std::size_t c) const noexcept {
+    return scales(block_of(row)) + c / group_ * block_rows + row % block_rows;
+  }
+
+  /// The same from levels: those of a strip are looked up, and are codes of 8 bits then.
+  void accumulate_levels(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
+                         std::size_t out_stride, float* scratch) const noexcept requires(Code::looks_up) {
+    kernels::with_accumulation<8>(accumulation_, [&]<Accumulation Mode>() {
+      kernels::CodeProducts<8, Mode> products(scratch, query_count, block_rows);
+      float* factors = scratch + products.floats(query_count, block_rows);  // (groups)
+      float* steps = factors + groups();                                    // (groups, block_rows)
+      float* starts = steps + groups() * block_rows;                        // (groups, block_rows)
+      auto* levels = reinterpret_cast<std::uint8_t*>(starts + groups() * block_rows);
+      for (std::size_t row = range.first; row < range.last;) {
+        const std::byte* block = block_of(row);
+        const std::byte* ahead = block_ahead(row, range);
+        const std::size_t place = row % block_rows;
+        const std::size_t count = std::min(range.last - row, block_rows - place);
+        const std::size_t first = place / Strip::step_multiple * Strip::step_multiple;
+        const std::size_t before = place - first;
+        const std::size_t padded = Strip::padded(before + count);
+        for (std::size_t g = 0; g < groups(); ++g) {
+          for (std::size_t t = 0; t < count; ++t) {
+            const float step = static_cast<float>(scales(block)[g * block_rows + place + t]) * code_.table->step;
+            steps[g * block_rows + t] = step;
+            starts[g * block_rows + t] = -127.5F * step;
+          }
+        }
+        products.take_values(
+            weights + (row - range.first), weight_stride, before, count, groups(),
+            [&](std::size_t g) -> const float* { return steps + g * block_rows; }, factors);
+        for (std::size_t g = 0; g < groups(); ++g) {
+          products.fold_values(steps + g * block_rows, starts + g * block_rows, before, count, factors[g]);
+          const std::size_t end = std::min((g + 1) * group_, dim_);
+          for (std::size_t c = g * group_; c < end; c += Strip::lanes) {  // groups are whole strips
+            kernels::look_up_levels<Bits>(strip(block, c), block_rows, first, padded, code_.table->bytes.data(),
+                                          ahead == nullptr ? nullptr : strip(ahead, c), levels);
+            products.template strip<true>(levels, padded, 0, padded, nullptr, 0, std::min(end - c, Strip::lanes), out + c, out_stride);
+          }
+        }
+        row += count;
+      }
+    });
+  }
 
   /// Rows that fill whole lines of the strips.
-  void encode_lines(const float* rows, std::size_t count, std::byte* block, std::size_t place) noexcept {
+  void encode_lines(const float* rows, std::size_t count, std::byte* block, std::size_t place) noexcept requires(!Code::looks_up) {
     auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_)) + place;
-    Scale* minimum = scale + groups(dim_) * block_rows;
-    for (std::size_t g = 0; g < groups(dim_); ++g) {
+    Scale* minimum = scale + groups() * block_rows;
+    for (std::size_t g = 0; g < groups(); ++g) {
       const std::size_t number = g * block_rows;
-      quantization::fit_runs<Bits>(rows + g * Group, count, std::min(Group, dim_ - g * Group), dim_, scale + number, minimum + number);
-      for (std::size_t c = g * Group; c < std::min((g + 1) * Group, dim_); c += Strip::lanes) {
+      quantization::fit_runs<Bits>(rows + g * group_, count, std::min(group_, dim_ - g * group_), dim_, scale + number, minimum + number);
+      for (std::size_t c = g * group_; c < std::min((g + 1) * group_, dim_); c += Strip::lanes) {
         quantization::encode_steps<Bits>(rows + c, count, dim_, scale + number, minimum + number,
                                          reinterpret_cast<std::uint8_t*>(block) + strip_offset(c), block_rows, place);
       }
     }
   }
-  void encode(const float* row, std::byte* block, std::size_t place) noexcept {
+  /// A row, or as many as fill lines of the strips.
+  void encode_levels(const float* rows, std::size_t count, std::byte* block, std::size_t place) noexcept requires(Code::looks_up) {
+    std::uint8_t codes[most_token_width + 4 * simd::native::lanes];
+    std::int32_t wide[Strip::lanes] = {};
+    auto* numbers = reinterpret_cast<Scale*>(block + code_bytes(dim_)) + place;
+    for (std::size_t g = 0; g < groups(); ++g) {
+      const std::size_t width = std::min(group_, dim_ - g * group_);
+      for (std::size_t t = 0; t < count; ++t) {
+        code_.encode(rows + t * dim_ + g * group_, width, numbers + g * block_rows + t, groups() * block_rows, codes);
+        for (std::size_t c = 0; c < width; c += Strip::lanes) {
+          std::copy_n(codes + c, std::min(Strip::lanes, width - c), wide);
+          auto* to = reinterpret_cast<std::uint8_t*>(block) + strip_offset(g * group_ + c);
+          for (std::size_t lane = 0; lane < Strip::lanes; lane += simd::native::lanes) {
+            Strip::put_step(to, block_rows, place + t, lane, simd::native::load(wide + lane));
+          }
+        }
+      }
+    }
+  }
+  void encode(const float* row, std::byte* block, std::size_t place) noexcept requires(!Code::looks_up) {
     auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_));
-    constexpr std::size_t whole = std::lcm(Group, Strip::lanes);  // groups and strips
-    constexpr std::size_t window = (256 + whole - 1) / whole * whole;
+    constexpr std::size_t window = 256;  // channels
     quantization::TokenScales<window> known;
     for (std::size_t first = 0; first < dim_; first += window) {
       const std::size_t last = std::min(first + window, dim_);
-      for (std::size_t c = first; c < last; c += Group) {
-        const std::size_t count = std::min(Group, last - c);
-        const auto quantizer = quantization::fit_run<Bits, Scale>(row + c, count);
-        scale[c / Group * block_rows + place] = quantizer.scale;
-        scale[(groups(dim_) + c / Group) * block_rows + place] = quantizer.minimum;
-        known.set(c - first, count, quantizer);
+      for (std::size_t c = first; c < last;) {
+        const std::size_t g = c / group_;
+        Scale& step = scale[g * block_rows + place];
+        Scale& start = scale[(groups() + g) * block_rows + place];
+        if (c == g * group_) {  // else the group began before this window
+          const auto quantizer = quantization::fit_run<Bits, Scale>(row + c, std::min(group_, dim_ - c));
+          step = quantizer.scale;
+          start = quantizer.minimum;
+        }
+        const std::size_t count = std::min(last, (g + 1) * group_) - c;
+        known.set(c - first, count, step, start);
+        c += count;
       }
       for (std::size_t c = first; c < last; c += Strip::lanes) {
         known.template encode<Bits>(row + c, last - c, c - first, reinterpret_cast<std::uint8_t*>(block) + strip_offset(c), block_rows,
@@ -231,9 +317,15 @@ class PerToken {
   }
 
   std::size_t dim_;
-  Accumulation accumulation_;
+  std::size_t group_;
+  Code code_;
+  Accumulation accumulation_ = Accumulation::near_exact;
   std::size_t rows_ = 0;
   BlockList blocks_;
 };
+
+/// KIVI's value codes, in groups of `Group` channels.
+template <int Bits, std::size_t Group, class Scale>
+using PerToken = PerTokenValues<AffineCode<Bits, Scale>, Group>;
 
 }  // namespace kvcompress

@@ -2,9 +2,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "kvcompress/eviction/dispositions/demote.hpp"
+#include "kvcompress/eviction/dispositions/merge_nearest.hpp"
 #include "kvcompress/policies/adakv.hpp"
+#include "kvcompress/policies/cam.hpp"
 #include "kvcompress/policies/chunkkv.hpp"
 #include "kvcompress/policies/criticalkv.hpp"
+#include "kvcompress/policies/d2o.hpp"
 #include "kvcompress/policies/expected_attention.hpp"
 #include "kvcompress/policies/h2o.hpp"
 #include "kvcompress/policies/key_diff.hpp"
@@ -13,6 +17,7 @@
 #include "kvcompress/policies/lagkv.hpp"
 #include "kvcompress/policies/presses.hpp"
 #include "kvcompress/policies/pyramidkv.hpp"
+#include "kvcompress/policies/razorattention.hpp"
 #include "kvcompress/policies/simlayerkv.hpp"
 #include "kvcompress/policies/snapkv.hpp"
 #include "kvcompress/policies/streaming_llm.hpp"
@@ -21,7 +26,7 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// Every eviction that needs no numbers of a model: those that do (Q-Filters, TriAttention, PrefixKV, HeadKV, DuoAttention) are made by type.
+/// Every eviction that needs no numbers of a model, and what may become of the rows that they drop: those that do (Q-Filters, TriAttention, PrefixKV, HeadKV, DuoAttention) are made by type.
 inline void add_evictions(Registry& registry) {
   registry.add<StreamingLLM>("streaming");
   registry.add<H2O>("h2o");
@@ -42,6 +47,15 @@ inline void add_evictions(Registry& registry) {
   registry.add<CurPress>("cur");
   registry.add<LeveragePress>("leverage");
   registry.add<DropKVPress>("dropkv");
+  registry.add<D2O>("d2o");
+  registry.add<CaM>("cam");
+  registry.add<RazorLanes>("razorattention");
+  registry.add_fate<MergeNearest<false>>("merge");
+  registry.add_fate<MergeNearest<true>>("merge_weighted");
+  registry.add_fate<MergeRanked>("merge_ranked");
+  registry.add_fate<ValueSpread<>>("value_spread");
+  registry.add_fate<MeanRow>("mean_row");
+  registry.add_fate<Demote>("demote");
 }
 
 }  // namespace kvcompress

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "kvcompress/any/any_cache.hpp"
+#include "kvcompress/any/any_fate.hpp"
 #include "kvcompress/registry/settings.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -17,7 +18,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// What one name stands for.
 struct PartInfo {
   std::string name;
-  std::string kind;      ///< "eviction", "storage", "retrieval", or several joined by " and "
+  std::string kind;      ///< "eviction", "storage", "retrieval", or several joined by " and "; or "fate"
   std::string defaults;  ///< "key=value,..." of every option
 };
 
@@ -29,6 +30,7 @@ struct PartChoices {
   AnyStorage::Choice keys{};
   AnyStorage::Choice values{};
   Choice<AnyRetrieval::Ops> retrieval{};
+  Choice<DisposerOps> fate{};
   Needs needs{Decides::never, Observes::nothing, Scope::group};
   bool needs_retrieval = false;
   bool retrieves = false;
@@ -42,13 +44,13 @@ void for_axes_of(PolicyOptions<P>& options, auto&& visit) {
   if constexpr (NamesRetrieval<P>) { visit(options.retrieval); }
 }
 
-/// Sets the options that a part's settings name; raises an Error that lists them if there is no such one.
-template <class P>
-void apply_settings(const PartSpec& part, PolicyOptions<P>& options) {
+/// Sets the options that a part's settings name; raises an Error that lists them if there is no such one. for_options(visit) calls visit(options) for
+/// those of each axis.
+void apply_settings(const PartSpec& part, auto&& for_options) {
   for (const PartSpec::Setting& setting : part.settings) {
     bool found = false;
     std::string known;
-    for_axes_of<P>(options, [&](auto& axis) {
+    for_options([&](auto& axis) {
       axis.fields(axis, [&](const char* name, auto& field) {
         known += std::string(known.empty() ? "" : ", ") + name;
         if (setting.key == name) {
@@ -65,7 +67,7 @@ void apply_settings(const PartSpec& part, PolicyOptions<P>& options) {
 template <class P>
 PartChoices choose_part(const PartSpec& spec) {
   PolicyOptions<P> options{};
-  apply_settings<P>(spec, options);
+  apply_settings(spec, [&](auto&& visit) { for_axes_of<P>(options, visit); });
   PartChoices chosen;
   if constexpr (NamesEviction<P>) {
     chosen.eviction = AnyEviction::of<typename P::Eviction>(options.eviction);
@@ -100,6 +102,16 @@ struct NamedPart {
   }
 };
 
+/// Adds the options of one axis, with their values, to what is told of a part.
+void list_defaults(auto&& options, PartInfo& info) {
+  options.fields(options, [&](const char* key, auto& field) {
+    const std::string setting = std::string(key) + "=";
+    require(("," + info.defaults).find("," + setting) == std::string::npos, ErrorCode::option, "registry: ", info.name,
+            " has two options named \"", key, "\"");
+    info.defaults += (info.defaults.empty() ? "" : ",") + setting + show_setting(field);
+  });
+}
+
 /// P under a name; `ForHeads` is void, or the form of P for layers whose KV heads differ.
 template <class P, class ForHeads>
 NamedPart named_part(std::string_view name) {
@@ -110,15 +122,23 @@ NamedPart named_part(std::string_view name) {
     if (part.axes[axis]) { part.info.kind += std::string(part.info.kind.empty() ? "" : " and ") + kinds[axis]; }
   }
   PolicyOptions<P> options{};
-  for_axes_of<P>(options, [&](auto& of) {
-    of.fields(of, [&](const char* key, auto& field) {
-      const std::string setting = std::string(key) + "=";
-      std::string& defaults = part.info.defaults;
-      require(("," + defaults).find("," + setting) == std::string::npos, ErrorCode::option, "registry: ", name, " has two options named \"",
-              key, "\"");
-      defaults += (defaults.empty() ? "" : ",") + setting + show_setting(field);
-    });
-  });
+  for_axes_of<P>(options, [&](auto& of) { list_defaults(of, part.info); });
+  return part;
+}
+
+template <Disposer D>
+PartChoices choose_fate(const PartSpec& spec) {
+  typename D::Options options{};
+  apply_settings(spec, [&](auto&& visit) { visit(options); });
+  PartChoices chosen;
+  chosen.fate = {&disposer_ops_of<D>, std::make_shared<const typename D::Options>(options)};
+  return chosen;
+}
+/// What becomes of rows that go, under a name: no axis of a policy, but a part of its eviction.
+template <Disposer D>
+NamedPart named_fate(std::string_view name) {
+  NamedPart part{{std::string(name), "fate", ""}, {}, &choose_fate<D>, nullptr};
+  list_defaults(typename D::Options{}, part.info);
   return part;
 }
 

@@ -22,6 +22,7 @@ struct Place {
 /// What a clause names.
 struct Places {
   Place eviction{};
+  Place fate{};  ///< of the eviction's rows; null: they are gone
   Place keys{};
   Place values{};
   Place retrieval{};
@@ -40,9 +41,9 @@ struct ClauseChoices {
 
   /// The sentence of the rule that they break, or nothing.
   [[nodiscard]] std::string_view broken_rule() const noexcept {
-    const Scope encodes = std::max(keys.keys.ops->facts.scope, values.values.ops->facts.scope);
     const bool needs_retrieval = keys.needs_retrieval || values.needs_retrieval;
-    return Rules::broken(eviction.needs, encodes, needs_retrieval, retrieval.retrieves);
+    return Rules::broken(eviction.needs, keys.keys.ops->facts, values.values.ops->facts, needs_retrieval, retrieval.retrieves,
+                         retrieval.retrieval.ops->follows_writes);
   }
 };
 
@@ -53,6 +54,12 @@ class Chooser {
   [[nodiscard]] ClauseChoices choose(const Places& places, bool heads_differ) {
     ClauseChoices all;
     all.eviction = made(places.eviction, false, all.eviction_text);
+    if (places.fate.part != nullptr) {
+      std::string text;
+      all.eviction.eviction = AnyDisposed::of(all.eviction.eviction, made(places.fate, false, text).fate);
+      all.eviction.needs = all.eviction.eviction.ops->needs;
+      all.eviction_text += text;
+    }
     const bool for_heads = heads_differ || (all.eviction.needs.decides != Decides::never && all.eviction.needs.agrees == Scope::lane);
     all.keys = made(places.keys, for_heads, all.keys_text);
     all.values = made(places.values, for_heads, all.values_text);

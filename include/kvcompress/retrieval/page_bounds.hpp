@@ -146,6 +146,7 @@ template <class T>
 struct PageBounds {
   static constexpr std::string_view name = "page_bounds";
   static constexpr float largest_key = largest<T>;  ///< a bound has it
+  static constexpr bool follows_writes = true;
   using State = PageState<T>;
 
   struct Options {
@@ -203,6 +204,7 @@ struct PageBounds {
       } else {
         turned_bounds(in, state, scores, turned, scratch);
       }
+      if (in.table.weighs()) { weigh(in, state.page(), scores); }
       detail::keep_best_units(in.order, wanted, scores);
     }
     detail::append_units({in.order.data(), in.order.size()}, state.page(), ranges);
@@ -240,6 +242,13 @@ struct PageBounds {
  private:
   static constexpr std::size_t at_once = 64;  // pages
 
+  /// Bounds of logits become bounds of what the softmax sees: the heaviest row of a page may have any of its logits.
+  static void weigh(const Retrieving& in, std::size_t page, float* scores) noexcept {
+    for (const Position p : in.order) {
+      if (in.soft_cap > 0.0F) { kernels::soft_cap(scores + p, 1, in.soft_cap); }
+      scores[p] += in.table.largest_log_weight(p * page, (p + 1) * page);
+    }
+  }
   /// Whether all that the queries see, of the pages in in.order and behind them, is no more than the budget.
   static bool fits(std::size_t budget, const State& state, const Retrieving& in) {
     std::size_t newer = in.table.rows();

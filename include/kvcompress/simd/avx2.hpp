@@ -140,6 +140,13 @@ inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), in_order(bytes));
 }
 
+/// Bytes of a register, and table[index] of each; indices are below 16, `table` has 16 bytes.
+using u8 = std::uint8_t __attribute__((vector_size(32)));
+inline u8 look_up(const std::uint8_t* table, u8 index) noexcept {
+  const __m256i both = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  return reinterpret_cast<u8>(_mm256_shuffle_epi8(both, reinterpret_cast<__m256i>(index)));
+}
+
 inline void store_weights(std::int8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(a.v, b.v), _mm256_packs_epi32(c.v, d.v));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), in_order(bytes));
@@ -197,10 +204,11 @@ inline __m256i in_turn(__m256i sums) noexcept {
   return sums;
 }
 
-/// Half a line (eight lanes) of every line, weights of 16 bits: the even bytes first, then the odd ones.
+/// Half a line (eight lanes) of every line, weights of 16 bits: the even bytes first, then the odd ones. The sums of a row of weights stand
+/// line_lanes apart.
 template <int Width, std::size_t Weights>
 [[gnu::noinline]] inline void half_dots(const std::uint8_t* lines, std::size_t count, const std::int16_t* weights, std::size_t stride,
-                                        const std::uint8_t* ahead, std::int32_t (*sums)[line_lanes]) noexcept {
+                                        const std::uint8_t* ahead, std::int32_t* sums) noexcept {
   constexpr std::size_t fields = 8 / Width;
   const __m256i mask = _mm256_set1_epi16((1 << Width) - 1);
   __m256i totals[Weights];
@@ -225,14 +233,14 @@ template <int Width, std::size_t Weights>
     for (std::size_t w = 0; w < Weights; ++w) { rows[w] += 4 * fields; }
   }
 #pragma GCC unroll 4
-  for (std::size_t w = 0; w < Weights; ++w) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums[w]), totals[w]); }
+  for (std::size_t w = 0; w < Weights; ++w) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + w * line_lanes), totals[w]); }
 }
 
 /// The same with weights of 8 bits. Without VNNI, products of codes below 16 are added up in 16 bits, eight times at most: 8 * 2 * 15 * 127 =
 /// 30480; a code of eight bits is taken as two of four.
 template <int Width, std::size_t Weights>
 [[gnu::noinline]] inline void half_dots(const std::uint8_t* lines, std::size_t count, const std::int8_t* weights, std::size_t stride,
-                                        const std::uint8_t* ahead, std::int32_t (*sums)[line_lanes]) noexcept {
+                                        const std::uint8_t* ahead, std::int32_t* sums) noexcept {
   constexpr std::size_t fields = 8 / Width;
   const __m256i mask = _mm256_set1_epi8(static_cast<char>(Width == 8 ? 15 : (1 << Width) - 1));
   const __m256i ones = _mm256_set1_epi16(1);
@@ -293,16 +301,14 @@ template <int Width, std::size_t Weights>
     }
   }
 #pragma GCC unroll 4
-  for (std::size_t w = 0; w < Weights; ++w) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums[w]), totals[w]); }
+  for (std::size_t w = 0; w < Weights; ++w) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(sums + w * line_lanes), totals[w]); }
 }
 
 template <int Width, std::size_t Weights, class Weight>
 inline void lane_dots(const std::uint8_t* lines, std::size_t count, const Weight* weights, std::size_t stride, const std::uint8_t* ahead,
                       std::int32_t (*sums)[line_lanes]) noexcept {
   for (std::size_t half = 0; half < 2; ++half) {
-    std::int32_t eight[Weights][line_lanes];
-    half_dots<Width, Weights>(lines + 32 * half, count, weights, stride, ahead, eight);
-    for (std::size_t w = 0; w < Weights; ++w) { std::memcpy(&sums[w][8 * half], eight[w], 32); }
+    half_dots<Width, Weights>(lines + 32 * half, count, weights, stride, half == 0 ? ahead : lines, &sums[0][8 * half]);
   }
 }
 

@@ -140,6 +140,13 @@ inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   _mm512_storeu_si512(to, in_order(_mm512_packus_epi16(_mm512_packus_epi32(a.v, b.v), _mm512_packus_epi32(c.v, d.v))));
 }
 
+/// Bytes of a register, and table[index] of each; indices are below 16, `table` has 16 bytes.
+using u8 = std::uint8_t __attribute__((vector_size(64)));
+inline u8 look_up(const std::uint8_t* table, u8 index) noexcept {
+  const __m512i all = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)));
+  return reinterpret_cast<u8>(_mm512_shuffle_epi8(all, reinterpret_cast<__m512i>(index)));
+}
+
 /// a * b + 1.5 * 2^23 is a number whose lowest bits are the rounded product, once negative ones are cut to their width.
 inline __m512i rounded_low(f32 a, f32 b) noexcept { return _mm512_castps_si512(_mm512_fmadd_ps(a.v, b.v, _mm512_set1_ps(12582912.0F))); }
 inline i32 store_products(std::int8_t* to, const f32 (&a)[4], const f32 (&b)[4], i32 sum) noexcept {

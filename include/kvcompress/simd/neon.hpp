@@ -162,6 +162,11 @@ inline void store_weights(std::int8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept 
 inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   store_weights(reinterpret_cast<std::int8_t*>(to), a, b, c, d);
 }
+/// Bytes of a register, and table[index] of each; indices are below 16, `table` has 16 bytes.
+using u8 = std::uint8_t __attribute__((vector_size(16)));
+inline u8 look_up(const std::uint8_t* table, u8 index) noexcept {
+  return reinterpret_cast<u8>(vqtbl1q_u8(vld1q_u8(table), reinterpret_cast<uint8x16_t>(index)));
+}
 inline void store_pairs(std::int16_t* to, i32 a, i32 b) noexcept {
   const uint8x16_t order = {0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15};
   vst1q_u8(reinterpret_cast<std::uint8_t*>(to), vqtbl1q_u8(vreinterpretq_u8_s16(words_of(a)), order));

@@ -188,6 +188,13 @@ inline void store_bytes(std::uint8_t* to, i32 a, i32 b, i32 c, i32 d) noexcept {
   for (std::size_t i = 0; i < 4 * lanes; ++i) { to[i] = static_cast<std::uint8_t>(all[i / lanes].v[i % lanes]); }
 }
 
+/// Bytes of a register, and table[index] of each; indices are below 16, `table` has 16 bytes.
+using u8 = std::uint8_t __attribute__((vector_size(16)));
+inline u8 look_up(const std::uint8_t* table, u8 index) noexcept {
+  for (int i = 0; i < 16; ++i) { index[i] = table[index[i]]; }
+  return index;
+}
+
 /// The products a * b, rounded to whole numbers, which must fit: as 8 bits one behind the other, or as 16 bits with every four numbers in the
 /// order 0, 2, 1, 3: pair order. Returns `sum` with all of them added, each to some lane. A backend may round once or twice.
 template <class Weight>

@@ -42,11 +42,16 @@ struct CodeParts {
 /// What stands between a scale and a minimum that are known already and GroupQuantizer.
 template <int Bits, class Scale>
 GroupQuantizer<Bits, Scale> quantizer(Scale scale, Scale minimum) noexcept {
-  const float any = 0.0F;
-  GroupQuantizer<Bits, Scale> known(&any, 1, 1);
+  GroupQuantizer<Bits, Scale> known;
   known.scale = scale;
   known.minimum = minimum;
   return known;
+}
+
+/// GroupQuantizer::decode for a vector of numbers: rounded twice, as there.
+inline simd::native::f32 decoded(simd::native::f32 code, simd::native::f32 scale, simd::native::f32 minimum) noexcept {
+  namespace vec = simd::native;
+  return vec::add(vec::keep(vec::mul(code, scale)), minimum);
 }
 
 /// Keys: codes in strips of 16 tokens, the last one cut to a multiple of 4; scales and minima (groups, dim), one group under Kcvt.
@@ -101,6 +106,18 @@ struct KeyCodes {
     const std::size_t index = row / Strip::lanes;
     return Strip::get(parts.codes + index * Strip::bytes(dim), dim, row % Strip::lanes, c, lanes_of(index, rows));
   }
+  /// All numbers of a row. `codes` is scratch for row_codes(dim) bytes.
+  static constexpr std::size_t row_codes(std::size_t dim) noexcept { return Strip::padded(dim) + simd::native::lanes; }
+  static void decode_row(std::size_t row, std::size_t rows, std::size_t dim, const Parts& parts, std::uint8_t* codes, float* out) noexcept {
+    namespace vec = simd::native;
+    const std::size_t index = row / Strip::lanes;
+    Strip::get_lane(parts.codes + index * Strip::bytes(dim), dim, row % Strip::lanes, lanes_of(index, rows), codes);
+    const std::size_t scale = row / length(rows) * dim;
+    kernels::for_vectors(dim, [&](std::size_t c, auto part) {
+      part.store(out + c,
+                 decoded(vec::to_float(vec::load(codes + c)), part.load(parts.scales + scale + c), part.load(parts.minima + scale + c)));
+    });
+  }
 
   static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {
     return kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, dim) + Strip::bytes(dim) / sizeof(float);
@@ -150,6 +167,7 @@ struct ValueCodes {
   using Strip = kernels::Strip<Bits>;
   using Parts = CodeParts<Scale>;
   static constexpr bool keys = false;
+  static constexpr int bits = Bits;
 
   static constexpr std::size_t code_bytes(std::size_t rows, std::size_t dim) noexcept { return strips(dim) * Strip::bytes(rows); }
   static constexpr std::size_t groups(std::size_t rows, std::size_t dim) noexcept { return (dim + length(dim) - 1) / length(dim) * rows; }
@@ -171,7 +189,7 @@ struct ValueCodes {
         for (std::size_t channel = c; channel < std::min(c + Strip::lanes, dim);) {
           const std::size_t group = channel / length(dim);
           const std::size_t end = std::min({(group + 1) * length(dim), c + Strip::lanes, dim});
-          known.set(channel - c, end - channel, quantizer<Bits>(parts.scales[group * rows + row], parts.minima[group * rows + row]));
+          known.set(channel - c, end - channel, parts.scales[group * rows + row], parts.minima[group * rows + row]);
           channel = end;
         }
         known.template encode<Bits>(x + row * dim + c, dim - c, 0, strip_of(parts, row, c, rows, dim), steps_of(row, rows), row % block);
@@ -184,6 +202,23 @@ struct ValueCodes {
   }
   [[nodiscard]] static std::uint8_t code(std::size_t row, std::size_t c, std::size_t rows, std::size_t dim, const Parts& parts) noexcept {
     return Strip::get(strip_of(parts, row, c, rows, dim), steps_of(row, rows), c % Strip::lanes, row % block);
+  }
+  /// All numbers of a row.
+  static constexpr std::size_t row_codes(std::size_t /*dim*/) noexcept { return 0; }
+  static void decode_row(std::size_t row, std::size_t rows, std::size_t dim, const Parts& parts, std::uint8_t* /*codes*/,
+                         float* out) noexcept {
+    namespace vec = simd::native;
+    kernels::for_vectors(dim, [&](std::size_t c, auto part) {
+      float scales[vec::lanes];
+      float minima[vec::lanes];
+      for (std::size_t i = 0; i < vec::lanes; i += 8) {  // groups are multiples of 8, or the whole row
+        const std::size_t at = Backbone::group == 0 ? row : std::min(c + i, dim - 1) / length(dim) * rows + row;
+        std::fill_n(scales + i, 8, static_cast<float>(parts.scales[at]));
+        std::fill_n(minima + i, 8, static_cast<float>(parts.minima[at]));
+      }
+      const vec::i32 codes = Strip::get_step(strip_of(parts, row, c, rows, dim), steps_of(row, rows), row % block, c % Strip::lanes);
+      part.store(out + c, decoded(vec::to_float(codes), vec::load(scales), vec::load(minima)));
+    });
   }
 
   static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
 
 #include "kvcompress/core/half.hpp"
 #include "kvcompress/core/math.hpp"
@@ -35,6 +36,7 @@ template <class Codes, class Backbone>
 class Encoder {
   using Scale = typename Codes::Scale;
   static constexpr bool token_scales = !Codes::keys && Backbone::group == 0;  // one for the whole vector, hence for all lanes
+  static constexpr std::size_t channels_at_once = 8;                          // of keys: one alone reads a line of memory for each number
 
  public:
   Encoder(const Job& job, Vector<float>& scratch)
@@ -48,8 +50,9 @@ class Encoder {
       carve(base, bytes, q_, job.rank * job.rows);
       carve(base, bytes, places_, most);
       carve(base, bytes, matrix_, job.rows * job.dim);
-      carve(base, bytes, vector_, std::max(length_, job.dim));
+      carve(base, bytes, vector_, std::max((Codes::keys ? channels_at_once : 1) * length_, job.dim));
       carve(base, bytes, strip_, Codes::encode_floats(job.dim));
+      carve(base, bytes, codes_, Codes::row_codes(job.dim));
       carve(base, bytes, fills_, vectors_);
       carve(base, bytes, sorted_, length_);
       carve(base, bytes, chosen_, length_);
@@ -133,21 +136,31 @@ class Encoder {
     });
   }
   /// The mean of the vector, outliers included: what stands in their slots while the rest is quantised, so that they widen no group.
-  [[nodiscard]] float mean() const noexcept {
-    double sum = 0.0;
-    for (std::size_t i = 0; i < length_; ++i) { sum += static_cast<double>(vector_[i]); }
+  [[nodiscard]] float mean(const float* vector) const noexcept {
+    double sums[8] = {};  // so that compilers may use vectors
+    for (std::size_t i = 0; i + 8 <= length_; i += 8) {
+      for (std::size_t lane = 0; lane < 8; ++lane) { sums[lane] += static_cast<double>(vector[i + lane]); }
+    }
+    double sum = std::accumulate(sums, sums + 8, 0.0);
+    for (std::size_t i = length_ / 8 * 8; i < length_; ++i) { sum += static_cast<double>(vector[i]); }
     return static_cast<float>(sum / static_cast<double>(length_));
   }
 
   void choose_in_channels() {
     if (job_.outliers_per_side == 0) { return; }
-    for (std::size_t c = 0; c < job_.dim; ++c) {
-      for (std::size_t row = 0; row < job_.rows; ++row) { vector_[row] = matrix_[row * job_.dim + c]; }
-      const std::size_t count = choose_outliers(vector_, length_, job_.outliers_per_side, sorted_, chosen_);
-      const float fill = mean();
-      for (std::size_t i = 0; i < count; ++i) {
-        places_[place_count_++] = {chosen_[i], static_cast<std::uint32_t>(c)};
-        matrix_[chosen_[i] * job_.dim + c] = fill;
+    for (std::size_t first = 0; first < job_.dim; first += channels_at_once) {
+      const std::size_t channels = std::min(channels_at_once, job_.dim - first);
+      for (std::size_t row = 0; row < job_.rows; ++row) {
+        for (std::size_t i = 0; i < channels; ++i) { vector_[i * length_ + row] = matrix_[row * job_.dim + first + i]; }
+      }
+      for (std::size_t c = first; c < first + channels; ++c) {
+        const float* vector = vector_ + (c - first) * length_;
+        const std::size_t count = choose_outliers(vector, length_, job_.outliers_per_side, sorted_, chosen_);
+        const float fill = mean(vector);
+        for (std::size_t i = 0; i < count; ++i) {
+          places_[place_count_++] = {chosen_[i], static_cast<std::uint32_t>(c)};
+          matrix_[chosen_[i] * job_.dim + c] = fill;
+        }
       }
     }
     std::sort(places_, places_ + place_count_, [](Place a, Place b) { return a.row != b.row ? a.row < b.row : a.channel < b.channel; });
@@ -156,13 +169,13 @@ class Encoder {
     for (std::size_t row = 0; row < job_.rows; ++row) {
       for (std::size_t lane = 0; lane < job_.lanes; ++lane) { read(lane, row, vector_ + lane * job_.dim); }
       const std::size_t count = choose_outliers(vector_, length_, job_.outliers_per_side, sorted_, chosen_);
-      fills_[row] = mean();
+      fills_[row] = mean(vector_);
       for (std::size_t i = 0; i < count; ++i) {
         places_[place_count_++] = {static_cast<std::uint32_t>(row), chosen_[i]};
         vector_[chosen_[i]] = fills_[row];
       }
       if constexpr (token_scales) {
-        const typename Codes::Quantizer fitted(vector_, length_, 1);
+        const auto fitted = quantization::fit_run<Codes::bits, Scale>(vector_, length_);
         scales_[row] = fitted.scale;
         minima_[row] = fitted.minimum;
       }
@@ -191,21 +204,27 @@ class Encoder {
     for (std::size_t row = 0; row < job_.rows; ++row) {
       float* rest = matrix_ + row * job_.dim;
       read(lane, row, vector_);
-      for (std::size_t c = 0; c < job_.dim; ++c) { rest[c] = vector_[c] - seen(Codes::decode(row, c, job_.rows, job_.dim, parts)); }
+      Codes::decode_row(row, job_.rows, job_.dim, parts, codes_, rest);
+      if (job_.round_to_half) { std::transform(rest, rest + job_.dim, rest, seen); }
+      for (std::size_t c = 0; c < job_.dim; ++c) { rest[c] = vector_[c] - rest[c]; }
     }
     if (segment.outlier_count() == 0) { return; }
     std::fill_n(segment.tile_ends(), List::tiles(job_.rows), 0U);
+    Scale* const deltas = segment.deltas();
+    std::uint8_t* const rows = segment.outlier_rows();
+    std::uint8_t* const channels = segment.outlier_channels();
+    std::uint32_t* const ends = segment.tile_ends();
     std::size_t i = 0;
     for_outliers(lane, read, [&](std::size_t row, std::size_t c, float x) {
       const float delta = x - Codes::decode(row, c, job_.rows, job_.dim, parts);
-      segment.deltas()[i] = Scale(std::clamp(delta, -largest<Scale>, largest<Scale>));
-      segment.outlier_rows()[i] = static_cast<std::uint8_t>(row % List::tile_rows);
+      deltas[i] = Scale(std::clamp(delta, -largest<Scale>, largest<Scale>));
+      rows[i] = static_cast<std::uint8_t>(row % List::tile_rows);
       if (List::channel_bytes(job_.dim) == 1) {
-        segment.outlier_channels()[i] = static_cast<std::uint8_t>(c);
+        channels[i] = static_cast<std::uint8_t>(c);
       } else {
-        reinterpret_cast<std::uint16_t*>(segment.outlier_channels())[i] = static_cast<std::uint16_t>(c);
+        reinterpret_cast<std::uint16_t*>(channels)[i] = static_cast<std::uint16_t>(c);
       }
-      segment.tile_ends()[row / List::tile_rows] = static_cast<std::uint32_t>(++i);
+      ends[row / List::tile_rows] = static_cast<std::uint32_t>(++i);
       matrix_[row * job_.dim + c] = x - seen(x);
     });
     for (std::size_t tile = 1; tile < List::tiles(job_.rows); ++tile) {  // tiles without outliers
@@ -234,7 +253,8 @@ class Encoder {
       for (std::size_t t = 0; t < job_.rows; ++t) {
         segment.a()[j * job_.rows + t] = Scale(static_cast<float>(q_[j * job_.rows + t] * length));
       }
-      for (std::size_t c = 0; c < job_.dim; ++c) { segment.b()[j * job_.dim + c] = Scale(static_cast<float>(p[c] / length)); }
+      for (std::size_t c = 0; c < job_.dim; ++c) { vector_[c] = static_cast<float>(p[c] / length); }
+      kernels::convert(vector_, segment.b() + j * job_.dim, job_.dim);
     }
   }
 
@@ -249,6 +269,7 @@ class Encoder {
   float* vector_ = nullptr;          // one vector, or one row
   float* fills_ = nullptr;           // (vectors)
   float* strip_ = nullptr;           // what encoding codes needs
+  std::uint8_t* codes_ = nullptr;    // of one row
   float* sorted_ = nullptr;          // (length), scratch of choose_outliers
   std::uint32_t* chosen_ = nullptr;  // (length)
   Scale* scales_ = nullptr;          // (rows), of whole tokens

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "kvcompress/core/half.hpp"
+#include "kvcompress/kernels/softmax.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::gear {
 
@@ -26,33 +27,52 @@ inline void put_in_place(float* begin, float* nth, float* end) noexcept {
   std::nth_element(begin, nth, end, [](float a, float b) { return a < b; });
 }
 
-/// Writes to `indices`, ascending, those of `count` numbers among which the `per_side` smallest and largest certainly are, ties included: the
-/// numbers outside of borders that a sample suggests, or all. Returns how many those are. `sample` has room for `count` numbers.
-inline std::size_t likely_outliers(const float* x, std::size_t count, std::size_t per_side, float* sample,
-                                   std::uint32_t* indices) noexcept {
-  const std::size_t samples = std::min<std::size_t>(count / 8, 256);
-  const std::size_t rank = samples * per_side / count * 3 / 2 + 4;  // the borders had better lie too far inside
-  if (2 * rank < samples) {
-    for (std::size_t i = 0; i < samples; ++i) { sample[i] = x[i * (count / samples)]; }
-    put_in_place(sample, sample + rank, sample + samples);
-    put_in_place(sample + rank + 1, sample + (samples - 1 - rank), sample + samples);
-    const float low = sample[rank];
-    const float high = sample[samples - 1 - rank];
-    std::size_t found = 0;
-    std::size_t lows = 0;
-    std::size_t highs = 0;
-    for (std::size_t i = 0; i < count; ++i) {
-      const bool is_low = x[i] <= low;
-      const bool is_high = x[i] >= high;
-      indices[found] = static_cast<std::uint32_t>(i);
-      found += is_low || is_high ? 1U : 0U;
-      lows += is_low ? 1U : 0U;
-      highs += is_high ? 1U : 0U;
-    }
-    if (low < high && lows >= per_side && highs >= per_side) { return found; }
+/// Writes to `indices`, ascending, those of `count` numbers among which the `per_side` smallest and largest certainly are, ties included: those
+/// beyond borders, or all. Returns how many those are. `room` is for `count` numbers.
+///
+/// The numbers lie in so many columns that the per_side-th largest of the columns' maxima is a border: as many numbers are at least as large,
+/// and hardly more. Measured on Zen 3 with GCC 12, 10 a side of 1024 numbers, with choose_outliers: 4.6 us with borders from a sample, now 2.7.
+inline std::size_t likely_outliers(const float* x, std::size_t count, std::size_t per_side, float* room, std::uint32_t* indices) noexcept {
+  namespace vec = simd::native;
+  constexpr std::size_t at_once = 16;
+  const std::size_t columns = (4 * per_side + at_once - 1) / at_once * at_once;
+  if (4 * columns > count) {
+    std::iota(indices, indices + count, 0U);
+    return count;
   }
-  std::iota(indices, indices + count, 0U);
-  return count;
+  float* const lows = room;
+  float* const highs = room + columns;
+  std::copy_n(x, columns, lows);
+  std::copy_n(x, columns, highs);
+  for (std::size_t first = columns; first < count; first += columns) {
+    const std::size_t here = std::min(columns, count - first);
+    for (std::size_t i = 0; i < here; ++i) {
+      const float number = x[first + i];
+      lows[i] = number < lows[i] ? number : lows[i];
+      highs[i] = number > highs[i] ? number : highs[i];
+    }
+  }
+  put_in_place(lows, lows + (per_side - 1), lows + columns);
+  put_in_place(highs, highs + (columns - per_side), highs + columns);
+  const float low = lows[per_side - 1];
+  const float high = highs[columns - per_side];
+  std::size_t found = 0;
+  for (std::size_t first = 0; first < count; first += at_once) {
+    const std::size_t here = std::min(at_once, count - first);
+    if (here == at_once) {
+      vec::f32 beyond = vec::set(kernels::minus_infinity);  // the largest distance; most blocks have none
+      for (std::size_t i = 0; i < at_once; i += vec::lanes) {
+        const vec::f32 number = vec::load(x + first + i);
+        beyond = vec::max(beyond, vec::max(vec::sub(vec::set(low), number), vec::sub(number, vec::set(high))));
+      }
+      if (vec::reduce_max(beyond) < 0.0F) { continue; }
+    }
+    for (std::size_t i = first; i < first + here; ++i) {
+      indices[found] = static_cast<std::uint32_t>(i);
+      found += x[i] <= low || x[i] >= high ? 1U : 0U;
+    }
+  }
+  return found;
 }
 
 /// Writes the indices of the `per_side` largest and smallest of `count` numbers to `chosen`, ascending, and returns how many those are; among

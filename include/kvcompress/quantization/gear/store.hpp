@@ -54,6 +54,9 @@ class GearStore {
   }
 
   void make_writable(std::size_t first, std::size_t last) { tail_.make_writable(first - settled(), last - settled()); }
+  /// Exact rows only.
+  void prepare_to_write(std::size_t row) { tail_.prepare_to_write(row - settled()); }
+  void write(std::size_t row, const float* x) noexcept { tail_.write(row - settled(), x); }
   void take_room(GearStore& from) noexcept { tail_.take_room(from.tail_); }
   void hold() noexcept { tail_.hold(); }
   void release() noexcept { tail_.release(); }

@@ -1,4 +1,4 @@
-// include/kvcompress/quantization/recent.hpp - encoded rows behind a window of recent exact ones: a store for keys or values.
+// include/kvcompress/quantization/buffered.hpp - encoded rows behind a window of recent exact ones: a store for keys or values.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -7,25 +7,55 @@
 #include <span>
 #include <string_view>
 
+#include "kvcompress/concepts/codec.hpp"
 #include "kvcompress/quantization/exact.hpp"
+#include "kvcompress/quantization/frame.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
+/// A rule says how many of so many exact rows are due, how many stay at most, and how many more there may be before it is asked.
+///
 /// KIVI's rule for keys: when `residual` rows are there, all of them are encoded (so 0 to residual - 1 exact rows remain).
 struct FlushAll {
   static constexpr std::string_view name = "all when full";
+  static constexpr std::size_t more(std::size_t row_multiple) noexcept { return row_multiple; }
+  static constexpr std::size_t most(std::size_t residual) noexcept { return residual; }
   static constexpr std::size_t due(std::size_t exact, std::size_t residual) noexcept { return exact / residual * residual; }
 };
 /// KIVI's rule for values: the newest `residual` rows stay exact, older ones are encoded one by one.
 struct FlushOldest {
   static constexpr std::string_view name = "one by one";
+  static constexpr std::size_t more(std::size_t row_multiple) noexcept { return row_multiple; }
+  static constexpr std::size_t most(std::size_t residual) noexcept { return residual; }
   static constexpr std::size_t due(std::size_t exact, std::size_t residual) noexcept { return exact > residual ? exact - residual : 0; }
 };
 
-/// Rows [0, settled()) as `Body` encodes them, the newer ones exact in Body::exact_type. New rows are exact until `settle()` finds
+/// The newest `residual` to residual + 15 rows stay exact; older ones are encoded 16 at a time, a whole strip of codes, which costs a third of one
+/// by one.
+struct FlushStrips {
+  static constexpr std::string_view name = "16 by 16";
+  static constexpr std::size_t more(std::size_t /*row_multiple*/) noexcept { return 16; }
+  static constexpr std::size_t most(std::size_t residual) noexcept { return residual + 15; }
+  static constexpr std::size_t due(std::size_t exact, std::size_t residual) noexcept {
+    return exact > residual ? (exact - residual) / 16 * 16 : 0;
+  }
+};
+
+/// Two tiers: nothing is due for being old, but what a fate made colder (see Fate::colder), in whole multiples of Body::row_multiple. Such rows were
+/// moved before the other exact ones; keys and values share the border up to that multiple.
+struct FlushColder {
+  static constexpr std::string_view name = "when colder";
+  static constexpr bool by_fate = true;
+  static constexpr std::size_t more(std::size_t row_multiple) noexcept { return row_multiple; }
+  static constexpr std::size_t most(std::size_t /*residual*/) noexcept { return static_cast<std::size_t>(-1); }
+  static constexpr std::size_t due(std::size_t /*exact*/, std::size_t /*residual*/) noexcept { return 0; }
+};
+
+/// Rows [0, settled()) as `Body` encodes them, the newer ones exact in Body::exact_type, all of them in the frame: rows are brought into it when
+/// they come, queries once per block of queries, and weighted sums back once per block. New rows are exact until `settle()` finds
 /// them due by `Rule`. Encoded rows keep their place; exact ones move freely.
-template <class Body, class Rule>
-class Recent {
+template <Codec Body, class Rule, class Frame = Plain>
+class Buffered {
   using Tail = Exact<typename Body::exact_type, 8>;  // few rows: small blocks, so that little of them is spare
   static constexpr bool holds_keys = requires(const Body body, RowRange range, const float* queries, std::size_t n, float* logits) {
     body.scores(range, queries, n, n, logits, n, logits);
@@ -37,17 +67,25 @@ class Recent {
  public:
   using exact_type = typename Body::exact_type;
   static constexpr std::size_t row_multiple = Body::row_multiple;
+  static constexpr bool tiers = requires { requires Rule::by_fate; };  ///< a fate says what is encoded
+  static constexpr bool writes_encoded = !Frame::changes && requires(Body body, const float* x) { body.write(std::size_t{}, x); };
 
   /// `options.residual`: exact rows, in `Body::row_multiple`s, at least one.
-  Recent(const auto& options, const Site& /*site*/, std::size_t dim, const Memory& memory)
-      : residual_(options.residual), dim_(dim), body_(dim, memory, options.accumulation), tail_(dim, memory) {}
+  Buffered(const auto& options, const Site& /*site*/, std::size_t dim, const Memory& memory)
+      : residual_(options.residual), dim_(dim), frame_(dim), body_(options, dim, memory), tail_(dim, memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return body_.rows() + tail_.rows(); }
   [[nodiscard]] std::size_t settled() const noexcept { return body_.rows(); }
   [[nodiscard]] const Body& body() const noexcept { return body_; }
 
   void make_room(std::size_t more) { tail_.make_room(more); }
-  void append(const float* row) { tail_.append(row); }
+  void append(const float* row) {
+    if constexpr (Frame::changes) {
+      tail_.append_pieces([&](auto&& put) { frame_.row(row, put); });
+    } else {
+      tail_.append(row);
+    }
+  }
   /// Row `from` overwrites row `to`; both exact.
   void move(std::size_t from, std::size_t to) { tail_.move(from - settled(), to - settled()); }
   /// Forgets the rows from `rows` on, which must not be encoded.
@@ -59,7 +97,21 @@ class Recent {
   }
 
   void make_writable(std::size_t first, std::size_t last) { tail_.make_writable(first - settled(), last - settled()); }
-  void take_room(Recent& from) noexcept {
+  void prepare_to_write(std::size_t row) {
+    if (row >= settled()) { return tail_.prepare_to_write(row - settled()); }
+    if constexpr (writes_encoded) { body_.prepare_to_write(row); }
+  }
+  /// Row `row` becomes `x`; an encoded one only where writes_encoded says so.
+  void write(std::size_t row, const float* x) noexcept {
+    if constexpr (Frame::changes) {
+      tail_.write_pieces(row - settled(), [&](auto&& put) { frame_.row(x, put); });
+    } else if (row >= settled()) {
+      tail_.write(row - settled(), x);
+    } else if constexpr (writes_encoded) {
+      body_.write(row, x);
+    }
+  }
+  void take_room(Buffered& from) noexcept {
     body_.take_room(from.body_);
     tail_.take_room(from.tail_);
   }
@@ -80,12 +132,20 @@ class Recent {
     scratch.resize(std::max(scratch.size(), std::min(due, Body::block_rows) * dim_));
   }
   /// Encodes what is due. The scratch grows to one block of rows.
-  static void settle(std::span<Recent* const> members, const Settling& settling) {
-    for (Recent* member : members) { member->settle(settling.scratch); }
+  static void settle(std::span<Buffered* const> members, const Settling& settling) {
+    for (Buffered* member : members) {
+      if constexpr (tiers) {
+        const std::size_t border = std::max(settling.cold, member->settled());
+        member->encode_oldest((border - member->settled()) / row_multiple * row_multiple, settling.scratch);
+      } else {
+        member->settle(settling.scratch);
+      }
+    }
   }
-  void settle(Vector<float>& scratch) {
+  void settle(Vector<float>& scratch) { encode_oldest(Rule::due(tail_.rows(), residual_), scratch); }
+  /// Encodes so many exact rows, a multiple of row_multiple.
+  void encode_oldest(std::size_t due, Vector<float>& scratch) {
     constexpr std::size_t block_rows = Body::block_rows;
-    std::size_t due = Rule::due(tail_.rows(), residual_);
     while (due > 0) {
       const std::size_t count = std::min(due, block_rows);
       scratch.resize(std::max(scratch.size(), count * dim_));
@@ -106,8 +166,8 @@ class Recent {
   void erase_block(std::size_t first) noexcept { body_.erase_block(first); }
 
   /// Afterwards compact cannot fail.
-  static void prepare_to_compact(std::span<Recent* const> members, const RowTable& /*table*/, Vector<float>& scratch) {
-    for (Recent* member : members) {
+  static void prepare_to_compact(std::span<Buffered* const> members, const RowTable& /*table*/, Vector<float>& scratch) {
+    for (Buffered* member : members) {
       member->unshare();
       if constexpr (Body::row_multiple > 1) {
         member->tail_.make_room(Body::row_multiple);
@@ -117,8 +177,8 @@ class Recent {
   }
   /// Removes the dead rows of `table`, keeping the order. Codes of values are copied; keys are decoded and encoded anew in groups of
   /// live rows, and what does not fill a group joins the exact rows.
-  static void compact(std::span<Recent* const> members, const RowTable& table, Vector<float>& scratch) {
-    for (Recent* member : members) { member->compact(table, scratch); }
+  static void compact(std::span<Buffered* const> members, const RowTable& table, Vector<float>& scratch) {
+    for (Buffered* member : members) { member->compact(table, scratch); }
   }
   void compact(const RowTable& table, Vector<float>& scratch) {
     if constexpr (Body::row_multiple == 1) {
@@ -135,7 +195,17 @@ class Recent {
     }
   }
 
-  void read(std::size_t row, float* out) const noexcept { row < settled() ? body_.read(row, out) : tail_.read(row - settled(), out); }
+  void read(std::size_t row, float* out) const noexcept {
+    row < settled() ? body_.read(row, out) : tail_.read(row - settled(), out);
+    if constexpr (Frame::changes) { frame_.outputs(out, dim_, 1); }
+  }
+  /// Brings queries into the frame; brings weighted sums of values out of it.
+  void frame_queries(float* queries, std::size_t stride, std::size_t count) const noexcept requires(Frame::changes&& holds_keys) {
+    frame_.queries(queries, stride, count);
+  }
+  void unframe_outputs(float* outputs, std::size_t stride, std::size_t count) const noexcept requires(Frame::changes&& holds_values) {
+    frame_.outputs(outputs, stride, count);
+  }
   void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
               std::size_t logit_stride, float* scratch) const noexcept requires(holds_keys) {
     split(range, [&](const auto& part, RowRange rows, std::size_t offset) {
@@ -148,24 +218,26 @@ class Recent {
       part.accumulate(rows, weights + offset, weight_stride, query_count, out, out_stride, scratch);
     });
   }
-  static constexpr std::size_t scratch_floats(std::size_t dim, std::size_t queries) noexcept { return Body::scratch_floats(dim, queries); }
+  [[nodiscard]] std::size_t scratch_floats(std::size_t dim, std::size_t queries) const noexcept {
+    return body_.scratch_floats(dim, queries);
+  }
 
   /// Bytes of the blocks that hold `rows` rows, as many of them exact as may be.
   [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options) noexcept {
-    const std::size_t exact = std::min<std::size_t>(rows, options.residual);
-    return Body::bytes_for(rows - exact, dim) + Tail::bytes_for(exact, dim, options);
+    const std::size_t exact = std::min<std::size_t>(rows, Rule::most(options.residual));
+    return Body::bytes_for(rows - exact, dim, options) + Tail::bytes_for(exact, dim, options);
   }
   [[nodiscard]] static constexpr std::size_t most_bytes(const MostRows& rows, std::size_t dim, const auto& options, const Shape& shape,
                                                         std::size_t at_hand) noexcept {
     if (rows.all() < options.residual) { return Tail::most_bytes(rows, dim, options, shape, at_hand); }  // nothing is ever due
-    return Body::most_bytes(rows.all(), dim) + Tail::most_bytes_of_recent(most_exact(options.residual), dim);
+    return Body::most_bytes(rows.all(), dim, options) + Tail::most_bytes_of_recent(most_exact(options.residual), dim);
   }
   void reserve(std::size_t rows) {
     body_.reserve(rows);
-    tail_.reserve(std::min(rows, residual_ + Body::row_multiple));
+    tail_.reserve(tiers ? rows : std::min(rows, residual_ + Rule::more(Body::row_multiple)));
   }
   /// The memory of the recent rows stays here when they are encoded: under a budget the next ones need no allocation.
-  void keep_recent() noexcept { tail_.keep(residual_ + Body::row_multiple); }
+  void keep_recent() noexcept { tail_.keep(residual_ + Rule::more(Body::row_multiple)); }
   /// Under a budget in bytes: memory for a lane of `rows` rows and the next one stays, and no more.
   void hold_at_most(std::size_t rows) noexcept {
     if (rows < residual_) { return tail_.hold_at_most(rows); }
@@ -183,6 +255,7 @@ class Recent {
   static void describe(auto&& fact) {
     Body::describe(fact);
     fact("flush", Rule::name);
+    if constexpr (Frame::changes) { fact("frame", Frame::name); }
   }
   static void persist(auto& self, auto& archive, std::size_t rows) {
     std::size_t encoded = self.settled();
@@ -198,7 +271,9 @@ class Recent {
 
  private:
   /// Exact rows, of which a rebuild may leave some more.
-  static constexpr std::size_t most_exact(std::size_t residual) noexcept { return residual + 2 * Body::row_multiple; }
+  static constexpr std::size_t most_exact(std::size_t residual) noexcept {
+    return residual + Body::row_multiple + Rule::more(Body::row_multiple);
+  }
   template <class Part>
   void split(RowRange range, Part&& part) const noexcept {
     const std::size_t border = settled();
@@ -227,6 +302,7 @@ class Recent {
 
   std::size_t residual_;
   std::size_t dim_;
+  [[no_unique_address]] Frame frame_;
   Body body_;
   Tail tail_;
 };

@@ -1,0 +1,15 @@
+# examples/html/report_fits.cmake - makes a report of many policies and looks at it in Chromium, where that is installed.
+# SPDX-License-Identifier: MIT
+if(NOT BROWSER)
+  message("Chromium is not installed (Debian: chromium): looking at the report is skipped")
+  return()
+endif()
+file(MAKE_DIRECTORY ${WORK})
+execute_process(COMMAND ${COMPARE} --windows 1 --report ${WORK}/report.html OUTPUT_QUIET RESULT_VARIABLE result)
+if(NOT result EQUAL 0)
+  message(FATAL_ERROR "compare_policies ended with ${result}")
+endif()
+execute_process(COMMAND ${CMAKE_CURRENT_LIST_DIR}/fits.sh ${BROWSER} ${WORK} ${WORK}/report.html RESULT_VARIABLE result)
+if(NOT result EQUAL 0)
+  message(FATAL_ERROR "the report is cut off")
+endif()

@@ -1,0 +1,247 @@
+// tests/conformance/rotated_test.cpp - rotated and per-token codecs against the official implementations.
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "kvcompress/policies/rotated.hpp"
+#include "support/cases.hpp"
+
+namespace {
+
+using namespace kvcompress;
+
+/// Rows (rows, dim) of all heads of an array, one behind the other.
+struct Table {
+  explicit Table(const npy::Array& array) : dim(array.shape.back()), data(array.as<float>()) {}
+  [[nodiscard]] std::size_t rows() const { return data.size() / dim; }
+  [[nodiscard]] const float* row(std::size_t r) const { return data.data() + r * dim; }
+
+  std::size_t dim;
+  std::vector<float> data;
+};
+template <int Bits>
+struct CodecOptions {
+  std::size_t group = 0;
+  Accumulation accumulation = Accumulation::exact;
+  const LevelTable<Bits>* levels = &lloyd_max_levels<Bits>;
+};
+
+/// Rows as BlockHadamard holds them, times the factor that makes the rotation orthogonal.
+std::vector<float> rotated(const Table& x, std::size_t block) {
+  std::vector<float> out(x.data.size());
+  for (std::size_t r = 0; r < x.rows(); ++r) {
+    BlockHadamard(x.dim, block).row(x.row(r), [&](std::size_t first, const float* numbers, std::size_t count) {
+      for (std::size_t i = 0; i < count; ++i) { out[r * x.dim + first + i] = numbers[i] * std::sqrt(static_cast<float>(block)); }
+    });
+  }
+  return out;
+}
+double largest_of(const std::vector<float>& x) {
+  double top = 0.0;
+  for (const float number : x) { top = std::max(top, std::abs(static_cast<double>(number))); }
+  return top;
+}
+
+/// Codes may differ from the official ones by one in a thousandth of the numbers.
+class Codes {
+ public:
+  void compare(int ours, int theirs) {
+    ++all_;
+    if (ours == theirs) { return; }
+    ++differ_;
+    EXPECT_EQ(std::abs(ours - theirs), 1);
+  }
+  void finish(const conformance::Case& one, const std::string& what) const {
+    conformance::expect_within(one, what + ", share of codes", static_cast<double>(differ_) / static_cast<double>(all_), 1e-3);
+  }
+
+ private:
+  std::size_t all_ = 0;
+  std::size_t differ_ = 0;
+};
+
+/// vLLM's TurboQuant: keys as levels of their rotated direction times the norm, values from min to max, per token.
+template <int Bits>
+void turboquant_of_vllm(const conformance::Case& one) {
+  const LevelTable<Bits>& table = lloyd_max_levels<Bits>;
+  const Table k(one.array("k"));
+  const float sigma = 1.0F / std::sqrt(static_cast<float>(k.dim));
+  const auto levels = one.array("levels").as<float>();
+  double off = 0.0;  // theirs are solved by trapezoids up to 3.5 deviations: 2e-4 of a unit vector of 64 numbers
+  for (std::size_t i = 0; i < table.count; ++i) { off = std::max(off, std::abs(static_cast<double>(table.levels[i] - levels[i] / sigma))); }
+  conformance::expect_within(one, "levels, in deviations", off, 2e-3);
+
+  const std::size_t block = BlockHadamard(k.dim).block();
+  const auto turned = rotated(k, block);
+  const auto unit = one.array("k_rot_unit").as<float>();
+  const auto index = one.array("k_index").as<int>();
+  const auto norms = one.array("k_norm").as<float>();
+  const auto hats = one.array("k_hat").as<float>();
+  PerTokenKeys<LevelCode<Bits, float>> keys(CodecOptions<Bits>{}, k.dim, {});
+  keys.append(turned.data(), k.rows());
+  Codes codes;
+  double rotation = 0.0;
+  double error = 0.0;
+  std::vector<float> decoded(k.dim);
+  for (std::size_t r = 0; r < k.rows(); ++r) {
+    double norm = 0.0;
+    for (std::size_t c = 0; c < k.dim; ++c) { norm += std::pow(static_cast<double>(k.row(r)[c]), 2); }
+    norm = std::sqrt(norm);
+    EXPECT_NEAR(norms[r], norm, 5e-4 * norm);
+    keys.read(r, decoded.data());
+    for (float& number : decoded) { number *= 1.0F / std::sqrt(static_cast<float>(block)); }  // H / b is what held rows come with
+    BlockHadamard(k.dim).outputs(decoded.data(), k.dim, 1);
+    bool same = true;
+    for (std::size_t c = 0; c < k.dim; ++c) {
+      const std::size_t at = r * k.dim + c;
+      rotation = std::max(rotation, std::abs(static_cast<double>(turned[at]) / norm - static_cast<double>(unit[at])));
+      codes.compare(keys.code(r, c), index[at]);
+      same = same && keys.code(r, c) == index[at];
+    }
+    double off_norm = 0.0;
+    for (std::size_t c = 0; same && c < k.dim; ++c) {  // theirs, with the norm not rounded to half
+      const double theirs = static_cast<double>(hats[r * k.dim + c]) * norm / static_cast<double>(norms[r]);
+      off_norm += std::pow(static_cast<double>(decoded[c]) - theirs, 2);
+    }
+    error = std::max(error, std::sqrt(off_norm) / norm);
+  }
+  conformance::expect_within(one, "rotated unit keys", rotation, 2e-6);
+  codes.finish(one, "keys");
+  // Levels are 255ths of their span, half a step at most, beside what the tables differ by.
+  const double grid = static_cast<double>(table.step) / 2 + 2e-3;
+  conformance::expect_within(one, "length of what decoded keys differ by, of their norm", error, grid);
+
+  const Table v(one.array("v"));
+  const auto value_index = one.array("v_index").as<int>();
+  const auto value_hats = one.array("v_hat").as<float>();
+  PerTokenValues<AffineCode<Bits, float>, 32> values(CodecOptions<Bits>{}, v.dim, {});  // they round scales to half behind the codes
+  values.append(v.data.data(), v.rows());
+  Codes value_codes;
+  double value_error = 0.0;
+  for (std::size_t r = 0; r < v.rows(); ++r) {
+    for (std::size_t c = 0; c < v.dim; ++c) {
+      const std::size_t at = r * v.dim + c;
+      value_codes.compare(values.code(r, c), value_index[at]);
+      const auto decoded_value = GroupQuantizer<Bits, half>::decode(static_cast<std::uint8_t>(value_index[at]), half(values.scale(r, c)),
+                                                                    half(values.minimum(r, c)));
+      value_error = std::max(value_error, std::abs(static_cast<double>(decoded_value - value_hats[at])));
+    }
+  }
+  value_codes.finish(one, "values");
+  conformance::expect_within(one, "decoded values", value_error, 2e-6 * largest_of(value_hats));
+}
+void lloyd_max_vllm(const conformance::Case& one) {
+  const int bits = one.get<int>("key_bits");
+  if (bits != one.get<int>("value_bits")) { throw conformance::NotCovered(one.path() + ": keys and values of other bits"); }
+  if (bits == 3) { return turboquant_of_vllm<3>(one); }
+  if (bits == 4) { return turboquant_of_vllm<4>(one); }
+  throw conformance::NotCovered(one.path() + ": " + std::to_string(bits) + " bits");
+}
+
+/// The blocks of the llama.cpp port, with its own table, which is what its bytes are made by: rotation with its signs, codes, norm rule.
+template <int Bits>
+void turboquant_of_llama(const conformance::Case& one) {
+  const Table x(one.array("x"));
+  const auto before = one.array("s1").as<float>();
+  const auto after = one.array("s2").as<float>();
+  const auto bytes = one.array("bytes").as<int>();
+  const auto dequant = one.array("dequant").as<float>();
+  const auto levels = one.get<std::vector<float>>("levels");
+  const float sigma = 1.0F / std::sqrt(static_cast<float>(x.dim));
+  LevelTable<Bits> table;
+  for (std::size_t i = 0; i < table.count; ++i) { table.levels[i] = levels[i] / sigma; }
+  for (std::size_t i = 0; i + 1 < table.count; ++i) { table.boundaries[i] = (table.levels[i] + table.levels[i + 1]) / 2; }
+  table = table.with_bytes();
+
+  Table signed_rows = x;
+  for (std::size_t i = 0; i < x.data.size(); ++i) { signed_rows.data[i] *= before[i % x.dim]; }
+  auto turned = rotated(signed_rows, x.dim);
+  for (std::size_t i = 0; i < turned.size(); ++i) { turned[i] *= after[i % x.dim]; }
+  PerTokenKeys<LevelCode<Bits, half>> keys(CodecOptions<Bits>{.levels = &table}, x.dim, {});
+  keys.append(turned.data(), x.rows());
+  const std::size_t block_bytes = one.array("bytes").shape.at(1);
+  Codes codes;
+  double error = 0.0;
+  std::vector<float> decoded(x.dim);
+  for (std::size_t r = 0; r + 4 < x.rows(); ++r) {          // the last four are ties
+    const int* block = bytes.data() + r * block_bytes + 2;  // behind the norm
+    keys.read(r, decoded.data());
+    for (std::size_t c = 0; c < x.dim; ++c) {
+      int code = block[c / 4] >> (2 * (c % 4)) & 3;
+      if constexpr (Bits == 3) { code |= (block[x.dim / 4 + c / 8] >> (c % 8) & 1) << 2; }
+      codes.compare(keys.code(r, c), code);
+      const double scale = static_cast<double>(static_cast<float>(keys.scale(r, c)));
+      error = std::max(error, std::abs(static_cast<double>(decoded[c] - dequant[r * x.dim + c])) / scale);
+    }
+  }
+  codes.finish(one, "rows");
+  conformance::expect_within(one, "decoded rows, of their scale", error,
+                             static_cast<double>(table.step) / 2 + 2e-3);  // the norm is of bytes
+}
+void lloyd_max(const conformance::Case& one) {
+  if (one.params.value("optional", false)) {
+    throw conformance::NotCovered(one.path() + ": its table is at fault, and must not be matched");
+  }
+  const int bits = one.get<int>("bits");
+  if (bits == 2) { return turboquant_of_llama<2>(one); }
+  if (bits == 3) { return turboquant_of_llama<3>(one); }
+  throw conformance::NotCovered(one.path() + ": " + std::to_string(bits) + " bits");
+}
+
+/// Block Hadamard of 16 channels, then min to max over the row.
+void rotated_affine(const conformance::Case& one) {
+  const Table k(one.array("k"));
+  const auto block = one.get<std::size_t>("hadamard_block");
+  const auto turned = rotated(k, block);
+  const auto official = one.array("k_rot").as<float>();
+  double rotation = 0.0;
+  for (std::size_t i = 0; i < turned.size(); ++i) { rotation = std::max(rotation, std::abs(static_cast<double>(turned[i] - official[i]))); }
+  conformance::expect_within(one, "rotated keys", rotation, 2e-6 * largest_of(official));
+  const auto index = one.array("code_g1").as<int>();
+  const auto hats = one.array("hat_g1").as<float>();
+  PerTokenKeys<AffineCode<4, float>> keys(CodecOptions<4>{}, k.dim, {});
+  keys.append(turned.data(), k.rows());
+  Codes codes;
+  double error = 0.0;
+  std::vector<float> decoded(k.dim);
+  for (std::size_t r = 0; r < k.rows(); ++r) {
+    keys.read(r, decoded.data());
+    for (float& number : decoded) { number *= 1.0F / std::sqrt(static_cast<float>(block)); }
+    BlockHadamard(k.dim, block).outputs(decoded.data(), k.dim, 1);
+    bool same = true;
+    for (std::size_t c = 0; c < k.dim; ++c) {
+      codes.compare(keys.code(r, c), index[r * k.dim + c]);
+      same = same && keys.code(r, c) == index[r * k.dim + c];
+    }
+    for (std::size_t c = 0; same && c < k.dim; ++c) {
+      error = std::max(error, std::abs(static_cast<double>(decoded[c] - hats[r * k.dim + c])));
+    }
+  }
+  codes.finish(one, "keys");
+  conformance::expect_within(one, "decoded keys", error, 2e-6 * largest_of(hats));
+}
+
+/// llama.cpp's rotation of keys, queries and values, all in the same natural order; its block types are not ours.
+void rotated_cache(const conformance::Case& one) {
+  for (const char* const name : {"q", "k", "v"}) {
+    const Table x(one.array(name));
+    const auto block = one.get<std::size_t>(*name == 'v' ? "n_rot_v" : "n_rot_k");
+    const auto turned = rotated(x, block);
+    const auto official = one.array(std::string(name) + "_rot").as<float>();
+    double error = 0.0;
+    for (std::size_t i = 0; i < turned.size(); ++i) { error = std::max(error, std::abs(static_cast<double>(turned[i] - official[i]))); }
+    conformance::expect_within(one, std::string(name) + " rotated", error, 2e-6 * largest_of(official));
+  }
+  throw conformance::NotCovered(one.path() +
+                                ": its rotations are right; ggml's block types, in which it holds them, are not the library's");
+}
+
+const conformance::Method turboquant("turboquant", {{"lloyd_max_vllm", lloyd_max_vllm}, {"lloyd_max", lloyd_max}});
+TEST(Rotated, ReproducesTurboQuantsOfficialVectors) { turboquant.run(); }
+const conformance::Method per_token_int4("per_token_int4", {{"rotated_int4_affine", rotated_affine}});
+TEST(Rotated, ReproducesTheVectorsOfRotatedInt4) { per_token_int4.run(); }
+const conformance::Method llamacpp_hadamard("llamacpp_hadamard", {{"rotated_cache", rotated_cache}});
+TEST(Rotated, RotatesAsLlamaCppDoes) { llamacpp_hadamard.run(); }
+
+}  // namespace
