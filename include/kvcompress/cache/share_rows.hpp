@@ -23,7 +23,7 @@ void share_rows(const Shape& shape, const Layer<P>& layer, const Rows& queries, 
   std::size_t parts = 1;
   for (std::size_t head = 0; head < shape.kv_heads; ++head) {
     Workspace& ws = workspaces.front();
-    place_queries(layer.table(head), 1, ws);
+    place_queries(layer.table(head), 1, ws, options.query_position);
     parts = std::max(parts, attention(head).parts(ws.positions[0], ws.limits[0]));
   }
   const std::size_t floats = attention(0).part_floats();
