@@ -171,6 +171,7 @@ void turboquant_of_llama(const conformance::Case& one) {
       int code = Bits == 4 ? block[c / 2] >> (4 * (c % 2)) & 15 : block[c / 4] >> (2 * (c % 4)) & 3;
       if constexpr (Bits == 3) { code |= (block[x.dim / 4 + c / 8] >> (c % 8) & 1) << 2; }
       codes.compare(keys.code(r, c), code);
+      if (keys.code(r, c) != code) { continue; }
       const double scale = static_cast<double>(static_cast<float>(keys.scale(r, c)));
       error = std::max(error, std::abs(static_cast<double>(decoded[c] - dequant[r * x.dim + c])) / scale);
     }
