@@ -24,7 +24,7 @@ bool retrieves(const std::string& policy) {
 std::string list_of_parts() {
   std::string text =
       "A policy is made of parts joined by '+', at most one of each kind: snapkv:budget=128+kivi4\n"
-      "  eviction: which rows stay (none: all)\n"
+      "  eviction: which rows stay (none: all); behind it allocators, selectors and agreements: snapkv+adakv+chunkkv\n"
       "  storage: how rows are held (none: f16, also called full)\n"
       "  retrieval: which of the rows that stay a query reads (none: all)\n"
       "The options stand with their defaults in the library; --help says what --budget changes. A rank of 0 follows the model's size.\n\n";

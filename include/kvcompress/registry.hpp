@@ -20,6 +20,10 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// by '+', in any order, and what becomes of the rows that the eviction drops ("h2o+merge"); no eviction keeps all, no storage is f16 ("full"), no retrieval reads all. An option means the same in every
 /// combination. Keys and values may be held in different ways: "keys=kivi4,values=kivi2".
 ///
+/// An eviction that scores rows may have another allocator and another selector behind it, each with options of its own, and the heads of a layer
+/// may keep the same rows: "snapkv:budget=25%,window=32+adakv:floor=0.3", "knorm+in_layer+chunkkv:length=10". The first name of an eviction is
+/// the eviction, what follows it is its allocator or selector: "adakv" alone is AdaKV, "tova+adakv" is TOVA with AdaKV's budgets.
+///
 /// Lanes may differ: "layers 0-1: f16; heads 3.0-2,5.1: streaming:sinks=64,window=256; rest: snapkv:budget=25%+kivi4". Of several clauses the
 /// first that names a lane has it; "heads 3.0-2" are KV heads of layer 3. Lanes that an eviction shares a budget among are those of one clause.
 ///
@@ -30,16 +34,30 @@ class Registry {
   /// is taken instead where the KV heads of a layer keep other rows or are held in other ways.
   template <PolicyPart P, class ForHeads = void>
   void add(std::string_view name) {
-    check_name(name);
-    detail::NamedPart part = detail::named_part<P, ForHeads>(name);
-    const auto behind = [&](const detail::NamedPart& other) { return other.first_axis() > part.first_axis(); };
-    parts_.insert(std::find_if(parts_.begin(), parts_.end(), behind), std::move(part));
+    add(name, detail::unnamed_part<P, ForHeads>());
   }
-  /// Adds what becomes of the rows that an eviction drops: "snapkv+merge". It stands for any eviction, beside it.
+  /// Adds an allocator or a selector, to stand behind evictions that score rows; it may have the name of an eviction.
+  template <BudgetAllocator A>
+  void add_allocator(std::string_view name) {
+    check_name_beside(name);
+    beside_.push_back(detail::named_beside(name, "allocator", &detail::part_by_name<typename A::Options>, &detail::choose_allocator<A>));
+  }
+  template <Selector X>
+  void add_selector(std::string_view name) {
+    check_name_beside(name);
+    beside_.push_back(detail::named_beside(name, "selector", &detail::part_by_name<typename X::Options>, &detail::choose_selector<X>));
+  }
+  /// Adds a word that stands behind evictions that score rows: the heads of a layer keep the same rows, by the sum of their scores.
+  void add_agreement(std::string_view name) {
+    check_name_beside(name);
+    beside_.push_back(detail::named_beside(name, "agreement", &detail::part_by_name<Uniform::Options>,
+                                           [](const void*, detail::BesideEviction& beside) { beside.in_layer = true; }));
+  }
+  /// Adds what becomes of the rows that an eviction drops: "snapkv+merge". It may stand behind any eviction.
   template <Disposer D>
   void add_fate(std::string_view name) {
-    check_name(name);
-    parts_.push_back(detail::named_fate<D>(name));
+    check_name_beside(name);
+    beside_.push_back(detail::named_beside(name, "fate", &detail::part_by_name<typename D::Options>, &detail::choose_fate<D>));
   }
   /// Makes the cache that `policy` names; raises an Error that names an unknown part, option or value and what there is instead, or says why
   /// parts do not go together.
@@ -71,13 +89,15 @@ class Registry {
     options.retrieval.chosen = of_lanes(&ClauseChoices::retrieval, &PartChoices::retrieval, &ClauseChoices::retrieval_text);
     return options;
   }
-  /// All parts: evictions, then what has a storage, then retrievals, then fates.
+  /// All parts: evictions, then what has a storage, then retrievals, then what stands behind evictions.
   [[nodiscard]] std::vector<PartInfo> parts() const {
     std::vector<PartInfo> all;
     for (const detail::NamedPart& part : parts_) { all.push_back(part.info); }
+    for (const detail::NamedBeside& part : beside_) { all.push_back(part.info); }
     return all;
   }
-  /// The names of all combinations of parts that go together, without settings.
+  /// The names of all combinations of an eviction, a storage and a retrieval that go together, without settings. What stands behind an eviction
+  /// makes no difference to that, but for in_layer, which only allows more.
   [[nodiscard]] std::vector<std::string> policies() const {
     std::vector<std::string> all;
     for_combinations([&](const std::string& name, const detail::ClauseChoices& choices) {
@@ -99,8 +119,25 @@ class Registry {
   static constexpr std::size_t storage = 1;
   static constexpr std::size_t retrieval = 2;
 
-  /// A name that make could not find, or would find elsewhere.
+  void add(std::string_view name, detail::NamedPart unnamed) {
+    check_name(name);
+    detail::NamedPart part = detail::named_part(name, std::move(unnamed));
+    const auto behind = [&](const detail::NamedPart& other) { return other.first_axis() > part.first_axis(); };
+    parts_.insert(std::find_if(parts_.begin(), parts_.end(), behind), std::move(part));
+  }
   void check_name(std::string_view name) const {
+    check_word(name);
+    require(find(name) == nullptr, ErrorCode::option, "registry: ", name, " is given a second time, must be added once");
+  }
+  void check_name_beside(std::string_view name) const {
+    check_word(name);
+    require(find_beside(name) == nullptr, ErrorCode::option, "registry: ", name, " is given a second time, must be added once");
+    const detail::NamedPart* const part = find(name);
+    require(part == nullptr || part->first_axis() == eviction, ErrorCode::option, "registry: ", name, " is a ",
+            part != nullptr ? part->info.kind : "", ", must be another name");
+  }
+  /// Not a name that make could not find, or would find elsewhere.
+  static void check_word(std::string_view name) {
     require(!name.empty(), ErrorCode::option, "registry: a name is empty, must be the name of a part");
     require(name.find_first_of("+:;,= ") == std::string::npos, ErrorCode::option, "registry: the name \"", name,
             "\" is given, must be without any of + : ; , = and space");
@@ -108,17 +145,23 @@ class Registry {
       require(name != word, ErrorCode::option, "registry: the name \"", name, "\" is given, must be another one: it begins a clause");
     }
     require(name != "full", ErrorCode::option, "registry: the name \"full\" is given, must be another one: it means f16");
-    require(find(name) == nullptr, ErrorCode::option, "registry: ", name, " is given a second time, must be added once");
   }
   [[nodiscard]] const detail::NamedPart* find(std::string_view name) const noexcept {
     const auto found = std::find_if(parts_.begin(), parts_.end(), [&](const detail::NamedPart& part) { return part.info.name == name; });
     return found == parts_.end() ? nullptr : &*found;
+  }
+  [[nodiscard]] const detail::NamedBeside* find_beside(std::string_view name) const noexcept {
+    const auto found = std::find_if(beside_.begin(), beside_.end(), [&](const auto& part) { return part.info.name == name; });
+    return found == beside_.end() ? nullptr : &*found;
   }
   [[nodiscard]] const detail::NamedPart& part_named(const std::string& name) const {
     const detail::NamedPart* const part = find(name);
     if (part == nullptr) {
       std::string known;
       for (const detail::NamedPart& one : parts_) { known += ", " + one.info.name; }
+      for (const detail::NamedBeside& one : beside_) {
+        if (find(one.info.name) == nullptr) { known += ", " + one.info.name; }
+      }
       fail(ErrorCode::option, "\"", name, "\" is no part of a policy, must be one of full", known);
     }
     return *part;
@@ -129,23 +172,38 @@ class Registry {
     for (PartSpec& spec : parse_policy(parts)) {
       if (spec.name == "full") { spec.name = "f16"; }
       if (spec.name == "streaming_llm") { spec.name = "streaming"; }
+      if (takes_beside(policy, spec, places)) { continue; }
       const detail::NamedPart& part = part_named(spec.name);
       require(spec.half == PartSpec::Half::both || part.axes == std::array{false, true, false}, ErrorCode::option, "policy \"", policy,
               "\": ", spec.half == PartSpec::Half::keys ? "keys" : "values", "=", spec.name, " is given, which is ", part.info.kind,
               ", must be a storage alone");
       if (part.axes[eviction]) { take(policy, "evictions", places.eviction, part, spec); }
-      if (part.info.kind == "fate") { take(policy, "fates", places.fate, part, spec); }
       if (part.axes[storage] && spec.half != PartSpec::Half::values) { take(policy, "storages", places.keys, part, spec); }
       if (part.axes[storage] && spec.half != PartSpec::Half::keys) { take(policy, "storages", places.values, part, spec); }
       if (part.axes[retrieval]) { take(policy, "retrievals", places.retrieval, part, spec); }
     }
-    require(places.fate.part == nullptr || places.eviction.part != nullptr, ErrorCode::option, "policy \"", policy, "\" names a fate, ",
-            places.fate.part != nullptr ? places.fate.part->info.name : "", ", and no eviction, must name one: without one no row goes");
     const detail::NamedPart* const f16 = find("f16");
     for (detail::Place* place : {&places.keys, &places.values}) {
       if (place->part == nullptr && f16 != nullptr) { *place = {f16, {"f16", {}}}; }
     }
     return places;
+  }
+  /// Whether a part stands behind the eviction that the clause has named.
+  bool takes_beside(std::string_view policy, const PartSpec& spec, detail::Places& places) const {
+    const detail::NamedBeside* const part = find_beside(spec.name);
+    const detail::NamedPart* const evicts = places.eviction.part;
+    if (part == nullptr || spec.half != PartSpec::Half::both || (evicts == nullptr && find(spec.name) != nullptr)) { return false; }
+    const bool fate = part->info.kind == "fate";
+    require(evicts != nullptr, ErrorCode::option, "policy \"", policy, "\": ", spec.name, " is given, an eviction's ", part->info.kind,
+            ", must stand behind an eviction", fate ? "" : " that scores rows", ", like snapkv+", spec.name);
+    require(evicts->takes_parts || fate, ErrorCode::option, "policy \"", policy, "\": ", spec.name, " is given, an eviction's ",
+            part->info.kind, ", must stand behind an eviction that scores rows, which ", evicts->info.name, " does not");
+    for (const detail::PlaceBeside& other : places.beside) {
+      require(other.part->info.kind != part->info.kind, ErrorCode::option, "policy \"", policy, "\" names two ", part->info.kind,
+              "s: ", other.part->info.name, " and ", spec.name);
+    }
+    places.beside.push_back({part, spec});
+    return true;
   }
   static void take(std::string_view policy, const char* kind, detail::Place& place, const detail::NamedPart& part, const PartSpec& spec) {
     const auto with_kind = [](const PartInfo& info) {
@@ -158,12 +216,19 @@ class Registry {
   static void check_rules(std::string_view policy, const detail::Places& places, const detail::ClauseChoices& choices) {
     const std::string_view sentence = choices.broken_rule();
     if (sentence.empty()) { return; }
+    std::vector<const PartInfo*> named;
+    const auto add = [&](const detail::NamedPart* part) {
+      if (part != nullptr) { named.push_back(&part->info); }
+    };
+    add(places.eviction.part);
+    for (const detail::PlaceBeside& one : places.beside) {
+      if (one.part->info.kind == "fate") { named.push_back(&one.part->info); }
+    }
+    for (const detail::Place* place : {&places.keys, &places.values, &places.retrieval}) { add(place->part); }
     std::string names;
-    const detail::NamedPart* named[] = {places.eviction.part, places.fate.part, places.keys.part, places.values.part,
-                                        places.retrieval.part};
-    for (std::size_t i = 0; i < std::size(named); ++i) {
-      if (named[i] == nullptr || std::find(named, named + i, named[i]) != named + i) { continue; }
-      names += (names.empty() ? "" : " with ") + named[i]->info.name;
+    for (std::size_t i = 0; i < named.size(); ++i) {
+      const auto end = named.begin() + static_cast<std::ptrdiff_t>(i);
+      if (std::find(named.begin(), end, named[i]) == end) { names += (names.empty() ? "" : " with ") + named[i]->name; }
     }
     fail(ErrorCode::option, "policy \"", policy, "\": ", names, ": ", sentence);
   }
@@ -203,6 +268,7 @@ class Registry {
   }
 
   std::vector<detail::NamedPart> parts_;
+  std::vector<detail::NamedBeside> beside_;
 };
 
 }  // namespace kvcompress

@@ -5,8 +5,11 @@
 #include "any/lives.hpp"
 #include "kvcompress/any/any_eviction.hpp"
 #include "kvcompress/policies/adakv.hpp"
+#include "kvcompress/policies/chunkkv.hpp"
 #include "kvcompress/policies/full.hpp"
 #include "kvcompress/policies/h2o.hpp"
+#include "kvcompress/policies/knorm.hpp"
+#include "kvcompress/policies/pyramidkv.hpp"
 #include "kvcompress/policies/snapkv.hpp"
 #include "kvcompress/policies/streaming_llm.hpp"
 #include "kvcompress/policies/tova.hpp"
@@ -38,6 +41,11 @@ void expect_chosen(const typename KVCache<P>::Eviction::Options& options) {
   expect_same(named, typed, shape);
 }
 
+template <class E>
+struct Made {
+  using Eviction = E;
+};
+
 const SinkWindow::Options streaming{.sinks = 4, .window = 60};
 const HeavyHitters::Options heavy{.budget = 70, .recent = 20};
 const ObservationWindow::Options snap{.budget = 60, .window = 8, .kernel = 5, .decode_budget = 30};
@@ -47,6 +55,16 @@ TEST(AnyEviction, StreamingLLMIsStreamingLLM) { expect_chosen<StreamingLLM>(stre
 TEST(AnyEviction, H2OIsH2O) { expect_chosen<H2O>(heavy); }
 TEST(AnyEviction, SnapKVIsSnapKV) { expect_chosen<SnapKV>(snap); }
 TEST(AnyEviction, TOVAIsTOVA) { expect_chosen<TOVA>({.budget = 50}); }
+TEST(AnyEviction, PartsThatAreReplacedAreThoseOfTheType) {
+  using P = Made<Evict<InLayer<KeyNorm>, Pyramid, Chunks>>;
+  using ByName = Evict<KeyNorm, AnyAllocator, AnySelector>;  // as a registry makes it
+  KVCache<P> typed(shape, {.eviction = {.budget = 60, .allocator = {.beta = 4}, .selector = {.length = 12}}, .speculation = 3});
+  ByName::Options parts{.budget = 60};
+  parts.allocator.chosen = AnyAllocator::of<Pyramid>({.beta = 4});
+  parts.selector = {AnySelector::of<Chunks>({.length = 12}), Scope::layer};
+  ChosenCache named(shape, chosen({AnyEviction::of<ByName>(parts)}));
+  expect_same(named, typed, shape);
+}
 TEST(AnyEviction, AdaKVIsAdaKV) { expect_chosen<AdaKV>({.budget = Budget::fraction(0.3), .scorer = {.window = 8}}); }
 
 TEST(AnyEviction, LanesMayDiffer) {

@@ -6,17 +6,23 @@
 #include "any/lives.hpp"
 #include "kvcompress/any/any_eviction.hpp"
 #include "kvcompress/eviction/allocators/head_table.hpp"
+#include "kvcompress/eviction/allocators/pruned_shares.hpp"
+#include "kvcompress/eviction/allocators/top_mass.hpp"
+#include "kvcompress/eviction/scorers/attention_moments.hpp"
 #include "kvcompress/eviction/scorers/average_attention.hpp"
 #include "kvcompress/eviction/scorers/decayed_attention.hpp"
 #include "kvcompress/eviction/scorers/in_chunks.hpp"
 #include "kvcompress/eviction/scorers/key_difference.hpp"
 #include "kvcompress/eviction/scorers/key_leverage.hpp"
+#include "kvcompress/eviction/scorers/largest_attention.hpp"
 #include "kvcompress/eviction/scorers/output_change.hpp"
 #include "kvcompress/eviction/scorers/row_norms.hpp"
 #include "kvcompress/eviction/selectors/best_of_each_chunk.hpp"
+#include "kvcompress/eviction/selectors/crush.hpp"
 #include "kvcompress/eviction/selectors/gated_chunks.hpp"
 #include "kvcompress/policies/chunkkv.hpp"
 #include "kvcompress/policies/criticalkv.hpp"
+#include "kvcompress/policies/finch.hpp"
 #include "kvcompress/policies/keyformer.hpp"
 #include "kvcompress/policies/knorm.hpp"
 #include "kvcompress/policies/lagkv.hpp"
@@ -98,6 +104,18 @@ TEST(Parts, ScorersOfAttentionLive) {
   expect_life<Keyformer::Eviction>({.budget = 40}, 40);
   expect_life<Evict<DecayedAttention>>({.budget = 40, .sinks = 4, .recent = 10, .period = 20, .scorer = {.window = 16}}, 40);
   expect_life<Evict<OutputChange>>({.budget = 60, .scorer = {.window = 8}}, 60);
+  expect_life<FINCH::Eviction>({.budget = 60, .scorer = {.window = 8}}, 60);
+  expect_life<Evict<LargestAttention>>({.budget = 60, .scorer = {.value_norm = true}}, 60);
+  expect_life<Evict<AttentionMoments>>({.budget = 60, .scorer = {.window = 8}}, 60);
+}
+TEST(Parts, LoadedNumbersAreThoseOfASavedCache) {
+  const Text text(shape, 210, 7);
+  KVCache<Chosen> cache = cache_of<QFilters::Eviction>({.budget = 60, .scorer = {.filters = keys}});
+  live(cache, text, shape);
+  std::vector<float> others = some_numbers(keys.size());
+  others.back() += 1.0F;
+  KVCache<Chosen> other = cache_of<QFilters::Eviction>({.budget = 60, .scorer = {.filters = LoadedNumbers(others)}});
+  test::expect_refused(other, saved(cache), "load: options.eviction.filters.hash is ");
 }
 /// Padding goes before rows are scored: what stays is the same as without it, but for the positions.
 template <class E>
@@ -134,12 +152,16 @@ TEST(Parts, SelectorsLive) {
   expect_life<Evict<InLayer<WindowAttention>, Uniform, GatedChunks>>({.budget = 60, .scorer = window}, 60);
   expect_life<Evict<InChunks<KeyDifference>, Uniform, BestOfEachChunk>>(
       {.budget = 60, .scorer = {.length = 40}, .selector = {.length = 40}}, 60);
+  expect_life<Evict<WindowAttention, Uniform, Crush>>({.budget = 60, .scorer = window, .selector = {.block = 8}}, 60);
   expect_life<CriticalKV::Eviction>({.budget = 60, .scorer = window}, 60);
   expect_life<CriticalAdaKV::Eviction>({.budget = 60, .scorer = window}, 120);
 }
 TEST(Parts, BudgetsOfLayersAndHeadsLive) {
   const LoadedNumbers table(std::vector<float>{10, 20, 30, 40, 0, 1, 200, 200});
   expect_life<Evict<WindowAttention, HeadTable>>({.budget = 60, .scorer = window, .allocator = {.rows = table}}, 150);
+  expect_life<Evict<WindowAttention, TopMass>>({.budget = 60, .scorer = window, .allocator = {.mass = 0.5}}, 60);
+  const LoadedNumbers shares(std::vector<float>{0.5F, 0.5F, 0.9F, 0.1F});
+  expect_life<Evict<WindowAttention, PrunedShares>>({.budget = 60, .scorer = window, .allocator = {.shares = shares}}, 135);
   expect_life<SimLayerKV::Eviction>({.threshold = 0.0, .recent = 32}, 4 + 31);
   expect_life<SimLayerKV::Eviction>({.threshold = 1.0, .recent = 32}, 150);
   expect_life<PrefixKV::Eviction>({.removed = LoadedNumbers(std::vector<float>{0.5F, 1.0F})}, 75);
@@ -156,7 +178,10 @@ TEST(Parts, RefuseWrongOptions) {
   expect_refused<Evict<DecayedAttention>>({.scorer = {.decay = 1.5}}, "decayed_attention: decay is 1.5, must be 0 to 1");
   expect_refused<Evict<OutputChange>>({.scorer = {.kernel = 4}}, "output_change: kernel is 4, must be odd");
   expect_refused<Evict<InChunks<KeyDifference>>>({.scorer = {.length = 0}}, "in_chunks: length is 0, must be 1 to 4294967294");
-  expect_refused<Evict<WindowAttention, HeadTable>>({}, "head_table: rows has no numbers, must have layers * query_heads");
+  expect_refused<Evict<WindowAttention, HeadTable>>({}, "head_table: rows has 0 numbers, must have layers * query_heads = 8");
+  expect_refused<Evict<WindowAttention, PrunedShares>>({}, "pruned_shares: shares has 0 numbers, must have layers * kv_heads = 4");
+  expect_refused<Evict<WindowAttention, TopMass>>({.allocator = {.mass = 2.0}}, "top_mass: mass is 2, must be 0 to 1");
+  expect_refused<Evict<AttentionMoments>>({.scorer = {.window = 1}}, "attention_moments: window is 1, must be at least 2");
   expect_refused<SimLayerKV::Eviction>({.recent = 1}, "lazy_layers: recent is 1, must be 2 to 4294967294");
   expect_refused<PrefixKV::Eviction>({}, "prefix_layers: removed has 0 numbers, must have one for each of 2 layers");
 }

@@ -68,8 +68,27 @@ void two_stages(const Case& one, const Budget& budget, const typename A::Options
   }
   conformance::expect_within(one, "norms", worst, 3e-4);
 }
+/// The same over what Expected Attention says, whose scores are what the official code has.
+void two_stages_of_expected_queries(const Case& one) {
+  using Queries = Watched<ExpectedQueries>;
+  const auto inner = one.get<nlohmann::json>("inner");
+  const HeadArray k(one.array("k_postrope"));
+  const npy::Array weights = one.array("w_o");
+  const OutputProjections projections(LoadedNumbers(weights.as<float>()), weights.shape.at(0));
+  const auto cache = prompt<ExpectedQueries, Evict<Queries, Uniform, TwoStages>>(
+      conformance::rotated_queries(one), k, HeadArray(one.array("v")),
+      {.budget = one.get<std::size_t>("n_kept"),
+       .scorer = conformance::expected_options(inner),
+       .selector = {
+           .first_share = one.get<double>("first_stage_ratio"), .epsilon = one.get<double>("epsilon"), .norm = projections.norm()}});
+  expect_kept(
+      one, cache, 0, k.heads, [](std::size_t, std::size_t) { return 0.0; }, -1.0);
+}
 TEST(CriticalKV, ReproducesTheOfficialVectors) {
   conformance::run_cases("criticalkv", {{"two_stage", [](const Case& one) {
+                                           if (one.get<nlohmann::json>("inner").at("method") == "expected_attention") {
+                                             return two_stages_of_expected_queries(one);
+                                           }
                                            two_stages<Uniform>(one, one.get<std::size_t>("n_kept"), {},
                                                                [&](const auto& cache, std::size_t heads) {
       expect_kept(

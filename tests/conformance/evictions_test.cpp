@@ -19,8 +19,10 @@ using test::HeadArray;
 
 using conformance::expect_kept;
 using conformance::expect_mask;
+using conformance::expected_options;
 using conformance::PolicyOf;
 using conformance::prompt;
+using conformance::rotated_queries;
 using conformance::score_deviation;
 using conformance::Watched;
 
@@ -127,27 +129,8 @@ double window_deviation(const Case& one, std::size_t heads, std::size_t window, 
     return static_cast<double>(WatchedWindow::scores.at(head).at(row)) / divisor;
   });
 }
-// Expected Attention's scores, with the options of `given`.
 using WatchedQueries = Watched<ExpectedQueries>;
 
-ExpectedQueries::Options expected_options(const nlohmann::json& given) {
-  return {.future = given.at("n_future_positions").get<std::size_t>(),
-          .first_rows = given.at("n_sink").get<std::size_t>(),
-          .covariance = given.at("use_covariance").get<bool>(),
-          .value_norm = given.at("use_vnorm").get<bool>(),
-          .epsilon = given.at("epsilon").get<double>()};
-}
-/// The queries of a case with their rotary embedding.
-HeadArray rotated_queries(const Case& one) {
-  HeadArray q(one.array("q_prerope"));
-  Rotation rotation(
-      {.query_heads = q.heads, .kv_heads = 1, .head_dim = q.dim, .rope = {.theta = one.get<nlohmann::json>("rope").at("base")}}, {});
-  for (std::size_t t = 0; t < q.tokens; ++t) {
-    rotation.turn_by(static_cast<std::int64_t>(t));
-    for (std::size_t h = 0; h < q.heads; ++h) { rotation.apply(q.data.data() + (h * q.tokens + t) * q.dim); }
-  }
-  return q;
-}
 double expected_deviation(const Case& one, std::size_t sinks) {
   const auto official = conformance::matrix(one.any({"score", "inner_score"}));
   double worst = 0.0;
@@ -159,20 +142,28 @@ double expected_deviation(const Case& one, std::size_t sinks) {
   }
   return worst;
 }
+/// The queries of the case, or none that matter where it gives their statistics.
+void expected_scores(const Case& one, const HeadArray& q, const ExpectedQueries::Options& options) {
+  const HeadArray k(one.array("k_postrope"));
+  const HeadArray v(one.array("v"));
+  const auto cache = prompt<ExpectedQueries, Evict<WatchedQueries>>(q, k, v, {.budget = one.get<std::size_t>("n_kept"), .scorer = options});
+  const double bound = one.params.at("tolerance").at("score_abs").get<double>();
+  expect_kept(
+      one, cache, 0, k.heads,
+      [](std::size_t head, std::size_t row) { return static_cast<double>(WatchedQueries::scores.at(head).at(row)); }, bound);
+  conformance::expect_within(one, "scores", expected_deviation(one, options.first_rows), bound);
+}
+void given_statistics(const Case& one) {
+  ExpectedQueries::Options options = expected_options(one.params.at("params"));
+  options.means = LoadedNumbers(one.array("stat_mean").as<float>());
+  options.spreads = LoadedNumbers(one.array("stat_cov").as<float>());
+  expected_scores(one, HeadArray(one.get<std::size_t>("Hq"), one.get<std::size_t>("tokens"), one.get<std::size_t>("d")), options);
+}
 TEST(ExpectedAttention, ReproducesTheOfficialVectors) {
-  conformance::run_cases("expected_attention", {{"scores",
-                                                 [](const Case& one) {
-    const HeadArray k(one.array("k_postrope"));
-    const HeadArray v(one.array("v"));
-    const ExpectedQueries::Options options = expected_options(one.params.at("params"));
-    const auto cache = prompt<ExpectedQueries, Evict<WatchedQueries>>(rotated_queries(one), k, v,
-                                                                      {.budget = one.get<std::size_t>("n_kept"), .scorer = options});
-    const double bound = one.params.at("tolerance").at("score_abs").get<double>();
-    expect_kept(
-        one, cache, 0, k.heads,
-        [](std::size_t head, std::size_t row) { return static_cast<double>(WatchedQueries::scores.at(head).at(row)); }, bound);
-    conformance::expect_within(one, "scores", expected_deviation(one, options.first_rows), bound);
-                                                 }}});
+  conformance::run_cases(
+      "expected_attention",
+      {{"scores", [](const Case& one) { expected_scores(one, rotated_queries(one), expected_options(one.params.at("params"))); }},
+       {"scores_given_statistics", given_statistics}});
 }
 
 void ada_best(const Case& one) {

@@ -44,7 +44,7 @@ struct Cell {
   /// In codes, which can be added up in several ways.
   [[nodiscard]] bool encodes() const { return has(storage, "accumulation"); }
   /// Lanes get budgets of their own.
-  [[nodiscard]] bool uneven() const { return eviction == "pyramidkv" || eviction == "adakv"; }
+  [[nodiscard]] bool uneven() const { return eviction == "pyramidkv" || eviction == "adakv" || eviction == "cake"; }
 
   /// With small settings; a bound that leaves everything is 2^20 rows.
   [[nodiscard]] std::string spec(const Settings& settings) const {
@@ -72,7 +72,7 @@ struct Cell {
       add(eviction, {{"budget", bounded(rows)},
                      {"recent", all ? "0" : std::to_string(rows / 3)},
                      {"sinks", eviction == "streaming" ? "4" : "0"},
-                     {"window", bounded(all ? rows : rows - 4)},
+                     {"window", eviction == "streaming" ? bounded(all ? rows : rows - 4) : "8"},
                      {"in_cache_positions", eviction == "streaming" && turns ? "true" : "false"}});
     }
     add(fate, {});
@@ -110,8 +110,8 @@ inline std::vector<Cell> all_cells() {
     const Cell cell(policy);
     const std::string_view storages[] = {"f16", "kivi4", "rot4", "lm3", "gear4", "xkv", "shadowkv"};
     const bool one_of_each = std::find(std::begin(storages), std::end(storages), cell.storage) != std::end(storages);
-    const std::string_view evictions[] = {"",      "streaming", "h2o",     "snapkv", "pyramidkv",
-                                          "adakv", "tova",      "keydiff", "d2o",    "razorattention"};
+    const std::string_view evictions[] = {"",     "streaming", "h2o",  "snapkv", "pyramidkv",     "adakv",
+                                          "tova", "keydiff",   "cake", "d2o",    "razorattention"};
     if (std::find(std::begin(evictions), std::end(evictions), cell.eviction) == std::end(evictions)) { continue; }
     if (one_of_each && (cell.retrieval.empty() || cell.retrieval == "quest")) { cells.push_back(cell); }
   }

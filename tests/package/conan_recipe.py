@@ -34,7 +34,7 @@ sys.modules["conan.tools.layout"].basic_layout = lambda _: None
 sys.modules["conan.tools.files"].copy = copy
 sys.modules["conan.tools.files"].load = load
 
-path = os.path.join(root, "packaging", "conan", "conanfile.py")
+path = os.path.join(root, "cmake", "conan", "conanfile.py")
 spec = importlib.util.spec_from_file_location("conanfile", path)
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)

@@ -1,7 +1,7 @@
 # tests/package/vcpkg_port.cmake - runs the vcpkg port with stand-ins for vcpkg's functions: it configures and installs the tree it is in.
 # SPDX-License-Identifier: MIT
 cmake_minimum_required(VERSION 3.25)
-set(port ${ROOT}/packaging/vcpkg/kvcompress)
+set(port ${ROOT}/cmake/vcpkg/kvcompress)
 file(READ ${port}/vcpkg.json manifest)
 foreach(field IN ITEMS name version license description)
   string(JSON ${field} GET "${manifest}" ${field})

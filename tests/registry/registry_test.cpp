@@ -64,7 +64,7 @@ TEST(Registry, EveryEvictionWorksWithEveryStorage) {
 TEST(Registry, EveryNameDecodesAFewTokens) {
   const Text text(small, 150, 6);
   const std::vector<std::string> names = registry().policies();
-  EXPECT_EQ(names.size(), 1000U);
+  EXPECT_EQ(names.size(), 1092U);
   EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
   for (std::string name : names) {
     const std::string plain = name;
@@ -73,8 +73,26 @@ TEST(Registry, EveryNameDecodesAFewTokens) {
     };
     set("streaming", "window=80,in_cache_positions=false");
     set("h2o", "budget=80");
-    for (const char* eviction : {"snapkv", "pyramidkv", "adakv", "tova", "keydiff", "expected_attention", "knorm", "lagkv", "keyformer",
-                                 "chunkkv", "criticalkv", "criticaladakv", "observed_attention", "cur", "leverage", "dropkv", "d2o"}) {
+    for (const char* eviction : {"snapkv",
+                                 "pyramidkv",
+                                 "adakv",
+                                 "tova",
+                                 "keydiff",
+                                 "expected_attention",
+                                 "knorm",
+                                 "lagkv",
+                                 "keyformer",
+                                 "chunkkv",
+                                 "criticalkv",
+                                 "criticaladakv",
+                                 "observed_attention",
+                                 "cur",
+                                 "leverage",
+                                 "dropkv",
+                                 "cake",
+                                 "finch",
+                                 "largest_attention",
+                                 "d2o"}) {
       if (plain.substr(0, plain.find('+')) == eviction) { set(eviction, "budget=80"); }
     }
     set("simlayerkv", "first_rows=4,recent=90,threshold=0,last=8");
@@ -175,9 +193,10 @@ TEST(Registry, BudgetsAreRowsPercentOrBytes) {
 TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
   const std::string parts =
       "streaming, h2o, snapkv, pyramidkv, adakv, tova, keydiff, expected_attention, knorm, lagkv, keyformer, chunkkv, criticalkv, "
-      "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, d2o, cam, razorattention, f16, f32, bf16, kivi2, kivi3, "
-      "kivi4, kivi8, tiers2, tiers4, rot2, rot3, rot4, rot8, lm2, lm3, lm4, gear2, gear4, xkv, shadowkv, "
-      "quest, landmarks, merge, merge_weighted, merge_ranked, value_spread, mean_row, demote";
+      "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, cake, finch, largest_attention, d2o, cam, razorattention, "
+      "f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, tiers2, tiers4, rot2, rot3, rot4, rot8, lm2, lm3, lm4, gear2, gear4, xkv, shadowkv, "
+      "quest, landmarks, in_layer, uniform, kvcompose, variance_shares, top_mass, best, eg_chunkkv, best_of_each_chunk, kvcrush, "
+      "merge, merge_weighted, merge_ranked, value_spread, mean_row, demote";
   expect_error("kivi5", "\"kivi5\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o+kiwi2", "\"kiwi2\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o:budgets=5", "h2o has no option \"budgets\", must be one of budget, recent, reduction, in_cache_positions");
@@ -309,6 +328,9 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "eviction cur",
                                           "eviction leverage",
                                           "eviction dropkv",
+                                          "eviction cake",
+                                          "eviction finch",
+                                          "eviction largest_attention",
                                           "eviction d2o",
                                           "eviction cam",
                                           "eviction razorattention",
@@ -325,7 +347,21 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "storage xkv",
                                           "storage and retrieval shadowkv",
                                           "retrieval quest",
-                                          "retrieval landmarks"}));
+                                          "retrieval landmarks",
+                                          "agreement in_layer",
+                                          "allocator uniform",
+                                          "allocator pyramidkv",
+                                          "allocator adakv",
+                                          "allocator cake",
+                                          "allocator kvcompose",
+                                          "allocator variance_shares",
+                                          "allocator top_mass",
+                                          "selector best",
+                                          "selector chunkkv",
+                                          "selector eg_chunkkv",
+                                          "selector best_of_each_chunk",
+                                          "selector criticalkv",
+                                          "selector kvcrush"}));
 }
 
 struct Clash {

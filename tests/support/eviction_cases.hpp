@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kvcompress/eviction/evict.hpp"
+#include "kvcompress/eviction/scorers/expected_attention.hpp"
 #include "kvcompress/policies/full.hpp"
 #include "support/kept_sets.hpp"
 #include "support/sequence.hpp"
@@ -132,6 +133,26 @@ double score_deviation(const Case& one, std::size_t heads, std::size_t guarded, 
     }
   }
   return worst;
+}
+
+// Expected Attention's scores, with the options of `given`.
+inline ExpectedQueries::Options expected_options(const nlohmann::json& given) {
+  return {.future = given.at("n_future_positions").get<std::size_t>(),
+          .first_rows = given.at("n_sink").get<std::size_t>(),
+          .covariance = given.at("use_covariance").get<bool>(),
+          .value_norm = given.at("use_vnorm").get<bool>(),
+          .epsilon = given.at("epsilon").get<double>()};
+}
+/// The queries of a case with their rotary embedding.
+inline HeadArray rotated_queries(const Case& one) {
+  HeadArray q(one.array("q_prerope"));
+  Rotation rotation(
+      {.query_heads = q.heads, .kv_heads = 1, .head_dim = q.dim, .rope = {.theta = one.get<nlohmann::json>("rope").at("base")}}, {});
+  for (std::size_t t = 0; t < q.tokens; ++t) {
+    rotation.turn_by(static_cast<std::int64_t>(t));
+    for (std::size_t h = 0; h < q.heads; ++h) { rotation.apply(q.data.data() + (h * q.tokens + t) * q.dim); }
+  }
+  return q;
 }
 
 template <class Cache>

@@ -7,7 +7,7 @@
 #include <span>
 #include <string_view>
 
-#include "kvcompress/any/eviction_ops.hpp"
+#include "kvcompress/any/any_parts.hpp"
 #include "kvcompress/eviction/keep_all.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -19,11 +19,14 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 struct AnyEviction {
   using Ops = detail::EvictionOps;
   static constexpr std::string_view name = "any_eviction";
-  static constexpr Needs may{.observes = Observes::as_options_say, .queries = true, .rewrites = true, .weighs = true, .colder = true};
+  static constexpr Needs may{
+      .observes = Observes::as_options_say, .queries = true, .rewrites = true, .weighs = true, .colder = true, .model = true};
 
   template <Eviction E>
   [[nodiscard]] static detail::Choice<Ops> of(const typename E::Options& options = {}) {
-    return {&detail::eviction_ops_of<E>, std::make_shared<const typename E::Options>(options)};
+    using Chosen = typename detail::AtRunTime<E>::Eviction;
+    auto own = std::make_shared<const typename Chosen::Options>(detail::AtRunTime<E>::options(options));
+    return {&detail::ops_for<Chosen>(*own), std::move(own)};
   }
   struct Options {
     detail::Choices<Ops> chosen{{of<KeepAll>()}, {}};
@@ -97,17 +100,24 @@ struct AnyEviction {
   static void observe_query(const Options&, State& state, std::size_t head, const float* query) noexcept {
     state.ops().observe_query(state.options(), state.inner(), head, query);
   }
-  /// Lanes in `sets` show the States of their evictions.
+  /// Lanes in `sets` show the States of their evictions. Those that do not decide over the model see one layer at a time.
   static void select(const Options& options, std::span<RowSet> sets, const Moment& moment) {
     const auto& entries = options.chosen.entries;
     if (entries.size() == 1) { return entries.front().ops->select(entries.front().options.get(), sets, moment); }
     Vector<RowSet>& together = moment.scratch.sets;
     for (std::size_t entry = 0; entry < entries.size(); ++entry) {
+      const auto decide = [&] {
+        if (!together.empty()) { entries[entry].ops->select(entries[entry].options.get(), together, moment); }
+        together.clear();
+      };
       together.clear();
       for (const RowSet& set : sets) {
-        if (options.chosen.entry_of(set.lanes.front().site) == entry) { together.push_back(set); }
+        const Site& site = set.lanes.front().site;
+        if (options.chosen.entry_of(site) != entry) { continue; }
+        if (!entries[entry].ops->needs.model && !together.empty() && together.front().lanes.front().site.layer != site.layer) { decide(); }
+        together.push_back(set);
       }
-      if (!together.empty()) { entries[entry].ops->select(entries[entry].options.get(), together, moment); }
+      decide();
     }
   }
 

@@ -48,6 +48,7 @@ struct Commit {
     }
     drop_padding(l, end_of_prompt);
     scratch.cold.clear();
+    if (end_of_prompt && l.decides_with_model()) { return end_with_model(l); }
     if (!end_of_prompt || !decides_together(l, layer)) {
       start(l);
       decide(l, layer, end_of_prompt);
@@ -263,6 +264,36 @@ struct Commit {
       }
     }
   }
+  /// The prompt of a layer has ended; the last layer that it decides together with decides for all.
+  void end_with_model(Layer<P>& l) const {
+    l.waiting = true;
+    l.close(true, true);
+    Vector<std::size_t> numbers(Allocator<std::size_t>{memory});
+    for (std::size_t layer = 0; layer < layers.size(); ++layer) {
+      const Layer<P>& other = layers[layer].read();
+      if (!other.decides_with_model()) { continue; }
+      if (!other.waiting) { return; }
+      numbers.push_back(layer);
+    }
+    Vector<Layer<P>*> all(Allocator<Layer<P>*>{memory});
+    for (const std::size_t layer : numbers) { all.push_back(&layers[layer].write()); }
+    decision(true).run({all.data(), all.size()}, numbers);
+    std::span<const unsigned char> flags(scratch.drop.data(), scratch.drop.size());
+    for (Layer<P>* one : all) {
+      Vector<std::size_t> rows(Allocator<std::size_t>{memory});
+      for (const RowTable& table : one->tables) { rows.push_back(table.rows()); }
+      for (std::size_t unit = 0; unit < rows.size(); ++unit) {
+        one->evict(unit, flags.first(rows[unit]), scratch, true);
+        flags = flags.subspan(rows[unit]);
+      }
+    }
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      encode({&all[i], 1}, numbers[i], true);
+      all[i]->forget_queries();
+      all[i]->waiting = false;
+      all[i]->compact(reserved);
+    }
+  }
   [[nodiscard]] Encoding<P> encoding(bool end_of_prompt) const {
     return {shape, options, workspace.rotation, memory, end_of_prompt, scratch};
   }
@@ -272,7 +303,9 @@ struct Commit {
   /// Evicts what is decided for all of these layers together, indexes the rows that stay, and encodes those that are due.
   void encode(std::span<Layer<P>* const> together, std::size_t first, bool end_of_prompt) const {
     if constexpr (may_decide_together) {
-      if (end_of_prompt && decides_together(*together.front(), first)) { evict_together(together, first); }
+      if (end_of_prompt && decides_together(*together.front(), first) && !together.front()->decides_with_model()) {
+        evict_together(together, first);
+      }
     }
     for (std::size_t l = 0; l < together.size(); ++l) {
       if constexpr (may_retrieve<P>) {

@@ -16,6 +16,9 @@
   "ValueVectors::head)"
 #define KVCOMPRESS_RULE_OBSERVES_ALL \
   "the eviction observes the probabilities of every row for every query, but the retrieval reads only some of the rows"
+#define KVCOMPRESS_RULE_MODEL                                                                                                           \
+  "the eviction decides over all layers, when the last of them has ended its prompt, but the storage encodes several layers together. " \
+  "Use a storage of lanes or of a layer"
 #define KVCOMPRESS_RULE_FETCHED "the storage holds rows that must be fetched before they are read, so it needs a retrieval"
 #define KVCOMPRESS_RULE_WRITTEN                                                                                                          \
   "the eviction writes rows that stay, but the storage encodes lanes together or holds rows in a form that cannot be written. Use rows " \
@@ -37,6 +40,7 @@ struct Rules {
   static constexpr bool observes_all(Observes observes, bool retrieves) noexcept {
     return !retrieves || (observes != Observes::every_query && observes != Observes::last_queries);
   }
+  static constexpr bool model_apart(bool model, Scope encodes) noexcept { return !model || encodes != Scope::group; }
   static constexpr bool fetched(bool needs_retrieval, bool retrieves) noexcept { return !needs_retrieval || retrieves; }
 
   static constexpr bool written(const Needs& needs, const StoreFacts& keys, const StoreFacts& values) noexcept {
@@ -54,6 +58,7 @@ struct Rules {
 
   static constexpr std::string_view encoded_together_sentence = KVCOMPRESS_RULE_ENCODED_TOGETHER;
   static constexpr std::string_view observes_all_sentence = KVCOMPRESS_RULE_OBSERVES_ALL;
+  static constexpr std::string_view model_sentence = KVCOMPRESS_RULE_MODEL;
   static constexpr std::string_view fetched_sentence = KVCOMPRESS_RULE_FETCHED;
   static constexpr std::string_view written_sentence = KVCOMPRESS_RULE_WRITTEN;
   static constexpr std::string_view written_at_commits_sentence = KVCOMPRESS_RULE_WRITTEN_AT_COMMITS;
@@ -64,6 +69,7 @@ struct Rules {
   static constexpr std::string_view broken(const Needs& needs, const StoreFacts& keys, const StoreFacts& values, bool needs_retrieval,
                                            bool retrieves, bool index_follows_writes) noexcept {
     if (!encoded_together(needs.decides, needs.agrees, std::max(keys.scope, values.scope))) { return encoded_together_sentence; }
+    if (!model_apart(needs.model, std::max(keys.scope, values.scope))) { return model_sentence; }
     if (!observes_all(needs.observes, retrieves)) { return observes_all_sentence; }
     if (!written(needs, keys, values)) { return written_sentence; }
     if (!written_at_commits(needs, keys, values)) { return written_at_commits_sentence; }
@@ -97,6 +103,7 @@ struct Composition {
       "make_room_for_queries(options, state, shape) and observe_query(options, state, head, query)");
   static_assert(chosen || Rules::encoded_together(may<P>.decides, may<P>.agrees, storage_scope<Storage>()),
                 "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_ENCODED_TOGETHER);
+  static_assert(chosen || Rules::model_apart(may<P>.model, storage_scope<Storage>()), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_MODEL);
   static_assert(Rules::observes_all(may<P>.observes, must_retrieve<P>), "kvcompress::KVCache<P>: " KVCOMPRESS_RULE_OBSERVES_ALL);
   static constexpr const StoreFacts& keys = facts_of_type<typename Storage::Keys>;
   static constexpr const StoreFacts& values = facts_of_type<typename Storage::Values>;
@@ -142,6 +149,7 @@ void check_lanes(const Shape& shape, const PolicyOptions<P>& options) {
     const Scope encodes = storage_scope_at<Storage>(options.storage, shape, site.layer);
     require(Rules::encoded_together(wanted.decides, wanted.agrees, encodes), ErrorCode::option, eviction_name<P>(options, site), ": ",
             Rules::encoded_together_sentence);
+    require(Rules::model_apart(wanted.model, encodes), ErrorCode::option, eviction_name<P>(options, site), ": ", Rules::model_sentence);
     require(Rules::observes_all(wanted.observes, chooses), ErrorCode::option, eviction_name<P>(options, site), " with ",
             retrieval_name<P>(options, site), ": ", Rules::observes_all_sentence);
     require(Rules::fetched(needs_retrieval_at<Storage>(options.storage, site), chooses), ErrorCode::option,
@@ -166,6 +174,7 @@ void check_lanes(const Shape& shape, const PolicyOptions<P>& options) {
 
 #undef KVCOMPRESS_RULE_ENCODED_TOGETHER
 #undef KVCOMPRESS_RULE_OBSERVES_ALL
+#undef KVCOMPRESS_RULE_MODEL
 #undef KVCOMPRESS_RULE_FETCHED
 #undef KVCOMPRESS_RULE_WRITTEN
 #undef KVCOMPRESS_RULE_WRITTEN_AT_COMMITS

@@ -42,18 +42,32 @@ struct Decision {
   /// Of all lanes of a layer, whose flags are 0.
   void run(Layer<P>& l, std::size_t layer) const {
     start(l.lanes.size());
-    for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
-      const std::span<Lane<P>> lanes = l.unit(unit);
-      const std::size_t first = scratch.views.size();
-      for (Lane<P>& lane : lanes) { show(lane, {layer, static_cast<std::size_t>(&lane - l.lanes.data()), shape}, l.tables[unit]); }
-      scratch.sets.push_back(
-          {l.tables[unit], {scratch.views.data() + first, lanes.size()}, l.budgets[unit], l.drops(unit, scratch), scratch.order});
-      if constexpr (may<P>.rewrites) {
-        scratch.sets.back().writes = &scratch.writes;
-        scratch.sets.back().first_writable = lanes.front().first_writable();
+    show_units(l, layer, [&](std::size_t unit) { return l.drops(unit, scratch); });
+    select(l);
+  }
+  /// Of all layers that decide together, each with rows of its own: flags in the order of the layers and their units.
+  void run(std::span<Layer<P>* const> all, std::span<const std::size_t> numbers) const {
+    std::size_t lanes = 0;
+    std::size_t rows = 0;
+    std::size_t longest = 0;
+    for (const Layer<P>* l : all) {
+      lanes += l->lanes.size();
+      for (const RowTable& table : l->tables) {
+        rows += table.rows();
+        longest = std::max(longest, table.rows());
       }
     }
-    select(l);
+    start(lanes);
+    scratch.start(rows, longest);
+    std::span<unsigned char> flags(scratch.drop.data(), scratch.drop.size());
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      show_units(*all[i], numbers[i], [&](std::size_t unit) {
+        const std::span<unsigned char> own = flags.first(all[i]->tables[unit].rows());
+        flags = flags.subspan(own.size());
+        return own;
+      });
+    }
+    select(*all.front());
   }
   /// Of layers that keep the same rows: their scores are added and decided upon once. `layer` is the number of the first.
   void run(std::span<Layer<P>* const> together, std::size_t layer) const {
@@ -75,6 +89,18 @@ struct Decision {
     scratch.views.clear();
     scratch.writes.clear();
     scratch.views.reserve(lanes);
+  }
+  void show_units(Layer<P>& l, std::size_t layer, auto&& flags) const {
+    for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
+      const std::span<Lane<P>> lanes = l.unit(unit);
+      const std::size_t first = scratch.views.size();
+      for (Lane<P>& lane : lanes) { show(lane, {layer, static_cast<std::size_t>(&lane - l.lanes.data()), shape}, l.tables[unit]); }
+      scratch.sets.push_back({l.tables[unit], {scratch.views.data() + first, lanes.size()}, l.budgets[unit], flags(unit), scratch.order});
+      if constexpr (may<P>.rewrites) {
+        scratch.sets.back().writes = &scratch.writes;
+        scratch.sets.back().first_writable = lanes.front().first_writable();
+      }
+    }
   }
   void show(Lane<P>& lane, const Site& site, const RowTable& table) const {
     void* state = &lane.state;

@@ -50,8 +50,15 @@ inline void describe_options(const auto& options, auto& archive, std::string_vie
   const auto field = [&](std::string_view name, const auto& value) {
     if constexpr (!std::convertible_to<decltype(value), std::string_view>) { fact(name, value); }
   };
-  options.fields(options, field);
-  if constexpr (requires { options.unnamed_fields(options, field); }) { options.unnamed_fields(options, field); }
+  if constexpr (requires { options.chosen.ops->saving; }) {  // of a part that is chosen at run time
+    options.chosen.ops->saving.options(options.chosen.options.get(), archive, prefix);
+  } else if constexpr (requires { options.own_fields(options, field); }) {
+    options.own_fields(options, field);
+    options.parts(options, [&](const auto& part) { describe_options(part, archive, prefix); });
+  } else {
+    options.fields(options, field);
+    if constexpr (requires { options.unnamed_fields(options, field); }) { options.unnamed_fields(options, field); }
+  }
 }
 
 }  // namespace kvcompress::detail

@@ -43,11 +43,19 @@ struct Saving {
   void options(const void* values, Writer& archive, std::string_view prefix) const { options_to(values, archive, prefix); }
   void options(const void* values, Reader& archive, std::string_view prefix) const { options_from(values, archive, prefix); }
 };
-/// Of a part whose facts are those of its describe(fact), if it has one.
+/// The facts of an eviction or a retrieval: those of its describe(fact), or describe(options, fact), if it has one.
+template <class Part>
+void describe_facts([[maybe_unused]] const typename Part::Options& options, [[maybe_unused]] const auto& fact) {
+  if constexpr (requires { Part::describe(options, fact); }) {
+    Part::describe(options, fact);
+  } else if constexpr (requires { Part::describe(fact); }) {
+    Part::describe(fact);
+  }
+}
 template <class Part>
 inline constexpr Saving saving_of = [] {
-  constexpr auto facts = [](const void* /*values*/, const auto& fact) {
-    if constexpr (requires { Part::describe(fact); }) { Part::describe(fact); }
+  constexpr auto facts = [](const void* values, const auto& fact) {
+    describe_facts<Part>(*static_cast<const typename Part::Options*>(values), fact);
   };
   constexpr auto options = [](const void* values, auto& archive, std::string_view prefix) {
     describe_options(*static_cast<const typename Part::Options*>(values), archive, prefix);
@@ -90,8 +98,7 @@ void describe_part(const typename Part::Options& options, auto& archive, std::st
     Sentence prefix;
     prefix.add(axis);
     prefix.add(".");
-    const Facts fact(archive, prefix.c_str());
-    if constexpr (requires { Part::describe(fact); }) { Part::describe(fact); }
+    describe_facts<Part>(options, Facts(archive, prefix.c_str()));
   }
 }
 /// The options of an axis ("options.retrieval"); where they are chosen lane by lane, those of each choice, and which lane has which.

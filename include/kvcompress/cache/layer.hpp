@@ -73,6 +73,12 @@ struct Layer {
     return evicts;
   }
 
+  /// Whether some lane decides over all layers at once when a prompt ends.
+  [[nodiscard]] bool decides_with_model() const noexcept {
+    if constexpr (!may<P>.model) { return false; }
+    return std::any_of(lanes.begin(), lanes.end(), [](const Lane<P>& lane) { return needs<P>(lane.state).model; });
+  }
+
   /// The part of the flags of all rows that is a unit's.
   [[nodiscard]] std::span<unsigned char> drops(std::size_t index, CommitScratch<P>& scratch) const noexcept {
     std::size_t first = 0;
@@ -246,6 +252,13 @@ struct Layer {
             "): its queries see nothing before position ", start(), ", must be that of layer ", other_number,
             ", which is encoded together with it: ", other.start());
   }
+  /// Raises an Error if it cannot be decided over this layer's prompt and that of `other`, which has ended, together.
+  void check_decision_with(const Layer& other, std::size_t number, std::size_t other_number, std::string_view eviction) const {
+    require(next == other.next, ErrorCode::phase, "end_prompt(layer = ", number, "): it has seen ", next,
+            " tokens, must have seen as many as layer ", other_number, ", with which ", eviction, " decides together: ", other.next);
+    require(start() == other.start(), ErrorCode::input, "end_prompt(layer = ", number, "): its queries see nothing before position ",
+            start(), ", must be that of layer ", other_number, ", with which ", eviction, " decides together: ", other.start());
+  }
   /// Raises an Error if the rows at positions >= position cannot be forgotten exactly.
   void check_truncate(Position position, std::size_t layer, std::size_t speculation) const {
     if (position >= next) { return; }
@@ -343,11 +356,11 @@ struct Layer {
   float largest_value = std::numeric_limits<float>::infinity();  // likewise
   std::size_t open = 0;                                          // rows since the last commit
   bool in_prompt = true;                                         // until end_prompt, and again from begin_prompt on
-  bool waiting = false;                                  // its prompt has ended, that of a layer that it is encoded together with has not
-  std::size_t prompt_tokens = 0;                         // tokens up to the last end_prompt
-  Vector<std::size_t> budgets;                           // the eviction's budget in rows of each unit, known from the first end_prompt on
-  std::uint64_t appended = 0;                            // tells which positions came, where layers are encoded together
-  std::size_t most_dead = static_cast<std::size_t>(-1);  // rows that may lie dead among the encoded ones; never more than live there
+  bool waiting = false;           // its prompt has ended, that of a layer that it is encoded or decides together with has not
+  std::size_t prompt_tokens = 0;  // tokens up to the last end_prompt
+  Vector<std::size_t> budgets;    // the eviction's budget in rows of each unit, known from the first end_prompt on
+  std::uint64_t appended = 0;     // tells which positions came, where layers are encoded together
+  std::size_t most_dead = static_cast<std::size_t>(-1);     // rows that may lie dead among the encoded ones; never more than live there
   std::size_t most_decoded = static_cast<std::size_t>(-1);  // rows decoded after the prompt
   std::size_t most_queries = static_cast<std::size_t>(-1);  // of a step, for which memory stays
   /// Rows that there is reserved room for, which a copy has not.

@@ -90,6 +90,9 @@ void KVCache<P>::end_prompt(std::size_t layer) {
   for (std::size_t other = group.first; other < group.last; ++other) {
     if (at(other).waiting) { at(layer).check_prompt_of(at(other), layer, other); }
   }
+  for (std::size_t other = 0; at(layer).decides_with_model() && other < shape_.layers; ++other) {
+    if (at(other).waiting) { at(layer).check_decision_with(at(other), layer, other, detail::eviction_name<P>(options_, site(layer, 0))); }
+  }
   for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
     const Lane& lane = at(layer).lanes[head];
     const bool sees = detail::needs<P>(lane.state).queries || detail::sees_queries<P>(options_, site(layer, head), true);
@@ -264,6 +267,8 @@ void KVCache<P>::check_shift(std::size_t layer, Position first, Position last, s
 template <class P>
 void KVCache<P>::check_waits(const char* verb, std::size_t layer) const {
   if (!at(layer).waiting) { return; }
+  require(!at(layer).decides_with_model(), ErrorCode::phase, verb, "(layer = ", layer, ") before end_prompt of all layers, over which ",
+          detail::eviction_name<P>(options_, site(layer, 0)), " decides together");
   const RowRange group = detail::layers_with<P>(options_, shape_, layer);
   fail(ErrorCode::phase, verb, "(layer = ", layer, ") before end_prompt of all the layers that are encoded together with it: ", group.first,
        " to ", group.last - 1);

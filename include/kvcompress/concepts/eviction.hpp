@@ -37,6 +37,7 @@ struct Needs {
   bool rewrites = false;       ///< it writes keys or values of rows that stay (see RowSet::write)
   bool weighs = false;         ///< and gives them weights (see RowSet::weigh); then it rewrites, too
   bool colder = false;         ///< it makes rows colder (see Fate)
+  bool model = false;          ///< at the end of a prompt it decides over all layers at once, when the last of them has ended its own
 };
 
 /// Decides which rows go. Static functions over an Options value and a State that the cache owns per lane:
@@ -44,8 +45,8 @@ struct Needs {
 /// may: see Needs.                                              renumbers(options): attention uses in-cache positions.
 /// validate(options, shape): raises an Error for bad options.   row_bytes(options, shape): what a State takes for one row.
 /// state(options, site, memory): the State of one lane.
-/// select(options, sets, moment): marks the rows that go, in every set of a layer; a set is what keeps the same rows, of a storage that encodes
-///   layers together all of these.
+/// select(options, sets, moment): marks the rows that go, in every set of a layer, or of the model; a set is what keeps the same rows, of a
+///   storage that encodes layers together all of these.
 template <class E>
 concept Eviction = std::semiregular<typename E::Options> && RowState<typename E::State> &&
     requires(const typename E::Options options, const Shape& shape, const Site& site, const Memory& memory, std::span<RowSet> sets,

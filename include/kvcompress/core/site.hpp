@@ -9,8 +9,8 @@
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Which lanes share something or decide together: each for itself, all of a layer, or all of a group of layers. An eviction of scope
-/// `group` decides by positions alone, so that all lanes of all layers agree.
-enum class Scope { lane, layer, group };
+/// `group` decides by positions alone, so that all lanes of all layers agree. Allocators alone have the scope of the model: they see all layers.
+enum class Scope { lane, layer, group, model };
 
 /// The layer and KV head of a lane, and the model that it belongs to. What a policy provides gets it, so that it can differ by layer and head; valid
 /// during the call.

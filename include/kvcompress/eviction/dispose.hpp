@@ -14,6 +14,9 @@
 
 #define KVCOMPRESS_RULE_WEIGHTS_AGREE \
   "the fate gives rows weights lane by lane, but the eviction keeps the same rows in several lanes, which share them"
+#define KVCOMPRESS_RULE_BY_LAYER                                                                                                        \
+  "the fate writes rows when a layer ends its prompt, but the eviction decides when the last layer has. Use one that decides layer by " \
+  "layer"
 #define KVCOMPRESS_RULE_OBSERVE_ALIKE                                                                                                     \
   "the fate observes every query, and the eviction the last ones of a prompt: none observes in both ways. Use an eviction that observes " \
   "every "                                                                                                                                \
@@ -127,9 +130,11 @@ constexpr bool weights_agree(const Needs& eviction, bool by_lane) noexcept { ret
 constexpr bool observe_alike(const Needs& eviction, const Needs& fate) noexcept {
   return fate.observes == Observes::nothing || eviction.observes == Observes::nothing || eviction.observes == fate.observes;
 }
+constexpr bool decides_by_layer(const Needs& eviction) noexcept { return !eviction.model; }
 /// The same of parts that are chosen at run time: raises an Error where types would not compile.
 inline void check_fate(std::string_view eviction, std::string_view fate, const Needs& of_eviction, const Needs& of_fate, bool by_lane) {
   require(weights_agree(of_eviction, by_lane), ErrorCode::option, eviction, " with ", fate, ": ", KVCOMPRESS_RULE_WEIGHTS_AGREE);
+  require(decides_by_layer(of_eviction), ErrorCode::option, eviction, " with ", fate, ": ", KVCOMPRESS_RULE_BY_LAYER);
   require(observe_alike(of_eviction, of_fate), ErrorCode::option, eviction, " with ", fate, ": ", KVCOMPRESS_RULE_OBSERVE_ALIKE);
 }
 
@@ -146,6 +151,7 @@ struct Disposed {
   static constexpr Needs may = detail::with_fate(E::may, D::may);
   using State = std::conditional_t<alone, typename E::State, detail::BothStates<typename E::State, typename D::State>>;
   static_assert(detail::weights_agree(E::may, detail::weighs_by_lane<D>), "kvcompress::Disposed<E, D>: " KVCOMPRESS_RULE_WEIGHTS_AGREE);
+  static_assert(detail::decides_by_layer(E::may), "kvcompress::Disposed<E, D>: " KVCOMPRESS_RULE_BY_LAYER);
   static_assert(detail::observe_alike(E::may, D::may), "kvcompress::Disposed<E, D>: " KVCOMPRESS_RULE_OBSERVE_ALIKE);
 
   struct Options : E::Options {
@@ -207,8 +213,12 @@ struct Disposed {
       D::dispose(options.fate, parts.sets(), moment);
     }
   }
-  static void describe(auto&& fact) {
-    if constexpr (requires { E::describe(fact); }) { E::describe(fact); }
+  static void describe([[maybe_unused]] const Options& options, auto&& fact) {
+    if constexpr (requires { E::describe(options, fact); }) {
+      E::describe(options, fact);
+    } else if constexpr (requires { E::describe(fact); }) {
+      E::describe(fact);
+    }
     fact("fate", D::name);
   }
 
@@ -229,4 +239,5 @@ struct Evict : Disposed<Evict<S, A, X, Drop>, D> {};
 }  // namespace kvcompress
 
 #undef KVCOMPRESS_RULE_WEIGHTS_AGREE
+#undef KVCOMPRESS_RULE_BY_LAYER
 #undef KVCOMPRESS_RULE_OBSERVE_ALIKE

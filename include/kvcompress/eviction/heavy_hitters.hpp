@@ -42,9 +42,17 @@ struct HeavyHitters : AttentionScoredRows {
   }
   static bool renumbers(const Options& options) noexcept { return options.in_cache_positions; }
 
+  /// The same rule as an eviction whose other parts can be replaced; without in-cache positions.
+  using Parts = Evict<AccumulatedAttention>;
+  static Parts::Options parts_of(const Options& options) {
+    require(!options.in_cache_positions, ErrorCode::option,
+            "h2o: in_cache_positions is true, must be false with an allocator or a selector");
+    return {.budget = options.budget, .recent = options.recent, .scorer = {options.reduction}};
+  }
+
   static void select(const Options& options, std::span<RowSet> sets, const Moment& moment) {
-    detail::Deciding<AccumulatedAttention, Uniform, Best>{{options.reduction}, {}, {}, options.budget, 0, options.recent, 1, 0}.select(
-        sets, moment);
+    const AccumulatedAttention::Options scorer{options.reduction};
+    detail::deciding<AccumulatedAttention, Uniform, Best>(scorer, {}, {}, options.budget, 0, options.recent, 1, 0).select(sets, moment);
   }
 };
 

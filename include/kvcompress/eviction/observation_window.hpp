@@ -48,7 +48,7 @@ struct ObservationWindow : AttentionScoredRows {
   }
   /// Of `budget` rows in all, under a budget in bytes.
   static std::size_t decoded_rows(const Options& options, std::size_t budget) noexcept {
-    return Parts::decoded_rows(options.decode_budget, budget);
+    return detail::Deciding::decoded_rows(options.decode_budget, budget);
   }
   static std::size_t least_rows(const Options& options) noexcept {
     return options.window + 1 + (options.decode_budget > 0 ? options.decode_budget : options.window / 3 + 1);
@@ -58,12 +58,16 @@ struct ObservationWindow : AttentionScoredRows {
   static void start(const Options&, State& state) noexcept { state.forget(); }
 
   static void select(const Options& options, std::span<RowSet> sets, const Moment& moment) {
-    const WindowAttention::Options scorer{options.window, options.kernel, options.pooling, options.reduction};
-    Parts{scorer, {}, {}, options.budget, 0, 0, 1, options.decode_budget}.select(sets, moment);
+    const Parts::Options parts = parts_of(options);
+    Parts::select(parts, sets, moment);
   }
-
- private:
-  using Parts = detail::Deciding<WindowAttention, Uniform, Best>;
+  /// The same rule as an eviction whose other parts can be replaced.
+  using Parts = Evict<WindowAttention>;
+  static Parts::Options parts_of(const Options& options) {
+    return {.budget = options.budget,
+            .decode_budget = options.decode_budget,
+            .scorer = {options.window, options.kernel, options.pooling, options.reduction}};
+  }
 };
 
 }  // namespace kvcompress

@@ -26,6 +26,7 @@ struct PrefixLayers : ScoredRows {
       field("first_rows", options.first_rows);
       field("distance", options.distance);
     }
+    static void unnamed_fields(auto& options, auto&& field) { field("removed", options.removed); }
   };
 
   static void validate(const Options& options, const Shape& shape) {

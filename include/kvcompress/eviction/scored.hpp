@@ -25,17 +25,15 @@ struct ScoredRows {
   static std::span<const float> score(const auto& /*options*/, const LaneView& lane, const RowTable&, const Moment&, std::span<float> out) {
     return lane.state<State>().largest_of_each(out);
   }
-  static constexpr std::size_t recent(const auto& /*options*/, std::size_t /*budget*/) noexcept { return 1; }
+  static constexpr std::size_t recent(const auto& /*options*/, std::size_t /*budget*/) noexcept { return 0; }
 };
 
-/// The same, with scores that are computed at a decision, from keys and values, and of which nothing is remembered. The newest row is no better
-/// than others.
+/// The same, with scores that are computed at a decision, from keys and values, and of which nothing is remembered.
 struct ComputedRows : ScoredRows {
   using State = NoState;
 
   static constexpr std::size_t row_bytes(const auto& /*options*/, const Shape&) noexcept { return 0; }
   static State state(const auto& /*options*/, const Site&, const Memory&) noexcept { return {}; }
-  static constexpr std::size_t recent(const auto& /*options*/, std::size_t /*budget*/) noexcept { return 0; }
 };
 
 /// One score per row by the attention that it receives; Options has a `reduction` over the query heads of a KV head. Mean and sum are kept as one sum

@@ -5,6 +5,7 @@
 #include "kvcompress/eviction/evict.hpp"
 #include "kvcompress/eviction/scorers/average_attention.hpp"
 #include "kvcompress/eviction/scorers/key_leverage.hpp"
+#include "kvcompress/eviction/scorers/largest_attention.hpp"
 #include "kvcompress/eviction/scorers/output_change.hpp"
 #include "kvcompress/eviction/scorers/row_norms.hpp"
 
@@ -23,6 +24,10 @@ struct LeveragePress {
 };
 struct DropKVPress {
   using Eviction = Evict<OutputChange>;
+};
+/// The score of its kvcompose press, of the queries that the cache sees (see LargestAttention); its budgets are Composites.
+struct LargestAttentionPress {
+  using Eviction = Evict<LargestAttention>;
 };
 
 }  // namespace kvcompress

@@ -2,14 +2,22 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "kvcompress/eviction/allocators/composites.hpp"
+#include "kvcompress/eviction/allocators/top_mass.hpp"
+#include "kvcompress/eviction/allocators/variance_shares.hpp"
 #include "kvcompress/eviction/dispositions/demote.hpp"
 #include "kvcompress/eviction/dispositions/merge_nearest.hpp"
+#include "kvcompress/eviction/selectors/best_of_each_chunk.hpp"
+#include "kvcompress/eviction/selectors/crush.hpp"
+#include "kvcompress/eviction/selectors/gated_chunks.hpp"
 #include "kvcompress/policies/adakv.hpp"
+#include "kvcompress/policies/cake.hpp"
 #include "kvcompress/policies/cam.hpp"
 #include "kvcompress/policies/chunkkv.hpp"
 #include "kvcompress/policies/criticalkv.hpp"
 #include "kvcompress/policies/d2o.hpp"
 #include "kvcompress/policies/expected_attention.hpp"
+#include "kvcompress/policies/finch.hpp"
 #include "kvcompress/policies/h2o.hpp"
 #include "kvcompress/policies/key_diff.hpp"
 #include "kvcompress/policies/keyformer.hpp"
@@ -26,7 +34,8 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// Every eviction that needs no numbers of a model, and what may become of the rows that they drop: those that do (Q-Filters, TriAttention, PrefixKV, HeadKV, DuoAttention) are made by type.
+/// Every eviction that needs no numbers of a model: those that do (Q-Filters, TriAttention, PrefixKV, HeadKV, DuoAttention) are made by type. And the
+/// allocators, selectors and fates that may stand behind them.
 inline void add_evictions(Registry& registry) {
   registry.add<StreamingLLM>("streaming");
   registry.add<H2O>("h2o");
@@ -47,9 +56,26 @@ inline void add_evictions(Registry& registry) {
   registry.add<CurPress>("cur");
   registry.add<LeveragePress>("leverage");
   registry.add<DropKVPress>("dropkv");
+  registry.add<CAKE>("cake");
+  registry.add<FINCH>("finch");
+  registry.add<LargestAttentionPress>("largest_attention");
   registry.add<D2O>("d2o");
   registry.add<CaM>("cam");
   registry.add<RazorLanes>("razorattention");
+  registry.add_agreement("in_layer");
+  registry.add_allocator<Uniform>("uniform");
+  registry.add_allocator<Pyramid>("pyramidkv");
+  registry.add_allocator<Ada>("adakv");
+  registry.add_allocator<Cascading>("cake");
+  registry.add_allocator<Composites>("kvcompose");
+  registry.add_allocator<VarianceShares>("variance_shares");
+  registry.add_allocator<TopMass>("top_mass");
+  registry.add_selector<Best>("best");
+  registry.add_selector<Chunks>("chunkkv");
+  registry.add_selector<GatedChunks>("eg_chunkkv");
+  registry.add_selector<BestOfEachChunk>("best_of_each_chunk");
+  registry.add_selector<TwoStages>("criticalkv");
+  registry.add_selector<Crush>("kvcrush");
   registry.add_fate<MergeNearest<false>>("merge");
   registry.add_fate<MergeNearest<true>>("merge_weighted");
   registry.add_fate<MergeRanked>("merge_ranked");

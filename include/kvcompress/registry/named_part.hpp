@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <array>
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
 
 #include "kvcompress/any/any_cache.hpp"
 #include "kvcompress/any/any_fate.hpp"
+#include "kvcompress/any/any_parts.hpp"
 #include "kvcompress/registry/settings.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -18,8 +20,14 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// What one name stands for.
 struct PartInfo {
   std::string name;
-  std::string kind;      ///< "eviction", "storage", "retrieval", or several joined by " and "; or "fate"
+  /// "eviction", "storage", "retrieval", or several joined by " and "; "allocator", "selector", "agreement" or "fate" of what stands behind an
+  /// eviction.
+  std::string kind;
   std::string defaults;  ///< "key=value,..." of every option
+
+  [[nodiscard]] bool stands_behind_eviction() const noexcept {
+    return kind == "allocator" || kind == "selector" || kind == "agreement" || kind == "fate";
+  }
 };
 
 namespace detail {
@@ -36,41 +44,69 @@ struct PartChoices {
   bool retrieves = false;
 };
 
-/// Calls visit(options) for the axes that part P names.
+/// What stands in a name beside an eviction: replaces its parts, or says what becomes of the rows that go; null or false where nothing does.
+struct BesideEviction {
+  Choice<AnyAllocator::Ops> allocator{};
+  Choice<AnySelector::Ops> selector{};
+  bool in_layer = false;
+  Choice<DisposerOps> fate{};
+  [[nodiscard]] bool replaces() const noexcept { return allocator.ops != nullptr || selector.ops != nullptr || in_layer; }
+};
+
+/// Whether other parts may stand beside eviction E, which is made of parts or says what it is as one that is.
+template <class E>
+concept TakesParts = made_of_parts<E> || requires(const typename E::Options options) {
+  E::parts_of(options);
+};
+
+/// The options of a part, at first their defaults, and their names.
+struct OptionsByName {
+  std::shared_ptr<void> values;
+  NamedOptions names;
+};
+/// Those of all axes that part P names; of an eviction without the parts that others replace.
 template <class P>
-void for_axes_of(PolicyOptions<P>& options, auto&& visit) {
-  if constexpr (NamesEviction<P>) { visit(options.eviction); }
-  if constexpr (NamesStorage<P>) { visit(options.storage); }
-  if constexpr (NamesRetrieval<P>) { visit(options.retrieval); }
+OptionsByName options_by_name([[maybe_unused]] const BesideEviction& beside) {
+  const auto options = std::make_shared<PolicyOptions<P>>();
+  OptionsByName all{options, {}};
+  if constexpr (NamesEviction<P>) {
+    if constexpr (made_of_parts<typename P::Eviction>) {
+      auto& eviction = options->eviction;
+      eviction.own_fields(eviction, all.names.visitor());
+      all.names.list(eviction.scorer);
+      if (beside.allocator.ops == nullptr) { all.names.list(eviction.allocator); }
+      if (beside.selector.ops == nullptr) { all.names.list(eviction.selector); }
+    } else {
+      all.names.list(options->eviction);
+    }
+  }
+  if constexpr (NamesStorage<P>) { all.names.list(options->storage); }
+  if constexpr (NamesRetrieval<P>) { all.names.list(options->retrieval); }
+  return all;
 }
 
-/// Sets the options that a part's settings name; raises an Error that lists them if there is no such one. for_options(visit) calls visit(options) for
-/// those of each axis.
-void apply_settings(const PartSpec& part, auto&& for_options) {
-  for (const PartSpec::Setting& setting : part.settings) {
-    bool found = false;
-    std::string known;
-    for_options([&](auto& axis) {
-      axis.fields(axis, [&](const char* name, auto& field) {
-        known += std::string(known.empty() ? "" : ", ") + name;
-        if (setting.key == name) {
-          read_setting(part.name + ":" + setting.key, setting.value, field);
-          found = true;
-        }
-      });
-    });
-    require(found, ErrorCode::option, part.name, " has no option \"", setting.key, "\", must be ",
-            known.empty() ? "without options" : "one of " + known);
+/// An eviction with what stands beside it.
+template <class E>
+Choice<AnyEviction::Ops> chosen_eviction(const typename E::Options& options, [[maybe_unused]] const BesideEviction& beside) {
+  if constexpr (made_of_parts<E>) {
+    auto parts = AtRunTime<E>::options(options);
+    if (beside.allocator.ops != nullptr) { parts.allocator.chosen = beside.allocator; }
+    if (beside.selector.ops != nullptr) { parts.selector.chosen = beside.selector; }
+    if (beside.in_layer) { parts.selector.agrees = Scope::layer; }
+    return AnyEviction::of<typename AtRunTime<E>::Eviction>(parts);
+  } else if constexpr (TakesParts<E>) {
+    return beside.replaces() ? chosen_eviction<typename E::Parts>(E::parts_of(options), beside) : AnyEviction::of<E>(options);
+  } else {
+    return AnyEviction::of<E>(options);
   }
 }
-
 template <class P>
-PartChoices choose_part(const PartSpec& spec) {
-  PolicyOptions<P> options{};
-  apply_settings(spec, [&](auto&& visit) { for_axes_of<P>(options, visit); });
+PartChoices choices_of(const void* values, const BesideEviction& beside) {
+  const auto& options = *static_cast<const PolicyOptions<P>*>(values);
   PartChoices chosen;
   if constexpr (NamesEviction<P>) {
-    chosen.eviction = AnyEviction::of<typename P::Eviction>(options.eviction);
+    chosen.eviction = chosen_eviction<typename P::Eviction>(options.eviction, beside);
+    if (beside.fate.ops != nullptr) { chosen.eviction = AnyDisposed::of(chosen.eviction, beside.fate); }
     chosen.needs = chosen.eviction.ops->needs;
   }
   if constexpr (NamesStorage<P>) {
@@ -87,12 +123,27 @@ PartChoices choose_part(const PartSpec& spec) {
   return chosen;
 }
 
+/// How a part is chosen by text.
+struct Choosing {
+  OptionsByName (*options)(const BesideEviction& beside);
+  PartChoices (*choices)(const void* options, const BesideEviction& beside);
+
+  [[nodiscard]] PartChoices operator()(const PartSpec& spec, const BesideEviction& beside) const {
+    const OptionsByName all = options(beside);
+    apply_settings(spec, all.names);
+    return choices(all.values.get(), beside);
+  }
+};
+template <class P>
+inline constexpr Choosing choosing_of{&options_by_name<P>, &choices_of<P>};
+
 /// A part that is registered.
 struct NamedPart {
   PartInfo info;
   std::array<bool, 3> axes;  // eviction, storage, retrieval
-  PartChoices (*choose)(const PartSpec& spec);
-  PartChoices (*choose_for_heads)(const PartSpec& spec);  // its form for layers whose KV heads differ; or null
+  const Choosing* choose;
+  const Choosing* choose_for_heads;  // its form for layers whose KV heads differ; or null
+  bool takes_parts;                  // allocators and selectors may stand beside it
 
   [[nodiscard]] std::size_t first_axis() const noexcept {
     return static_cast<std::size_t>(std::find(axes.begin(), axes.end(), true) - axes.begin());
@@ -102,44 +153,53 @@ struct NamedPart {
   }
 };
 
-/// Adds the options of one axis, with their values, to what is told of a part.
-void list_defaults(auto&& options, PartInfo& info) {
-  options.fields(options, [&](const char* key, auto& field) {
-    const std::string setting = std::string(key) + "=";
-    require(("," + info.defaults).find("," + setting) == std::string::npos, ErrorCode::option, "registry: ", info.name,
-            " has two options named \"", key, "\"");
-    info.defaults += (info.defaults.empty() ? "" : ",") + setting + show_setting(field);
-  });
-}
-
-/// P under a name; `ForHeads` is void, or the form of P for layers whose KV heads differ.
+/// P; `ForHeads` is void, or the form of P for layers whose KV heads differ.
 template <class P, class ForHeads>
-NamedPart named_part(std::string_view name) {
-  NamedPart part{{std::string(name), "", ""}, {NamesEviction<P>, NamesStorage<P>, NamesRetrieval<P>}, &choose_part<P>, nullptr};
-  if constexpr (!std::is_void_v<ForHeads>) { part.choose_for_heads = &choose_part<ForHeads>; }
+NamedPart unnamed_part() {
+  NamedPart part{{}, {NamesEviction<P>, NamesStorage<P>, NamesRetrieval<P>}, &choosing_of<P>, nullptr, false};
+  if constexpr (!std::is_void_v<ForHeads>) { part.choose_for_heads = &choosing_of<ForHeads>; }
+  if constexpr (NamesEviction<P> && !NamesStorage<P> && !NamesRetrieval<P>) { part.takes_parts = TakesParts<typename P::Eviction>; }
+  return part;
+}
+/// A part under its name.
+inline NamedPart named_part(std::string_view name, NamedPart part) {
   constexpr std::array kinds{"eviction", "storage", "retrieval"};
+  part.info.name = name;
   for (std::size_t axis = 0; axis < kinds.size(); ++axis) {
     if (part.axes[axis]) { part.info.kind += std::string(part.info.kind.empty() ? "" : " and ") + kinds[axis]; }
   }
-  PolicyOptions<P> options{};
-  for_axes_of<P>(options, [&](auto& of) { list_defaults(of, part.info); });
+  part.info.defaults = defaults_of(name, part.choose->options({}).names);
   return part;
 }
 
-template <Disposer D>
-PartChoices choose_fate(const PartSpec& spec) {
-  typename D::Options options{};
-  apply_settings(spec, [&](auto&& visit) { visit(options); });
-  PartChoices chosen;
-  chosen.fate = {&disposer_ops_of<D>, std::make_shared<const typename D::Options>(options)};
-  return chosen;
+/// An allocator, a selector or an agreement that is registered, to stand beside evictions that are made of parts, or a fate, beside any.
+struct NamedBeside {
+  PartInfo info;
+  OptionsByName (*options)();
+  void (*choose)(const void* options, BesideEviction& beside);
+};
+template <class Options>
+OptionsByName part_by_name() {
+  const auto options = std::make_shared<Options>();
+  OptionsByName all{options, {}};
+  all.names.list(*options);
+  return all;
 }
-/// What becomes of rows that go, under a name: no axis of a policy, but a part of its eviction.
+template <BudgetAllocator A>
+void choose_allocator(const void* options, BesideEviction& beside) {
+  beside.allocator = AnyAllocator::of<A>(options_of<A>(options));
+}
+template <Selector X>
+void choose_selector(const void* options, BesideEviction& beside) {
+  beside.selector = AnySelector::of<X>(options_of<X>(options));
+}
 template <Disposer D>
-NamedPart named_fate(std::string_view name) {
-  NamedPart part{{std::string(name), "fate", ""}, {}, &choose_fate<D>, nullptr};
-  list_defaults(typename D::Options{}, part.info);
-  return part;
+void choose_fate(const void* options, BesideEviction& beside) {
+  beside.fate = {&disposer_ops_of<D>, std::make_shared<const typename D::Options>(*static_cast<const typename D::Options*>(options))};
+}
+inline NamedBeside named_beside(std::string_view name, const char* kind, OptionsByName (*options)(),
+                                void (*choose)(const void*, BesideEviction&)) {
+  return {{std::string(name), kind, defaults_of(name, options().names)}, options, choose};
 }
 
 }  // namespace detail

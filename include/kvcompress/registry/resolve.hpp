@@ -19,10 +19,15 @@ struct Place {
   const NamedPart* part = nullptr;  // null: nothing is said, which means keep all, f16, read all
   PartSpec spec{};
 };
+/// What stands behind an eviction: an allocator, a selector, an agreement, a fate.
+struct PlaceBeside {
+  const NamedBeside* part;
+  PartSpec spec;
+};
 /// What a clause names.
 struct Places {
   Place eviction{};
-  Place fate{};  ///< of the eviction's rows; null: they are gone
+  std::vector<PlaceBeside> beside{};
   Place keys{};
   Place values{};
   Place retrieval{};
@@ -53,13 +58,7 @@ class Chooser {
   /// `heads_differ`: KV heads of one layer have other clauses.
   [[nodiscard]] ClauseChoices choose(const Places& places, bool heads_differ) {
     ClauseChoices all;
-    all.eviction = made(places.eviction, false, all.eviction_text);
-    if (places.fate.part != nullptr) {
-      std::string text;
-      all.eviction.eviction = AnyDisposed::of(all.eviction.eviction, made(places.fate, false, text).fate);
-      all.eviction.needs = all.eviction.eviction.ops->needs;
-      all.eviction_text += text;
-    }
+    all.eviction = made(places.eviction, false, all.eviction_text, places.beside);
     const bool for_heads = heads_differ || (all.eviction.needs.decides != Decides::never && all.eviction.needs.agrees == Scope::lane);
     all.keys = made(places.keys, for_heads, all.keys_text);
     all.values = made(places.values, for_heads, all.values_text);
@@ -75,19 +74,31 @@ class Chooser {
     using Storage = ExactStorage<half>;
     using Retrieval = ReadAll;
   };
-  PartChoices made(const Place& place, bool for_heads, std::string& text) {
-    const bool in_heads = for_heads && place.part != nullptr && place.part->choose_for_heads != nullptr;
-    text = place.part == nullptr ? "" : place.spec.name + (in_heads ? "," : ":");
+  static void add_text(const PartSpec& spec, bool in_heads, std::string& text) {
+    text += spec.name + (in_heads ? "," : ":");
     std::vector<std::string> settings;
-    for (const PartSpec::Setting& setting : place.spec.settings) { settings.push_back(setting.key + "=" + setting.value); }
+    for (const PartSpec::Setting& setting : spec.settings) { settings.push_back(setting.key + "=" + setting.value); }
     std::sort(settings.begin(), settings.end());
     for (const std::string& setting : settings) { text += setting + ","; }
+  }
+  PartChoices made(const Place& place, bool for_heads, std::string& text, const std::vector<PlaceBeside>& besides = {}) {
+    const bool in_heads = for_heads && place.part != nullptr && place.part->choose_for_heads != nullptr;
+    text.clear();
+    if (place.part != nullptr) { add_text(place.spec, in_heads, text); }
+    for (const PlaceBeside& one : besides) { add_text(one.spec, false, text += "+"); }
     for (const auto& [known, choices] : made_) {
       if (known == text) { return choices; }
     }
-    const PartChoices choices = place.part == nullptr ? choose_part<KeepEverything>({})
-                                : in_heads            ? place.part->choose_for_heads(place.spec)
-                                                      : place.part->choose(place.spec);
+    BesideEviction beside;
+    for (const PlaceBeside& one : besides) {
+      const OptionsByName options = one.part->options();
+      apply_settings(one.spec, options.names);
+      one.part->choose(options.values.get(), beside);
+    }
+    const Choosing& choose = place.part == nullptr ? choosing_of<KeepEverything>
+                             : in_heads            ? *place.part->choose_for_heads
+                                                   : *place.part->choose;
+    const PartChoices choices = choose(place.spec, beside);
     made_.emplace_back(text, choices);
     return choices;
   }

@@ -144,5 +144,65 @@ inline std::string show_setting(const Budget& value) {
 template <class Enum>
 requires std::is_enum_v<Enum> std::string show_setting(Enum value) { return names_of(Enum{})[static_cast<std::size_t>(value)]; }
 
+/// How an option of some type is set from text and shown as text.
+struct OptionFunctions {
+  void (*read)(const std::string& key, const std::string& text, void* value);
+  std::string (*show)(const void* value);
+};
+template <class T>
+inline constexpr OptionFunctions option_functions_of{
+    [](const std::string& key, const std::string& text, void* value) { read_setting(key, text, *static_cast<T*>(value)); },
+    [](const void* value) { return show_setting(*static_cast<const T*>(value)); }};
+
+/// Options of some part under their names; they last as long as the part's.
+class NamedOptions {
+ public:
+  struct Option {
+    const char* name;
+    void* value;
+    const OptionFunctions* functions;
+  };
+  [[nodiscard]] const std::vector<Option>& all() const noexcept { return all_; }
+  /// Those that `options` lists.
+  void list(auto& options) { options.fields(options, visitor()); }
+  [[nodiscard]] auto visitor() {
+    return [this]<class T>(const char* name, T& field) { add(name, &field, option_functions_of<T>); };
+  }
+
+ private:
+  void add(const char* name, void* value, const OptionFunctions& functions);
+  std::vector<Option> all_;
+};
+inline void NamedOptions::add(const char* name, void* value, const OptionFunctions& functions) {
+  all_.push_back({name, value, &functions});
+}
+
+/// Sets the options that a part's settings name; raises an Error that lists them if there is no such one.
+inline void apply_settings(const PartSpec& part, const NamedOptions& options) {
+  for (const PartSpec::Setting& setting : part.settings) {
+    const auto found =
+        std::find_if(options.all().begin(), options.all().end(), [&](const auto& option) { return setting.key == option.name; });
+    if (found != options.all().end()) {
+      found->functions->read(part.name + ":" + setting.key, setting.value, found->value);
+      continue;
+    }
+    std::string known;
+    for (const NamedOptions::Option& option : options.all()) { known += std::string(known.empty() ? "" : ", ") + option.name; }
+    fail(ErrorCode::option, part.name, " has no option \"", setting.key, "\", must be ",
+         known.empty() ? "without options" : "one of " + known);
+  }
+}
+/// "key=value,..." of every option; raises an Error if two of `part` have one name.
+inline std::string defaults_of(std::string_view part, const NamedOptions& options) {
+  std::string defaults;
+  for (const NamedOptions::Option& option : options.all()) {
+    const std::string setting = std::string(option.name) + "=";
+    require(("," + defaults).find("," + setting) == std::string::npos, ErrorCode::option, "registry: ", part, " has two options named \"",
+            option.name, "\"");
+    defaults += (defaults.empty() ? "" : ",") + setting + option.functions->show(option.value);
+  }
+  return defaults;
+}
+
 }  // namespace detail
 }  // namespace kvcompress

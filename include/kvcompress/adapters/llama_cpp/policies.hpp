@@ -50,8 +50,9 @@ class LayerPolicies {
       const std::string_view part = rest.substr(0, end);
       const std::string_view part_name = part.substr(0, part.find(':'));
       const auto& known = registry.parts();
-      const bool evicts =
-          std::any_of(known.begin(), known.end(), [&](const PartInfo& info) { return info.name == part_name && info.kind == "eviction"; });
+      const bool evicts = std::any_of(known.begin(), known.end(), [&](const PartInfo& info) {
+        return info.name == part_name && (info.kind == "eviction" || info.stands_behind_eviction());
+      });
       if (!evicts && part_name != "streaming_llm") { name += "+" + std::string(part); }
       rest.remove_prefix(std::min(end + 1, rest.size()));
     }

@@ -14,7 +14,7 @@
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// A lane keeps the rows that stay anyway and the mean of what the table says of its query heads, rounded half to even; lanes that keep the same rows
-/// the mean of all of theirs. A table that is not of the cache's heads is an Error at the end of a prompt. Cost: none.
+/// the mean of all of theirs. Cost: none.
 ///
 /// Source: "Not All Heads Matter: A Head-Level KV Cache Compression Method with Integrated Retrieval and Reasoning" (HeadKV); as
 /// Zefan-Cai/KVCache-Factory@c97f9d706d63:pyramidkv/pyramidkv_utils.py uses such a table.
@@ -24,9 +24,10 @@ struct HeadTable {
   struct Options {
     LoadedNumbers rows{};  ///< (layers, query heads), 0 or more each
     static void fields(auto&, auto&&) {}
+    static void unnamed_fields(auto& options, auto&& field) { field("rows", options.rows); }
   };
-  static void validate(const Options& options) {
-    require(options.rows.size() > 0, ErrorCode::option, "head_table: rows has no numbers, must have layers * query_heads");
+  static void validate(const Options& options, const Shape& shape) {
+    options.rows.check("head_table: rows", shape.layers * shape.query_heads, "layers * query_heads");
     for (const float rows : options.rows.all()) {
       require(rows >= 0.0F && rows < 4e9F, ErrorCode::option, "head_table: rows has ", rows, ", must be 0 to 4e9");
     }
@@ -46,8 +47,6 @@ struct HeadTable {
  private:
   static double rows_of(const Options& options, const Site& site) {
     const Shape& shape = site.shape;
-    require(options.rows.size() == shape.layers * shape.query_heads, ErrorCode::option, "head_table: rows has ", options.rows.size(),
-            " numbers, must have layers * query_heads = ", shape.layers * shape.query_heads);
     double sum = 0.0;
     for (const float rows : options.rows.some(site.layer * shape.query_heads + site.kv_head * shape.group(), shape.group())) {
       sum += static_cast<double>(rows);

@@ -54,6 +54,7 @@ struct DecayedAttention : ScoredRows {
   }
   static State state(const Options&, const Site&, const Memory& memory) { return State(1, memory); }
   static std::size_t window(const Options& options) noexcept { return options.window; }
+  static constexpr std::size_t recent(const Options&, std::size_t /*budget*/) noexcept { return 1; }
   static void start(const Options& options, State& state) noexcept {
     state.decay(options.decay);
     state.in_prompt = true;

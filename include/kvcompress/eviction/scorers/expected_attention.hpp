@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <limits>
 
+#include "kvcompress/core/loaded_numbers.hpp"
 #include "kvcompress/core/math.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/eviction/scored.hpp"
@@ -95,6 +96,8 @@ struct ExpectedQueries : ScoredRows {
     bool covariance = true;      ///< the second moment counts too
     bool value_norm = true;      ///< times the length of the value
     double epsilon = 0.0;        ///< added to the probability before that, 0 to 1
+    LoadedNumbers means{};       ///< (layers, query heads, key width) of queries of other texts, instead of the prompt's; or empty
+    LoadedNumbers spreads{};     ///< (layers, query heads, key width, key width): their covariance; empty or not as `means`
     static void fields(auto& options, auto&& field) {
       field("future", options.future);
       field("first_rows", options.first_rows);
@@ -102,9 +105,19 @@ struct ExpectedQueries : ScoredRows {
       field("value_norm", options.value_norm);
       field("epsilon", options.epsilon);
     }
+    static void unnamed_fields(auto& options, auto&& field) {
+      field("means", options.means);
+      field("spreads", options.spreads);
+    }
   };
 
-  static void validate(const Options& options, const Shape&) {
+  static void validate(const Options& options, const Shape& shape) {
+    const std::size_t numbers = shape.layers * shape.query_heads * shape.key_width();
+    if (options.means.size() > 0) {
+      options.means.check("expected_queries: means", numbers, "layers * query_heads * the key width");
+      options.spreads.check("expected_queries: spreads", options.covariance ? numbers * shape.key_width() : 0,
+                            "layers * query_heads * the key width^2, or none without covariance");
+    }
     check_bounds("expected_queries: future", options.future, 1, 65536);
     check_bounds("expected_queries: first_rows", options.first_rows);
     require(options.epsilon >= 0.0 && options.epsilon <= 1.0, ErrorCode::option, "expected_queries: epsilon is ", options.epsilon,
@@ -212,13 +225,21 @@ struct ExpectedQueries : ScoredRows {
     const std::size_t width = shape.key_width();
     const std::size_t group = shape.group();
     const Vector<float> turn = mean_turn(options, lane, moment);
+    const std::size_t before = (lane.site.layer * shape.kv_heads + lane.site.kv_head) * group;  // query heads, in what is given
+    const bool given = options.means.size() > 0;
+    const auto mean = [&](std::size_t head, std::size_t c) {
+      return given ? static_cast<double>(options.means.all()[(before + head) * width + c]) : state.mean(head, c);
+    };
+    const auto covariance = [&](std::size_t head, std::size_t a, std::size_t b) {
+      return given ? static_cast<double>(options.spreads.all()[((before + head) * width + a) * width + b]) : state.covariance(head, a, b);
+    };
     Turned all{numbers_of<float>(moment, group * width), numbers_of<float>(moment, options.covariance ? group * width * width : 0)};
     for (std::size_t head = 0; head < group; ++head) {
       for (std::size_t a = 0; a < width; ++a) {
-        all.means[head * width + a] = static_cast<float>(turned(shape, turn, a, [&](std::size_t c) { return state.mean(head, c); }));
+        all.means[head * width + a] = static_cast<float>(turned(shape, turn, a, [&](std::size_t c) { return mean(head, c); }));
         for (std::size_t b = 0; options.covariance && b < width; ++b) {
           all.spreads[(head * width + a) * width + b] = static_cast<float>(turned(shape, turn, a, [&](std::size_t c) {
-            return turned(shape, turn, b, [&](std::size_t d) { return state.covariance(head, c, d); });
+            return turned(shape, turn, b, [&](std::size_t d) { return covariance(head, c, d); });
           }));
         }
       }

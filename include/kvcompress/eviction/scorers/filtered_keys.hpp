@@ -18,6 +18,7 @@ struct FilteredKeys : ComputedRows {
   struct Options {
     LoadedNumbers filters{};  ///< (layers, KV heads, key width), as published for the model
     static void fields(auto&, auto&&) {}
+    static void unnamed_fields(auto& options, auto&& field) { field("filters", options.filters); }
   };
 
   static void validate(const Options& options, const Shape& shape) {

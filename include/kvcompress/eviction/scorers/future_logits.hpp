@@ -28,6 +28,10 @@ struct FutureLogits : ComputedRows {
       field("farthest", options.farthest);
       field("pin_prompt", options.pin_prompt);
     }
+    static void unnamed_fields(auto& options, auto&& field) {
+      field("means", options.means);
+      field("lengths", options.lengths);
+    }
   };
 
   static void validate(const Options& options, const Shape& shape) {

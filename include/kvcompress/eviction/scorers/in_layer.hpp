@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+
 #include "kvcompress/eviction/evict.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -10,7 +12,11 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// does to the sum.
 template <Scorer S>
 struct InLayer : S {
-  static constexpr Needs may{S::may.decides, S::may.observes, Scope::layer};
+  static constexpr Needs may = [] {
+    Needs needs = S::may;
+    needs.agrees = std::max(needs.agrees, Scope::layer);
+    return needs;
+  }();
 };
 
 }  // namespace kvcompress

@@ -31,6 +31,7 @@ struct KeyLeverage : ComputedRows {
       field("jitter", options.jitter);
       field("seed", options.seed);
     }
+    static void unnamed_fields(auto& options, auto&& field) { field("sketch", options.sketch); }
   };
 
   static void validate(const Options& options, const Shape& shape) {

@@ -13,6 +13,7 @@ struct LastAttention : ScoredRows {
   static constexpr Needs may{.observes = Observes::last_queries, .agrees = Scope::layer};
 
   static constexpr std::size_t window(const Options&) noexcept { return 1; }
+  static constexpr std::size_t recent(const Options&, std::size_t /*budget*/) noexcept { return 1; }
   static void start(const Options&, State& state) noexcept { state.forget(); }
   static void observe(const Options&, State& state, std::size_t head, std::span<const float> probabilities) noexcept {
     if (head == 0) { state.forget(); }

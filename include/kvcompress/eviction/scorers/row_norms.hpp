@@ -31,6 +31,7 @@ struct RowNorms : ComputedRows {
       field("leverage", options.leverage);
       field("neighbours", options.neighbours);
     }
+    static void unnamed_fields(auto& options, auto&& field) { field("projection", options.projection); }
   };
 
   static void validate(const Options& options, const Shape& shape) {

@@ -1,4 +1,4 @@
-# packaging/vcpkg/kvcompress/portfile.cmake - installs the clone it stands in.
+# cmake/vcpkg/kvcompress/portfile.cmake - installs the clone it stands in.
 # SPDX-License-Identifier: MIT
 set(VCPKG_BUILD_TYPE release)  # only headers
 get_filename_component(SOURCE_PATH "${CMAKE_CURRENT_LIST_DIR}/../../.." ABSOLUTE)

@@ -1,4 +1,4 @@
-# packaging/conan/conanfile.py - Conan 2: `conan create packaging/conan` in a clone makes the package from the clone's headers.
+# cmake/conan/conanfile.py - Conan 2: `conan create cmake/conan` in a clone makes the package from the clone's headers.
 # SPDX-License-Identifier: MIT
 import os
 import re

@@ -1,0 +1,151 @@
+// tests/registry/parts_test.cpp - allocators and selectors behind evictions by name: what they give, and what is refused.
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include "any/lives.hpp"
+#include "registry/registry.hpp"
+
+namespace {
+
+using namespace kvcompress;
+using namespace kvcompress::test;
+
+using examples::registry;
+
+const Shape shape{.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 32};
+
+/// Two names of the same: they live the same life, and their saved files are the same.
+void expect_alike(const std::string& parts, const std::string& preset) {
+  SCOPED_TRACE(parts);
+  AnyCache made_of_parts = registry().make(parts, shape);
+  AnyCache whole = registry().make(preset, shape);
+  expect_same(made_of_parts, whole, shape);
+}
+TEST(PartsByName, AreWhatPresetsAreMadeOf) {
+  expect_alike("snapkv:window=8,budget=30%+adakv:floor=0.3", "adakv:window=8,budget=30%,floor=0.3");
+  expect_alike("snapkv:budget=50,window=8+pyramidkv:beta=8", "pyramidkv:budget=50,window=8,beta=8");
+  expect_alike("kivi4:residual=32+snapkv:budget=60,window=8+in_layer+chunkkv:length=10",
+               "chunkkv:budget=60,window=8,length=10+kivi4:residual=32");
+  expect_alike("snapkv:budget=60,window=8,decode_budget=20+criticalkv:first_share=0.3+adakv",
+               "criticaladakv:budget=60,window=8,decode_budget=20,first_share=0.3");
+  expect_alike("adakv:budget=50,window=8+uniform+criticalkv", "criticalkv:budget=50,window=8");
+  expect_alike("tova:budget=50+in_layer+best", "tova:budget=50");  // its heads agree anyway
+}
+
+TEST(PartsByName, KeepTheBudgetsThatTheyShareOut) {
+  const Text text(shape, 210, 8);
+  const auto kept = [&](const std::string& policy) {
+    AnyCache cache = registry().make(policy, shape);
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      static_cast<void>(step(cache, text, 0, 150, layer));
+      cache.end_prompt(layer);
+    }
+    std::vector<std::size_t> rows;
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      static_cast<void>(step(cache, text, 150, 1, layer));
+      cache.commit(layer);
+      for (std::size_t head = 0; head < shape.kv_heads; ++head) { rows.push_back(cache.kept(layer, head).size()); }
+    }
+    return rows;
+  };
+  const auto even = kept("h2o:budget=60");
+  EXPECT_EQ(even, std::vector<std::size_t>(4, 60));
+  EXPECT_EQ(kept("h2o:budget=60+uniform+best"), even);
+  const auto pyramid = kept("tova:budget=60+pyramidkv:beta=4");
+  EXPECT_GT(pyramid.front(), 60U);
+  EXPECT_LT(pyramid.back(), 60U);
+  const auto ada = kept("h2o:budget=60+adakv");
+  EXPECT_EQ(ada[0] + ada[1], 120U);
+  EXPECT_NE(ada[0], ada[1]);
+  const auto chunks = kept("knorm:budget=60+in_layer+chunkkv:length=12");
+  EXPECT_EQ(chunks[0], chunks[1]);
+  EXPECT_LE(chunks[0], 60U);
+}
+
+TEST(PartsByName, HeadsThatAgreeKeepTheSameRows) {
+  const Text text(shape, 210, 9);
+  for (const auto& [policy, same] : {std::pair{"knorm:budget=60+kivi4", false}, {"knorm:budget=60+in_layer+kivi4", true}}) {
+    AnyCache cache = registry().make(policy, shape);
+    live(cache, text, shape);
+    EXPECT_EQ(cache.kept(1, 0) == cache.kept(1, 1), same) << policy;
+  }
+  EXPECT_NO_THROW(static_cast<void>(registry().make("h2o:budget=90+in_layer+gear4", shape)));
+}
+
+TEST(PartsByName, LayersThatShareABudgetWaitForTheLast) {
+  const Text text(shape, 210, 10);
+  for (const std::string policy :
+       {"cake:budget=40,window=8", "snapkv:budget=40,window=8+kvcompose:structured=false", "cake:budget=40,window=8+kivi4:residual=32",
+        "h2o:budget=40+in_layer+kvcompose+gear4",
+        "snapkv:budget=40,window=8+kvcompose+shadowkv:budget=8,chunk=4,local_chunks=1,outlier_chunks=1,rank=8"}) {
+    SCOPED_TRACE(policy);
+    AnyCache cache = registry().make(policy, shape);
+    AnyCache backwards = registry().make(policy, shape);
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) { static_cast<void>(step(cache, text, 0, 150, layer)); }
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) { static_cast<void>(step(backwards, text, 0, 150, layer)); }
+    cache.end_prompt(0);
+    EXPECT_EQ(cache.kept(0, 0).size(), 150U) << "nothing goes before the last layer has ended its prompt";
+    EXPECT_THROW(cache.append(0, text.key_rows(150, 1), text.value_rows(150, 1)), Error);
+    AnyCache waiting(shape, cache.options());
+    load_from(waiting, saved(cache));
+    AnyCache fork = cache.fork();
+    std::size_t held = 0;
+    for (AnyCache* one : {&cache, &waiting, &fork}) { one->end_prompt(1); }
+    backwards.end_prompt(1);
+    backwards.end_prompt(0);
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      for (std::size_t head = 0; head < shape.kv_heads; ++head) {
+        held += cache.kept(layer, head).size();
+        EXPECT_EQ(backwards.kept(layer, head), cache.kept(layer, head));
+        EXPECT_EQ(waiting.kept(layer, head), cache.kept(layer, head));
+        EXPECT_EQ(fork.kept(layer, head), cache.kept(layer, head));
+      }
+    }
+    EXPECT_LE(held, 160U);
+    EXPECT_GE(held, 150U);
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      for (std::size_t t = 150; t < 180; ++t) {
+        const Outputs out = step(cache, text, t, 1, layer);
+        EXPECT_EQ(step(waiting, text, t, 1, layer), out);
+        EXPECT_EQ(step(backwards, text, t, 1, layer), out);
+      }
+    }
+  }
+}
+
+void expect_error(const std::string& policy, const std::string& sentence) {
+  try {
+    static_cast<void>(registry().make(policy, shape));
+    ADD_FAILURE() << policy << " is accepted";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::option) << policy;
+    EXPECT_EQ(error.what(), "kvcompress: " + sentence);
+  }
+}
+TEST(PartsByName, AreRefusedWhereTheyHaveNoPlace) {
+  expect_error("eg_chunkkv+kivi4",
+               "policy \"eg_chunkkv+kivi4\": eg_chunkkv is given, an eviction's selector, must stand behind an eviction that scores rows, "
+               "like snapkv+eg_chunkkv");
+  expect_error("streaming+adakv",
+               "policy \"streaming+adakv\": adakv is given, an eviction's allocator, must stand behind an eviction that scores rows, which "
+               "streaming does not");
+  expect_error("snapkv+adakv+pyramidkv", "policy \"snapkv+adakv+pyramidkv\" names two allocators: adakv and pyramidkv");
+  expect_error("snapkv+chunkkv+best", "policy \"snapkv+chunkkv+best\" names two selectors: chunkkv and best");
+  expect_error("adakv+snapkv", "policy \"adakv+snapkv\" names two evictions: adakv and snapkv");
+  expect_error("snapkv+adakv:beta=3", "adakv has no option \"beta\", must be one of floor, rule, normalize");
+  expect_error("snapkv+adakv:floor=2", "ada: floor is 2, must be 0 to 1");
+  expect_error("adakv:floor=0.1+pyramidkv",
+               "adakv has no option \"floor\", must be one of budget, sinks, recent, decode_budget, window, kernel, pooling, reduction");
+  expect_error("snapkv+in_layer:x=1", "in_layer has no option \"x\", must be without options");
+  expect_error("h2o:in_cache_positions=true+adakv", "h2o: in_cache_positions is true, must be false with an allocator or a selector");
+  expect_error("snapkv:budget=1000000B+adakv",
+               "window_attention: budget is 1000000 bytes, must be rows or a fraction with the allocator ada");
+  expect_error("snapkv+cake",
+               "window_attention: the allocator is cascading, must be one that goes by scores: window_attention says nothing of lanes as a "
+               "whole");
+  expect_error("cake+xkv", "policy \"cake+xkv\": cake with xkv: " + std::string(detail::Rules::encoded_together_sentence));
+  expect_error("snapkv+kvcompose+xkv", "policy \"snapkv+kvcompose+xkv\": snapkv with xkv: " + std::string(detail::Rules::model_sentence));
+  expect_error("keys=adakv+kivi4", "policy \"keys=adakv+kivi4\": keys=adakv is given, which is eviction, must be a storage alone");
+}
+
+}  // namespace
