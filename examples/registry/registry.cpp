@@ -4,8 +4,6 @@
 
 #include "registry/families.hpp"
 
-template class kvcompress::KVCache<kvcompress::AnyPolicy>;
-
 namespace examples {
 
 const kvcompress::Registry& registry() {

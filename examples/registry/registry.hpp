@@ -4,9 +4,6 @@
 
 #include "kvcompress/registry.hpp"
 
-// Compiled once, in registry.cpp: a quarter of the time of each file that uses it.
-extern template class kvcompress::KVCache<kvcompress::AnyPolicy>;
-
 namespace examples {
 
 /// All policies of kvcompress::standard_registry(), made at the first call.
