@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kvcompress/core/math.hpp"
+#include "kvcompress/eviction/allocators/uniform.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
 #include "kvcompress/eviction/scorers/window_attention.hpp"
 
