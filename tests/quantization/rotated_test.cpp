@@ -1,0 +1,98 @@
+// tests/quantization/rotated_test.cpp - rotated stores of keys: hard rows, and products with codes against products with decoded rows.
+// SPDX-License-Identifier: MIT
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <iostream>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kvcompress/policies/rotated.hpp"
+
+namespace {
+
+using namespace kvcompress;
+
+constexpr std::size_t dim = 64;
+constexpr std::size_t count = 40;
+const Shape shape{.layers = 1, .query_heads = 1, .kv_heads = 1, .head_dim = dim};
+
+std::vector<float> rows_of(const std::string& kind) {
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  std::vector<float> rows(count * dim);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const float x = normal(random);
+    const std::size_t c = i % dim;
+    rows[i] = kind == "constant"     ? 3.0F
+              : kind == "one sign"   ? 5.0F + std::abs(x)
+              : kind == "outliers"   ? (c == 3 || c == 17 || c == 40 ? 60.0F * x : x)
+              : kind == "half scale" ? std::copysign(60000.0F, x)
+              : kind == "zero"       ? 0.0F
+                                     : x;
+  }
+  return rows;
+}
+
+/// Length of what decoded rows differ by, of their length; products of a query with codes must be those with decoded rows.
+template <class Storage>
+double loss(const std::string& kind) {
+  const std::vector<float> rows = rows_of(kind);
+  const typename Storage::Options options{.residual = 0, .accumulation = Accumulation::exact};
+  typename Storage::Keys keys(options, Site{0, 0, shape}, dim, {});
+  for (std::size_t r = 0; r < count; ++r) { keys.append(rows.data() + r * dim); }
+  Vector<float> scratch{Allocator<float>(Memory{})};
+  keys.settle(scratch);
+  EXPECT_EQ(keys.settled(), 32U);  // and 8 exact ones
+  std::vector<float> queries = rows_of("normal");
+  queries.resize(dim);
+  std::vector<float> framed = queries;
+  keys.frame_queries(framed.data(), dim, 1);
+  std::vector<float> logits(count);
+  std::vector<float> room(keys.scratch_floats(dim, 1));
+  keys.scores({0, count}, framed.data(), dim, 1, logits.data(), count, room.data());
+  double differ = 0.0;
+  double all = 0.0;
+  std::vector<float> decoded(dim);
+  for (std::size_t r = 0; r < count; ++r) {
+    keys.read(r, decoded.data());
+    double product = 0.0;
+    double size = 1.0;
+    for (std::size_t c = 0; c < dim; ++c) {
+      const auto x = static_cast<double>(rows[r * dim + c]);
+      const auto y = static_cast<double>(decoded[c]);
+      EXPECT_TRUE(std::isfinite(y)) << kind;
+      product += y * static_cast<double>(queries[c]);
+      size += std::abs(y * static_cast<double>(queries[c]));
+      if (r >= keys.settled()) { continue; }
+      differ += (x - y) * (x - y);
+      all += x * x;
+    }
+    EXPECT_NEAR(static_cast<double>(logits[r]), product, 1e-5 * size) << kind << ", row " << r;
+  }
+  const double share = all > 0.0 ? std::sqrt(differ / all) : std::sqrt(differ);
+  std::cout << kind << " loses " << share << "\n";
+  return share;
+}
+
+TEST(Rotated, LosesLittleOfHardRows) {
+  using Steps = Rotated<4>::Storage;
+  EXPECT_LT(loss<Steps>("normal"), 0.11);
+  EXPECT_LT(loss<Steps>("constant"), 2e-3);
+  EXPECT_LT(loss<Steps>("one sign"), 0.22);  // its mean becomes one large number beside small ones
+  EXPECT_LT(loss<Steps>("outliers"), 0.13);
+  EXPECT_LT(loss<Steps>("half scale"), 0.11);
+  EXPECT_EQ(loss<Steps>("zero"), 0.0);
+}
+TEST(RotatedLevels, LoseLittleOfHardRowsUnlessTheRotationMakesThemSpikes) {
+  using Levels = RotatedLevels<4>::Storage;
+  EXPECT_LT(loss<Levels>("normal"), 0.11);
+  EXPECT_LT(loss<Levels>("constant"), 0.45);  // a row of the Hadamard matrix becomes one number, which is no normal distribution
+  EXPECT_LT(loss<Levels>("one sign"), 0.45);
+  EXPECT_LT(loss<Levels>("outliers"), 0.2);
+  EXPECT_LT(loss<Levels>("half scale"), 0.11);
+  EXPECT_EQ(loss<Levels>("zero"), 0.0);
+}
+
+}  // namespace
