@@ -30,8 +30,7 @@ struct FlushOldest {
   static constexpr std::size_t due(std::size_t exact, std::size_t residual) noexcept { return exact > residual ? exact - residual : 0; }
 };
 
-/// The newest `residual` to residual + 15 rows stay exact; older ones are encoded 16 at a time, a whole strip of codes, which costs a third of one
-/// by one.
+/// The newest `residual` to residual + 15 rows stay exact; older ones are encoded 16 at a time, a whole strip of codes.
 struct FlushStrips {
   static constexpr std::string_view name = "16 by 16";
   static constexpr std::size_t more(std::size_t /*row_multiple*/) noexcept { return 16; }
