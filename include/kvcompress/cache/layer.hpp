@@ -12,6 +12,7 @@
 #include "kvcompress/cache/commit_scratch.hpp"
 #include "kvcompress/cache/leaving_rows.hpp"
 #include "kvcompress/cache/rows_of_budget.hpp"
+#include "kvcompress/cache/scatter.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
@@ -383,13 +384,6 @@ struct Layer {
   }
   static constexpr std::size_t slack = 64;  // entries that tables and states keep free for decoding
 
-  /// A number for a position (the last step of SplitMix64), so that sums of them tell sets of positions apart.
-  static constexpr std::uint64_t scatter(Position position) noexcept {
-    std::uint64_t x = position + std::uint64_t{0x9E37'79B9'7F4A'7C15};
-    x = (x ^ (x >> 30U)) * 0xBF58'476D'1CE4'E5B9U;
-    x = (x ^ (x >> 27U)) * 0x94D0'49BB'1331'11EBU;
-    return x ^ (x >> 31U);
-  }
   /// Rows of padding at the front, where nothing has evicted them.
   [[nodiscard]] std::size_t padding_in_place(std::size_t head) const noexcept {
     if (lanes[head].decides()) { return 0; }
