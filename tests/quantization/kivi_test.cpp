@@ -118,7 +118,7 @@ void check_stores(std::size_t dim) {
     const std::size_t first = round == 0 ? 0 : rng() % rows;
     const std::size_t last = round == 0 ? rows : first + rng() % (rows - first) + 1;
     const std::size_t count = last - first;
-    std::vector<float> room(std::max(Storage::Keys::scratch_floats(dim, queries), Storage::Values::scratch_floats(dim, queries)));
+    std::vector<float> room(std::max(keys.scratch_floats(dim, queries), values.scratch_floats(dim, queries)));
     std::vector<float> logits(queries * count);
     keys.scores({first, last}, query.data(), stride, queries, logits.data(), count, room.data());
     const auto weights = normal_numbers(queries * count, rng);
