@@ -72,7 +72,7 @@ struct Cell {
       add(eviction, {{"budget", bounded(rows)},
                      {"recent", all ? "0" : std::to_string(rows / 3)},
                      {"sinks", eviction == "streaming" ? "4" : "0"},
-                     {"window", eviction == "streaming" ? bounded(all ? rows : rows - 4) : "8"},
+                     {"window", eviction == "streaming" || eviction == "razorattention" ? bounded(all ? rows : rows - 4) : "8"},
                      {"in_cache_positions", eviction == "streaming" && turns ? "true" : "false"}});
     }
     add(fate, {});

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# tests/umbrella/compile_cost.sh - holds kvcompress.hpp to under 90,000 lines and two and a half times the baseline's compile time.
+# tests/umbrella/compile_cost.sh - holds kvcompress.hpp to under 90,000 lines and three times the baseline's compile time.
 # SPDX-License-Identifier: MIT
 # By instructions (callgrind) it is 1.85 times the baseline; user time swings from 1.6 to 2.5 with what else the machine does.
 set -euo pipefail
@@ -39,5 +39,5 @@ done
 lines=$("${compile[@]}" -O0 -E -P "$work/umbrella.cpp" | wc -l)
 
 echo "kvcompress.hpp: $lines preprocessed lines (bound: 90000)"
-echo "kvcompress.hpp: $umbrella ms of user time, best of five; <vector>, <span>, <immintrin.h>: $baseline ms (bound: 2.5 times)"
-((lines < 90000 && 2 * umbrella <= 5 * baseline))
+echo "kvcompress.hpp: $umbrella ms of user time, best of five; <vector>, <span>, <immintrin.h>: $baseline ms (bound: 3 times)"
+((lines < 90000 && umbrella <= 3 * baseline))

@@ -90,16 +90,16 @@ AttendOptions KVCache<P>::check_attend(std::size_t layer, const Rows& queries, c
   detail::check_beside(shape_, "attend", queries.tokens(), how);
   ws.check("attend", shape_, workspace_);
   detail::check_queries(shape_, queries, heads.first, heads.last, how.scale, Workspace::ensure(ws.queries, shape_.key_width()));
-  detail::check_output(shape_, out, queries.tokens());
-  check_alibi("attend", layer, how);
   if (how.query_position != no_position) {
     check_query_position(layer, queries.tokens(), how.query_position);
-    return how;
+  } else {
+    const std::size_t open = at(layer).open;
+    require(open > 0, ErrorCode::phase, "attend(layer = ", layer, ") before append: no rows since the last commit");
+    require(queries.tokens() <= open, ErrorCode::phase, "attend: queries.tokens() is ", queries.tokens(), ", must be at most the ", open,
+            " rows since the last commit");
   }
-  const std::size_t open = at(layer).open;
-  require(open > 0, ErrorCode::phase, "attend(layer = ", layer, ") before append: no rows since the last commit");
-  require(queries.tokens() <= open, ErrorCode::phase, "attend: queries.tokens() is ", queries.tokens(), ", must be at most the ", open,
-          " rows since the last commit");
+  detail::check_output(shape_, out, queries.tokens());
+  check_alibi("attend", layer, how);
   return how;
 }
 

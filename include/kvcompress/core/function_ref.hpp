@@ -3,7 +3,6 @@
 #pragma once
 
 #include <concepts>
-#include <memory>
 #include <type_traits>
 #include <utility>
 
@@ -22,7 +21,7 @@ class FunctionRef<Result(Arguments...)> {
   template <class F>
   requires(!std::same_as<std::remove_cvref_t<F>, FunctionRef> && std::is_object_v<std::remove_reference_t<F>> &&
            std::is_invocable_r_v<Result, F&, Arguments...>) explicit(false) FunctionRef(F&& function) noexcept
-      : object_(const_cast<void*>(static_cast<const void*>(std::addressof(function)))),
+      : object_(const_cast<void*>(static_cast<const void*>(__builtin_addressof(function)))),
         call_([](void* object, Arguments... arguments) -> Result {
           return (*static_cast<std::remove_reference_t<F>*>(object))(std::forward<Arguments>(arguments)...);
         }) {}
