@@ -68,7 +68,7 @@ void turboquant_of_vllm(const conformance::Case& one) {
   const Table k(one.array("k"));
   const float sigma = 1.0F / std::sqrt(static_cast<float>(k.dim));
   const auto levels = one.array("levels").as<float>();
-  double off = 0.0;  // theirs are solved by trapezoids up to 3.5 deviations: 2e-4 of a unit vector of 64 numbers
+  double off = 0.0;  // theirs are not Lloyd's and Max's to the last digit: up to 1.7e-3 off
   for (std::size_t i = 0; i < table.count; ++i) { off = std::max(off, std::abs(static_cast<double>(table.levels[i] - levels[i] / sigma))); }
   conformance::expect_within(one, "levels, in deviations", off, 2e-3);
 
