@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "compare_policies/results.hpp"
@@ -121,33 +122,39 @@ inline void fill_landmarks(PartSettings& part, std::size_t budget) {
 
 /// Evictions with a budget, and those of them that look at the last queries of a prompt.
 inline bool has_budget(std::string_view name) {
-  constexpr std::string_view names[] = {
-      "h2o", "tova", "keydiff", "expected_attention", "knorm", "lagkv", "keyformer", "observed_attention", "cur", "leverage"};
+  constexpr std::string_view names[] = {"h2o",   "tova",     "keydiff",           "expected_attention",
+                                        "knorm", "lagkv",    "keyformer",         "observed_attention",
+                                        "cur",   "leverage", "largest_attention", "d2o",
+                                        "cam"};
   return std::find(std::begin(names), std::end(names), name) != std::end(names);
 }
 inline bool has_window(std::string_view name) {
-  constexpr std::string_view names[] = {"snapkv", "pyramidkv", "adakv", "chunkkv", "criticalkv", "criticaladakv", "dropkv"};
+  constexpr std::string_view names[] = {"snapkv",        "pyramidkv", "adakv", "chunkkv", "criticalkv",
+                                        "criticaladakv", "dropkv",    "cake",  "finch"};
   return std::find(std::begin(names), std::end(names), name) != std::end(names);
 }
 
 /// The policy with `budget` rows for its eviction or retrieval, and what else would not suit a short prompt, where it names none of its
-/// own. Names of parts that are not known here pass as they are.
+/// own. Names of parts that are not known here pass as they are, and so do those of evictions behind an eviction, which mean an allocator or a selector.
 inline std::string with_defaults(std::string_view policy, std::size_t budget, std::size_t prompt_tokens, std::size_t dense_layers = 2) {
   std::string result;
   const bool landmarks = policy.find("shadowkv") != std::string_view::npos || policy.find("landmarks") != std::string_view::npos;
+  bool evicts = false;  // an eviction has come
   while (true) {
     const std::size_t end = std::min(policy.find('+'), policy.size());
     PartSettings part(policy.substr(0, end));
-    if (part.name() == "streaming") {
+    const bool behind = std::exchange(evicts, evicts || has_budget(part.name()) || has_window(part.name()));
+    if (part.name() == "streaming" || part.name() == "razorattention") {
       if (!part.find("window")) {
         const std::size_t sinks = part.number("sinks", std::min<std::size_t>(4, budget / 2));
+        const std::size_t others = sinks + (part.name() == "razorattention" ? 1 : 0);  // it has a row for the rest
         part.fill("sinks", sinks);
-        part.fill("window", budget > sinks ? budget - sinks : 1);
+        part.fill("window", budget > others ? budget - others : 1);
       }
-      if (landmarks) { part.fill("in_cache_positions", "false"); }  // landmarks are made at the original ones
-    } else if (has_budget(part.name())) {
+      if (landmarks && part.name() == "streaming") { part.fill("in_cache_positions", "false"); }  // landmarks are made at the original ones
+    } else if (has_budget(part.name()) && !behind) {
       part.fill("budget", budget);
-    } else if (has_window(part.name())) {
+    } else if (has_window(part.name()) && !behind) {
       if (!part.find("budget") && budget <= 32) { part.fill("window", budget / 2); }
       part.fill("budget", budget);
     } else if (part.name().starts_with("kivi")) {
@@ -184,13 +191,13 @@ inline std::string budget_of(std::string_view policy) {
   const std::string parts = label_of(policy) + "+";
   for (std::size_t from = 0; from < parts.size(); from = parts.find('+', from) + 1) {
     const std::string_view part = std::string_view(parts).substr(from, parts.find('+', from) - from);
-    const bool exact = part == "full" || part == "f16" || part == "f32" || part == "bf16";
-    const std::string_view kind = exact                                                  ? ""
-                                  : part.starts_with("kivi") || part.starts_with("gear") ? "bits"
-                                  : part == "xkv"                                        ? "rank"
-                                  : part == "shadowkv"                                   ? "rank, read"
-                                  : part == "quest" || part == "landmarks"               ? "read"
-                                                                                         : "rows";
+    const auto begins = [&](auto... with) { return (part.starts_with(with) || ...); };
+    const std::string_view kind = begins("kivi", "gear", "rot", "lm", "tiers", "keys=", "values=") ? "bits"
+                                  : part == "xkv"                                                  ? "rank"
+                                  : part == "shadowkv"                                             ? "rank, read"
+                                  : part == "quest" || part == "landmarks"                         ? "read"
+                                  : from == 0 && !begins("full", "f16", "f32", "bf16")             ? "rows"
+                                                                                                   : "";
     if (!kind.empty()) { kinds.append(kinds.empty() ? "" : ", ").append(kind); }
   }
   return kinds.empty() ? "-" : kinds;

@@ -51,6 +51,9 @@ TEST(PolicyList, FillsInWhatAPolicyLeavesOpen) {
   EXPECT_EQ(with_defaults("streaming:window=50", 128, 512), "streaming:window=50");
   EXPECT_EQ(with_defaults("h2o:recent=3+kivi2", 128, 512), "h2o:recent=3,budget=128+kivi2:residual=32");
   EXPECT_EQ(with_defaults("h2o:budget=20%", 128, 512), "h2o:budget=20%");
+  EXPECT_EQ(with_defaults("d2o", 128, 512), "d2o:budget=128");
+  EXPECT_EQ(with_defaults("razorattention", 128, 512), "razorattention:sinks=4,window=123") << "and a row for the rest";
+  EXPECT_EQ(with_defaults("snapkv+adakv+chunkkv", 128, 512), "snapkv:budget=128+adakv+chunkkv") << "its allocator and selector";
   EXPECT_EQ(with_defaults("snapkv+kivi4:residual=64", 20, 512), "snapkv:window=10,budget=20+kivi4:residual=64");
   EXPECT_EQ(with_defaults("kivi4", 128, 4096), "kivi4:residual=128");
   EXPECT_EQ(with_defaults("quest", 256, 1024), "quest:budget=256,dense_layers=2");
@@ -253,6 +256,8 @@ TEST(PolicyList, SaysWhatASizeIsChosenBy) {
   EXPECT_EQ(budget_of("xkv:rank_keys=4"), "rank");
   EXPECT_EQ(budget_of("quest+gear2"), "read, bits");
   EXPECT_EQ(budget_of("shadowkv"), "rank, read");
+  EXPECT_EQ(budget_of("keys=lm4,values=lm3"), "bits");
+  EXPECT_EQ(budget_of("snapkv+adakv+merge+rot4"), "rows, bits");
   EXPECT_EQ(label_of("xkv:rank_keys=48,fold_in=64+quest:page=8"), "xkv+quest");
   const std::vector<Policy> policies = read_policies("xkv,xkv:fold_in=64", 64, 512);
   EXPECT_EQ(policies[1].shown(), "xkv");
