@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "registry/refused.hpp"
 #include "registry/registry.hpp"
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
@@ -98,15 +99,7 @@ TEST(Clauses, KeysAndValuesMayBeHeldInDifferentWays) {
   EXPECT_NE(value, exact_value);
 }
 
-void expect_error(const std::string& policy, const std::string& sentence) {
-  try {
-    static_cast<void>(registry().make(policy, shape));
-    ADD_FAILURE() << policy << " is accepted";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::option) << policy;
-    EXPECT_EQ(error.what(), "kvcompress: " + sentence);
-  }
-}
+void expect_error(const std::string& policy, const std::string& sentence) { expect_refused(policy, shape, sentence); }
 
 TEST(Clauses, ErrorsNameTheClause) {
   const auto expect = [](const std::string& policy, const std::string& sentence) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "any/lives.hpp"
+#include "registry/refused.hpp"
 #include "registry/registry.hpp"
 
 namespace {
@@ -113,15 +114,7 @@ TEST(PartsByName, LayersThatShareABudgetWaitForTheLast) {
   }
 }
 
-void expect_error(const std::string& policy, const std::string& sentence) {
-  try {
-    static_cast<void>(registry().make(policy, shape));
-    ADD_FAILURE() << policy << " is accepted";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::option) << policy;
-    EXPECT_EQ(error.what(), "kvcompress: " + sentence);
-  }
-}
+void expect_error(const std::string& policy, const std::string& sentence) { expect_refused(policy, shape, sentence); }
 TEST(PartsByName, AreRefusedWhereTheyHaveNoPlace) {
   expect_error("eg_chunkkv+kivi4",
                "policy \"eg_chunkkv+kivi4\": eg_chunkkv is given, an eviction's selector, must stand behind an eviction that scores rows, "

@@ -10,6 +10,7 @@
 #include "kvcompress/policies/quest.hpp"
 #include "kvcompress/policies/shadowkv.hpp"
 #include "kvcompress/policies/streaming_llm.hpp"
+#include "registry/refused.hpp"
 #include "registry/registry.hpp"
 #include "support/counting_memory.hpp"
 #include "support/random_rows.hpp"
@@ -23,15 +24,7 @@ const Shape small{.query_heads = 4, .kv_heads = 2, .head_dim = 32};
 
 using examples::registry;  // the standard registry, compiled once
 
-void expect_error(const std::string& policy, const std::string& sentence) {
-  try {
-    static_cast<void>(registry().make(policy, small));
-    ADD_FAILURE() << policy << " is accepted";
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::option) << policy;
-    EXPECT_EQ(error.what(), "kvcompress: " + sentence);
-  }
-}
+void expect_error(const std::string& policy, const std::string& sentence) { expect_refused(policy, small, sentence); }
 
 TEST(Registry, EveryEvictionWorksWithEveryStorage) {
   const Text text(small, 300, 1);

@@ -20,6 +20,7 @@ class RowScores {
   /// Bytes of one row after the prompt.
   [[nodiscard]] static constexpr std::size_t row_bytes(std::size_t columns) noexcept { return columns * sizeof(float); }
   [[nodiscard]] std::size_t columns() const noexcept { return columns_; }
+  [[nodiscard]] std::size_t rows() const noexcept { return (summing_ ? sums_.size() : scores_.size()) / columns_; }
   [[nodiscard]] float get(std::size_t row, std::size_t column) const noexcept {
     return summing_ ? static_cast<float>(sums_[row * columns_ + column]) : scores_[row * columns_ + column];
   }

@@ -28,22 +28,12 @@ struct DecayedAttention : ScoredRows {
   struct State : RowScores {
     using RowScores::RowScores;
     void decay(double by) noexcept {
-      for (std::size_t r = 0; r < rows; ++r) { set(r, 0, static_cast<float>(by * static_cast<double>(get(r, 0)))); }
+      for (std::size_t r = 0; r < rows(); ++r) { set(r, 0, static_cast<float>(by * static_cast<double>(get(r, 0)))); }
     }
-    void resize(std::size_t count) {
-      RowScores::resize(count);
-      rows = count;
-    }
-    void erase(std::size_t first, std::size_t count) noexcept {
-      RowScores::erase(first, count);
-      rows -= count;
-    }
-    static void persist(auto& self, auto& archive, std::size_t rows) {
-      RowScores::persist(self, archive, rows);
+    static void persist(auto& self, auto& archive, std::size_t count) {
+      RowScores::persist(self, archive, count);
       archive.number(self.in_prompt);
-      if constexpr (std::remove_reference_t<decltype(archive)>::reads) { self.rows = rows; }
     }
-    std::size_t rows = 0;
     bool in_prompt = true;
   };
 

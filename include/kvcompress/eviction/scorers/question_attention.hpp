@@ -26,20 +26,10 @@ struct QuestionAttention : ScoredRows {
   /// Sums, and how many queries gave them.
   struct State : RowScores {
     using RowScores::RowScores;
-    void resize(std::size_t count) {
-      RowScores::resize(count);
-      rows = count;
-    }
-    void erase(std::size_t first, std::size_t count) noexcept {
-      RowScores::erase(first, count);
-      rows -= count;
-    }
     static void persist(auto& self, auto& archive, std::size_t count) {
       RowScores::persist(self, archive, count);
       archive.number(self.queries);
-      if constexpr (std::remove_reference_t<decltype(archive)>::reads) { self.rows = count; }
     }
-    std::size_t rows = 0;
     std::size_t queries = 0;
   };
 
@@ -53,7 +43,7 @@ struct QuestionAttention : ScoredRows {
   }
   static void observe(const Options& options, State& state, std::size_t head, std::span<const float> probabilities) noexcept {
     state.queries += head == 0 ? 1U : 0U;
-    const std::size_t before = state.rows + state.queries - 1 - std::min(state.rows, options.window);
+    const std::size_t before = state.rows() + state.queries - 1 - std::min(state.rows(), options.window);
     const auto weight = options.normalize ? static_cast<float>(before) : 1.0F;
     for (std::size_t r = 0; r < probabilities.size(); ++r) { state.set(r, 0, state.get(r, 0) + weight * probabilities[r]); }
   }
