@@ -16,6 +16,7 @@
 #include "kvcompress/eviction/selectors/best_of_each_chunk.hpp"
 #include "kvcompress/eviction/selectors/crush.hpp"
 #include "kvcompress/policies/cake.hpp"
+#include "support/d2o_cases.hpp"
 #include "support/eviction_cases.hpp"
 
 namespace {
@@ -224,7 +225,9 @@ TEST(KVCompose, ReproducesTheOfficialVectors) { conformance::run_cases("kvcompos
 
 // ---------------------------------------------------------------- D2O's budgets
 
-void layer_shares(const Case& one) {
+}  // namespace
+
+void kvcompress::conformance::d2o_layer_shares(const Case& one) {
   const auto tokens = one.get<std::size_t>("tokens");
   const Shape shape{.layers = one.get<std::size_t>("layers"),
                     .query_heads = one.get<std::size_t>("heads"),
@@ -256,7 +259,8 @@ void layer_shares(const Case& one) {
   }
   expect_within(one, "ratios", worst, 1e-5);
 }
-TEST(D2O, ReproducesTheOfficialVectors) { conformance::run_cases("d2o", {{"layer_ratios", layer_shares}}); }
+
+namespace {
 
 // ---------------------------------------------------------------- ZipVL's mass, LU-KV's table, KVCrush's blocks
 
@@ -388,7 +392,7 @@ void delayed_threshold(const Case& one) {
 }
 TEST(DMS, ReproducesTheOfficialVectors) { conformance::run_cases("dms", {{"delayed_threshold", delayed_threshold}}); }
 
-const conformance::Method methods[]{{"cake", {}}, {"kvcompose", {}}, {"d2o", {}},     {"zipvl_topmass", {}},
-                                    {"dms", {}},  {"lukv", {}},      {"kvcrush", {}}, {"finch", {}}};
+const conformance::Method methods[]{{"cake", {}}, {"kvcompose", {}}, {"zipvl_topmass", {}}, {"dms", {}},
+                                    {"lukv", {}}, {"kvcrush", {}},   {"finch", {}}};
 
 }  // namespace

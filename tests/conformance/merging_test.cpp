@@ -11,6 +11,7 @@
 #include "kvcompress/policies/key_diff.hpp"
 #include "kvcompress/policies/knorm.hpp"
 #include "kvcompress/policies/razorattention.hpp"
+#include "support/d2o_cases.hpp"
 #include "support/eviction_cases.hpp"
 
 namespace {
@@ -145,22 +146,9 @@ void token_merge(const Case& one) {
     }
   }
 }
-void layer_ratios(const Case& one) {
-  const auto layers = one.get<std::size_t>("layers");
-  const auto heavy = one.get<double>("uniform_hh_ratio");
-  const double share = heavy + one.get<double>("uniform_recent_ratio");
-  const std::vector<double> ratios =
-      d2o_layer_ratios(one.array("attention_columns").as<float>(), layers, one.get<std::size_t>("heads"), share);
-  const std::vector<double> official = one.array("layer_hh_ratio").values;
-  const std::vector<double> recent = one.array("layer_recent_ratio").values;
-  double worst = 0.0;
-  for (std::size_t layer = 0; layer < layers; ++layer) {
-    worst = std::max({worst, std::abs(ratios.at(layer) * heavy / share - official.at(layer)),
-                      std::abs(ratios.at(layer) * (1.0 - heavy / share) - recent.at(layer))});
-  }
-  expect_within(one, "ratios", worst, 1e-5);
+TEST(D2O, ReproducesTheOfficialVectors) {
+  conformance::run_cases("d2o", {{"token_merge", token_merge}, {"layer_ratios", conformance::d2o_layer_shares}});
 }
-TEST(D2O, ReproducesTheOfficialVectors) { conformance::run_cases("d2o", {{"token_merge", token_merge}, {"layer_ratios", layer_ratios}}); }
 
 void look_at_once(const Case& one) {
   if (one.get<bool>("text_prior")) { throw conformance::NotCovered(one.path() + ": rows of images among those of text"); }
