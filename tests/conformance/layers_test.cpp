@@ -19,7 +19,7 @@
 #include "support/d2o_cases.hpp"
 #include "support/eviction_cases.hpp"
 
-namespace {
+namespace layers_test {
 
 using namespace kvcompress;
 using conformance::Case;
@@ -225,9 +225,7 @@ TEST(KVCompose, ReproducesTheOfficialVectors) { conformance::run_cases("kvcompos
 
 // ---------------------------------------------------------------- D2O's budgets
 
-}  // namespace
-
-void kvcompress::conformance::d2o_layer_shares(const Case& one) {
+void shares_of_d2o(const Case& one) {
   const auto tokens = one.get<std::size_t>("tokens");
   const Shape shape{.layers = one.get<std::size_t>("layers"),
                     .query_heads = one.get<std::size_t>("heads"),
@@ -259,8 +257,6 @@ void kvcompress::conformance::d2o_layer_shares(const Case& one) {
   }
   expect_within(one, "ratios", worst, 1e-5);
 }
-
-namespace {
 
 // ---------------------------------------------------------------- ZipVL's mass, LU-KV's table, KVCrush's blocks
 
@@ -395,4 +391,6 @@ TEST(DMS, ReproducesTheOfficialVectors) { conformance::run_cases("dms", {{"delay
 const conformance::Method methods[]{{"cake", {}}, {"kvcompose", {}}, {"zipvl_topmass", {}}, {"dms", {}},
                                     {"lukv", {}}, {"kvcrush", {}},   {"finch", {}}};
 
-}  // namespace
+}  // namespace layers_test
+
+void kvcompress::conformance::d2o_layer_shares(const Case& one) { layers_test::shares_of_d2o(one); }

@@ -7,7 +7,7 @@
 #include "kvcompress/policies/rotated.hpp"
 #include "support/cases.hpp"
 
-namespace {
+namespace rotated_test {
 
 using namespace kvcompress;
 
@@ -246,4 +246,4 @@ TEST(Rotated, ReproducesTheVectorsOfRotatedInt4) { per_token_int4.run(); }
 const conformance::Method llamacpp_hadamard("llamacpp_hadamard", {{"rotated_cache", rotated_cache}});
 TEST(Rotated, RotatesAsLlamaCppDoes) { llamacpp_hadamard.run(); }
 
-}  // namespace
+}  // namespace rotated_test

@@ -10,7 +10,7 @@
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
-namespace {
+namespace round_trip_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -287,4 +287,4 @@ TEST(RoundTrip, PaddingAndWhatWaitsIsLoaded) {
   }
 }
 
-}  // namespace
+}  // namespace round_trip_test

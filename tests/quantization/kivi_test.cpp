@@ -9,7 +9,7 @@
 #include "kvcompress/reference/kivi.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace kivi_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -289,4 +289,4 @@ TEST(PerToken, RowsEncodedTogetherEqualRowsEncodedAlone) {
   }
 }
 
-}  // namespace
+}  // namespace kivi_test

@@ -10,7 +10,7 @@
 
 #include "kvcompress/policies/rotated.hpp"
 
-namespace {
+namespace rotated_test {
 
 using namespace kvcompress;
 
@@ -95,4 +95,4 @@ TEST(RotatedLevels, LoseLittleOfHardRowsUnlessTheRotationMakesThemSpikes) {
   EXPECT_EQ(loss<Levels>("zero"), 0.0);
 }
 
-}  // namespace
+}  // namespace rotated_test

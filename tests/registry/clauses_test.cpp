@@ -9,7 +9,7 @@
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
-namespace {
+namespace clauses_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -126,4 +126,4 @@ TEST(Clauses, ErrorsNameTheClause) {
       "hold the same rows");
 }
 
-}  // namespace
+}  // namespace clauses_test

@@ -15,7 +15,7 @@
 #include "support/counting_memory.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace registry_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -383,4 +383,4 @@ TEST(Registry, TakesPoliciesOfYourOwn) {
   EXPECT_THROW(static_cast<void>(Registry().make("tiny", small)), Error);
 }
 
-}  // namespace
+}  // namespace registry_test
