@@ -6,9 +6,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kvcompress/core/blocks.hpp"
 #include "kvcompress/core/views.hpp"
 #include "kvcompress/kernels/codes.hpp"
+#include "kvcompress/quantization/code_blocks.hpp"
 #include "kvcompress/quantization/encode_rows.hpp"
 #include "kvcompress/quantization/group_quantizer.hpp"
 
@@ -20,40 +20,27 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// A block is [codes: strips of 16 rows][scales: (groups, dim)][minima: (groups, dim)].
 /// Memory: Bits + 2 * 8 * sizeof(Scale) / Group bits per number, channels padded to a multiple of Strip::step_multiple.
 template <int Bits, std::size_t Group, class Scale>
-class PerChannel {
+class PerChannel : public CodeBlocks {
   static_assert(Group % 8 == 0 && 128 % Group == 0, "Group must be 8, 16, 32, 64 or 128");
   using Quantizer = GroupQuantizer<Bits, Scale>;
   using Strip = kernels::Strip<Bits>;
 
  public:
   using exact_type = Scale;
-  static constexpr std::size_t block_rows = 128;
   static constexpr std::size_t row_multiple = Group;  ///< rows are encoded this many at a time
 
   PerChannel(const auto& options, std::size_t dim, const Memory& memory) : PerChannel(dim, memory) { accumulation_ = options.accumulation; }
-  PerChannel(std::size_t dim, const Memory& memory) : dim_(dim), blocks_(block_bytes(dim), memory) {}
-
-  [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
-
-  /// Afterwards `more` rows can be encoded without failing.
-  void make_room(std::size_t more) {
-    blocks_.make_room((rows_ + more + block_rows - 1) / block_rows - blocks_.used());
-    if (rows_ % block_rows != 0) { static_cast<void>(blocks_.write(blocks_.used() - 1)); }
-  }
-  void take_room(PerChannel& from) noexcept { blocks_.take_room(from.blocks_); }
-  void hold() noexcept { blocks_.hold(); }
-  void release() noexcept { blocks_.release(); }
+  PerChannel(std::size_t dim, const Memory& memory) : CodeBlocks(block_bytes(dim), memory), dim_(dim) {}
 
   /// Encodes `count` rows (a multiple of Group), `dim` floats each, one behind the other.
   void append(const float* rows, std::size_t count) {
     for (; count > 0; count -= Group, rows += Group * dim_) {
-      if (rows_ % block_rows == 0) { blocks_.grow_zeroed(); }
-      replace(rows_, rows);
-      rows_ += Group;
+      encode(rows, block_of_next(), this->rows() % block_rows);
+      add_rows(Group);
     }
   }
   /// Encodes Group rows in the place of the group that starts at row `first`.
-  void replace(std::size_t first, const float* rows) { encode(rows, blocks_.write(first / block_rows), first % block_rows); }
+  void replace(std::size_t first, const float* rows) { encode(rows, block_to_write(first), first % block_rows); }
   void read(std::size_t row, float* out) const noexcept {
     for (std::size_t c = 0; c < dim_; ++c) { out[c] = Quantizer::decode(code(row, c), scale(row, c), minimum(row, c)); }
   }
@@ -94,24 +81,12 @@ class PerChannel {
     return kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, dim);
   }
 
-  void resize(std::size_t rows) noexcept {
-    rows_ = rows;
-    blocks_.shrink((rows_ + block_rows - 1) / block_rows);
-  }
-  /// Removes the whole block of rows that starts at row `first`.
-  void erase_block(std::size_t first) noexcept {
-    blocks_.erase(first / block_rows, 1);
-    rows_ -= block_rows;
-  }
   [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& /*options*/) noexcept {
-    return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_bytes(dim));
+    return bytes_in_blocks(rows, block_bytes(dim));
   }
   [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim, const auto& /*options*/) noexcept {
-    return BlockList::most_bytes((rows + block_rows - 1) / block_rows, block_bytes(dim));
+    return most_bytes_in_blocks(rows, block_bytes(dim));
   }
-  void hold_at_most(std::size_t rows) noexcept { blocks_.keep_exactly((rows + block_rows - 1) / block_rows); }
-  void reserve(std::size_t rows) { blocks_.reserve((rows + block_rows - 1) / block_rows); }
-  void unshare() { blocks_.unshare(); }
   static void describe(auto&& fact) {
     fact("form", "codes per channel");
     fact("bits", Bits);
@@ -120,12 +95,7 @@ class PerChannel {
   }
   static void persist(auto& self, auto& archive, std::size_t rows) {
     archive.check(rows % Group == 0, "its codes are not whole groups");
-    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
-      archive.expect(rows / Group, 2 * self.dim_ * sizeof(Scale));
-      self.rows_ = rows;
-    }
-    BlockList::persist(self.blocks_, archive, (rows + block_rows - 1) / block_rows, false, [&](auto* block, std::size_t index) {
-      const std::size_t here = std::min(block_rows, rows - index * block_rows);
+    persist_blocks(self, archive, rows, 2 * self.dim_ * sizeof(Scale) / Group, [&](auto* block, std::size_t here) {
       auto* scales = block + code_bytes(self.dim_);
       auto* minima = scales + block_rows / Group * self.dim_ * sizeof(Scale);
       archive.bytes(block, (here + Strip::lanes - 1) / Strip::lanes * Strip::bytes(self.dim_));
@@ -134,12 +104,7 @@ class PerChannel {
     });
   }
   void account(MemoryReport& report) const noexcept {
-    blocks_.account(report);
-    const std::size_t numbers = rows_ / Group * 2 * dim_ * sizeof(Scale);
-    const std::size_t codes = rows_ * Strip::bytes(dim_) / Strip::lanes;
-    report.codes += codes;
-    report.scales += numbers;
-    report.spare += blocks_.used() * (blocks_.block_bytes() - sizeof(std::uint32_t)) - codes - numbers;
+    account_blocks(report, rows() * Strip::bytes(dim_) / Strip::lanes, rows() / Group * 2 * dim_ * sizeof(Scale));
   }
 
  private:
@@ -149,12 +114,6 @@ class PerChannel {
   }
   static constexpr std::size_t group_of(std::size_t row) noexcept { return row % block_rows / Group; }
 
-  [[nodiscard]] const std::byte* block_of(std::size_t row) const noexcept { return blocks_.read(row / block_rows); }
-  /// The block to fetch while that of `row` is read: so many behind it, if the range runs on to it.
-  [[nodiscard]] const std::byte* block_ahead(std::size_t row, RowRange range, std::size_t distance) const noexcept {
-    const std::size_t next = row / block_rows + distance;
-    return next < blocks_.used() && range.size() >= block_rows ? blocks_.read(next) : nullptr;
-  }
   [[nodiscard]] const std::uint8_t* strip(const std::byte* block, std::size_t place) const noexcept {
     return reinterpret_cast<const std::uint8_t*>(block) + place / Strip::lanes * Strip::bytes(dim_);
   }
@@ -183,8 +142,6 @@ class PerChannel {
 
   std::size_t dim_;
   Accumulation accumulation_ = Accumulation::near_exact;
-  std::size_t rows_ = 0;
-  BlockList blocks_;
 };
 
 }  // namespace kvcompress
