@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
@@ -14,32 +15,46 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// Key rows as codes of `Bits` bits, quantised per channel over `Group` consecutive rows, in blocks of 128 rows. Rows arrive in whole
+/// Key rows as codes of `Bits` bits, quantised per channel over `Group` consecutive rows (0: options.group of them), in blocks of 128 rows. Rows arrive in whole
 /// groups and never move. Logits come from the codes: q . k = sum_c (q_c * scale_c) * code_c + q . minimum, the fold done once a group.
 ///
 /// A block is [codes: strips of 16 rows][scales: (groups, dim)][minima: (groups, dim)].
-/// Memory: Bits + 2 * 8 * sizeof(Scale) / Group bits per number, channels padded to a multiple of Strip::step_multiple.
+/// Memory: Bits + 2 * 8 * sizeof(Scale) / group bits per number, channels padded to a multiple of Strip::step_multiple.
 template <int Bits, std::size_t Group, class Scale>
 class PerChannel : public CodeBlocks {
-  static_assert(Group % 8 == 0 && 128 % Group == 0, "Group must be 8, 16, 32, 64 or 128");
+  static_assert(Group == 0 || (Group % 8 == 0 && 128 % Group == 0), "Group must be 8, 16, 32, 64 or 128, or 0");
   using Quantizer = GroupQuantizer<Bits, Scale>;
   using Strip = kernels::Strip<Bits>;
 
  public:
   using exact_type = Scale;
-  static constexpr std::size_t row_multiple = Group;  ///< rows are encoded this many at a time
+  static constexpr std::size_t row_multiple = Group == 0 ? 8 : Group;  ///< rows are encoded in multiples of it
 
-  PerChannel(const auto& options, std::size_t dim, const Memory& memory) : PerChannel(dim, memory) { accumulation_ = options.accumulation; }
-  PerChannel(std::size_t dim, const Memory& memory) : CodeBlocks(block_bytes(dim), memory), dim_(dim) {}
+  PerChannel(const auto& options, std::size_t dim, const Memory& memory)
+      : CodeBlocks(block_bytes(dim, rows_at_once(options)), memory), dim_(dim), shift_(shift_of(rows_at_once(options))),
+        accumulation_(options.accumulation) {}
+  PerChannel(std::size_t dim, const Memory& memory) requires(Group != 0)
+      : CodeBlocks(block_bytes(dim, Group), memory), dim_(dim), shift_(shift_of(Group)) {}
 
-  /// Encodes `count` rows (a multiple of Group), `dim` floats each, one behind the other.
-  void append(const float* rows, std::size_t count) {
-    for (; count > 0; count -= Group, rows += Group * dim_) {
-      encode(rows, block_of_next(), this->rows() % block_rows);
-      add_rows(Group);
+  /// The rows of a group: 8, 16, 32, 64 or 128.
+  [[nodiscard]] static constexpr std::size_t rows_at_once(const auto& options) noexcept {
+    if constexpr (Group == 0) {
+      return options.group;
+    } else {
+      return Group;
     }
   }
-  /// Encodes Group rows in the place of the group that starts at row `first`.
+  [[nodiscard]] std::size_t rows_at_once() const noexcept { return std::size_t{1} << shift_; }
+
+  /// Encodes `count` rows (whole groups), `dim` floats each, one behind the other.
+  void append(const float* rows, std::size_t count) {
+    const std::size_t group = rows_at_once();
+    for (; count > 0; count -= group, rows += group * dim_) {
+      encode(rows, block_of_next(), this->rows() % block_rows);
+      add_rows(group);
+    }
+  }
+  /// Encodes a group of rows in the place of the group that starts at row `first`.
   void replace(std::size_t first, const float* rows) { encode(rows, block_to_write(first), first % block_rows); }
   void read(std::size_t row, float* out) const noexcept {
     for (std::size_t c = 0; c < dim_; ++c) { out[c] = Quantizer::decode(code(row, c), scale(row, c), minimum(row, c)); }
@@ -55,17 +70,18 @@ class PerChannel : public CodeBlocks {
               std::size_t logit_stride, float* scratch) const noexcept {
     kernels::with_accumulation<Bits>(accumulation_, [&]<Accumulation Mode>() {
       kernels::CodeProducts<Bits, Mode> products(scratch, query_count, dim_);
-      const std::size_t first = range.first / Group * Group;
-      products.take_keys(queries, query_stride, dim_, (range.last - first + Group - 1) / Group,
-                         [&](std::size_t g) { return scales(block_of(first + g * Group)) + group_of(first + g * Group) * dim_; });
-      for (std::size_t group = first; group < range.last; group += Group) {
+      const std::size_t length = rows_at_once();
+      const std::size_t first = range.first >> shift_ << shift_;
+      products.take_keys(queries, query_stride, dim_, (range.last - first + length - 1) >> shift_,
+                         [&](std::size_t g) { return scales(block_of(first + g * length)) + group_of(first + g * length) * dim_; });
+      for (std::size_t group = first; group < range.last; group += length) {
         const std::byte* block = block_of(group);
         const std::byte* ahead = block_ahead(group, range, 1);
         const std::byte* later = block_ahead(group, range, 2);  // scales are looked through first, for all the rows of a call
         const std::size_t place = group_of(group) * dim_;
         if (later != nullptr) { kernels::prefetch(scales(later) + place, minima(later) + place, dim_); }
         products.fold_keys(scales(block) + place, minima(block) + place, dim_);
-        const std::size_t end = std::min(group + Group, range.last);
+        const std::size_t end = std::min(group + length, range.last);
         for (std::size_t row = std::max(group, range.first); row < end;) {
           const std::size_t lane = row % Strip::lanes;
           const std::size_t count = std::min(end - row, Strip::lanes - lane);
@@ -81,38 +97,40 @@ class PerChannel : public CodeBlocks {
     return kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, dim);
   }
 
-  [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& /*options*/) noexcept {
-    return bytes_in_blocks(rows, block_bytes(dim));
+  [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options) noexcept {
+    return bytes_in_blocks(rows, block_bytes(dim, rows_at_once(options)));
   }
-  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim, const auto& /*options*/) noexcept {
-    return most_bytes_in_blocks(rows, block_bytes(dim));
+  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim, const auto& options) noexcept {
+    return most_bytes_in_blocks(rows, block_bytes(dim, rows_at_once(options)));
   }
   static void describe(auto&& fact) {
     fact("form", "codes per channel");
     fact("bits", Bits);
-    fact("group", Group);
+    if constexpr (Group != 0) { fact("group", Group); }
     fact("scales", number_name<Scale>);
   }
   static void persist(auto& self, auto& archive, std::size_t rows) {
-    archive.check(rows % Group == 0, "its codes are not whole groups");
-    persist_blocks(self, archive, rows, 2 * self.dim_ * sizeof(Scale) / Group, [&](auto* block, std::size_t here) {
+    const std::size_t group = self.rows_at_once();
+    archive.check(rows % group == 0, "its codes are not whole groups");
+    persist_blocks(self, archive, rows, 2 * self.dim_ * sizeof(Scale) / group, [&](auto* block, std::size_t here) {
       auto* scales = block + code_bytes(self.dim_);
-      auto* minima = scales + block_rows / Group * self.dim_ * sizeof(Scale);
+      auto* minima = scales + block_rows / group * self.dim_ * sizeof(Scale);
       archive.bytes(block, (here + Strip::lanes - 1) / Strip::lanes * Strip::bytes(self.dim_));
-      archive.bytes(scales, here / Group * self.dim_ * sizeof(Scale));
-      archive.bytes(minima, here / Group * self.dim_ * sizeof(Scale));
+      archive.bytes(scales, here / group * self.dim_ * sizeof(Scale));
+      archive.bytes(minima, here / group * self.dim_ * sizeof(Scale));
     });
   }
   void account(MemoryReport& report) const noexcept {
-    account_blocks(report, rows() * Strip::bytes(dim_) / Strip::lanes, rows() / Group * 2 * dim_ * sizeof(Scale));
+    account_blocks(report, rows() * Strip::bytes(dim_) / Strip::lanes, (rows() >> shift_) * 2 * dim_ * sizeof(Scale));
   }
 
  private:
   static constexpr std::size_t code_bytes(std::size_t dim) noexcept { return block_rows / Strip::lanes * Strip::bytes(dim); }
-  static constexpr std::size_t block_bytes(std::size_t dim) noexcept {
-    return code_bytes(dim) + block_rows / Group * 2 * dim * sizeof(Scale);
+  static constexpr std::size_t block_bytes(std::size_t dim, std::size_t group) noexcept {
+    return code_bytes(dim) + block_rows / group * 2 * dim * sizeof(Scale);
   }
-  static constexpr std::size_t group_of(std::size_t row) noexcept { return row % block_rows / Group; }
+  static constexpr unsigned shift_of(std::size_t group) noexcept { return static_cast<unsigned>(std::countr_zero(group)); }
+  [[nodiscard]] std::size_t group_of(std::size_t row) const noexcept { return row % block_rows >> shift_; }
 
   [[nodiscard]] const std::uint8_t* strip(const std::byte* block, std::size_t place) const noexcept {
     return reinterpret_cast<const std::uint8_t*>(block) + place / Strip::lanes * Strip::bytes(dim_);
@@ -120,16 +138,17 @@ class PerChannel : public CodeBlocks {
   [[nodiscard]] const Scale* scales(const std::byte* block) const noexcept {
     return reinterpret_cast<const Scale*>(block + code_bytes(dim_));
   }
-  [[nodiscard]] const Scale* minima(const std::byte* block) const noexcept { return scales(block) + block_rows / Group * dim_; }
+  [[nodiscard]] const Scale* minima(const std::byte* block) const noexcept { return scales(block) + (block_rows >> shift_) * dim_; }
 
   void encode(const float* rows, std::byte* block, std::size_t place) noexcept {
-    auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_)) + place / Group * dim_;
-    Scale* minimum = scale + block_rows / Group * dim_;
-    quantization::fit_channels<Bits>(rows, Group, dim_, scale, minimum);
+    auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_)) + (place >> shift_) * dim_;
+    Scale* minimum = scale + (block_rows >> shift_) * dim_;
+    const std::size_t group = rows_at_once();
+    quantization::fit_channels<Bits>(rows, group, dim_, scale, minimum);
     constexpr std::size_t at_once = 256;  // channels
-    std::uint8_t codes[std::min(Group, Strip::lanes) * at_once];
-    for (std::size_t row = 0; row < Group; row += Strip::lanes) {
-      const std::size_t count = std::min(Group, Strip::lanes);
+    std::uint8_t codes[Strip::lanes * at_once];
+    for (std::size_t row = 0; row < group; row += Strip::lanes) {
+      const std::size_t count = std::min(group, Strip::lanes);
       const std::size_t lane = (place + row) % Strip::lanes;
       auto* to = reinterpret_cast<std::uint8_t*>(block) + (place + row) / Strip::lanes * Strip::bytes(dim_);
       for (std::size_t c = 0; c < dim_; c += at_once) {
@@ -141,6 +160,7 @@ class PerChannel : public CodeBlocks {
   }
 
   std::size_t dim_;
+  unsigned shift_;  // of the rows of a group
   Accumulation accumulation_ = Accumulation::near_exact;
 };
 
