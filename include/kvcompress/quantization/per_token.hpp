@@ -28,7 +28,7 @@ class PerTokenValues : public CodeBlocks {
   static constexpr int Bits = Code::bits;
 
  public:
-  using exact_type = Scale;
+  using exact_type = typename Code::exact_type;
   static constexpr std::size_t row_multiple = 1;  ///< rows are encoded this many at a time
 
   PerTokenValues(const auto& options, std::size_t dim, const Memory& memory)
@@ -46,10 +46,10 @@ class PerTokenValues : public CodeBlocks {
           group_ % Strip::lanes == 0 && dim_ % Strip::lanes == 0 && place % Strip::step_multiple == 0 && room >= Strip::step_multiple;
       const std::size_t now = lines ? room / Strip::step_multiple * Strip::step_multiple : 1;
       std::byte* block = block_of_next();
-      if constexpr (Code::looks_up) {
-        encode_levels(rows, now, block, place);
-      } else {
+      if constexpr (Code::affine) {
         lines ? encode_lines(rows, now, block, place) : encode(rows, block, place);
+      } else {
+        encode_runs(rows, now, block, place);
       }
       add_rows(now);
       rows += now * dim_;
@@ -64,7 +64,7 @@ class PerTokenValues : public CodeBlocks {
     return Strip::get(strip(block_of(row), c), block_rows, c % Strip::lanes, row % block_rows);
   }
   [[nodiscard]] Scale scale(std::size_t row, std::size_t c) const noexcept { return *number(row, c); }
-  [[nodiscard]] Scale minimum(std::size_t row, std::size_t c) const noexcept requires(!Code::looks_up) {
+  [[nodiscard]] Scale minimum(std::size_t row, std::size_t c) const noexcept requires(Code::numbers == 2) {
     return number(row, c)[groups() * block_rows];
   }
 
@@ -82,11 +82,17 @@ class PerTokenValues : public CodeBlocks {
   }
   /// Row `row` becomes what the codes make of `x`.
   void prepare_to_write(std::size_t row) { static_cast<void>(block_to_write(row)); }
-  void write(std::size_t row, const float* x) noexcept { encode(x, block_to_write(row), row % block_rows); }
+  void write(std::size_t row, const float* x) noexcept {
+    if constexpr (Code::affine) {
+      encode(x, block_to_write(row), row % block_rows);
+    } else {
+      encode_runs(x, 1, block_to_write(row), row % block_rows);
+    }
+  }
 
   void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
                   std::size_t out_stride, float* scratch) const noexcept {
-    if constexpr (Code::looks_up) { return accumulate_levels(range, weights, weight_stride, query_count, out, out_stride, scratch); }
+    if constexpr (!Code::affine) { return accumulate_runs(range, weights, weight_stride, query_count, out, out_stride, scratch); }
     kernels::with_accumulation<Bits>(accumulation_, [&]<Accumulation Mode>() {
       kernels::CodeProducts<Bits, Mode> products(scratch, query_count, block_rows);
       float* factors = scratch + products.floats(query_count, block_rows);  // (groups)
@@ -118,8 +124,9 @@ class PerTokenValues : public CodeBlocks {
     });
   }
   [[nodiscard]] std::size_t scratch_floats(std::size_t /*dim*/, std::size_t queries) const noexcept {
-    const std::size_t levels = Code::looks_up ? 2 * groups() * block_rows + kernels::Strip<8>::bytes(block_rows) / sizeof(float) : 0;
-    return kernels::CodeProducts<Code::product_bits, Accumulation::exact>::floats(queries, block_rows) + groups() + levels;
+    const std::size_t steps = Code::affine ? 0 : 2 * groups() * block_rows;
+    const std::size_t levels = Code::looks_up ? kernels::Strip<8>::bytes(block_rows) / sizeof(float) : 0;
+    return kernels::CodeProducts<Code::product_bits, Accumulation::exact>::floats(queries, block_rows) + groups() + steps + levels;
   }
 
   [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options) noexcept {
@@ -176,15 +183,16 @@ class PerTokenValues : public CodeBlocks {
     return scales(block_of(row)) + c / group_ * block_rows + row % block_rows;
   }
 
-  /// The same from levels: those of a strip are looked up, and are codes of 8 bits then.
-  void accumulate_levels(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
-                         std::size_t out_stride, float* scratch) const noexcept requires(Code::looks_up) {
-    kernels::with_accumulation<8>(accumulation_, [&]<Accumulation Mode>() {
-      kernels::CodeProducts<8, Mode> products(scratch, query_count, block_rows);
+  /// The same where scales are not what codes are multiplied by: steps and starts of a block are made first, and levels of a strip, which are codes of 8
+  /// bits then, are looked up.
+  void accumulate_runs(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
+                       std::size_t out_stride, float* scratch) const noexcept requires(!Code::affine) {
+    kernels::with_accumulation<Code::product_bits>(accumulation_, [&]<Accumulation Mode>() {
+      kernels::CodeProducts<Code::product_bits, Mode> products(scratch, query_count, block_rows);
       float* factors = scratch + products.floats(query_count, block_rows);  // (groups)
       float* steps = factors + groups();                                    // (groups, block_rows)
       float* starts = steps + groups() * block_rows;                        // (groups, block_rows)
-      auto* levels = reinterpret_cast<std::uint8_t*>(starts + groups() * block_rows);
+      [[maybe_unused]] auto* levels = reinterpret_cast<std::uint8_t*>(starts + groups() * block_rows);
       for (std::size_t row = range.first; row < range.last;) {
         const std::byte* block = block_of(row);
         const std::byte* ahead = block_ahead(row, range);
@@ -195,9 +203,11 @@ class PerTokenValues : public CodeBlocks {
         const std::size_t padded = Strip::padded(before + count);
         for (std::size_t g = 0; g < groups(); ++g) {
           for (std::size_t t = 0; t < count; ++t) {
-            const float step = static_cast<float>(scales(block)[g * block_rows + place + t]) * code_.table->step;
-            steps[g * block_rows + t] = step;
-            starts[g * block_rows + t] = -127.5F * step;
+            const std::size_t at = g * block_rows + place + t;
+            const auto scale = static_cast<float>(scales(block)[at]);
+            steps[g * block_rows + t] = scale * code_.step();
+            starts[g * block_rows + t] = scale * code_.start();
+            if constexpr (Code::numbers == 2) { starts[g * block_rows + t] += static_cast<float>(minima(block)[at]); }
           }
         }
         products.take_values(
@@ -207,9 +217,14 @@ class PerTokenValues : public CodeBlocks {
           products.fold_values(steps + g * block_rows, starts + g * block_rows, before, count, factors[g]);
           const std::size_t end = std::min((g + 1) * group_, dim_);
           for (std::size_t c = g * group_; c < end; c += Strip::lanes) {  // groups are whole strips
-            kernels::look_up_levels<Bits>(strip(block, c), block_rows, first, padded, code_.table->bytes.data(),
-                                          ahead == nullptr ? nullptr : strip(ahead, c), levels);
-            products.template strip<true>(levels, padded, 0, padded, nullptr, 0, std::min(end - c, Strip::lanes), out + c, out_stride);
+            const std::uint8_t* next = ahead == nullptr ? nullptr : strip(ahead, c);
+            const std::size_t lanes = std::min(end - c, Strip::lanes);
+            if constexpr (Code::looks_up) {
+              kernels::look_up_levels<Bits>(strip(block, c), block_rows, first, padded, code_.table(), next, levels);
+              products.template strip<true>(levels, padded, 0, padded, nullptr, 0, lanes, out + c, out_stride);
+            } else {
+              products.template strip<true>(strip(block, c), block_rows, first, padded, next, 0, lanes, out + c, out_stride);
+            }
           }
         }
         row += count;
@@ -218,7 +233,7 @@ class PerTokenValues : public CodeBlocks {
   }
 
   /// Rows that fill whole lines of the strips.
-  void encode_lines(const float* rows, std::size_t count, std::byte* block, std::size_t place) noexcept requires(!Code::looks_up) {
+  void encode_lines(const float* rows, std::size_t count, std::byte* block, std::size_t place) noexcept requires(Code::affine) {
     auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_)) + place;
     Scale* minimum = scale + groups() * block_rows;
     for (std::size_t g = 0; g < groups(); ++g) {
@@ -231,7 +246,7 @@ class PerTokenValues : public CodeBlocks {
     }
   }
   /// A row, or as many as fill lines of the strips.
-  void encode_levels(const float* rows, std::size_t count, std::byte* block, std::size_t place) noexcept requires(Code::looks_up) {
+  void encode_runs(const float* rows, std::size_t count, std::byte* block, std::size_t place) noexcept requires(!Code::affine) {
     std::uint8_t codes[most_token_width + 4 * simd::native::lanes];
     std::int32_t wide[Strip::lanes] = {};
     auto* numbers = reinterpret_cast<Scale*>(block + code_bytes(dim_)) + place;
@@ -249,7 +264,7 @@ class PerTokenValues : public CodeBlocks {
       }
     }
   }
-  void encode(const float* row, std::byte* block, std::size_t place) noexcept requires(!Code::looks_up) {
+  void encode(const float* row, std::byte* block, std::size_t place) noexcept requires(Code::affine) {
     auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_));
     constexpr std::size_t window = 256;  // channels
     quantization::TokenScales<window> known;

@@ -28,7 +28,7 @@ class PerTokenKeys : public CodeBlocks {
   static constexpr int product_bits = Code::product_bits;
 
  public:
-  using exact_type = Scale;
+  using exact_type = typename Code::exact_type;
   static constexpr std::size_t row_multiple = 1;
 
   PerTokenKeys(const auto& options, std::size_t dim, const Memory& memory)
@@ -53,7 +53,7 @@ class PerTokenKeys : public CodeBlocks {
     return Strip::get(strip(block_of(row), row % block_rows), dim_, row % Strip::lanes, c);
   }
   [[nodiscard]] Scale scale(std::size_t row, std::size_t c) const noexcept { return *number(row, c); }
-  [[nodiscard]] Scale minimum(std::size_t row, std::size_t c) const noexcept requires(!Code::looks_up) {
+  [[nodiscard]] Scale minimum(std::size_t row, std::size_t c) const noexcept requires(Code::numbers == 2) {
     return number(row, c)[groups() * block_rows];
   }
 
@@ -80,19 +80,14 @@ class PerTokenKeys : public CodeBlocks {
       float* sums = zeros + kernels::padded_steps(widest);  // (queries)
       float* part = sums + (query_count + 15) / 16 * 16;    // (queries, lanes)
       [[maybe_unused]] auto* levels = reinterpret_cast<std::uint8_t*>(part + query_count * Strip::lanes);
-      if constexpr (Code::looks_up) {
-        std::fill_n(ones, widest, code_.table->step);
-        std::fill_n(zeros, widest, -127.5F * code_.table->step);
-      } else {
-        std::fill_n(ones, widest, 1.0F);
-        std::fill_n(zeros, widest, 0.0F);
-      }
+      std::fill_n(ones, widest, code_.step());
+      std::fill_n(zeros, widest, code_.start());
       for (std::size_t g = 0; g < groups(); ++g) {
         const std::size_t first = g * group_;
         const std::size_t width = std::min(group_, dim_ - first);
         products.take_keys(queries + first, query_stride, width, 1, [&](std::size_t) -> const float* { return ones; });
         products.fold_keys(ones, zeros, width);
-        for (std::size_t q = 0; !Code::looks_up && q < query_count; ++q) {
+        for (std::size_t q = 0; Code::numbers == 2 && q < query_count; ++q) {
           sums[q] = kernels::sum_of(queries + q * query_stride + first, width);
         }
         for (std::size_t row = range.first; row < range.last;) {
@@ -104,7 +99,7 @@ class PerTokenKeys : public CodeBlocks {
           const std::uint8_t* codes = strip(block, place);
           const std::uint8_t* next = ahead == nullptr ? nullptr : strip(ahead, place);
           if constexpr (Code::looks_up) {
-            kernels::look_up_levels<Code::bits>(codes, dim_, first, Strip::padded(width), code_.table->bytes.data(), next, levels);
+            kernels::look_up_levels<Code::bits>(codes, dim_, first, Strip::padded(width), code_.table(), next, levels);
             products.template strip<false>(levels, Strip::padded(width), 0, Strip::padded(width), nullptr, 0, Strip::lanes, part,
                                            Strip::lanes);
           } else {
@@ -182,7 +177,7 @@ class PerTokenKeys : public CodeBlocks {
       const vec::f32 start = vec::load(minimum + i);
       for (std::size_t q = 0; q < query_count; ++q) {
         const vec::f32 product = vec::load(part + q * Strip::lanes + i);
-        const vec::f32 logit = Code::looks_up ? vec::mul(product, step) : vec::fma(product, step, vec::mul(vec::set(sums[q]), start));
+        const vec::f32 logit = Code::numbers == 1 ? vec::mul(product, step) : vec::fma(product, step, vec::mul(vec::set(sums[q]), start));
         float* to = out + q * stride;
         if (count == Strip::lanes) {
           vec::store(to + i, Add ? vec::add(vec::load(to + i), logit) : logit);
