@@ -120,14 +120,17 @@ struct CentredLevelCode {
   static constexpr std::size_t numbers = 2;
   static constexpr bool looks_up = true;
   static constexpr bool affine = false;
-  static constexpr const LevelTable<Bits>& levels = lloyd_max_levels<Bits>;
 
-  explicit CentredLevelCode(const auto& /*options*/) noexcept {}
-  static constexpr float step() noexcept { return levels.step; }
-  static constexpr float start() noexcept { return -127.5F * levels.step; }
-  static constexpr const std::uint8_t* table() noexcept { return levels.bytes.data(); }
+  const LevelTable<Bits>* levels = &lloyd_max_levels<Bits>;
 
-  static void encode(const float* x, std::size_t count, Scale* number, std::size_t stride, std::uint8_t* codes) noexcept {
+  explicit CentredLevelCode(const auto& options) noexcept {
+    if constexpr (requires { options.levels; }) { levels = options.levels; }
+  }
+  [[nodiscard]] float step() const noexcept { return levels->step; }
+  [[nodiscard]] float start() const noexcept { return -127.5F * levels->step; }
+  [[nodiscard]] const std::uint8_t* table() const noexcept { return levels->bytes.data(); }
+
+  void encode(const float* x, std::size_t count, Scale* number, std::size_t stride, std::uint8_t* codes) const noexcept {
     const auto size = static_cast<float>(count);
     float sum = 0.0F;
     for (std::size_t i = 0; i < count; ++i) { sum += x[i]; }
@@ -137,15 +140,15 @@ struct CentredLevelCode {
     const float deviation = math::sqrt(squares / size);
     for (std::size_t i = 0; i < count; ++i) {
       codes[i] = 0;
-      for (const float boundary : levels.boundaries) {
+      for (const float boundary : levels->boundaries) {
         codes[i] = static_cast<std::uint8_t>(codes[i] + (x[i] - mean > boundary * deviation ? 1 : 0));
       }
     }
     number[0] = Scale(std::min(deviation, largest<Scale>));
     number[stride] = Scale(std::clamp(mean, -largest<Scale>, largest<Scale>));
   }
-  [[nodiscard]] static float decode(std::uint8_t code, const Scale* number, std::size_t stride) noexcept {
-    return levels.level(code) * static_cast<float>(number[0]) + static_cast<float>(number[stride]);
+  [[nodiscard]] float decode(std::uint8_t code, const Scale* number, std::size_t stride) const noexcept {
+    return levels->level(code) * static_cast<float>(number[0]) + static_cast<float>(number[stride]);
   }
 };
 
