@@ -145,7 +145,7 @@ struct Layer {
         const StoreFacts& keys = facts_of(members.front().keys);
         const StoreFacts& values = facts_of(members.front().values);
         if ((keys.encodes && !keys.settles_in_room) || (values.encodes && !values.settles_in_room)) { return {false}; }
-        needed.more = std::max(keys.row_multiple, values.row_multiple);
+        needed.more = std::max(rows_at_once(members.front().keys), rows_at_once(members.front().values));
         scratch.reserve_members(members.size());
         Leaving::prepare_to_compact(table, members, scratch);
       }
