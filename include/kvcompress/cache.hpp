@@ -39,6 +39,8 @@ struct HeadRange {
 
 /// The key-value cache of one sequence, compressed as `P` says.
 ///
+/// Layers may have shapes of their own, sliding windows among them, and read the rows of others: see Shape.
+///
 /// Per layer: append and attend the prompt (in one piece or in chunks), end_prompt, then append and attend token by token. Until
 /// end_prompt nothing is evicted or encoded: the prompt's outputs are exact and do not depend on its chunks. Later, rows are
 /// compressed when they are committed: by commit, or by the next append. Rows since the last commit can be truncated. A cache can be saved and

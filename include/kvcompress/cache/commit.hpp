@@ -11,6 +11,7 @@
 #include "kvcompress/cache/decide.hpp"
 #include "kvcompress/cache/encode.hpp"
 #include "kvcompress/cache/observe.hpp"
+#include "kvcompress/cache/past_window.hpp"
 #include "kvcompress/core/shared.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
@@ -78,7 +79,7 @@ struct Commit {
   /// Whether rows are indexed or encoded in a way that needs copies.
   [[nodiscard]] bool needs_copies(std::size_t layer) const {
     const Layer<P>& l = layers[layer].read();
-    if (l.decides() && l.any_past_window()) { return true; }  // these go before the eviction decides over the others
+    if (l.decides() && any_past_window(l)) { return true; }  // these go before the eviction decides over the others
     if (!encodes(layer, false)) { return false; }
     bool grows = store_needs_copies(l, &Lane<P>::keys) || store_needs_copies(l, &Lane<P>::values);
     if constexpr (requires { Retrieval::grows_at(options.retrieval, l.lanes.front().index, std::size_t{}); }) {
@@ -104,7 +105,7 @@ struct Commit {
     start(l);
     count_seen(l);
     if (rewrites(l) && !scratch.counted) { keep_states(l); }  // it may remember what it decided
-    if constexpr (may_lose<P>) { l.mark_past_window(scratch); }
+    if constexpr (may_lose<P>) { mark_past_window(l, scratch); }
     decide(l, layer, false);
     if constexpr (may<P>.colder) {
       if (ColderRows<P>::any(l, scratch)) { return {false}; }
@@ -339,9 +340,9 @@ struct Commit {
   /// Nor does any see what lies past the window: it counts in no budget.
   void drop_past_window(Layer<P>& l, bool end_of_prompt) const {
     if constexpr (may_lose<P>) {
-      if (!l.any_past_window()) { return; }
+      if (!any_past_window(l)) { return; }
       l.start(scratch);
-      l.mark_past_window(scratch);
+      mark_past_window(l, scratch);
       evict(l, end_of_prompt);
     }
   }

@@ -84,30 +84,6 @@ struct Layer {
     return evicts || window > 0;
   }
   [[nodiscard]] bool loses(const Lane<P>& lane) const noexcept { return lane.decides() || window > 0; }
-  /// Whether a row lies where no query after those so far sees it, by in-cache positions where the table has them.
-  [[nodiscard]] bool past_window(const RowTable& table, std::size_t row) const noexcept {
-    const std::size_t at = table.renumbers() ? table.live() : next;
-    return table.alive(row) && at - table.slot(row) >= window;
-  }
-  /// Whether some rows do.
-  [[nodiscard]] bool any_past_window() const noexcept {
-    if (window == 0 || next < window) { return false; }
-    for (const RowTable& table : tables) {
-      for (std::size_t row = 0; row < table.rows(); ++row) {
-        if (past_window(table, row)) { return true; }
-      }
-    }
-    return false;
-  }
-  /// Marks them in flags that are 0.
-  void mark_past_window(CommitScratch<P>& scratch) const noexcept {
-    if (window == 0 || next < window) { return; }
-    for (std::size_t unit_index = 0; unit_index < tables.size(); ++unit_index) {
-      const std::span<unsigned char> drop = drops(unit_index, scratch);
-      for (std::size_t row = 0; row < drop.size(); ++row) { drop[row] = past_window(tables[unit_index], row) ? 1 : 0; }
-    }
-  }
-
   /// Whether some lane decides over all layers at once when a prompt ends.
   [[nodiscard]] bool decides_with_model() const noexcept {
     if constexpr (!may<P>.model) { return false; }
@@ -276,24 +252,6 @@ struct Layer {
     for (Lane<P>& lane : lanes) { lane.last.clear(true); }
   }
 
-  /// Raises an Error if the prompt that ends here cannot be encoded together with that of `other`, which has ended.
-  void check_prompt_of(const Layer& other, std::size_t number, std::size_t other_number) const {
-    require(next == other.next, ErrorCode::phase, "end_prompt(layer = ", number, "): it has seen ", next,
-            " tokens, must have seen as many as layer ", other_number, ", which is encoded together with it: ", other.next);
-    require(appended == other.appended, ErrorCode::position, "end_prompt(layer = ", number,
-            "): its rows came at other positions than those of layer ", other_number,
-            ", which is encoded together with it: they must be appended alike");
-    require(!decides() || start() == other.start(), ErrorCode::input, "end_prompt(layer = ", number,
-            "): its queries see nothing before position ", start(), ", must be that of layer ", other_number,
-            ", which is encoded together with it: ", other.start());
-  }
-  /// Raises an Error if it cannot be decided over this layer's prompt and that of `other`, which has ended, together.
-  void check_decision_with(const Layer& other, std::size_t number, std::size_t other_number, std::string_view eviction) const {
-    require(next == other.next, ErrorCode::phase, "end_prompt(layer = ", number, "): it has seen ", next,
-            " tokens, must have seen as many as layer ", other_number, ", with which ", eviction, " decides together: ", other.next);
-    require(start() == other.start(), ErrorCode::input, "end_prompt(layer = ", number, "): its queries see nothing before position ",
-            start(), ", must be that of layer ", other_number, ", with which ", eviction, " decides together: ", other.start());
-  }
   /// Raises an Error if the rows at positions >= position cannot be forgotten exactly.
   void check_truncate(Position position, std::size_t layer, std::size_t speculation) const {
     if (position >= next) { return; }

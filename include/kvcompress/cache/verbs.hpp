@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kvcompress/cache.hpp"
+#include "kvcompress/cache/prompts_together.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -95,10 +96,12 @@ void KVCache<P>::end_prompt(std::size_t layer) {
   layer = shape_.store(layer);
   const RowRange group = detail::layers_with<P>(options_, shape_, layer);
   for (std::size_t other = group.first; other < group.last; ++other) {
-    if (at(other).waiting) { at(layer).check_prompt_of(at(other), layer, other); }
+    if (at(other).waiting) { detail::check_encoding_with(at(layer), at(other), layer, other); }
   }
   for (std::size_t other = 0; at(layer).decides_with_model() && other < shape_.layers; ++other) {
-    if (at(other).waiting) { at(layer).check_decision_with(at(other), layer, other, detail::eviction_name<P>(options_, site(layer, 0))); }
+    if (at(other).waiting) {
+      detail::check_decision_with(at(layer), at(other), layer, other, detail::eviction_name<P>(options_, site(layer, 0)));
+    }
   }
   for (std::size_t head = 0; head < at(layer).lanes.size(); ++head) {
     const Lane& lane = at(layer).lanes[head];
