@@ -32,7 +32,8 @@ struct RotatedStorage {
     check_accumulation<Code::product_bits>(options.accumulation, "rotated");
   }
   static void validate_shape(const Options& /*options*/, const Shape& shape) {
-    for (const std::size_t width : {shape.key_width(), shape.value_width()}) {
+    for (std::size_t layer = 0; layer < shape.kinds(); ++layer) {
+      const std::size_t width = std::max(shape.of(layer).key_width(), shape.of(layer).value_width());
       require(width <= most_token_width, ErrorCode::option, "rotated: the width of a row is ", width, ", must be at most ",
               most_token_width);
     }
