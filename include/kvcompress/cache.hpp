@@ -19,6 +19,7 @@
 #include "kvcompress/cache/composition.hpp"
 #include "kvcompress/cache/layer.hpp"
 #include "kvcompress/cache/observe.hpp"
+#include "kvcompress/cache/open_rows.hpp"
 #include "kvcompress/cache/own_numbers.hpp"
 #include "kvcompress/cache/queries.hpp"
 #include "kvcompress/cache/share_rows.hpp"
@@ -87,6 +88,13 @@ class KVCache {
     append(layer, keys, values, at(layer).next);
   }
   void append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position);
+  /// The same at a position per row, none older than the next one. After a prompt they need not ascend, and rows may share one: a tree of
+  /// drafts, in any order. Such a step is attended with AttendOptions::among_open, which says what each draft sees of the others, and goes on
+  /// once keep_open has said which of them are accepted. Where keys come unrotated each is rotated to its position.
+  void append(std::size_t layer, const Rows& keys, const Rows& values, std::span<const Position> positions);
+  /// Of the rows since the last commit only these stay, the accepted drafts: their numbers, from 0, ascending, at ascending positions; none:
+  /// all are forgotten. What a policy observed of the others is forgotten too, if there were at most Options::speculation queries.
+  void keep_open(std::size_t layer, std::span<const std::size_t> rows);
 
   /// Attention of the newest tokens: queries (tokens, query_heads, key width) belong to the last `queries.tokens()` rows since the last
   /// commit; out (tokens, query_heads, value width) receives the result. With `heads`, only the query heads of those KV heads are read
@@ -199,6 +207,8 @@ class KVCache {
   static const Shape& checked(const Shape& shape, const Options& options);
   void check_shift(std::size_t layer, Position first, Position last, std::int64_t delta) const;
   [[nodiscard]] Site site(std::size_t layer, std::size_t kv_head) const noexcept { return {layer, kv_head, shape_}; }
+  /// Raises an Error if the layer's open rows are a tree of drafts.
+  void check_branches(const char* verb, std::size_t layer) const;
   /// Raises an Error if the layer's prompt has ended and waits for others to be encoded.
   void check_waits(const char* verb, std::size_t layer) const;
   [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[layer].read(); }
@@ -212,6 +222,8 @@ class KVCache {
 
   // ------------------------------------------------------------------ rows
 
+  /// The rows of an append, which is checked. `ranks`: of their positions, where several rows may share one.
+  void append_at(std::size_t layer, const Rows& keys, const Rows& values, const detail::RowPlaces& places, std::span<const Position> ranks);
   void append_row(Lane& lane, const Rows& keys, const Rows& values, std::size_t token, std::size_t head, Position position);
 
   // ------------------------------------------------------------------ queries

@@ -51,7 +51,11 @@ void KVCache<P>::observe(std::size_t layer, const Rows& queries, std::span<const
   detail::check_queries(shape_, queries, 0, shape_.kv_heads, how.scale, row_.data());
   const Layer& l = at(layer);
   require(l.open > 0, ErrorCode::phase, "observe(layer = ", layer, ") before append: no rows since the last commit");
+  require(!l.branches && how.among_open.empty(), ErrorCode::option,
+          "observe: the open rows are a tree of drafts, or among_open is given: "
+          "only attend has such masks");
   detail::check_positions(positions, queries.tokens(), l.next);
+  detail::check_until("observe", how, queries.tokens(), l.open, l.next, [&](std::size_t t) { return positions[t]; });
   detail::check_log_sum_exp(shape_, queries.tokens(), log_sum_exp);
   std::optional<detail::Seen<P>> before;
   if (detail::may_see_queries<P> && log_sum_exp != nullptr) { before.emplace(writable(layer), scratch_); }
@@ -90,6 +94,7 @@ AttendOptions KVCache<P>::check_attend(std::size_t layer, const Rows& queries, c
   detail::check_beside(shape_, "attend", queries.tokens(), how);
   ws.check("attend", shape_, workspace_);
   detail::check_queries(shape_, queries, heads.first, heads.last, how.scale, Workspace::ensure(ws.queries, shape_.key_width()));
+  detail::check_masks("attend", how, at(layer).open, at(layer).in_prompt, at(layer).branches);
   if (how.query_position != no_position) {
     check_query_position(layer, queries.tokens(), how.query_position);
   } else {
@@ -97,6 +102,9 @@ AttendOptions KVCache<P>::check_attend(std::size_t layer, const Rows& queries, c
     require(open > 0, ErrorCode::phase, "attend(layer = ", layer, ") before append: no rows since the last commit");
     require(queries.tokens() <= open, ErrorCode::phase, "attend: queries.tokens() is ", queries.tokens(), ", must be at most the ", open,
             " rows since the last commit");
+    const RowTable& rows = at(layer).tables.front();
+    detail::check_until("attend", how, queries.tokens(), at(layer).open, at(layer).next,
+                        [&](std::size_t t) { return rows.position(rows.rows() - queries.tokens() + t); });
   }
   detail::check_output(shape_, out, queries.tokens());
   check_alibi("attend", layer, how);
@@ -130,9 +138,9 @@ void KVCache<P>::attend_heads(std::size_t layer, const Rows& queries, const Outp
                               HeadRange heads) {
   const Layer& l = at(layer);
   for (std::size_t head = heads.first; head < heads.last; ++head) {
-    detail::place_queries(l.table(head), queries.tokens(), ws, options.query_position);
+    detail::place_queries(l.table(head), queries.tokens(), ws, options);
     const Lane& lane = l.lanes[head];
-    const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options, {head * shape_.group()});
+    const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options, {head * shape_.group()}, l.open);
     const auto load = detail::query_loader(shape_, queries, head, ws);
     const auto store = detail::output_storer(shape_, head, out, options);
     if constexpr (detail::may_retrieve<P>) {
@@ -149,7 +157,8 @@ void KVCache<P>::attend_heads(std::size_t layer, const Rows& queries, const Outp
     attention.run(ws.positions, ws.limits, false, ws, detail::sees_queries<P>(options_, site(layer, head), l.in_prompt), load, store,
                   [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
       if constexpr (detail::may_see_queries<P>) {
-        detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], h, probabilities);
+        const std::size_t row = l.table(head).rows() - queries.tokens() + t;
+        detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], row, h, probabilities);
       }
     });
   }
@@ -173,7 +182,7 @@ void KVCache<P>::make_room_to_attend(std::size_t layer, std::size_t tokens, cons
 
 template <class P>
 void KVCache<P>::remember(std::size_t layer, const Rows& queries, const AttendOptions& options, HeadRange heads, Workspace& ws) noexcept {
-  if (!detail::may_note_queries<P> || options.query_position != no_position) { return; }
+  if (!detail::may_note_queries<P> || options.query_position != no_position || !options.among_open.empty()) { return; }
   for (std::size_t head = heads.first; head < heads.last; ++head) {
     if (!at(layer).lanes[head].notes_queries()) { continue; }
     detail::place_queries(at(layer).table(head), queries.tokens(), ws);

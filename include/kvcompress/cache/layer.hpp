@@ -295,7 +295,7 @@ struct Layer {
       }
       for (Lane<P>& lane : unit(unit_index)) {
         lane.resize(rows);
-        lane.pending.truncate(position);
+        lane.pending.truncate(position, rows);
         lane.last.truncate(position, shape.group(), shape.key_width());
         lane.shown.truncate(position, prompt_tokens == 0);
       }
@@ -357,6 +357,7 @@ struct Layer {
   float largest_value = std::numeric_limits<float>::infinity();  // likewise
   std::size_t open = 0;                                          // rows since the last commit
   bool in_prompt = true;                                         // until end_prompt, and again from begin_prompt on
+  bool branches = false;                                         // the open rows share positions or are out of order: a tree of drafts
   bool waiting = false;           // its prompt has ended, that of a layer that it is encoded or decides together with has not
   std::size_t prompt_tokens = 0;  // tokens up to the last end_prompt
   Vector<std::size_t> budgets;    // the eviction's budget in rows of each unit, known from the first end_prompt on

@@ -45,23 +45,63 @@ template <class P>
 void KVCache<P>::append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) {
   detail::check_layer(shape_, "append", layer);
   detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key(layer), largest_value(layer), row_.data());
-  check_waits("append", layer);
-  changes().commit_and(layer, keys.tokens(), first_position, [&](Layer& l) {
-    for (std::size_t t = 0; t < keys.tokens(); ++t) {
-      const Position position = first_position + static_cast<Position>(t);
-      for (std::size_t head = 0; head < shape_.kv_heads; ++head) { append_row(l.lanes[head], keys, values, t, head, position); }
-      for (RowTable& table : l.tables) { table.append(position); }
+  append_at(layer, keys, values, detail::RowPlaces{first_position}, {});
+}
+
+template <class P>
+void KVCache<P>::append(std::size_t layer, const Rows& keys, const Rows& values, std::span<const Position> positions) {
+  detail::check_layer(shape_, "append", layer);
+  const Layer& l = at(layer);
+  detail::check_rows(shape_, keys, values, l.next, l.next, largest_key(layer), largest_value(layer), row_.data());
+  detail::check_places(positions, keys.tokens(), l.next, l.in_prompt);
+  Vector<Position> ranks{Allocator<Position>(memory_)};  // of tokens among the positions, where several may share one
+  if (detail::branching(positions)) {
+    Vector<Position> sorted(positions.begin(), positions.end(), Allocator<Position>(memory_));
+    std::sort(sorted.begin(), sorted.end(), [](Position a, Position b) { return a < b; });
+    sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
+    for (const Position p : positions) {
+      ranks.push_back(static_cast<Position>(std::lower_bound(sorted.begin(), sorted.end(), p) - sorted.begin()));
     }
-    l.note_appended(first_position, first_position + static_cast<Position>(keys.tokens()));
-    l.next = first_position + static_cast<Position>(keys.tokens());
+  }
+  append_at(layer, keys, values, detail::RowPlaces{positions.front(), positions}, ranks);
+}
+
+template <class P>
+void KVCache<P>::append_at(std::size_t layer, const Rows& keys, const Rows& values, const detail::RowPlaces& places,
+                           std::span<const Position> ranks) {
+  check_waits("append", layer);
+  check_branches("append", layer);
+  const Position end = places.end(keys.tokens());
+  const bool gaps = end - places.first != keys.tokens();  // then the table spells its positions out
+  changes().commit_and(layer, keys.tokens(), gaps || !ranks.empty() ? no_position : places.first, [&](Layer& l) {
+    for (std::size_t t = 0; t < keys.tokens(); ++t) {
+      const Position position = places.at(t);
+      for (std::size_t head = 0; head < shape_.kv_heads; ++head) { append_row(l.lanes[head], keys, values, t, head, position); }
+      for (RowTable& table : l.tables) {
+        ranks.empty() ? table.append(position) : table.append(position, static_cast<Position>(table.live() - t + ranks[t]));
+      }
+      l.note_appended(position, position + 1);
+    }
+    l.next = end;
     l.open += keys.tokens();
+    l.branches = !ranks.empty();
   });
+}
+
+template <class P>
+void KVCache<P>::keep_open(std::size_t layer, std::span<const std::size_t> rows) {
+  detail::check_layer(shape_, "keep_open", layer);
+  detail::OpenStep<P>::check(at(layer), layer, rows, options_.speculation);
+  const detail::OpenStep<P> step{changes().own(layer)};
+  step.make_room();
+  step.keep(rows);
 }
 
 template <class P>
 void KVCache<P>::commit(std::size_t layer) {
   detail::check_layer(shape_, "commit", layer);
   require(!at(layer).in_prompt, ErrorCode::phase, "commit(layer = ", layer, ") before end_prompt(layer)");
+  check_branches("commit", layer);
   if (at(layer).open > 0) {
     changes().commit_and(layer, 0, 0, [](Layer&) {});
   }
@@ -72,6 +112,7 @@ void KVCache<P>::begin_prompt(std::size_t layer) {
   detail::check_layer(shape_, "begin_prompt", layer);
   require(!at(layer).in_prompt, ErrorCode::phase, "begin_prompt(layer = ", layer, ") while its prompt is open: end_prompt(layer) first");
   check_waits("begin_prompt", layer);
+  check_branches("begin_prompt", layer);
   changes().commit_and(layer, 0, 0, [](Layer& l) { l.in_prompt = true; });
 }
 
@@ -86,6 +127,7 @@ template <class P>
 void KVCache<P>::end_prompt(std::size_t layer) {
   detail::check_layer(shape_, "end_prompt", layer);
   require(at(layer).open > 0, ErrorCode::phase, "end_prompt(layer = ", layer, ") without rows since the last commit");
+  check_branches("end_prompt", layer);
   const RowRange group = detail::layers_with<P>(options_, shape_, layer);
   for (std::size_t other = group.first; other < group.last; ++other) {
     if (at(other).waiting) { at(layer).check_prompt_of(at(other), layer, other); }
@@ -118,7 +160,21 @@ template <class P>
 void KVCache<P>::truncate(Position position) {
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) { at(layer).check_truncate(position, layer, options_.speculation); }
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {  // what may fail comes first
-    if (at(layer).next > position) { static_cast<void>(changes().own(layer)); }
+    if (at(layer).next <= position) { continue; }
+    Layer& l = changes().own(layer);
+    if (l.branches) { detail::OpenStep<P>{l}.make_room(); }
+  }
+  Vector<std::size_t> kept{Allocator<std::size_t>(memory_)};  // of a tree of drafts, whose rows are not in order
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    if (at(layer).next > position && at(layer).branches) { kept.reserve(at(layer).open); }
+  }
+  for (Shared<Layer>& shared : layers_) {
+    if (shared.read().next <= position || !shared.read().branches) { continue; }
+    kept.clear();
+    for (std::size_t row = 0; row < shared.read().open; ++row) {
+      if (detail::OpenStep<P>::position(shared.read(), row) < position) { kept.push_back(row); }
+    }
+    detail::OpenStep<P>{shared.write_in_place()}.keep({kept.data(), kept.size()});
   }
   for (Shared<Layer>& shared : layers_) {
     if (shared.read().next > position) { shared.write_in_place().truncate(position, shape_); }
@@ -272,6 +328,12 @@ void KVCache<P>::check_waits(const char* verb, std::size_t layer) const {
   const RowRange group = detail::layers_with<P>(options_, shape_, layer);
   fail(ErrorCode::phase, verb, "(layer = ", layer, ") before end_prompt of all the layers that are encoded together with it: ", group.first,
        " to ", group.last - 1);
+}
+
+template <class P>
+void KVCache<P>::check_branches(const char* verb, std::size_t layer) const {
+  require(!at(layer).branches, ErrorCode::phase, verb, "(layer = ", layer,
+          ") while its open rows are a tree of drafts: keep_open(layer, rows) first, which says those that are accepted");
 }
 
 template <class P>
