@@ -22,7 +22,9 @@
 #include "kvcompress/cache/open_rows.hpp"
 #include "kvcompress/cache/own_numbers.hpp"
 #include "kvcompress/cache/queries.hpp"
+#include "kvcompress/cache/refusals.hpp"
 #include "kvcompress/cache/share_rows.hpp"
+#include "kvcompress/cache/truncation.hpp"
 #include "kvcompress/core/shared.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -37,6 +39,9 @@ struct HeadRange {
   std::size_t first = 0;
   std::size_t last = static_cast<std::size_t>(-1);
 };
+
+enum class Angle;
+struct ReadInto;
 
 /// The key-value cache of one sequence, compressed as `P` says.
 ///
@@ -134,7 +139,9 @@ class KVCache {
   /// drops them here, before it decides: they are no sinks, count in no budget and vote for nothing. The others keep them.
   void end_prompt(std::size_t layer);
 
-  /// Forgets all rows at positions >= position. Exact down to the last commit; below it only for a cache that neither evicts nor encodes.
+  /// Forgets all rows at positions >= position. Exact down to the last commit; below it, where nothing is evicted, as far as rows are exact:
+  /// drafts that came token by token, each committed by the next one, can be taken back while they have not become codes. What was encoded
+  /// meanwhile stays so: values of older rows, as many as there were drafts.
   /// Queries that a policy has observed can be taken back if there are at most Options::speculation of them.
   void truncate(Position position);
   /// Removes the rows at positions [first, last) that are still there; positions of other rows stay. Needs everything committed, and layers
@@ -192,6 +199,9 @@ class KVCache {
   }
   /// Decodes one row of a lane: its key, rotated to its position, and its value. Rows in a slow tier are fetched, which may fail.
   void read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value);
+  /// The same of rows [first, last) of a lane, in the order in which they are held, with their positions: see ReadInto. Cost: a row is
+  /// decoded by itself, with no regard to its neighbours; for debugging and for moving rows elsewhere, not for attention.
+  void read_rows(std::size_t layer, std::size_t kv_head, RowRange rows, const ReadInto& into);
 
  private:
   friend struct detail::Persistence<P>;
@@ -225,6 +235,8 @@ class KVCache {
   /// The rows of an append, which is checked. `ranks`: of their positions, where several rows may share one.
   void append_at(std::size_t layer, const Rows& keys, const Rows& values, const detail::RowPlaces& places, std::span<const Position> ranks);
   void append_row(Lane& lane, const Rows& keys, const Rows& values, std::size_t token, std::size_t head, Position position);
+
+  void read_one(const Lane& from, const RowTable& rows, std::size_t row, Angle angle, float* key, float* value);
 
   // ------------------------------------------------------------------ queries
 
@@ -275,4 +287,5 @@ class KVCache {
 }  // namespace kvcompress
 
 #include "kvcompress/cache/attending.hpp"
+#include "kvcompress/cache/read_back.hpp"
 #include "kvcompress/cache/verbs.hpp"

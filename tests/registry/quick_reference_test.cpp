@@ -123,6 +123,11 @@ std::map<std::string, std::function<void(AnyCache&)>> calls(const Text& text) {
     std::vector<float> key(16), value(16);
     c.read(0, 1, 0, key.data(), value.data());
        }},
+      {"read_rows",
+       [](AnyCache& c) {
+    std::vector<float> keys(16);
+    c.read_rows(0, 1, {0, 1}, {.keys = keys});
+       }},
       {"shape", [](AnyCache& c) { static_cast<void>(c.shape().layers); }}, {"options", [](AnyCache& c) { static_cast<void>(c.options()); }},
       };
 }

@@ -116,9 +116,8 @@ void KVCache<P>::check_alibi(const char* verb, std::size_t layer, const AttendOp
   if (options.alibi_slopes.empty()) { return; }
   detail::check_slopes(shape_, verb, options.alibi_slopes);
   for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
-    const bool reads_some = prepares(at(layer).lanes[head]) || !Retrieval::reads_all(options_.retrieval, site(layer, head));
-    require(!reads_some && detail::query_window<P>(options_, site(layer, head)) == 0, ErrorCode::option, verb, ": alibi_slopes has ",
-            options.alibi_slopes.size(), " numbers, must be empty: the policy chooses rows by queries alone, without their distance");
+    const std::string_view why = detail::why_no_alibi<P>(options_, site(layer, head));
+    require(why.empty(), ErrorCode::option, verb, ": alibi_slopes has ", options.alibi_slopes.size(), " numbers, must be empty: ", why);
   }
 }
 

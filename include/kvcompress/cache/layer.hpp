@@ -260,21 +260,6 @@ struct Layer {
     require(start() == other.start(), ErrorCode::input, "end_prompt(layer = ", number, "): its queries see nothing before position ",
             start(), ", must be that of layer ", other_number, ", with which ", eviction, " decides together: ", other.start());
   }
-  /// Raises an Error if the rows at positions >= position cannot be forgotten exactly.
-  void check_truncate(Position position, std::size_t layer, std::size_t speculation) const {
-    if (position >= next) { return; }
-    const auto exact = [](const Lane<P>& lane) { return lane.settled() == 0; };
-    const bool anywhere = !notes_queries && std::all_of(lanes.begin(), lanes.end(), exact) && !waiting;
-    require(anywhere || position >= committed, ErrorCode::position, "truncate: position is ", position,
-            ", must be at least the position of the last commit, ", committed, " in layer ", layer);
-    for (const Lane<P>& lane : lanes) {
-      require(position >= lane.observed_end, ErrorCode::phase, "truncate: position is ", position, ", must be at least ", lane.observed_end,
-              ": observed queries before it are counted already (Options::speculation is ", speculation, ")");
-      const Position least = lane.last.revocable_from();
-      require(position >= least, ErrorCode::phase, "truncate: position is ", position, ", must be above ", least - 1,
-              ": the queries before the observation window are gone");
-    }
-  }
   /// Whether its rows are encoded together with those of other layers.
   [[nodiscard]] bool in_group() const noexcept { return scope() == Scope::group; }
   /// The widest scope in which its lanes are encoded together.

@@ -158,7 +158,7 @@ void KVCache<P>::end_prompt(std::size_t layer) {
 
 template <class P>
 void KVCache<P>::truncate(Position position) {
-  for (std::size_t layer = 0; layer < shape_.layers; ++layer) { at(layer).check_truncate(position, layer, options_.speculation); }
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) { detail::check_truncate(at(layer), position, layer, options_.speculation); }
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {  // what may fail comes first
     if (at(layer).next <= position) { continue; }
     Layer& l = changes().own(layer);
@@ -262,23 +262,6 @@ std::vector<Position> KVCache<P>::kept(std::size_t layer, std::size_t kv_head) c
   }
   std::sort(positions.begin(), positions.end(), [](Position a, Position b) { return a < b; });  // not std::less: see core/abi.hpp
   return positions;
-}
-
-template <class P>
-void KVCache<P>::read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) {
-  const Lane& from = lane("read", layer, kv_head);
-  const RowTable& rows = at(layer).table(kv_head);
-  require(row < rows.rows(), ErrorCode::shape, "read: row is ", row, ", must be less than ", rows.rows());
-  require(key != nullptr, ErrorCode::input, "read: key is null, must have room for ", shape_.key_width(), " numbers");
-  require(value != nullptr, ErrorCode::input, "read: value is null, must have room for ", shape_.value_width(), " numbers");
-  const bool in_keys = detail::facts_of(from.values).in_keys;
-  if (!in_keys) { from.values.read(row, value); }  // first: it may fail
-  from.read_key(row, rows, workspace_.rotation, key);
-  if (rows.turned(row) != rows.position(row) && rows.alive(row)) {
-    workspace_.rotation.turn_by(std::int64_t{rows.position(row)} - std::int64_t{rows.turned(row)});
-    workspace_.rotation.apply(key);
-  }
-  if (in_keys) { std::copy_n(key, shape_.value_width(), value); }
 }
 
 template <class P>
