@@ -104,7 +104,7 @@ std::map<std::string, std::function<void(AnyCache&)>> calls(const Text& text) {
     c.observe(0, text.query_rows(0, 1), positions);
        }},
       {"end_prompt", [](AnyCache& c) { c.end_prompt(0); }}, {"begin_prompt", [](AnyCache& c) { c.begin_prompt(0); }},
-      {"commit", [](AnyCache& c) { c.commit(0); }},
+      {"commit", [](AnyCache& c) { c.commit(0); }}, {"keep_open", [](AnyCache& c) { c.keep_open(0, {}); }},
       {"truncate", [](AnyCache& c) { c.truncate(static_cast<Position>(std::max<std::size_t>(1, c.tokens())) - 1); }},
       {"remove", [](AnyCache& c) { c.remove(0, static_cast<Position>(c.tokens() / 2)); }},
       {"shift", [](AnyCache& c) { c.shift(0, static_cast<Position>(c.tokens()), 1); }}, {"clear", [](AnyCache& c) { c.clear(); }},
@@ -122,6 +122,11 @@ std::map<std::string, std::function<void(AnyCache&)>> calls(const Text& text) {
        [](AnyCache& c) {
     std::vector<float> key(16), value(16);
     c.read(0, 1, 0, key.data(), value.data());
+       }},
+      {"read_rows",
+       [](AnyCache& c) {
+    std::vector<float> keys(16);
+    c.read_rows(0, 1, {0, 1}, {.keys = keys});
        }},
       {"shape", [](AnyCache& c) { static_cast<void>(c.shape().layers); }}, {"options", [](AnyCache& c) { static_cast<void>(c.options()); }},
       };

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -37,6 +38,13 @@ struct AttendOptions {
   std::span<const float>
       alibi_slopes{};  ///< ALiBi: a slope per query head; a row that is d positions behind a query has d * slope less of a
                        ///< logit, after the cap, by in-cache positions where the policy has them; empty: none
+  std::span<const Position>
+      until{};  ///< a position per token: it sees the rows before that, newer ones than itself among them (the other tokens of an image, a
+                ///< prompt that is read in both directions); above its own position, at most the next one; empty: none is seen. ALiBi
+                ///< counts distances in both directions
+  std::span<const std::uint64_t>
+      among_open{};  ///< which of the rows since the last commit a token sees, itself among them or not: bit r of its ceil(rows / 64) words is
+                     ///< the r-th of these rows (a tree of drafts: the token's ancestors, see KVCache::keep_open); empty: the older ones
   Position query_position = no_position;  ///< of the first query, where the queries' own rows lie elsewhere (on another machine, behind a
                                           ///< shared prefix): then they see all rows, none of which need be new. By default they are those
                                           ///< of the newest rows
@@ -53,6 +61,17 @@ inline constexpr std::size_t block_queries = 32;
 /// What a query does not see at the front is not read, in steps of so many rows: a block of the stores that encode.
 inline constexpr std::size_t unread_step = 128;
 
+/// Which rows of the open step, from row `first` on, each token sees: words of bits, token by token.
+struct OpenRows {
+  const std::uint64_t* bits = nullptr;  // null: those that are no newer
+  std::size_t words = 0;                // of a token
+  std::size_t first = 0;
+  [[nodiscard]] bool sees(std::size_t token, std::size_t row) const noexcept {
+    return ((bits[token * words + (row - first) / 64] >> ((row - first) % 64)) & 1U) != 0;
+  }
+  [[nodiscard]] OpenRows from(std::size_t token) const noexcept { return {bits != nullptr ? bits + token * words : nullptr, words, first}; }
+};
+
 /// The queries of a block: `tokens` tokens of one KV head's group, each with the rows it may see.
 struct QueryBlock {
   std::size_t tokens;
@@ -61,9 +80,12 @@ struct QueryBlock {
   const std::size_t* row_limits;  // (tokens) a query sees no row from here on
   bool by_position;               // rows need not be older than the query: compare positions
   std::int64_t shift;             // how far the queries are rotated beyond where attention sees them
+  const Position* until;          // (tokens) a query sees rows before this position, or null: before its own
+  OpenRows open;                  // which of these rows the queries see, from that of the first token on
   [[nodiscard]] std::size_t queries() const noexcept { return tokens * group; }
   [[nodiscard]] Visible visible(std::size_t token, const AttendOptions& options) const noexcept {
-    return {options.start, options.window, positions[token], static_cast<Position>(positions[token] - shift)};
+    const Position newest = open.bits != nullptr ? no_position - 1 : until != nullptr ? until[token] - 1 : positions[token];
+    return {options.start, options.window, newest, static_cast<Position>(positions[token] - shift)};
   }
 };
 
@@ -128,7 +150,7 @@ inline void bias_chunk(const RowTable& table, RowRange range, const QueryBlock& 
     const std::int64_t at = std::int64_t{block.positions[q / block.group]} - block.shift;
     float* row_logits = logits + q * logit_stride;
     for (std::size_t r = range.first; r < range.last; ++r) {
-      row_logits[r - range.first] -= slope * static_cast<float>(at - std::int64_t{table.slot(r)});
+      row_logits[r - range.first] -= slope * math::abs(static_cast<float>(at - std::int64_t{table.slot(r)}));
     }
   }
 }
@@ -158,6 +180,9 @@ inline void mask_chunk(const RowTable& table, RowRange range, const QueryBlock& 
       }
     }
     hide(limit, range.last);
+    for (std::size_t r = std::max(range.first, block.open.first); block.open.bits != nullptr && r < range.last; ++r) {
+      if (!block.open.sees(token, r)) { hide(r, r + 1); }
+    }
   }
 }
 

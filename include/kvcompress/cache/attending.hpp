@@ -56,7 +56,11 @@ void KVCache<P>::observe(std::size_t layer, const Rows& queries, std::span<const
   detail::check_queries(shape, queries, 0, shape.kv_heads, how.scale, row_.data());
   const Layer& l = at(layer);
   require(l.open > 0, ErrorCode::phase, "observe(layer = ", layer, ") before append: no rows since the last commit");
+  require(!l.branches && how.among_open.empty(), ErrorCode::option,
+          "observe: the open rows are a tree of drafts, or among_open is given: "
+          "only attend has such masks");
   detail::check_positions(positions, queries.tokens(), l.next);
+  detail::check_until("observe", how, queries.tokens(), l.open, l.next, [&](std::size_t t) { return positions[t]; });
   detail::check_log_sum_exp(shape, queries.tokens(), log_sum_exp);
   const std::size_t store = shape_.store(layer);
   workspace_.serve(store);
@@ -101,6 +105,7 @@ AttendOptions KVCache<P>::check_attend(std::size_t layer, const Rows& queries, c
   detail::check_beside(shape, "attend", queries.tokens(), how);
   ws.check("attend", shape_, workspace_);
   detail::check_queries(shape, queries, heads.first, heads.last, how.scale, Workspace::ensure(ws.queries, shape.key_width()));
+  detail::check_masks("attend", how, at(layer).open, at(layer).in_prompt, at(layer).branches);
   if (how.query_position != no_position) {
     check_query_position(layer, queries.tokens(), how.query_position);
   } else {
@@ -108,6 +113,9 @@ AttendOptions KVCache<P>::check_attend(std::size_t layer, const Rows& queries, c
     require(open > 0, ErrorCode::phase, "attend(layer = ", layer, ") before append: no rows since the last commit");
     require(queries.tokens() <= open, ErrorCode::phase, "attend: queries.tokens() is ", queries.tokens(), ", must be at most the ", open,
             " rows since the last commit");
+    const RowTable& rows = at(layer).tables.front();
+    detail::check_until("attend", how, queries.tokens(), at(layer).open, at(layer).next,
+                        [&](std::size_t t) { return rows.position(rows.rows() - queries.tokens() + t); });
   }
   detail::check_output(shape, out, queries.tokens());
   check_alibi("attend", layer, how);
@@ -127,9 +135,8 @@ void KVCache<P>::check_alibi(const char* verb, std::size_t layer, const AttendOp
   detail::check_slopes(shape_.of(layer), verb, options.alibi_slopes);
   const std::size_t store = shape_.store(layer);
   for (std::size_t head = 0; head < shape_.of(layer).kv_heads; ++head) {
-    const bool reads_some = prepares(at(store).lanes[head]) || !Retrieval::reads_all(options_.retrieval, site(store, head));
-    require(!reads_some && detail::query_window<P>(options_, site(store, head)) == 0, ErrorCode::option, verb, ": alibi_slopes has ",
-            options.alibi_slopes.size(), " numbers, must be empty: the policy chooses rows by queries alone, without their distance");
+    const std::string_view why = detail::why_no_alibi<P>(options_, site(store, head));
+    require(why.empty(), ErrorCode::option, verb, ": alibi_slopes has ", options.alibi_slopes.size(), " numbers, must be empty: ", why);
   }
 }
 
@@ -151,9 +158,9 @@ void KVCache<P>::attend_heads(std::size_t layer, const Rows& queries, const Outp
   const Layer& l = at(layer);
   const Shape& shape = shape_.of(layer);
   for (std::size_t head = heads.first; head < heads.last; ++head) {
-    detail::place_queries(l.table(head), queries.tokens(), ws, options.query_position);
+    detail::place_queries(l.table(head), queries.tokens(), ws, options);
     const Lane& lane = l.lanes[head];
-    const LaneAttention attention(shape, lane.keys, &lane.value_store(), l.table(head), options, {head * shape.group()});
+    const LaneAttention attention(shape, lane.keys, &lane.value_store(), l.table(head), options, {head * shape.group()}, l.open);
     const auto load = detail::query_loader(shape, queries, head, ws);
     const auto store = detail::output_storer(shape, head, out, options);
     if constexpr (detail::may_retrieve<P>) {
@@ -170,7 +177,8 @@ void KVCache<P>::attend_heads(std::size_t layer, const Rows& queries, const Outp
     attention.run(ws.positions, ws.limits, false, ws, detail::sees_queries<P>(options_, site(layer, head), l.in_prompt), load, store,
                   [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
       if constexpr (detail::may_see_queries<P>) {
-        detail::record<P>(shape, options_, writable(layer), head, ws.positions[t], h, probabilities);
+        const std::size_t row = l.table(head).rows() - queries.tokens() + t;
+        detail::record<P>(shape, options_, writable(layer), head, ws.positions[t], row, h, probabilities);
       }
     });
   }
@@ -194,7 +202,7 @@ void KVCache<P>::make_room_to_attend(std::size_t layer, std::size_t tokens, cons
 
 template <class P>
 void KVCache<P>::remember(std::size_t layer, const Rows& queries, const AttendOptions& options, HeadRange heads, Workspace& ws) noexcept {
-  if (!detail::may_note_queries<P> || options.query_position != no_position) { return; }
+  if (!detail::may_note_queries<P> || options.query_position != no_position || !options.among_open.empty()) { return; }
   const Shape& shape = shape_.of(layer);
   const bool reads_others = !shape_.owns(layer);  // of its queries nothing is kept: they may be many times those of the owner
   layer = shape_.store(layer);

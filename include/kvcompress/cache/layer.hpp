@@ -251,23 +251,6 @@ struct Layer {
   void forget_queries() {
     for (Lane<P>& lane : lanes) { lane.last.clear(true); }
   }
-
-  /// Raises an Error if the rows at positions >= position cannot be forgotten exactly.
-  void check_truncate(Position position, std::size_t layer, std::size_t speculation) const {
-    if (position >= next) { return; }
-    const auto exact = [](const Lane<P>& lane) { return lane.settled() == 0; };
-    const bool gone = window > 0 && committed >= window;  // rows that queries before the commit saw
-    const bool anywhere = !notes_queries && std::all_of(lanes.begin(), lanes.end(), exact) && !waiting && !gone;
-    require(anywhere || position >= committed, ErrorCode::position, "truncate: position is ", position,
-            ", must be at least the position of the last commit, ", committed, " in layer ", layer);
-    for (const Lane<P>& lane : lanes) {
-      require(position >= lane.observed_end, ErrorCode::phase, "truncate: position is ", position, ", must be at least ", lane.observed_end,
-              ": observed queries before it are counted already (Options::speculation is ", speculation, ")");
-      const Position least = lane.last.revocable_from();
-      require(position >= least, ErrorCode::phase, "truncate: position is ", position, ", must be above ", least - 1,
-              ": the queries before the observation window are gone");
-    }
-  }
   /// Whether its rows are encoded together with those of other layers.
   [[nodiscard]] bool in_group() const noexcept { return scope() == Scope::group; }
   /// The widest scope in which its lanes are encoded together.
@@ -288,7 +271,7 @@ struct Layer {
       }
       for (Lane<P>& lane : unit(unit_index)) {
         lane.resize(rows);
-        lane.pending.truncate(position);
+        lane.pending.truncate(position, rows);
         lane.last.truncate(position, shape.group(), shape.key_width());
         lane.shown.truncate(position, prompt_tokens == 0);
       }
@@ -352,6 +335,7 @@ struct Layer {
   float largest_value = std::numeric_limits<float>::infinity();  // likewise
   std::size_t open = 0;                                          // rows since the last commit
   bool in_prompt = true;                                         // until end_prompt, and again from begin_prompt on
+  bool branches = false;                                         // the open rows share positions or are out of order: a tree of drafts
   bool waiting = false;           // its prompt has ended, that of a layer that it is encoded or decides together with has not
   std::size_t prompt_tokens = 0;  // tokens up to the last end_prompt
   Vector<std::size_t> budgets;    // the eviction's budget in rows of each unit, known from the first end_prompt on

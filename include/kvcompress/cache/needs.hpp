@@ -131,6 +131,10 @@ constexpr bool sees_queries(const PolicyOptions<P>& options, const Site& site, b
     return false;
   }
 }
+/// Whether an eviction decides, or remembers queries, in a way that cannot be taken back below a commit.
+constexpr bool keeps_what_it_saw(const Needs& needs) noexcept {
+  return needs.queries || needs.decides != Decides::never || needs.observes != Observes::nothing;
+}
 /// How many of the last queries of a prompt a lane's eviction sees.
 template <class P>
 std::size_t window_of(const PolicyOptions<P>& options, const Site& site) noexcept {

@@ -77,12 +77,12 @@ std::size_t revocable(const Shape& shape, const PolicyOptions<P>& options, const
   return std::min(most - std::min(most, pending), tokens * shape.group());
 }
 
-/// One query's probabilities, for an eviction that observes every query.
+/// One query's probabilities, for an eviction that observes every query. `row` is its own.
 template <class P>
-void record(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, Position position, std::size_t h,
-            std::span<const float> probabilities) {
+void record(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, Position position, std::size_t row,
+            std::size_t h, std::span<const float> probabilities) {
   const std::size_t revocable = layer.in_prompt ? 0 : options.speculation * layer.readers * shape.group();
-  layer.lanes[head].record(options.eviction, revocable, position, h, probabilities);
+  layer.lanes[head].record(options.eviction, revocable, position, row, h, probabilities);
 }
 
 /// Afterwards `tokens` queries of a head are attended (or only observed) without taking memory, unless rows must be chosen and fetched.
@@ -113,6 +113,13 @@ void make_room_to_observe(const Site& site, const PolicyOptions<P>& options, Lay
   }
 }
 
+/// The rows before the one returned are no newer than `newest`, of the first `limit` ones, of which those that are newer lie at the end.
+inline std::size_t limit_at(const RowTable& table, std::size_t limit, Position newest) noexcept {
+  if (table.positions().empty()) { return std::min<std::size_t>(limit, std::size_t{newest} + 1); }
+  while (limit > 0 && table.position(limit - 1) > newest) { --limit; }
+  return limit;
+}
+
 /// Computes the probabilities of the queries at ws.positions over the lane's rows, without outputs, and shows them to the eviction.
 /// `log_sum_exp` (or null): known from elsewhere, (tokens, query heads), the lane's first one at the front; says which one cannot be.
 template <class P>
@@ -124,9 +131,8 @@ TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
   ws.limits.resize(ws.positions.size());
   std::size_t limit = table.rows();  // open rows lie at the end in order: the query's own row is the last one that it may see
   for (std::size_t t = ws.positions.size(); t-- > 0;) {
-    if (table.positions().empty()) { limit = std::min<std::size_t>(limit, std::size_t{ws.positions[t]} + 1); }
-    while (limit > 0 && table.position(limit - 1) > ws.positions[t]) { --limit; }
-    ws.limits[t] = limit;
+    ws.limits[t] = limit = limit_at(table, limit, ws.positions[t]);
+    if (!attended.until.empty()) { ws.limits[t] = limit_at(table, table.rows(), attended.until[t] - 1); }
   }
   const Beside beside{head * shape.group(), masses};
   const LaneAttention<typename Lane<P>::Keys, typename Lane<P>::Values> attention(shape, lane.keys, nullptr, table, attended, beside);
@@ -134,7 +140,8 @@ TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
     if (last_of_prompt) {
       Eviction::observe(options.eviction, lane.state, h, probabilities);
     } else {
-      record<P>(shape, options, layer, head, ws.positions[t], h, probabilities);
+      const std::size_t own = limit_at(table, ws.limits[t], ws.positions[t]);
+      record<P>(shape, options, layer, head, ws.positions[t], own - std::min<std::size_t>(own, 1), h, probabilities);
     }
   };
   if (log_sum_exp != nullptr) {
@@ -206,12 +213,14 @@ void see_last(const Site& site, const PolicyOptions<P>& options, Layer<P>& layer
   const std::size_t skipped = last.positions().size() - count;
   ws.positions.assign(last.positions().begin() + static_cast<std::ptrdiff_t>(skipped), last.positions().end());
   Lane<P>::Eviction::start(options.eviction, layer.lanes[head].state);
+  AttendOptions attended = last.options();
+  attended.until = last.until(skipped);
   static_cast<void>(see<P>(
       shape, options, layer, head, true, last.masses(skipped, shape.group()),
       [&](std::size_t token, std::size_t h, float* row) {
     std::copy_n(last.query(skipped + token, shape.group() * shape.key_width()) + h * shape.key_width(), shape.key_width(), row);
       },
-      last.options(), nullptr, ws));
+      attended, nullptr, ws));
 }
 
 /// The ranges of the rows [0, rows) that one token's queries read: those that the retrieval chooses and, from the first one that they see,

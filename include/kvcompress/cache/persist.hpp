@@ -80,6 +80,7 @@ struct Persistence {
     archive.number(layer.committed);
     archive.number(layer.open);
     archive.number(layer.in_prompt);
+    archive.number(layer.branches);
     archive.number(layer.waiting);
     archive.number(layer.prompt_tokens);
     archive.number(layer.appended);
@@ -89,7 +90,7 @@ struct Persistence {
     }
     archive.check(layer.committed <= layer.next && layer.prompt_tokens <= layer.next, "its phase contradicts its tokens");
     for (auto& table : layer.tables) {
-      RowTable::persist(table, archive, layer.next);
+      RowTable::persist(table, archive, layer.next, layer.branches ? layer.open : 0);
       bool open = layer.open <= table.rows();
       for (std::size_t i = 0; open && i < layer.open; ++i) { open = table.alive(table.rows() - 1 - i); }
       archive.check(open, "there are more open rows than rows");

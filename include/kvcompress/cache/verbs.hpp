@@ -48,17 +48,56 @@ template <class P>
 void KVCache<P>::append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) {
   check_owner("append", layer);
   detail::check_rows(shape_.of(layer), keys, values, first_position, at(layer).next, largest_key(layer), largest_value(layer), row_.data());
-  check_waits("append", layer);
-  changes().commit_and(layer, keys.tokens(), first_position, [&](Layer& l) {
-    for (std::size_t t = 0; t < keys.tokens(); ++t) {
-      const Position position = first_position + static_cast<Position>(t);
-      for (std::size_t head = 0; head < l.lanes.size(); ++head) { append_row(l.lanes[head], keys, values, t, layer, head, position); }
-      for (RowTable& table : l.tables) { table.append(position); }
+  append_at(layer, keys, values, detail::RowPlaces{first_position}, {});
+}
+
+template <class P>
+void KVCache<P>::append(std::size_t layer, const Rows& keys, const Rows& values, std::span<const Position> positions) {
+  check_owner("append", layer);
+  const Layer& l = at(layer);
+  detail::check_rows(shape_.of(layer), keys, values, l.next, l.next, largest_key(layer), largest_value(layer), row_.data());
+  detail::check_places(positions, keys.tokens(), l.next, l.in_prompt);
+  Vector<Position> ranks{Allocator<Position>(memory_)};  // of tokens among the positions, where several may share one
+  if (detail::branching(positions)) {
+    Vector<Position> sorted(positions.begin(), positions.end(), Allocator<Position>(memory_));
+    std::sort(sorted.begin(), sorted.end(), [](Position a, Position b) { return a < b; });
+    sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
+    for (const Position p : positions) {
+      ranks.push_back(static_cast<Position>(std::lower_bound(sorted.begin(), sorted.end(), p) - sorted.begin()));
     }
-    l.note_appended(first_position, first_position + static_cast<Position>(keys.tokens()));
-    l.next = first_position + static_cast<Position>(keys.tokens());
+  }
+  append_at(layer, keys, values, detail::RowPlaces{positions.front(), positions}, ranks);
+}
+
+template <class P>
+void KVCache<P>::append_at(std::size_t layer, const Rows& keys, const Rows& values, const detail::RowPlaces& places,
+                           std::span<const Position> ranks) {
+  check_waits("append", layer);
+  check_branches("append", layer);
+  const Position end = places.end(keys.tokens());
+  const bool gaps = end - places.first != keys.tokens();  // then the table spells its positions out
+  changes().commit_and(layer, keys.tokens(), gaps || !ranks.empty() ? no_position : places.first, [&](Layer& l) {
+    for (std::size_t t = 0; t < keys.tokens(); ++t) {
+      const Position position = places.at(t);
+      for (std::size_t head = 0; head < l.lanes.size(); ++head) { append_row(l.lanes[head], keys, values, t, layer, head, position); }
+      for (RowTable& table : l.tables) {
+        ranks.empty() ? table.append(position) : table.append(position, static_cast<Position>(table.live() - t + ranks[t]));
+      }
+      l.note_appended(position, position + 1);
+    }
+    l.next = end;
     l.open += keys.tokens();
+    l.branches = !ranks.empty();
   });
+}
+
+template <class P>
+void KVCache<P>::keep_open(std::size_t layer, std::span<const std::size_t> rows) {
+  check_owner("keep_open", layer);
+  detail::OpenStep<P>::check(at(layer), layer, rows, options_.speculation);
+  const detail::OpenStep<P> step{changes().own(layer)};
+  step.make_room();
+  step.keep(rows);
 }
 
 template <class P>
@@ -67,6 +106,7 @@ void KVCache<P>::commit(std::size_t layer) {
   require(!at(layer).in_prompt, ErrorCode::phase, "commit(layer = ", layer, ") before end_prompt(layer)");
   if (!ends_steps(layer)) { return; }
   layer = shape_.store(layer);
+  check_branches("commit", layer);
   if (at(layer).open > 0) {
     changes().commit_and(layer, 0, 0, [](Layer&) {});
   }
@@ -78,6 +118,7 @@ void KVCache<P>::begin_prompt(std::size_t layer) {
   if (!shape_.owns(layer)) { return; }
   require(!at(layer).in_prompt, ErrorCode::phase, "begin_prompt(layer = ", layer, ") while its prompt is open: end_prompt(layer) first");
   check_waits("begin_prompt", layer);
+  check_branches("begin_prompt", layer);
   changes().commit_and(layer, 0, 0, [](Layer& l) { l.in_prompt = true; });
 }
 
@@ -94,6 +135,7 @@ void KVCache<P>::end_prompt(std::size_t layer) {
   require(at(layer).open > 0, ErrorCode::phase, "end_prompt(layer = ", layer, ") without rows since the last commit");
   if (!ends_steps(layer)) { return; }
   layer = shape_.store(layer);
+  check_branches("end_prompt", layer);
   const RowRange group = detail::layers_with<P>(options_, shape_, layer);
   for (std::size_t other = group.first; other < group.last; ++other) {
     if (at(other).waiting) { detail::check_encoding_with(at(layer), at(other), layer, other); }
@@ -126,9 +168,24 @@ void KVCache<P>::end_prompt(std::size_t layer) {
 
 template <class P>
 void KVCache<P>::truncate(Position position) {
-  for (std::size_t layer = 0; layer < shape_.layers; ++layer) { at(layer).check_truncate(position, layer, options_.speculation); }
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) { detail::check_truncate(at(layer), position, layer, options_.speculation); }
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {  // what may fail comes first
-    if (layers_[layer].read().next > position) { static_cast<void>(changes().own(layer)); }
+    if (layers_[layer].read().next <= position) { continue; }
+    Layer& l = changes().own(layer);
+    if (l.branches) { detail::OpenStep<P>{l}.make_room(); }
+  }
+  Vector<std::size_t> kept{Allocator<std::size_t>(memory_)};  // of a tree of drafts, whose rows are not in order
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    const Layer& l = layers_[layer].read();
+    if (l.next > position && l.branches) { kept.reserve(l.open); }
+  }
+  for (Shared<Layer>& shared : layers_) {
+    if (shared.read().next <= position || !shared.read().branches) { continue; }
+    kept.clear();
+    for (std::size_t row = 0; row < shared.read().open; ++row) {
+      if (detail::OpenStep<P>::position(shared.read(), row) < position) { kept.push_back(row); }
+    }
+    detail::OpenStep<P>{shared.write_in_place()}.keep({kept.data(), kept.size()});
   }
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
     if (layers_[layer].read().next > position) { layers_[layer].write_in_place().truncate(position, shape_.of(layer)); }
@@ -221,25 +278,6 @@ std::vector<Position> KVCache<P>::kept(std::size_t layer, std::size_t kv_head) c
 }
 
 template <class P>
-void KVCache<P>::read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) {
-  const Lane& from = lane("read", layer, kv_head);
-  const RowTable& rows = at(layer).table(kv_head);
-  const Shape& shape = shape_.of(layer);
-  Rotation& rotation = workspace_.rotation_of(shape_.store(layer));
-  require(row < rows.rows(), ErrorCode::shape, "read: row is ", row, ", must be less than ", rows.rows());
-  require(key != nullptr, ErrorCode::input, "read: key is null, must have room for ", shape.key_width(), " numbers");
-  require(value != nullptr, ErrorCode::input, "read: value is null, must have room for ", shape.value_width(), " numbers");
-  const bool in_keys = detail::facts_of(from.values).in_keys;
-  if (!in_keys) { from.values.read(row, value); }  // first: it may fail
-  from.read_key(row, rows, rotation, key);
-  if (rows.turned(row) != rows.position(row) && rows.alive(row)) {
-    rotation.turn_by(std::int64_t{rows.position(row)} - std::int64_t{rows.turned(row)});
-    rotation.apply(key);
-  }
-  if (in_keys) { std::copy_n(key, shape.value_width(), value); }
-}
-
-template <class P>
 const Shape& KVCache<P>::checked(const Shape& shape, const Options& options) {
   shape.validate();
   Eviction::validate(options.eviction, shape);
@@ -293,6 +331,12 @@ void KVCache<P>::check_waits(const char* verb, std::size_t layer) const {
   const RowRange group = detail::layers_with<P>(options_, shape_, layer);
   fail(ErrorCode::phase, verb, "(layer = ", layer, ") before end_prompt of all the layers that are encoded together with it: ", group.first,
        " to ", group.last - 1);
+}
+
+template <class P>
+void KVCache<P>::check_branches(const char* verb, std::size_t layer) const {
+  require(!at(layer).branches, ErrorCode::phase, verb, "(layer = ", layer,
+          ") while its open rows are a tree of drafts: keep_open(layer, rows) first, which says those that are accepted");
 }
 
 template <class P>
