@@ -70,8 +70,8 @@ class Buffered {
   static constexpr bool writes_encoded = !Frame::changes && requires(Body body, const float* x) { body.write(std::size_t{}, x); };
 
   /// `options.residual`: exact rows, in `Body::row_multiple`s, at least one.
-  Buffered(const auto& options, const Site& /*site*/, std::size_t dim, const Memory& memory)
-      : residual_(options.residual), dim_(dim), frame_(dim), body_(options, dim, memory), tail_(dim, memory) {}
+  Buffered(const auto& options, const Site& site, std::size_t dim, const Memory& memory)
+      : residual_(options.residual), dim_(dim), frame_(frame_of(options, site, dim)), body_(options, dim, memory), tail_(dim, memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return body_.rows() + tail_.rows(); }
   /// Rows are encoded this many at a time: row_multiple, or what the options say.
@@ -278,6 +278,15 @@ class Buffered {
   }
 
  private:
+  static Frame frame_of(const auto& options, const Site& site, std::size_t dim) noexcept {
+    if constexpr (requires { Frame(options, site, dim); }) {
+      return Frame(options, site, dim);
+    } else if constexpr (requires { Frame(options, dim); }) {
+      return Frame(options, dim);
+    } else {
+      return Frame(dim);
+    }
+  }
   /// Exact rows, of which a rebuild may leave some more.
   static constexpr std::size_t most_exact(std::size_t residual, std::size_t multiple) noexcept {
     return residual + multiple + Rule::more(multiple);
