@@ -310,14 +310,14 @@ void representatives(const Case& one) {
   const auto anchor = one.get<std::string>("anchor");
   constexpr auto names = names_of(Anchor{});
   const auto known = std::find(names.begin(), names.end(), anchor);
-  if (known == names.end()) { throw conformance::NotCovered(one.path() + ": anchor " + anchor + ", whose draws are a library's"); }
+  if (known == names.end()) { throw conformance::NotCovered(one.path() + ": anchor " + anchor); }
   const std::vector<float> given = one.array("token_score").as<float>();
   const Vector<float> scores(given.begin(), given.end(), Allocator<float>(Memory{}));
   Vector<std::size_t> eligible{Allocator<std::size_t>(Memory{})};
   for (const double block : one.array("eligible_blocks").values) { eligible.push_back(static_cast<std::size_t>(block)); }
-  const auto chosen =
-      Crush::representatives({.block = one.get<std::size_t>("block_size"), .anchor = static_cast<Anchor>(known - names.begin())}, scores,
-                             eligible, one.get<std::size_t>("budget_blocks"));
+  Crush::Options options{.block = one.get<std::size_t>("block_size"), .anchor = static_cast<Anchor>(known - names.begin())};
+  if (options.anchor == Anchor::random) { options.bits = LoadedNumbers(one.array("anchor_point").as<float>()); }  // as it was drawn there
+  const auto chosen = Crush::representatives(options, scores, eligible, one.get<std::size_t>("budget_blocks"));
   const auto official = one.array("retained_blocks").values;
   ASSERT_EQ(chosen.size(), official.size());
   for (std::size_t i = 0; i < chosen.size(); ++i) { EXPECT_EQ(static_cast<double>(chosen[i]), official[i]) << one.path() << " " << i; }

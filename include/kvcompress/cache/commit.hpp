@@ -65,14 +65,17 @@ struct Commit {
       with_group(layer, [&](std::span<Layer<P>* const> together) {
         encode(together, first_of(layer), end_of_prompt);
         for (Layer<P>* other : together) {
-          if (other->waiting) { other->forget_queries(); }
+          if (other->waiting) {
+            other->forget_queries();
+            other->compact(reserved);
+          }
           other->waiting = false;
         }
       });
     } else {
       l.waiting = end_of_prompt;
     }
-    if (end_of_prompt) { l.compact(reserved); }
+    if (end_of_prompt && !l.waiting) { l.compact(reserved); }  // else it has yet to be decided upon: what it has seen is needed
     l.close(end_of_prompt, l.waiting);
   }
 

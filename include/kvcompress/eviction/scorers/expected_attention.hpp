@@ -175,6 +175,20 @@ struct ExpectedQueries : ScoredRows {
     return out;
   }
 
+ protected:
+  /// What the mean query of the prompt is at the next `future` positions, on average: (group, key width).
+  static Vector<float> mean_queries(std::size_t future, const LaneView& lane, const Moment& moment) {
+    const Shape& shape = lane.site.shape;
+    const std::size_t width = shape.key_width();
+    const State& state = lane.state<State>();
+    const Vector<float> turn = mean_turn(future, lane, moment);
+    Vector<float> means = numbers_of<float>(moment, shape.group() * width);
+    for (std::size_t i = 0; i < means.size(); ++i) {
+      means[i] = static_cast<float>(turned(shape, turn, i % width, [&](std::size_t c) { return state.mean(i / width, c); }));
+    }
+    return means;
+  }
+
  private:
   static float dot(const float* a, const float* b, std::size_t count) noexcept {
     float parts[8] = {};
@@ -193,15 +207,15 @@ struct ExpectedQueries : ScoredRows {
     return {c < pairs ? c + pairs : c - pairs, c < pairs};
   }
   /// The mean rotation of the positions to come: cosines where a pair's first channel is, sines at its second.
-  static Vector<float> mean_turn(const Options& options, const LaneView& lane, const Moment& moment) {
+  static Vector<float> mean_turn(std::size_t future, const LaneView& lane, const Moment& moment) {
     const Shape& shape = lane.site.shape;
     const std::size_t width = shape.key_width();
     Vector<float> turn = numbers_of<float>(moment, width);
     Vector<float> unit = numbers_of<float>(moment, width);
-    for (std::size_t t = 0; t < options.future; ++t) {
+    for (std::size_t t = 0; t < future; ++t) {
       for (std::size_t c = 0; c < width; ++c) { unit[c] = partner(shape, c).second ? 1.0F : 0.0F; }
       lane.turn(static_cast<std::int64_t>(moment.prompt_tokens + t), unit.data());
-      for (std::size_t c = 0; c < width; ++c) { turn[c] += unit[c] / static_cast<float>(options.future); }
+      for (std::size_t c = 0; c < width; ++c) { turn[c] += unit[c] / static_cast<float>(future); }
     }
     return turn;
   }
@@ -225,7 +239,7 @@ struct ExpectedQueries : ScoredRows {
     const State& state = lane.state<State>();
     const std::size_t width = shape.key_width();
     const std::size_t group = shape.group();
-    const Vector<float> turn = mean_turn(options, lane, moment);
+    const Vector<float> turn = mean_turn(options.future, lane, moment);
     const Site& site = lane.site;  // in what is given its numbers lie behind these
     const std::size_t means_before = site.model.sum_before(site.layer, means_of) + site.kv_head * group * width;
     const std::size_t spreads_before = site.model.sum_before(site.layer, spreads_of) + site.kv_head * group * width * width;
