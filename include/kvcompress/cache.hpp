@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <type_traits>
@@ -140,6 +141,12 @@ class KVCache {
   /// Padding: rows before the smallest AttendOptions::start of all queries of the first prompt, which none of them saw. A policy that evicts
   /// drops them here, before it decides: they are no sinks, count in no budget and vote for nothing. The others keep them.
   void end_prompt(std::size_t layer);
+
+  /// Says what the tokens from `first` on are: a kind each, 0 (text) to 127, of whatever meaning, and at which of their positions, ascending, a sentence
+  /// or something else ends that belongs together. Optional, once per token, in any phase, before its rows come or after; a part that needs it
+  /// (Sentences) refuses to end a prompt whose tokens it does not know. `first` is at most the number of tokens described so far. A byte per token,
+  /// beside a budget in bytes. truncate forgets it, shift moves it, remove leaves it.
+  void describe(Position first, std::span<const std::uint8_t> kinds, std::span<const Position> boundaries = {});
 
   /// Forgets all rows at positions >= position. Exact down to the last commit; below it, where nothing is evicted, as far as rows are exact:
   /// drafts that came token by token, each committed by the next one, can be taken back while they have not become codes. What was encoded
@@ -284,7 +291,10 @@ class KVCache {
 
   /// The eviction's budgets in rows, which follow from the tokens of the prompt that are no padding.
   void settle_budget(Layer& l, std::size_t layer) const;
-  [[nodiscard]] detail::Changes<P> changes() noexcept { return {shape_, options_, memory_, layers_, workspace_, scratch_, reserved_}; }
+  [[nodiscard]] detail::Changes<P> changes() noexcept {
+    scratch_.tokens = tokens_ ? &tokens_->read() : nullptr;
+    return {shape_, options_, memory_, layers_, workspace_, scratch_, reserved_};
+  }
 
   Shape shape_;
   Options options_;
@@ -294,7 +304,8 @@ class KVCache {
   Vector<Shared<Layer>> layers_;
   Workspace workspace_;
   detail::CommitScratch<P> scratch_;
-  Vector<float> row_;  // one key, one value, the widest there are
+  std::optional<Shared<Tokens>> tokens_;  // what describe has said
+  Vector<float> row_;                     // one key, one value, the widest there are
   std::size_t reserved_ = 0;
 };
 

@@ -108,6 +108,7 @@ std::map<std::string, std::function<void(AnyCache&)>> calls(const Text& text) {
       {"truncate", [](AnyCache& c) { c.truncate(static_cast<Position>(std::max<std::size_t>(1, c.tokens())) - 1); }},
       {"remove", [](AnyCache& c) { c.remove(0, static_cast<Position>(c.tokens() / 2)); }},
       {"shift", [](AnyCache& c) { c.shift(0, static_cast<Position>(c.tokens()), 1); }}, {"clear", [](AnyCache& c) { c.clear(); }},
+      {"describe", [](AnyCache& c) { c.describe(0, std::vector<std::uint8_t>(3), std::vector<Position>{1}); }},
       {"fork", [](AnyCache& c) { static_cast<void>(c.fork()); }}, {"reserve", [](AnyCache& c) { c.reserve(200); }},
       {"save", [](AnyCache& c) { static_cast<void>(saved(c)); }}, {"load", [](AnyCache& c) { load_from(c, file); }},
       {"memory", [](AnyCache& c) { static_cast<void>(c.memory().total()); }},

@@ -86,6 +86,10 @@ struct AnyEviction {
   static std::size_t least_rows(const Options& options, const Site& site) {
     return options.chosen.at(site).ops->least_rows != nullptr ? ask(options, site, &Ops::least_rows) : 1;
   }
+  static bool needs_tokens(const Options& options, const Site& site) {
+    const auto& choice = options.chosen.at(site);
+    return choice.ops->needs_tokens != nullptr && choice.ops->needs_tokens(choice.options.get());
+  }
   static std::size_t window(const Options& options, const Site& site) { return ask(options, site, &Ops::window); }
 
   static State state(const Options& options, const Site& site, const Memory& memory) { return {options.chosen.at(site), site, memory}; }

@@ -104,6 +104,9 @@ struct AnyDisposed {
     if (own.least_rows != nullptr) {
       ops.least_rows = [](const void* o) { return ops_of(o).least_rows(inner(o)); };
     }
+    if (own.needs_tokens != nullptr) {
+      ops.needs_tokens = [](const void* o) noexcept { return ops_of(o).needs_tokens(inner(o)); };
+    }
     if (own.window != nullptr) {
       ops.window = [](const void* o) { return ops_of(o).window(inner(o)); };
     }

@@ -22,6 +22,7 @@ struct EvictionOps : StateOps {
   std::size_t (*decoded_rows)(const void* options, std::size_t rows);  // or null
   std::size_t (*least_rows)(const void* options);                      // or null
   std::size_t (*window)(const void* options);                          // or null
+  bool (*needs_tokens)(const void* options) noexcept;                  // or null
 
   void (*start)(const void* options, void* state);                                                            // or null
   void (*observe)(const void* options, void* state, std::size_t head, std::span<const float> probabilities);  // or null
@@ -58,6 +59,9 @@ struct EvictionFunctions {
     }
     if constexpr (requires(const Options& o) { E::decoded_rows(o, std::size_t{}); }) {
       ops.decoded_rows = [](const void* o, std::size_t rows) { return E::decoded_rows(of(o), rows); };
+    }
+    if constexpr (requires(const Options& o) { E::needs_tokens(o); }) {
+      ops.needs_tokens = [](const void* o) noexcept { return E::needs_tokens(of(o)); };
     }
     if constexpr (requires(const Options& o) { E::least_rows(o); }) {
       ops.least_rows = [](const void* o) { return E::least_rows(of(o)); };

@@ -95,8 +95,9 @@ struct CommitScratch {
   Vector<std::size_t> cold;    // (units) rows before these are cold, where some got colder
   Vector<unsigned char> drop;  // (rows of all units of a layer)
   DecisionScratch decision;
-  Writes writes;           // of what is decided
-  Vector<LaneView> views;  // lanes that are decided over
+  const Tokens* tokens = nullptr;  // the cache's
+  Writes writes;                   // of what is decided
+  Vector<LaneView> views;          // lanes that are decided over
   Vector<RowSet> sets;
   Vector<typename Lane<P>::State> seen;  // (lanes) states before the observations that a commit counts
   bool counted = false;                  // it has, and may have to take that back

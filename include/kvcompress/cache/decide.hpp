@@ -79,6 +79,7 @@ struct Decision {
     }
     scratch.start(rows.rows(), rows.rows());
     scratch.sets.push_back({rows, scratch.views, first.budgets.front(), scratch.drop, scratch.order});
+    scratch.sets.back().tokens = scratch.tokens;
     select(first);
     for (Layer<P>* l : together) { l->budgets.front() = first.budgets.front(); }
   }
@@ -96,6 +97,7 @@ struct Decision {
       const std::size_t first = scratch.views.size();
       for (Lane<P>& lane : lanes) { show(lane, {layer, static_cast<std::size_t>(&lane - l.lanes.data()), shape}, l.tables[unit]); }
       scratch.sets.push_back({l.tables[unit], {scratch.views.data() + first, lanes.size()}, l.budgets[unit], flags(unit), scratch.order});
+      scratch.sets.back().tokens = scratch.tokens;
       if constexpr (may<P>.rewrites) {
         scratch.sets.back().writes = &scratch.writes;
         scratch.sets.back().first_writable = lanes.front().first_writable();

@@ -26,13 +26,14 @@ inline void describe_shape_of_layer(const Shape& shape, const auto& fact) {
   for (std::size_t i = 0; i < pairs && rope.frequency_factors != nullptr; ++i) {
     fact("rope.frequency_factors[]", rope.frequency_factors[i]);
   }
-  if (rope.magnitude != 1.0) { fact("rope.magnitude", rope.magnitude); }
-  if (shape.window != 0) { fact("window", shape.window); }
+  fact("rope.magnitude", rope.magnitude);
+  fact("window", shape.window);
   if (shape.store_of != Shape::own_rows) { fact("store_of", shape.store_of); }
 }
 inline void describe_shape(const Shape& shape, auto& archive) {
   const Facts fact(archive, "shape.");
   fact("layers", shape.layers);
+  fact("each", shape.each != nullptr);
   for (std::size_t layer = 0; shape.each != nullptr && layer < shape.layers; ++layer) {
     fact("each[].layer", layer);
     describe_shape_of_layer(shape.each[layer], fact);

@@ -121,6 +121,17 @@ std::size_t least_rows([[maybe_unused]] const PolicyOptions<P>& options, [[maybe
     return 1;
   }
 }
+/// Whether it wants to know of the tokens.
+template <class P>
+bool needs_tokens([[maybe_unused]] const PolicyOptions<P>& options, [[maybe_unused]] const Site& site) noexcept {
+  if constexpr (EvictsAtRunTime<typename Axes<P>::Eviction>) {
+    return Axes<P>::Eviction::needs_tokens(options.eviction, site);
+  } else if constexpr (requires { Axes<P>::Eviction::needs_tokens(options.eviction); }) {
+    return Axes<P>::Eviction::needs_tokens(options.eviction);
+  } else {
+    return false;
+  }
+}
 /// Whether a lane sees every query: some do, others once its prompt has ended.
 template <class P>
 constexpr bool sees_queries(const PolicyOptions<P>& options, const Site& site, bool in_prompt) noexcept {

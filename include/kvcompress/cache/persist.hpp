@@ -46,12 +46,14 @@ struct Persistence {
   /// See kvcompress/persistence.hpp.
   static void save(const KVCache<P>& cache, const ByteSink& sink, Checksum checksum) {
     Writer writer(sink, checksum, cache.memory_);
-    Persistence{cache.shape_, cache.options_}.run(writer, [&](std::size_t layer) -> const Layer<P>& { return cache.at(layer); });
+    Persistence{cache.shape_, cache.options_}.run(writer, cache.tokens_,
+                                                  [&](std::size_t layer) -> const Layer<P>& { return cache.at(layer); });
   }
   static void load(KVCache<P>& cache, const ByteSource& source, Checksum checksum) {
     Reader reader(source, checksum, cache.memory_);
     KVCache<P> loaded(cache.shape_, cache.options_, cache.memory_);
-    Persistence{cache.shape_, cache.options_}.run(reader, [&](std::size_t layer) -> Layer<P>& { return loaded.writable(layer); });
+    Persistence{cache.shape_, cache.options_}.run(reader, loaded.tokens_,
+                                                  [&](std::size_t layer) -> Layer<P>& { return loaded.writable(layer); });
     if (cache.reserved_ > 0) { loaded.reserve(cache.reserved_); }
     cache = std::move(loaded);
   }
@@ -61,8 +63,9 @@ struct Persistence {
 
  private:
   /// access(layer) gives a layer of a cache to save, or a new one to read into.
-  void run(auto& archive, auto&& access) const {
+  void run(auto& archive, auto& tokens, auto&& access) const {
     archive.section(archive::Kind::fingerprint, 0, [&] { describe<P>(shape, options, archive); });
+    archive.section(archive::Kind::tokens, 0, [&] { persist_tokens(tokens, archive); });
     for (std::size_t number = 0; number < shape.layers; ++number) {
       if (!shape.owns(number)) { continue; }
       auto& layer = access(number);
@@ -75,6 +78,16 @@ struct Persistence {
     }
   }
 
+  static void persist_tokens(auto& tokens, auto& archive) {
+    bool described = tokens.has_value();
+    archive.number(described);
+    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
+      if (described) { tokens.emplace(archive.memory(), archive.memory()); }
+      if (described) { Tokens::persist(tokens->write_in_place(), archive); }
+    } else if (described) {
+      Tokens::persist(tokens->read(), archive);
+    }
+  }
   static void persist_layer(auto& layer, auto& archive) {
     archive.number(layer.next);
     archive.number(layer.committed);

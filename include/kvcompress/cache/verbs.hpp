@@ -23,13 +23,14 @@ template <class P>
 KVCache<P>::KVCache(const KVCache& other) : KVCache(other, Sharing{}) {
   for (Shared<Layer>& layer : layers_) { static_cast<void>(layer.write()); }
   detail::unshare<P>(shape_, options_, layers_);
+  if (tokens_) { static_cast<void>(tokens_->write()); }
   if (reserved_ > 0) { reserve(reserved_); }
 }
 
 template <class P>
 KVCache<P>::KVCache(const KVCache& other, Sharing)
     : shape_(other.shape_), options_(other.options_), memory_(other.memory_), numbers_(other.numbers_), most_(other.most_),
-      layers_(other.layers_), workspace_(other.shape_, other.memory_), scratch_(other.memory_), row_(other.row_),
+      layers_(other.layers_), workspace_(other.shape_, other.memory_), scratch_(other.memory_), tokens_(other.tokens_), row_(other.row_),
       reserved_(other.reserved_) {
   const auto attend_writes = [](const Lane& lane) { return lane.notes_queries(); };
   for (Shared<Layer>& layer : layers_) {  // attend writes observations and fetched rows without asking; room belongs to one cache
@@ -151,6 +152,10 @@ void KVCache<P>::end_prompt(std::size_t layer) {
     require(!sees || !lane.shown.none(), ErrorCode::phase, "end_prompt(layer = ", layer,
             ") before attend or observe: ", detail::eviction_name<P>(options_, site(layer, head)),
             " needs the queries of the prompt, of every KV head");
+    const std::size_t described = tokens_ ? tokens_->read().size() : 0;
+    require(!detail::needs_tokens<P>(options_, site(layer, head)) || described >= at(layer).next, ErrorCode::phase,
+            "end_prompt(layer = ", layer, "): ", described, " tokens are described, must be ", at(layer).next, ", since ",
+            detail::eviction_name<P>(options_, site(layer, head)), " needs to know where sentences end: describe them first");
     require(detail::query_window<P>(options_, site(layer, head)) == 0 || !lane.last.positions().empty(), ErrorCode::phase,
             "end_prompt(layer = ", layer, ") before attend or observe: ",
             detail::window_of<P>(options_, site(layer, head)) > 0 ? detail::eviction_name<P>(options_, site(layer, head))
@@ -164,6 +169,25 @@ void KVCache<P>::end_prompt(std::size_t layer) {
   changes().commit(after).run(layer, true);
   changes().take(after);
   scratch_.shrink(reserved_);
+}
+
+template <class P>
+void KVCache<P>::describe(Position first, std::span<const std::uint8_t> kinds, std::span<const Position> boundaries) {
+  const std::size_t known = tokens_ ? tokens_->read().size() : 0;
+  require(first <= known, ErrorCode::position, "describe: first is ", first, ", must be at most the ", known, " tokens described so far");
+  require(kinds.size() < no_position - first, ErrorCode::position, "describe: the last position is ", first + kinds.size() - 1,
+          ", must be less than ", no_position);
+  for (std::size_t t = 0; t < kinds.size(); ++t) {
+    require(kinds[t] <= Tokens::most_kind, ErrorCode::input, "describe: kinds[", t, "] is ", std::size_t{kinds[t]}, ", must be at most ",
+            std::size_t{Tokens::most_kind});
+  }
+  for (std::size_t i = 0; i < boundaries.size(); ++i) {
+    require(boundaries[i] >= first && boundaries[i] - first < kinds.size() && (i == 0 || boundaries[i] > boundaries[i - 1]),
+            ErrorCode::position, "describe: boundaries[", i, "] is ", boundaries[i], ", must be the position of one of the ", kinds.size(),
+            " tokens from ", first, " on, and more than the one before");
+  }
+  if (!tokens_) { tokens_.emplace(memory_, memory_); }
+  tokens_->write().describe(first, kinds, boundaries);
 }
 
 template <class P>
@@ -187,6 +211,7 @@ void KVCache<P>::truncate(Position position) {
     }
     detail::OpenStep<P>{shared.write_in_place()}.keep({kept.data(), kept.size()});
   }
+  if (tokens_) { tokens_->write().truncate(position); }
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
     if (layers_[layer].read().next > position) { layers_[layer].write_in_place().truncate(position, shape_.of(layer)); }
   }
@@ -220,6 +245,8 @@ void KVCache<P>::shift(Position first, Position last, std::int64_t delta) {
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
     for (RowTable& table : changes().own(layer).tables) { table.prepare_to_shift(); }
   }
+  // What comes after the newest row follows it.
+  if (tokens_) { tokens_->write().shift(first, last >= at(0).next ? no_position : last, delta); }
   for (Shared<Layer>& layer : layers_) { layer.write_in_place().shift(first, last, delta); }
 }
 
@@ -250,6 +277,12 @@ MemoryReport KVCache<P>::memory() const noexcept {
   workspace_.account(report);
   scratch_.account(report);
   report.add(&MemoryReport::scratch, row_);
+  if (tokens_) {
+    report.add_held(tokens_->shared(), [&](MemoryReport& all) {
+      all.positions += Shared<Tokens>::box_bytes();
+      tokens_->read().account(all);
+    });
+  }
   detail::account<P>(shape_, options_, layers_, report);
   return report;
 }

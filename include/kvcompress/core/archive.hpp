@@ -42,7 +42,7 @@ inline constexpr std::size_t chunk_bytes = std::size_t{256} << 10U;
 /// Numbers are written as they lie in memory, and a file is little-endian with 64-bit sizes.
 inline constexpr bool supported = std::endian::native == std::endian::little && sizeof(std::size_t) == 8;
 
-enum class Kind : std::uint32_t { fingerprint = 1, layer = 2, lane = 3 };
+enum class Kind : std::uint32_t { fingerprint = 1, layer = 2, lane = 3, tokens = 4 };
 
 struct Section {
   Kind kind;
@@ -52,7 +52,17 @@ struct Section {
 };
 
 constexpr const char* name_of(Kind kind) noexcept {
-  return kind == Kind::fingerprint ? "fingerprint" : kind == Kind::layer ? "layer" : "lane";
+  switch (kind) {
+    case Kind::fingerprint:
+      return "fingerprint";
+    case Kind::layer:
+      return "layer";
+    case Kind::lane:
+      return "lane";
+    case Kind::tokens:
+      break;
+  }
+  return "tokens";
 }
 
 /// Numbers that are written as they lie in memory.

@@ -103,6 +103,10 @@ struct Evict<S, A, X, Drop> {
       return may.agrees;
     }
   }
+  /// Whether a part wants to know of the tokens.
+  static constexpr bool needs_tokens(const Options& options) noexcept {
+    return NeedsTokens<S> || detail::in_use(detail::selector_functions_of<X>, options.selector)->needs_tokens;
+  }
   /// What its name does not say of it, for saved caches.
   static void describe(const Options& options, auto&& fact) {
     const detail::Deciding parts = deciding(options);

@@ -78,6 +78,7 @@ struct SelectorFunctions {
   std::string_view name;
   void (*validate)(const void* options, const Shape& shape);
   void (*choose)(const void* options, RowSet& set, std::span<const float> scores, const Protected& protected_rows, std::size_t budget);
+  bool needs_tokens;
 };
 
 template <class Part>
@@ -133,7 +134,8 @@ inline constexpr SelectorFunctions selector_functions_of = {
     X::name, &validate_part<X>,
     [](const void* o, RowSet& set, std::span<const float> scores, const Protected& protected_rows, std::size_t budget) {
   X::choose(options_of<X>(o), set, scores, protected_rows, budget);
-    }};
+    },
+    NeedsTokens<X>};
 
 /// The functions of a part and its options. A part that is chosen at run time names both in its options, as `chosen`.
 template <class Functions>

@@ -13,6 +13,7 @@
 #include "kvcompress/core/row_scan.hpp"
 #include "kvcompress/core/row_table.hpp"
 #include "kvcompress/core/site.hpp"
+#include "kvcompress/core/tokens.hpp"
 #include "kvcompress/core/views.hpp"
 #include "kvcompress/eviction/writes.hpp"
 
@@ -75,6 +76,7 @@ struct RowSet {
   Vector<Position>& order;          ///< scratch for sorting, any size
   Writes* writes = nullptr;         ///< what is written; null of an eviction that does not say that it rewrites rows
   std::size_t first_writable = 0;   ///< rows before this one are encoded, in a way that they cannot be written
+  const Tokens* tokens = nullptr;   ///< what the caller has said of them; null: nothing
   std::span<const float> scores{};  ///< what the rows are worth, once an Evict has chosen; for a Disposer
 
   /// Row `row`, which must stay and be writable, gets another key, at the angle that the row's key is stored at, another value, or both; an empty

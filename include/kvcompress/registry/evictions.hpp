@@ -10,6 +10,7 @@
 #include "kvcompress/eviction/selectors/best_of_each_chunk.hpp"
 #include "kvcompress/eviction/selectors/crush.hpp"
 #include "kvcompress/eviction/selectors/gated_chunks.hpp"
+#include "kvcompress/eviction/selectors/sentences.hpp"
 #include "kvcompress/policies/adakv.hpp"
 #include "kvcompress/policies/cake.hpp"
 #include "kvcompress/policies/cam.hpp"
@@ -85,6 +86,7 @@ inline void add_evictions(Registry& registry) {
   registry.add_selector<Chunks>("chunkkv");
   registry.add_selector<GatedChunks>("eg_chunkkv");
   registry.add_selector<BestOfEachChunk>("best_of_each_chunk");
+  registry.add_selector<Sentences>("sentences");
   registry.add_selector<TwoStages>("criticalkv");
   registry.add_selector<Crush>("kvcrush");
   registry.add_fate<MergeNearest<false>>("merge");
