@@ -28,7 +28,7 @@ void KVCache<P>::attend(std::size_t layer, const Rows& queries, const Output& ou
   const AttendOptions how = check_attend(layer, queries, out, options, all, workspaces.front());
   for (const Workspace& ws : workspaces) { ws.check("attend", shape_, workspace_); }
   if constexpr (!detail::must_retrieve<P> && !detail::must_see_queries<P> && !must_prepare) {
-    if (queries.tokens() == 1 && shares_rows(layer)) {
+    if (queries.tokens() == 1 && how.record != Record::kept && how.plan == nullptr && shares_rows(layer)) {
       make_room_to_attend(layer, 1, how, all, workspaces.front());
       detail::share_rows<P>(shape_, at(layer), queries, out, workspaces, executor, how);
       return remember(layer, queries, how, all, workspaces.front());
@@ -48,21 +48,23 @@ void KVCache<P>::observe(std::size_t layer, const Rows& queries, std::span<const
   const AttendOptions how = detail::checked("observe", options);
   detail::check_beside(shape_, "observe", queries.tokens(), how);
   check_alibi("observe", layer, how);
+  check_record("observe", layer, how);
   detail::check_queries(shape_, queries, 0, shape_.kv_heads, how.scale, row_.data());
   const Layer& l = at(layer);
   require(l.open > 0, ErrorCode::phase, "observe(layer = ", layer, ") before append: no rows since the last commit");
   detail::check_positions(positions, queries.tokens(), l.next);
   detail::check_log_sum_exp(shape_, queries.tokens(), log_sum_exp);
+  if (how.record == Record::none) { return; }
   std::optional<detail::Seen<P>> before;
-  if (detail::may_see_queries<P> && log_sum_exp != nullptr) { before.emplace(writable(layer), scratch_); }
+  if (detail::may_see_kept<P> && log_sum_exp != nullptr) { before.emplace(writable(layer), scratch_); }
   for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
     detail::make_room_to_observe<P>(site(layer, head), options_, writable(layer), queries.tokens(), how, false, workspace_);
   }
   for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
     workspace_.positions.assign(positions.begin(), positions.end());
     note_queries(layer, head, how, workspace_);
-    if (detail::sees_queries<P>(options_, site(layer, head), l.in_prompt)) {
-      if constexpr (detail::may_see_queries<P>) {
+    if (detail::shows<P>(options_, site(layer, head), l.in_prompt, how.record)) {
+      if constexpr (detail::may_see_kept<P>) {
         const TooLikely wrong =
             detail::see<P>(shape_, options_, writable(layer), head, false, nullptr, detail::query_loader(shape_, queries, head, workspace_),
                            how, log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
@@ -73,7 +75,10 @@ void KVCache<P>::observe(std::size_t layer, const Rows& queries, std::span<const
         }
       }
     }
-    if (l.in_prompt) { detail::show_queries<P>(shape_, options_, writable(layer).lanes[head], queries, head, l.next, workspace_); }
+    if (l.in_prompt || how.record == Record::kept) {
+      detail::show_queries<P>(shape_, options_, writable(layer).lanes[head], queries, head, l.next, how.record, workspace_);
+    }
+    if (how.record == Record::kept) { continue; }
     if (const std::size_t window = detail::query_window<P>(options_, site(layer, head)); window > 0) {
       detail::remember<P>(shape_, window, detail::revocable_queries<P>(options_, l), writable(layer).lanes[head], queries, head, how,
                           workspace_);
@@ -90,17 +95,20 @@ AttendOptions KVCache<P>::check_attend(std::size_t layer, const Rows& queries, c
   detail::check_beside(shape_, "attend", queries.tokens(), how);
   ws.check("attend", shape_, workspace_);
   detail::check_queries(shape_, queries, heads.first, heads.last, how.scale, Workspace::ensure(ws.queries, shape_.key_width()));
-  if (how.query_position != no_position) {
-    check_query_position(layer, queries.tokens(), how.query_position);
-  } else {
-    const std::size_t open = at(layer).open;
-    require(open > 0, ErrorCode::phase, "attend(layer = ", layer, ") before append: no rows since the last commit");
-    require(queries.tokens() <= open, ErrorCode::phase, "attend: queries.tokens() is ", queries.tokens(), ", must be at most the ", open,
-            " rows since the last commit");
-  }
+  check_place("attend", layer, queries.tokens(), how);
   detail::check_output(shape_, out, queries.tokens());
   check_alibi("attend", layer, how);
+  check_record("attend", layer, how);
   return how;
+}
+
+template <class P>
+void KVCache<P>::check_place(const char* verb, std::size_t layer, std::size_t tokens, const AttendOptions& options) const {
+  if (options.query_position != no_position) { return check_query_position(verb, layer, tokens, options); }
+  const std::size_t open = at(layer).open;
+  require(open > 0, ErrorCode::phase, verb, "(layer = ", layer, ") before append: no rows since the last commit");
+  require(tokens <= open, ErrorCode::phase, verb, ": queries.tokens() is ", tokens, ", must be at most the ", open,
+          " rows since the last commit");
 }
 
 template <class P>
@@ -115,13 +123,38 @@ void KVCache<P>::check_alibi(const char* verb, std::size_t layer, const AttendOp
 }
 
 template <class P>
-void KVCache<P>::check_query_position(std::size_t layer, std::size_t tokens, Position position) const {
+void KVCache<P>::check_record(const char* verb, std::size_t layer, const AttendOptions& options) const {
+  if (options.plan != nullptr) {
+    const Plan& plan = *options.plan;
+    require(plan.layer() == layer && plan.kv_heads() == shape_.kv_heads, ErrorCode::input, verb, ": plan is for layer ", plan.layer(),
+            " with ", plan.kv_heads(), " KV heads, must be for layer ", layer, " with ", shape_.kv_heads);
+    const std::uint64_t epoch = marks_[layer].epoch(at(layer).moves);
+    require(plan.epoch() == epoch, ErrorCode::phase, verb, ": plan.epoch() is ", plan.epoch(), ", must be ", epoch,
+            ": rows of the layer have moved since it was made, or it is another cache's");
+  }
+  for (std::size_t head = 0; detail::may_see_kept<P> && head < shape_.kv_heads; ++head) {
+    const Lane& lane = at(layer).lanes[head];
+    const Observes observes = detail::needs<P>(lane.state).observes;
+    if (observes == Observes::nothing) { continue; }
+    require(options.record != Record::kept || !chooses(layer, head) || (options.plan != nullptr && !prepares(lane)), ErrorCode::option,
+            verb, ": record is kept, must be usual or none: the queries read only the rows that ",
+            detail::retrieval_name<P>(options_, site(layer, head)), " chooses, and ", detail::eviction_name<P>(options_, site(layer, head)),
+            " observes all");
+    require(options.record != Record::usual || options.plan == nullptr || observes == Observes::kept_queries, ErrorCode::option, verb,
+            ": record is usual, must be kept or none with a plan: ", detail::eviction_name<P>(options_, site(layer, head)),
+            " observes attention over all rows");
+  }
+}
+
+template <class P>
+void KVCache<P>::check_query_position(const char* verb, std::size_t layer, std::size_t tokens, const AttendOptions& options) const {
   const Layer& l = at(layer);
-  require(position >= l.next && position <= no_position - tokens, ErrorCode::position, "attend: query_position is ", position,
+  const Position position = options.query_position;
+  require(position >= l.next && position <= no_position - tokens, ErrorCode::position, verb, ": query_position is ", position,
           ", must be at least ", l.next, ", the position after the newest row, and at most ", no_position - tokens);
   for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
-    require(!detail::sees_queries<P>(options_, site(layer, head), l.in_prompt), ErrorCode::option, "attend: query_position is ", position,
-            ", must be the default: the policy observes every query, and this cache has a part of its softmax");
+    require(!detail::shows<P>(options_, site(layer, head), l.in_prompt, options.record), ErrorCode::option, verb, ": query_position is ",
+            position, ", must be the default: the policy observes every query, and this cache has a part of its softmax");
   }
 }
 
@@ -135,24 +168,76 @@ void KVCache<P>::attend_heads(std::size_t layer, const Rows& queries, const Outp
     const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options, {head * shape_.group()});
     const auto load = detail::query_loader(shape_, queries, head, ws);
     const auto store = detail::output_storer(shape_, head, out, options);
+    const auto see = [&](std::size_t t, std::size_t h, std::span<const float> probabilities, const float* /*output*/) {
+      if constexpr (detail::may_see_kept<P>) {
+        detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], h, probabilities, options.record);
+      }
+    };
+    const bool sees = detail::shows<P>(options_, site(layer, head), l.in_prompt, options.record);
+    if (options.plan != nullptr) {
+      const auto read_plan = detail::plan_reader<P>(writable(layer), head, options.plan, ws);
+      attention.run(ws.positions, ws.limits, false, ws, sees, load, store, see, {read_plan, false});
+      continue;
+    }
     if constexpr (detail::may_retrieve<P>) {
       if (chooses(layer, head)) {
+        const bool all = Retrieval::reads_all(options_.retrieval, site(layer, head));
         const auto choose = [&](const float* group, std::size_t stride, std::int64_t shift, const Visible& visible, std::size_t rows) {
-          return detail::choose<P>(shape_, options_, writable(layer), layer, head, group, stride, shift, visible, options.soft_cap, rows,
-                                   ws);
+          const std::span<const RowRange> ranges =
+              detail::choose<P>(shape_, options_, writable(layer), head, all, options.record == Record::usual, group, stride, shift,
+                                visible, options.soft_cap, rows, ws);
+          writable(layer).lanes[head].prepare(ranges, l.table(head), ws.rotation, ws.chosen);
+          return ranges;
         };
-        attention.run(
-            ws.positions, ws.limits, false, ws, false, load, store, [](auto&&...) {}, choose);
+        attention.run(ws.positions, ws.limits, false, ws, false, load, store, see, {choose});
         continue;
       }
     }
-    attention.run(ws.positions, ws.limits, false, ws, detail::sees_queries<P>(options_, site(layer, head), l.in_prompt), load, store,
-                  [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
-      if constexpr (detail::may_see_queries<P>) {
-        detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], h, probabilities);
-      }
-    });
+    attention.run(ws.positions, ws.limits, false, ws, sees, load, store, see);
   }
+}
+
+template <class P>
+Plan KVCache<P>::plan(std::size_t layer) {
+  detail::check_layer(shape_, "plan", layer);
+  const Layer& l = at(layer);
+  std::vector<std::size_t> rows(shape_.kv_heads);
+  for (std::size_t head = 0; head < shape_.kv_heads; ++head) { rows[head] = l.table(head).rows(); }
+  Plan empty(marks_[layer].epoch(l.moves), layer, std::move(rows));
+  marks_[layer].end = std::max(marks_[layer].end, l.next);
+  return empty;
+}
+
+template <class P>
+void KVCache<P>::select(std::size_t layer, const Rows& queries, Plan& plan, const AttendOptions& options) {
+  detail::check_layer(shape_, "select", layer);
+  const AttendOptions how = detail::checked("select", options);
+  detail::check_queries(shape_, queries, 0, shape_.kv_heads, how.scale, row_.data());
+  require(queries.tokens() == 1, ErrorCode::shape, "select: queries.tokens() is ", queries.tokens(), ", must be 1");
+  check_place("select", layer, 1, how);
+  Plan made = this->plan(layer);
+  Workspace& ws = workspace_;
+  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+    const Layer& l = at(layer);
+    if constexpr (detail::may_retrieve<P>) {
+      if (l.prompt_tokens > 0 && detail::retrieves<P>(l.lanes[head].index)) {
+        detail::place_queries(l.table(head), 1, ws, how.query_position);
+        const auto choose = [&](const float* group, std::size_t stride, std::int64_t shift, const Visible& visible, std::size_t rows) {
+          return detail::choose<P>(shape_, options_, writable(layer), head, false, false, group, stride, shift, visible, how.soft_cap, rows,
+                                   ws);
+        };
+        const LaneAttention attention(shape_, l.lanes[head].keys, &l.lanes[head].value_store(), l.table(head), how,
+                                      {head * shape_.group()});
+        for (const RowRange& range :
+             attention.choose(ws.positions, ws.limits, ws, detail::query_loader(shape_, queries, head, ws), {choose})) {
+          made.read(head, range);
+        }
+        continue;
+      }
+    }
+    made.read(head, {0, made.rows(head)});
+  }
+  plan = std::move(made);
 }
 
 template <class P>
@@ -176,13 +261,19 @@ void KVCache<P>::remember(std::size_t layer, const Rows& queries, const AttendOp
   if (!detail::may_note_queries<P> || options.query_position != no_position) { return; }
   for (std::size_t head = heads.first; head < heads.last; ++head) {
     if (!at(layer).lanes[head].notes_queries()) { continue; }
-    detail::place_queries(at(layer).table(head), queries.tokens(), ws);
-    note_queries(layer, head, options, ws);
-    if (at(layer).in_prompt) { detail::show_queries<P>(shape_, options_, writable(layer).lanes[head], queries, head, at(layer).next, ws); }
+    if (options.record != Record::none) {
+      detail::place_queries(at(layer).table(head), queries.tokens(), ws);
+      note_queries(layer, head, options, ws);
+      if (at(layer).in_prompt || options.record == Record::kept) {
+        detail::show_queries<P>(shape_, options_, writable(layer).lanes[head], queries, head, at(layer).next, options.record, ws);
+      }
+    }
     const std::size_t window = detail::query_window<P>(options_, site(layer, head));
     if (window == 0) { continue; }
     Lane& lane = writable(layer).lanes[head];
-    detail::remember<P>(shape_, window, detail::revocable_queries<P>(options_, at(layer)), lane, queries, head, options, ws);
+    if (options.record == Record::usual) {
+      detail::remember<P>(shape_, window, detail::revocable_queries<P>(options_, at(layer)), lane, queries, head, options, ws);
+    }
     if constexpr (detail::may_retrieve<P>) {  // what it fetched decides what it keeps
       if (chooses(layer, head) && Retrieval::wants_last_query(options_.retrieval, site(layer, head))) {
         lane.observed_end = at(layer).next;
@@ -196,6 +287,7 @@ void KVCache<P>::note_queries(std::size_t layer, std::size_t head, const AttendO
   if constexpr (detail::may_note_queries<P>) {
     if (!at(layer).lanes[head].notes_queries()) { return; }
     Layer& l = writable(layer);
+    if (options.record == Record::kept) { return l.lanes[head].shown.keep(options.start, l.prompt_tokens == 0); }
     l.lanes[head].shown.add(ws.positions.front(), options.start, l.prompt_tokens == 0);
   }
 }

@@ -222,6 +222,8 @@ struct Commit {
       scratch.cold.resize(l.tables.size());
       for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
         scratch.cold[unit] = ColderRows<P>::partition(l, unit, shape, workspace.rotation, scratch);
+        ++l.moves;
+        for (Lane<P>& lane : l.unit(unit)) { lane.forget_memos(); }
       }
     }
   }

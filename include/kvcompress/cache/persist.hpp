@@ -100,9 +100,13 @@ struct Persistence {
     Lane<P>::Values::persist(lane.values, archive, rows);
     Lane<P>::State::persist(lane.state, archive, rows);
     Lane<P>::Retrieval::State::persist(lane.index, archive, rows);
+    if constexpr (may_remember<P>) {
+      if (remembers<P>(options, lane.index)) { Memos::persist(lane.memos, archive, rows); }
+    }
     LastQueries::persist(lane.last, archive, layer.next, shape.group(), shape.key_width());
     Pending::persist(lane.pending, archive, rows, shape.group());
     Shown::persist(lane.shown, archive);
+    archive.number(lane.kept);
     archive.number(lane.observed_end);
     archive.number(lane.fetched);
     archive.check(lane.settled() <= rows - std::min(rows, layer.open), "open rows are encoded");

@@ -22,6 +22,7 @@
 #include "kvcompress/policies/key_diff.hpp"
 #include "kvcompress/policies/keyformer.hpp"
 #include "kvcompress/policies/knorm.hpp"
+#include "kvcompress/policies/kvzip.hpp"
 #include "kvcompress/policies/lagkv.hpp"
 #include "kvcompress/policies/presses.hpp"
 #include "kvcompress/policies/pyramidkv.hpp"
@@ -62,6 +63,7 @@ inline void add_evictions(Registry& registry) {
   registry.add<D2O>("d2o");
   registry.add<CaM>("cam");
   registry.add<RazorLanes>("razorattention");
+  registry.add<KVzip>("kvzip");
   registry.add_agreement("in_layer");
   registry.add_allocator<Uniform>("uniform");
   registry.add_allocator<Pyramid>("pyramidkv");
