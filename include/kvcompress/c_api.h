@@ -63,7 +63,42 @@ typedef struct kvc_options {
   uint32_t start;     /* rows before this position (left padding) are not seen */
   float* log_sum_exp; /* optional output [tokens][query_heads]: log of the softmax's denominator */
   const float* sinks; /* optional [query_heads]: learned logits, finite or -infinity, that take part in every softmax and have no value */
+  const uint32_t* until; /* optional [tokens]: a token sees the rows before this position, newer ones than itself among them (an image) */
+  const uint64_t* among_open; /* optional [tokens][words]: bit r, of words = (rows since the last commit + 63) / 64, says whether a token
+                                 sees the r-th of these rows (a tree of drafts); it sees all older ones */
+  size_t among_open_words;    /* tokens * words, or 0 */
 } kvc_options;
+
+/* To where kvc_truncate goes back. */
+typedef enum kvc_truncates {
+  KVC_TO_LAST_COMMIT = 0, /* the policy has decided since, or counted what it observed */
+  KVC_TO_EXACT_ROWS = 1,  /* and below it as far as rows have not become codes */
+  KVC_ANYWHERE = 2
+} kvc_truncates;
+
+/* What caches of a policy do in one KV head or another, and what they refuse, with the reason: "" if they do not. */
+typedef struct kvc_capabilities {
+  int evicts;               /* rows may leave */
+  int keeps_every_row;      /* whatever a later question asks for is still there, if less exact */
+  int observes_queries;     /* it sees every query after the prompt: attend or observe each, once */
+  int needs_prompt_queries; /* kvc_end_prompt needs queries: attend or observe them */
+  int retrieves;            /* a query reads chosen rows */
+  int encodes;              /* rows become codes */
+  int offloads;             /* rows are fetched from a slow tier before they are read */
+  int in_cache_positions;   /* attention sees the ranks of the rows that are left */
+  size_t layers_together;   /* most layers that are encoded together: their prompts end together */
+  kvc_truncates truncates;
+  double bytes_per_token;   /* of a token that stays in every KV head, in all layers */
+  char shift_refused[128];  /* kvc_shift */
+  char drafts_refused[128]; /* kvc_truncate and kvc_keep_open of queries that were attended */
+} kvc_capabilities;
+
+/* By which rotary embedding a key is turned that is read back. */
+typedef enum kvc_angle {
+  KVC_AT_POSITION = 0, /* that of the position that the row is at now */
+  KVC_AS_HELD = 1,     /* that which its codes carry: another one only after kvc_shift */
+  KVC_UNROTATED = 2
+} kvc_angle;
 
 /* Bytes by purpose. */
 typedef struct kvc_bytes {
@@ -83,6 +118,11 @@ const char* kvc_last_error(void);
 kvc_shape kvc_shape_of(size_t layers, size_t query_heads, size_t kv_heads, size_t head_width);
 kvc_options kvc_options_default(void);
 
+/* What caches of a policy will do, and what so many tokens that stay in every KV head take, before one is made. A policy that cannot be is
+ * refused as kvc_create refuses it. */
+kvc_status kvc_capabilities_of(const char* policy, const kvc_shape* shape, kvc_capabilities* capabilities);
+kvc_status kvc_bytes_for(const char* policy, const kvc_shape* shape, size_t tokens, size_t* bytes);
+
 /* Makes a cache of a policy such as "full", "kivi4", "snapkv:budget=25%+kivi4". */
 kvc_status kvc_create(const char* policy, const kvc_shape* shape, kvc_cache** cache);
 void kvc_destroy(kvc_cache* cache);
@@ -94,6 +134,11 @@ kvc_status kvc_fork(const kvc_cache* cache, kvc_cache** fork);
 kvc_status kvc_append(kvc_cache* cache, size_t layer, const float* keys, const float* values, size_t tokens);
 /* The same at positions from first_position on, which must not be older than the newest row. */
 kvc_status kvc_append_at(kvc_cache* cache, size_t layer, const float* keys, const float* values, size_t tokens, uint32_t first_position);
+/* The same at a position per row, none older than the newest row. After a prompt several rows may share one, a tree of drafts: attend them
+ * with kvc_options.among_open, then say which are accepted, by their numbers since the last commit, from 0, ascending; the others are forgotten. */
+kvc_status kvc_append_positions(kvc_cache* cache, size_t layer, const float* keys, const float* values, size_t tokens,
+                                const uint32_t* positions);
+kvc_status kvc_keep_open(kvc_cache* cache, size_t layer, const size_t* rows, size_t count);
 /* Attention of the newest tokens: queries [tokens][query_heads][key_width] to out [tokens][query_heads][value_width]. options may be null. */
 kvc_status kvc_attend(kvc_cache* cache, size_t layer, const float* queries, size_t tokens, float* out, const kvc_options* options);
 /* The same for the KV heads [head_begin, head_end) only; several threads may call it at once for different heads, each with a workspace. */
@@ -125,6 +170,15 @@ kvc_status kvc_reserve(kvc_cache* cache, size_t tokens);
 kvc_status kvc_tokens(const kvc_cache* cache, size_t layer, size_t* tokens);
 /* Positions that a KV head still holds, ascending: the first `capacity` to `positions` (may be null), how many there are to `count`. */
 kvc_status kvc_kept(const kvc_cache* cache, size_t layer, size_t kv_head, uint32_t* positions, size_t capacity, size_t* count);
+/* Rows of a KV head, in the order in which they are held, dead ones (position UINT32_MAX, numbers 0) among them: how many there are. */
+kvc_status kvc_rows(const kvc_cache* cache, size_t layer, size_t kv_head, size_t* rows);
+/* Decodes its rows [begin, end): keys [rows][key_width], values [rows][value_width], positions [rows]; each may be null. `capacity`: rows that
+ * each of them has room for. */
+kvc_status kvc_read_rows(kvc_cache* cache, size_t layer, size_t kv_head, size_t begin, size_t end, kvc_angle angle, float* keys,
+                         float* values, uint32_t* positions, size_t capacity);
+/* The same, keys and values in f16. */
+kvc_status kvc_read_rows_f16(kvc_cache* cache, size_t layer, size_t kv_head, size_t begin, size_t end, kvc_angle angle, uint16_t* keys,
+                             uint16_t* values, uint32_t* positions, size_t capacity);
 kvc_status kvc_memory(const kvc_cache* cache, kvc_bytes* bytes);
 kvc_status kvc_bits_per_value(const kvc_cache* cache, double* bits);
 

@@ -9,10 +9,15 @@
 #include <cstdio>
 #include <memory>
 #include <new>
+#include <span>
 #include <string>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
 
 #include "kvcompress/any/any_cache.hpp"
 #include "kvcompress/c_api.h"
+#include "kvcompress/capabilities.hpp"
 #include "kvcompress/core/version.hpp"
 #include "kvcompress/persistence.hpp"
 #include "kvcompress/registry.hpp"
@@ -75,14 +80,61 @@ inline void not_null(const char* function, const char* argument, const void* poi
   not_null(function, "cache", cache);
   return cache->cache;
 }
-[[nodiscard]] inline AttendOptions options_of(const Shape& shape, const kvc_options* options) noexcept {
+[[nodiscard]] inline AttendOptions options_of(const Shape& shape, const kvc_options* options, std::size_t tokens) noexcept {
   if (options == nullptr) { return {}; }
   return {.scale = options->scale,
           .soft_cap = options->soft_cap,
           .window = options->window,
           .start = options->start,
           .log_sum_exp = options->log_sum_exp,
-          .sinks = {options->sinks, options->sinks != nullptr ? shape.query_heads : 0}};
+          .sinks = {options->sinks, options->sinks != nullptr ? shape.query_heads : 0},
+          .until = {options->until, options->until != nullptr ? tokens : 0},
+          .among_open = {options->among_open, options->among_open != nullptr ? options->among_open_words : 0}};
+}
+[[nodiscard]] inline Shape shape_of(const char* function, const kvc_shape* shape) {
+  not_null(function, "shape", shape);
+  require(shape->pairing == KVC_HALF_SPLIT || shape->pairing == KVC_INTERLEAVED, ErrorCode::shape, function, ": shape.pairing is ",
+          static_cast<int>(shape->pairing), ", must be KVC_HALF_SPLIT or KVC_INTERLEAVED");
+  return {.layers = shape->layers,
+          .query_heads = shape->query_heads,
+          .kv_heads = shape->kv_heads,
+          .head_dim = shape->key_width,
+          .key_dim = shape->key_width,
+          .value_dim = shape->value_width,
+          .keys = shape->unrotated != 0 ? KeyForm::unrotated : KeyForm::rotated,
+          .rope = {.theta = shape->rope_theta,
+                   .pairing = shape->pairing == KVC_HALF_SPLIT ? RopePairing::half_split : RopePairing::interleaved,
+                   .rotary_dim = shape->rotary_dim,
+                   .scale = shape->rope_scale,
+                   .frequency_factors = shape->frequency_factors}};
+}
+inline void copy_sentence(std::string_view sentence, char (&to)[128]) noexcept {
+  const std::size_t count = std::min(sentence.size(), sizeof to - 1);
+  std::copy_n(sentence.data(), count, to);
+  to[count] = '\0';
+}
+/// Buffers of `capacity` rows, where they are not null.
+template <class T>
+[[nodiscard]] std::span<T> room(T* rows, std::size_t capacity, std::size_t width) noexcept {
+  return {rows, rows != nullptr ? capacity * width : 0};
+}
+template <class T>
+kvc_status read_rows(const char* function, kvc_cache* cache, std::size_t layer, std::size_t kv_head, RowRange rows, kvc_angle angle,
+                     T* keys, T* values, std::uint32_t* positions, std::size_t capacity) noexcept {
+  return guarded([&] {
+    AnyCache& own = of(function, cache);
+    const bool any = keys != nullptr || values != nullptr || positions != nullptr;
+    require(!any || rows.last < rows.first || capacity >= rows.size(), ErrorCode::input, function, ": capacity is ", capacity,
+            ", must be at least ", rows.size(), ", the rows asked for");
+    ReadInto into{.positions = room(positions, capacity, 1), .angle = static_cast<Angle>(angle)};
+    const std::span<T> to[] = {room(keys, capacity, own.shape().key_width()), room(values, capacity, own.shape().value_width())};
+    if constexpr (std::is_same_v<T, float>) {
+      std::tie(into.keys, into.values) = std::tie(to[0], to[1]);
+    } else {
+      std::tie(into.half_keys, into.half_values) = std::tie(to[0], to[1]);
+    }
+    own.read_rows(layer, kv_head, rows, into);
+  });
 }
 [[nodiscard]] inline Rows keys_of(const Shape& shape, const float* data, std::size_t tokens) noexcept {
   return Rows::tokens_first(data, tokens, shape.kv_heads, shape.key_width());
@@ -98,7 +150,7 @@ inline void attend(const char* function, kvc_cache* cache, std::size_t layer, co
   AnyCache& own = of(function, cache);
   const Shape& shape = own.shape();
   own.attend(layer, queries_of(shape, queries, tokens), Output::tokens_first(out, tokens, shape.query_heads, shape.value_width()),
-             workspace != nullptr ? *workspace : cache->workspace, options_of(shape, options), heads);
+             workspace != nullptr ? *workspace : cache->workspace, options_of(shape, options, tokens), heads);
 }
 
 /// A file that closes itself.
@@ -130,28 +182,48 @@ const char* kvc_last_error(void) { return kvcompress::c_api::last_error().c_str(
 kvc_shape kvc_shape_of(size_t layers, size_t query_heads, size_t kv_heads, size_t head_width) {
   return {layers, query_heads, kv_heads, head_width, head_width, 0, 10000.0, 1.0, 0, KVC_HALF_SPLIT, nullptr};
 }
-kvc_options kvc_options_default(void) { return {0.0F, 0.0F, 0, 0, nullptr, nullptr}; }
+kvc_options kvc_options_default(void) { return {0.0F, 0.0F, 0, 0, nullptr, nullptr, nullptr, nullptr, 0}; }
+
+kvc_status kvc_capabilities_of(const char* policy, const kvc_shape* shape, kvc_capabilities* capabilities) {
+  return kvcompress::c_api::guarded([&] {
+    using namespace kvcompress;
+    c_api::not_null("kvc_capabilities_of", "policy", policy);
+    c_api::not_null("kvc_capabilities_of", "capabilities", capabilities);
+    const Shape own = c_api::shape_of("kvc_capabilities_of", shape);
+    const Capabilities all = kvcompress::capabilities<AnyPolicy>(own, c_api::registry().options(policy, own));
+    *capabilities = {all.evicts,
+                     all.keeps_every_row,
+                     all.observes_queries,
+                     all.needs_prompt_queries,
+                     all.retrieves,
+                     all.encodes,
+                     all.offloads,
+                     all.in_cache_positions,
+                     all.layers_together,
+                     static_cast<kvc_truncates>(static_cast<int>(all.truncates)),
+                     all.bytes_per_token,
+                     {},
+                     {}};
+    c_api::copy_sentence(all.shift, capabilities->shift_refused);
+    c_api::copy_sentence(all.drafts, capabilities->drafts_refused);
+  });
+}
+kvc_status kvc_bytes_for(const char* policy, const kvc_shape* shape, size_t tokens, size_t* bytes) {
+  return kvcompress::c_api::guarded([&] {
+    using namespace kvcompress;
+    c_api::not_null("kvc_bytes_for", "policy", policy);
+    c_api::not_null("kvc_bytes_for", "bytes", bytes);
+    const Shape own = c_api::shape_of("kvc_bytes_for", shape);
+    *bytes = AnyCache::bytes_for(own, tokens, c_api::registry().options(policy, own));
+  });
+}
 
 kvc_status kvc_create(const char* policy, const kvc_shape* shape, kvc_cache** cache) {
   return kvcompress::c_api::guarded([&] {
     using namespace kvcompress;
     c_api::not_null("kvc_create", "policy", policy);
-    c_api::not_null("kvc_create", "shape", shape);
     c_api::not_null("kvc_create", "cache", cache);
-    require(shape->pairing == KVC_HALF_SPLIT || shape->pairing == KVC_INTERLEAVED, ErrorCode::shape, "kvc_create: shape.pairing is ",
-            static_cast<int>(shape->pairing), ", must be KVC_HALF_SPLIT or KVC_INTERLEAVED");
-    const Shape own{.layers = shape->layers,
-                    .query_heads = shape->query_heads,
-                    .kv_heads = shape->kv_heads,
-                    .head_dim = shape->key_width,
-                    .key_dim = shape->key_width,
-                    .value_dim = shape->value_width,
-                    .keys = shape->unrotated != 0 ? KeyForm::unrotated : KeyForm::rotated,
-                    .rope = {.theta = shape->rope_theta,
-                             .pairing = shape->pairing == KVC_HALF_SPLIT ? RopePairing::half_split : RopePairing::interleaved,
-                             .rotary_dim = shape->rotary_dim,
-                             .scale = shape->rope_scale,
-                             .frequency_factors = shape->frequency_factors}};
+    const Shape own = c_api::shape_of("kvc_create", shape);
     *cache = new kvc_cache(c_api::registry().make(policy, own));
   });
 }
@@ -182,6 +254,21 @@ kvc_status kvc_append_at(kvc_cache* cache, size_t layer, const float* keys, cons
                first_position);
   });
 }
+kvc_status kvc_append_positions(kvc_cache* cache, size_t layer, const float* keys, const float* values, size_t tokens,
+                                const uint32_t* positions) {
+  return kvcompress::c_api::guarded([&] {
+    kvcompress::AnyCache& own = kvcompress::c_api::of("kvc_append_positions", cache);
+    kvcompress::c_api::not_null("kvc_append_positions", "positions", positions);
+    own.append(layer, kvcompress::c_api::keys_of(own.shape(), keys, tokens), kvcompress::c_api::values_of(own.shape(), values, tokens),
+               std::span<const kvcompress::Position>(positions, tokens));
+  });
+}
+kvc_status kvc_keep_open(kvc_cache* cache, size_t layer, const size_t* rows, size_t count) {
+  return kvcompress::c_api::guarded([&] {
+    if (count > 0) { kvcompress::c_api::not_null("kvc_keep_open", "rows", rows); }
+    kvcompress::c_api::of("kvc_keep_open", cache).keep_open(layer, {rows, count});
+  });
+}
 kvc_status kvc_attend(kvc_cache* cache, size_t layer, const float* queries, size_t tokens, float* out, const kvc_options* options) {
   return kvcompress::c_api::guarded(
       [&] { kvcompress::c_api::attend("kvc_attend", cache, layer, queries, tokens, out, options, {}, nullptr); });
@@ -207,7 +294,7 @@ kvc_status kvc_observe(kvc_cache* cache, size_t layer, const float* queries, con
     kvcompress::AnyCache& own = kvcompress::c_api::of("kvc_observe", cache);
     kvcompress::c_api::not_null("kvc_observe", "positions", positions);
     own.observe(layer, kvcompress::c_api::queries_of(own.shape(), queries, tokens), {positions, tokens},
-                kvcompress::c_api::options_of(own.shape(), options), log_sum_exp);
+                kvcompress::c_api::options_of(own.shape(), options, tokens), log_sum_exp);
   });
 }
 
@@ -249,6 +336,23 @@ kvc_status kvc_kept(const kvc_cache* cache, size_t layer, size_t kv_head, uint32
     if (positions != nullptr) { std::copy_n(kept.begin(), std::min(capacity, kept.size()), positions); }
     *count = kept.size();
   });
+}
+kvc_status kvc_rows(const kvc_cache* cache, size_t layer, size_t kv_head, size_t* rows) {
+  return kvcompress::c_api::guarded([&] {
+    kvcompress::c_api::not_null("kvc_rows", "rows", rows);
+    *rows = kvcompress::c_api::of("kvc_rows", cache).table(layer, kv_head).rows();
+  });
+}
+kvc_status kvc_read_rows(kvc_cache* cache, size_t layer, size_t kv_head, size_t begin, size_t end, kvc_angle angle, float* keys,
+                         float* values, uint32_t* positions, size_t capacity) {
+  return kvcompress::c_api::read_rows("kvc_read_rows", cache, layer, kv_head, {begin, end}, angle, keys, values, positions, capacity);
+}
+kvc_status kvc_read_rows_f16(kvc_cache* cache, size_t layer, size_t kv_head, size_t begin, size_t end, kvc_angle angle, uint16_t* keys,
+                             uint16_t* values, uint32_t* positions, size_t capacity) {
+  using kvcompress::half;
+  static_assert(sizeof(half) == sizeof(uint16_t) && alignof(half) == alignof(uint16_t));
+  return kvcompress::c_api::read_rows("kvc_read_rows_f16", cache, layer, kv_head, {begin, end}, angle, reinterpret_cast<half*>(keys),
+                                      reinterpret_cast<half*>(values), positions, capacity);
 }
 kvc_status kvc_memory(const kvc_cache* cache, kvc_bytes* bytes) {
   return kvcompress::c_api::guarded([&] {

@@ -19,9 +19,12 @@
 #include "kvcompress/cache/composition.hpp"
 #include "kvcompress/cache/layer.hpp"
 #include "kvcompress/cache/observe.hpp"
+#include "kvcompress/cache/open_rows.hpp"
 #include "kvcompress/cache/own_numbers.hpp"
 #include "kvcompress/cache/queries.hpp"
+#include "kvcompress/cache/refusals.hpp"
 #include "kvcompress/cache/share_rows.hpp"
+#include "kvcompress/cache/truncation.hpp"
 #include "kvcompress/core/shared.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -37,7 +40,12 @@ struct HeadRange {
   std::size_t last = static_cast<std::size_t>(-1);
 };
 
+enum class Angle;
+struct ReadInto;
+
 /// The key-value cache of one sequence, compressed as `P` says.
+///
+/// Layers may have shapes of their own, sliding windows among them, and read the rows of others: see Shape.
 ///
 /// Per layer: append and attend the prompt (in one piece or in chunks), end_prompt, then append and attend token by token. Until
 /// end_prompt nothing is evicted or encoded: the prompt's outputs are exact and do not depend on its chunks. Later, rows are
@@ -83,10 +91,17 @@ class KVCache {
   /// Adds rows to a layer: keys (tokens, kv_heads, key width) and values (tokens, kv_heads, value width) for consecutive positions from
   /// `first_position`, by default the next one. Commits what was left open, unless the layer's prompt is.
   void append(std::size_t layer, const Rows& keys, const Rows& values) {
-    detail::check_layer(shape_, "append", layer);
+    check_owner("append", layer);
     append(layer, keys, values, at(layer).next);
   }
   void append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position);
+  /// The same at a position per row, none older than the next one. After a prompt they need not ascend, and rows may share one: a tree of
+  /// drafts, in any order. Such a step is attended with AttendOptions::among_open, which says what each draft sees of the others, and goes on
+  /// once keep_open has said which of them are accepted. Where keys come unrotated each is rotated to its position.
+  void append(std::size_t layer, const Rows& keys, const Rows& values, std::span<const Position> positions);
+  /// Of the rows since the last commit only these stay, the accepted drafts: their numbers, from 0, ascending, at ascending positions; none:
+  /// all are forgotten. What a policy observed of the others is forgotten too, if there were at most Options::speculation queries.
+  void keep_open(std::size_t layer, std::span<const std::size_t> rows);
 
   /// Attention of the newest tokens: queries (tokens, query_heads, key width) belong to the last `queries.tokens()` rows since the last
   /// commit; out (tokens, query_heads, value width) receives the result. With `heads`, only the query heads of those KV heads are read
@@ -135,7 +150,9 @@ class KVCache {
   /// drops them here, before it decides: they are no sinks, count in no budget and vote for nothing. The others keep them.
   void end_prompt(std::size_t layer);
 
-  /// Forgets all rows at positions >= position. Exact down to the last commit; below it only for a cache that neither evicts nor encodes.
+  /// Forgets all rows at positions >= position. Exact down to the last commit; below it, where nothing is evicted, as far as rows are exact:
+  /// drafts that came token by token, each committed by the next one, can be taken back while they have not become codes. What was encoded
+  /// meanwhile stays so: values of older rows, as many as there were drafts.
   /// Queries that a policy has observed can be taken back if there are at most Options::speculation of them.
   void truncate(Position position);
   /// Removes the rows at positions [first, last) that are still there; positions of other rows stay. Needs everything committed, and layers
@@ -193,6 +210,9 @@ class KVCache {
   }
   /// Decodes one row of a lane: its key, rotated to its position, and its value. Rows in a slow tier are fetched, which may fail.
   void read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value);
+  /// The same of rows [first, last) of a lane, in the order in which they are held, with their positions: see ReadInto. Cost: a row is
+  /// decoded by itself, with no regard to its neighbours; for debugging and for moving rows elsewhere, not for attention.
+  void read_rows(std::size_t layer, std::size_t kv_head, RowRange rows, const ReadInto& into);
 
  private:
   friend struct detail::Persistence<P>;
@@ -208,12 +228,23 @@ class KVCache {
   static const Shape& checked(const Shape& shape, const Options& options);
   void check_shift(std::size_t layer, Position first, Position last, std::int64_t delta) const;
   [[nodiscard]] Site site(std::size_t layer, std::size_t kv_head) const noexcept { return {layer, kv_head, shape_}; }
+  /// Raises an Error unless the layer has rows of its own.
+  void check_owner(const char* verb, std::size_t layer) const;
+  /// Whether it is the last layer that reads its rows: a step of these ends when it ends there.
+  [[nodiscard]] bool ends_steps(std::size_t layer) const noexcept { return shape_.last_reader(shape_.store(layer)) == layer; }
+  /// Raises an Error if the layer's open rows are a tree of drafts.
+  void check_branches(const char* verb, std::size_t layer) const;
   /// Raises an Error if the layer's prompt has ended and waits for others to be encoded.
   void check_waits(const char* verb, std::size_t layer) const;
-  [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[layer].read(); }
+  /// The layer that has the rows which `layer` reads.
+  [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[shape_.store(layer)].read(); }
   [[nodiscard]] const Lane& lane(const char* verb, std::size_t layer, std::size_t kv_head) const {
     detail::check_lane(shape_, verb, layer, kv_head);
     return at(layer).lanes[kv_head];
+  }
+  [[nodiscard]] std::size_t heads_of(const char* verb, std::size_t layer) const {
+    detail::check_layer(shape_, verb, layer);
+    return shape_.of(layer).kv_heads;
   }
   /// For observations of open rows: no fork shares a layer that has them (see the constructor above).
   [[nodiscard]] Layer& writable(std::size_t layer) noexcept { return layers_[layer].write_in_place(); }
@@ -221,12 +252,19 @@ class KVCache {
 
   // ------------------------------------------------------------------ rows
 
-  void append_row(Lane& lane, const Rows& keys, const Rows& values, std::size_t token, std::size_t head, Position position);
+  /// The rows of an append, which is checked. `ranks`: of their positions, where several rows may share one.
+  void append_at(std::size_t layer, const Rows& keys, const Rows& values, const detail::RowPlaces& places, std::span<const Position> ranks);
+  void append_row(Lane& lane, const Rows& keys, const Rows& values, std::size_t token, std::size_t layer, std::size_t head,
+                  Position position);
+
+  void read_one(std::size_t layer, std::size_t kv_head, std::size_t row, Angle angle, float* key, float* value);
 
   // ------------------------------------------------------------------ queries
 
   AttendOptions check_attend(std::size_t layer, const Rows& queries, const Output& out, const AttendOptions& options, HeadRange heads,
                              Workspace& ws) const;
+  /// No query of a layer sees further than its window.
+  [[nodiscard]] AttendOptions within_window(std::size_t layer, AttendOptions options) const noexcept;
   /// What an option needs of the policy.
   void check_alibi(const char* verb, std::size_t layer, const AttendOptions& options) const;
   /// Raises an Error unless the queries have rows of their own, or a place behind all rows.
@@ -270,11 +308,12 @@ class KVCache {
   Vector<detail::PlanMark> marks_;  // of every layer
   Workspace workspace_;
   detail::CommitScratch<P> scratch_;
-  Vector<float> row_;  // one key, one value
+  Vector<float> row_;  // one key, one value, the widest there are
   std::size_t reserved_ = 0;
 };
 
 }  // namespace kvcompress
 
 #include "kvcompress/cache/attending.hpp"
+#include "kvcompress/cache/read_back.hpp"
 #include "kvcompress/cache/verbs.hpp"

@@ -12,7 +12,7 @@
 #include "kvcompress/policies/streaming_llm.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace beside_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -273,6 +273,34 @@ TEST(Alibi, TakesTheDistanceFromEveryLogit) {
             std::string::npos);
 }
 
+/// By type, what masks_test.cpp of the registry looks at by name.
+TEST(Until, ReachesWhatPoliciesObserve) {
+  const Text text(shape, 80, 6);
+  std::vector<Position> until(80, 50);
+  std::fill(until.begin() + 50, until.end(), Position{80});
+  KVCache<H2O> h2o(shape, {.eviction = {.budget = 100}});
+  add(h2o, text, 0, 80);
+  const Answer answer = ask(h2o, text, 0, 80, {.until = until});
+  reference::AttentionOptions options;
+  options.until = reference::consecutive(0, 80);
+  for (reference::Index t = 0; t < 80; ++t) { options.until(t) = until[static_cast<std::size_t>(t)]; }
+  for (std::size_t head = 0; head < 2; ++head) {
+    reference::Vector sums = reference::Vector::Zero(80);
+    for (std::size_t h = 2 * head; h < 2 * head + 2; ++h) {
+      const auto result = reference::attention(text.query_matrix(h), text.key_matrix(head), text.value_matrix(head),
+                                               reference::consecutive(0, 80), reference::consecutive(0, 80), options);
+      sums += reference::column_sums(result.probabilities);
+      for (std::size_t t = 0; t < 80; ++t) {
+        EXPECT_NEAR(answer.log_sum_exp[t * 4 + h], static_cast<float>(result.log_sum_exp(static_cast<reference::Index>(t))), 5e-3F);
+        EXPECT_NEAR(answer.out[(t * 4 + h) * 16], static_cast<float>(result.output(static_cast<reference::Index>(t), 0)), 5e-3F);
+      }
+    }
+    for (std::size_t row = 0; row < 80; ++row) {
+      EXPECT_NEAR(static_cast<double>(h2o.state(0, head).get(row, 0)), sums(static_cast<reference::Index>(row)), 1e-2) << row;
+    }
+  }
+}
+
 TEST(Batch, OfUnequalSequencesWithASharedPrefixIsEachOfThemAlone) {
   const Text text(shape, 300, 5);
   KVCache<Full<float>> prefix(shape);
@@ -323,4 +351,4 @@ TEST(Batch, OfUnequalSequencesWithASharedPrefixIsEachOfThemAlone) {
             std::string::npos);
 }
 
-}  // namespace
+}  // namespace beside_test

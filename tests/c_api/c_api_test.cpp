@@ -12,7 +12,7 @@
 
 #include "registry/registry.hpp"
 
-namespace {
+namespace c_api_test {
 
 struct Cache {
   explicit Cache(const char* policy, kvc_shape shape = kvc_shape_of(2, 4, 2, 16)) {
@@ -133,6 +133,92 @@ TEST(CApi, SinksTakePartInTheSoftmax) {
   EXPECT_NE(kvc_attend(c.cache, 0, q.data(), 1, with.data(), &options), KVC_OK);
 }
 
+TEST(CApi, ATreeOfDraftsIsAttendedAndItsPathKept) {
+  const Cache tree("kivi4:residual=32");
+  const Cache path("kivi4:residual=32");
+  static_cast<void>(run(tree.cache));
+  static_cast<void>(run(path.cache));
+  const auto k = numbers(3 * 32, 6.0F);
+  const auto v = numbers(3 * 32, 7.0F);
+  const auto q = numbers(3 * 64, 8.0F);
+  const std::vector<std::uint32_t> positions{41, 41, 42};
+  const std::vector<std::uint64_t> bits{1, 2, 6};  // the third follows the second
+  std::vector<float> out(3 * 64);
+  std::vector<float> expected(2 * 64);
+  kvc_options options = kvc_options_default();
+  options.among_open = bits.data();
+  options.among_open_words = 3;
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    ASSERT_EQ(kvc_append_positions(tree.cache, layer, k.data(), v.data(), 3, positions.data()), KVC_OK) << kvc_last_error();
+    ASSERT_EQ(kvc_append(path.cache, layer, k.data() + 32, v.data() + 32, 2), KVC_OK);
+    ASSERT_EQ(kvc_attend(tree.cache, layer, q.data(), 3, out.data(), &options), KVC_OK) << kvc_last_error();
+    ASSERT_EQ(kvc_attend(path.cache, layer, q.data() + 64, 2, expected.data(), nullptr), KVC_OK);
+    for (std::size_t i = 0; i < 128; ++i) { ASSERT_NEAR(out[64 + i], expected[i], 1e-5F); }
+    EXPECT_EQ(kvc_commit(tree.cache, layer), KVC_PHASE);
+    const std::vector<std::size_t> rows{1, 2};
+    ASSERT_EQ(kvc_keep_open(tree.cache, layer, rows.data(), 2), KVC_OK) << kvc_last_error();
+    ASSERT_EQ(kvc_commit(tree.cache, layer), KVC_OK);
+  }
+  std::size_t tokens = 0;
+  ASSERT_EQ(kvc_tokens(tree.cache, 1, &tokens), KVC_OK);
+  EXPECT_EQ(tokens, 43U);
+  // Both see an image of two tokens in both directions.
+  const std::vector<std::uint32_t> until{45, 45};
+  options = kvc_options_default();
+  options.until = until.data();
+  for (const Cache* cache : {&tree, &path}) {
+    ASSERT_EQ(kvc_append(cache->cache, 0, k.data(), v.data(), 2), KVC_OK);
+    ASSERT_EQ(kvc_attend(cache->cache, 0, q.data(), 2, cache == &tree ? out.data() : expected.data(), &options), KVC_OK)
+        << kvc_last_error();
+  }
+  for (std::size_t i = 0; i < 128; ++i) { ASSERT_NEAR(out[i], expected[i], 1e-5F); }
+}
+
+TEST(CApi, RowsAreReadBack) {
+  const Cache c("h2o:budget=20+kivi4:residual=32");
+  static_cast<void>(run(c.cache));
+  std::size_t rows = 0;
+  ASSERT_EQ(kvc_rows(c.cache, 0, 1, &rows), KVC_OK);
+  ASSERT_GE(rows, 21U);
+  std::vector<float> keys(rows * 16);
+  std::vector<float> values(rows * 16);
+  std::vector<std::uint16_t> half_keys(rows * 16);
+  std::vector<std::uint32_t> positions(rows);
+  ASSERT_EQ(kvc_read_rows(c.cache, 0, 1, 0, rows, KVC_AT_POSITION, keys.data(), values.data(), positions.data(), rows), KVC_OK);
+  ASSERT_EQ(kvc_read_rows_f16(c.cache, 0, 1, 0, rows, KVC_AT_POSITION, half_keys.data(), nullptr, nullptr, rows), KVC_OK);
+  const auto k = numbers(41 * 2 * 16, 1.0F);
+  std::size_t live = 0;
+  for (std::size_t row = 0; row < rows; ++row) {
+    if (positions[row] == UINT32_MAX) { continue; }
+    ++live;
+    for (std::size_t i = 0; i < 16; ++i) { EXPECT_NEAR(keys[row * 16 + i], k[(positions[row] * 2 + 1) * 16 + i], 0.2F); }
+    EXPECT_NE(half_keys[row * 16], 0);
+  }
+  EXPECT_EQ(live, 21U);
+  EXPECT_EQ(kvc_read_rows(c.cache, 0, 1, 0, rows, KVC_AT_POSITION, keys.data(), nullptr, nullptr, rows - 1), KVC_INPUT);
+  EXPECT_NE(std::string(kvc_last_error()).find("capacity is"), std::string::npos);
+  EXPECT_EQ(kvc_read_rows(c.cache, 0, 1, 0, rows + 1, KVC_AT_POSITION, keys.data(), nullptr, nullptr, rows + 1), KVC_SHAPE);
+}
+
+TEST(CApi, APolicySaysWhatItDoesBeforeThereIsACache) {
+  const kvc_shape shape = kvc_shape_of(2, 4, 2, 64);
+  kvc_capabilities says;
+  ASSERT_EQ(kvc_capabilities_of("h2o:budget=20+kivi4", &shape, &says), KVC_OK) << kvc_last_error();
+  EXPECT_TRUE(says.evicts && says.observes_queries && says.needs_prompt_queries && says.encodes);
+  EXPECT_FALSE(says.keeps_every_row || says.retrieves || says.offloads);
+  EXPECT_EQ(says.truncates, KVC_TO_LAST_COMMIT);
+  EXPECT_STREQ(says.shift_refused, "");
+  EXPECT_STREQ(says.drafts_refused, "Options::speculation is 0: observed queries are counted at once");
+  ASSERT_EQ(kvc_capabilities_of("full", &shape, &says), KVC_OK);
+  EXPECT_EQ(says.truncates, KVC_ANYWHERE);
+  EXPECT_NEAR(says.bytes_per_token, 1024.0, 2.0);
+  std::size_t bytes = 0;
+  ASSERT_EQ(kvc_bytes_for("full", &shape, 1024, &bytes), KVC_OK);
+  EXPECT_NEAR(static_cast<double>(bytes), 1024.0 * says.bytes_per_token, 1.0);
+  EXPECT_EQ(kvc_capabilities_of("h2o+quest", &shape, &says), KVC_OPTION);
+  EXPECT_NE(std::string(kvc_last_error()).find("observes the probabilities of every row"), std::string::npos);
+}
+
 TEST(CApi, AFileHoldsAllOfACache) {
   const std::string path = (std::filesystem::temp_directory_path() / "kvcompress_c_api_test.cache").string();
   const Cache saved("kivi4:residual=32");
@@ -186,4 +272,4 @@ TEST(CApi, ErrorsAreStatusesAndSentences) {
   EXPECT_EQ(tokens, 1U);
 }
 
-}  // namespace
+}  // namespace c_api_test

@@ -21,7 +21,7 @@
 #include "support/d2o_cases.hpp"
 #include "support/eviction_cases.hpp"
 
-namespace {
+namespace layers_test {
 
 using namespace kvcompress;
 using conformance::Case;
@@ -323,9 +323,7 @@ TEST(KVzip, ReproducesTheOfficialVectors) { conformance::run_cases("kvzip", {{"r
 
 // ---------------------------------------------------------------- D2O's budgets
 
-}  // namespace
-
-void kvcompress::conformance::d2o_layer_shares(const Case& one) {
+void shares_of_d2o(const Case& one) {
   const auto tokens = one.get<std::size_t>("tokens");
   const Shape shape{.layers = one.get<std::size_t>("layers"),
                     .query_heads = one.get<std::size_t>("heads"),
@@ -357,8 +355,6 @@ void kvcompress::conformance::d2o_layer_shares(const Case& one) {
   }
   expect_within(one, "ratios", worst, 1e-5);
 }
-
-namespace {
 
 // ---------------------------------------------------------------- ZipVL's mass, LU-KV's table, KVCrush's blocks
 
@@ -493,4 +489,6 @@ TEST(DMS, ReproducesTheOfficialVectors) { conformance::run_cases("dms", {{"delay
 const conformance::Method methods[]{{"cake", {}}, {"kvcompose", {}}, {"kvzip", {}},   {"zipvl_topmass", {}},
                                     {"dms", {}},  {"lukv", {}},      {"kvcrush", {}}, {"finch", {}}};
 
-}  // namespace
+}  // namespace layers_test
+
+void kvcompress::conformance::d2o_layer_shares(const Case& one) { layers_test::shares_of_d2o(one); }

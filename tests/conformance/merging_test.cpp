@@ -14,7 +14,7 @@
 #include "support/d2o_cases.hpp"
 #include "support/eviction_cases.hpp"
 
-namespace {
+namespace merging_test {
 
 using namespace kvcompress;
 using conformance::Case;
@@ -385,4 +385,4 @@ const conformance::Method merging("merging", {});
 const conformance::Method cam("cam", {});
 const conformance::Method razorattention("razorattention", {});
 
-}  // namespace
+}  // namespace merging_test

@@ -11,7 +11,7 @@
 #include "support/kept_sets.hpp"
 #include "support/sequence.hpp"
 
-namespace {
+namespace snapkv_test {
 
 using kvcompress::Pooling;
 using kvcompress::Position;
@@ -188,4 +188,4 @@ TEST(SnapKV, SelectsWhatTheReferenceSelects) {
   }
 }
 
-}  // namespace
+}  // namespace snapkv_test

@@ -6,7 +6,7 @@
 #include "registry/refused.hpp"
 #include "registry/registry.hpp"
 
-namespace {
+namespace parts_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -141,4 +141,4 @@ TEST(PartsByName, AreRefusedWhereTheyHaveNoPlace) {
   expect_error("keys=adakv+kivi4", "policy \"keys=adakv+kivi4\": keys=adakv is given, which is eviction, must be a storage alone");
 }
 
-}  // namespace
+}  // namespace parts_test

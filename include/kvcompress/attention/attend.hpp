@@ -137,11 +137,13 @@ struct Beside {
 template <KeyStore Keys, ValueStore Values>
 class LaneAttention {
  public:
+  /// `open_rows`: rows since the last commit, where the options have masks over these.
   LaneAttention(const Shape& shape, const Keys& keys, const Values* values, const RowTable& table, const AttendOptions& options,
-                const Beside& beside = {})
+                const Beside& beside = {}, std::size_t open_rows = 0)
       : shape_(shape), keys_(keys), values_(values), table_(table), options_(options), beside_(beside),
         scale_(options.scale != 0.0F ? options.scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()))),
         key_stride_(kernels::padded(shape.key_width())), value_stride_(kernels::padded(shape.value_width())) {
+    if (!options.among_open.empty()) { open_ = {options.among_open.data(), (open_rows + 63) / 64, table.rows() - open_rows}; }
     if (!options.alibi_slopes.empty()) { options_.alibi_slopes = options.alibi_slopes.subspan(beside.first_head, shape.group()); }
   }
 
@@ -208,24 +210,24 @@ class LaneAttention {
   /// What `reading` gives for one token's queries, without attention.
   std::span<const RowRange> choose(std::span<const Position> positions, std::span<const std::size_t> row_limits, Workspace& ws, auto&& load,
                                    const Reading& reading) const {
-    const detail::QueryBlock block{1, shape_.group(), positions.data(), row_limits.data(), false, shift_of(row_limits[0])};
+    const detail::QueryBlock block = block_of(positions.data(), row_limits.data());
     prepare(block.queries(), detail::chunk_rows, ws);
     load_queries(block, 0, ws, load);
     return ranges_of(reading, block, {0, row_limits[0]}, ws);
   }
   /// Parts that the rows fall into which the queries of one token read.
   [[nodiscard]] std::size_t parts(Position position, std::size_t row_limit) const noexcept {
-    return (row_limit - unread(position, row_limit) + detail::part_rows - 1) / detail::part_rows;
+    return (row_limit - unread(block_of(&position, &row_limit)) + detail::part_rows - 1) / detail::part_rows;
   }
   /// Numbers of the result of one part.
   [[nodiscard]] std::size_t part_floats() const noexcept { return detail::RunningSoftmax::floats(shape_.group(), value_stride_); }
   /// One token's queries over one part of the rows; parts may run at the same time, each with a workspace of its own.
   void run_part(std::size_t index, std::span<const Position> positions, std::span<const std::size_t> row_limits, Workspace& ws, auto&& load,
                 float* result) const {
-    const detail::QueryBlock block{1, shape_.group(), positions.data(), row_limits.data(), false, shift_of(row_limits[0])};
+    const detail::QueryBlock block = block_of(positions.data(), row_limits.data());
     prepare(block.queries(), detail::chunk_rows, ws);
     load_queries(block, 0, ws, load);
-    const std::size_t first = unread(positions[0], row_limits[0]) + index * detail::part_rows;
+    const std::size_t first = unread(block) + index * detail::part_rows;
     const RowRange rows{std::min(first, row_limits[0]), std::min(first + detail::part_rows, row_limits[0])};
     float* logits = ws.logits.data();
     detail::Batches batch(std::span<const RowRange>(&rows, 1), detail::chunk_rows);
@@ -270,33 +272,46 @@ class LaneAttention {
     running.finish();
   }
   static std::ptrdiff_t at(std::size_t index) noexcept { return static_cast<std::ptrdiff_t>(index); }
-  [[nodiscard]] std::int64_t shift_of(std::size_t row_limit) const noexcept {
+  /// A block of one token, the `index`-th, of those whose positions and row limits these are.
+  [[nodiscard]] detail::QueryBlock block_of(const Position* positions, const std::size_t* row_limits, std::size_t index = 0,
+                                            bool by_position = false) const noexcept {
+    const Position* const until = options_.until.empty() ? nullptr : options_.until.data() + index;
+    return {1,     shape_.group(),   positions + index, row_limits + index, by_position, shift_of(positions[index], row_limits[index]),
+            until, open_.from(index)};
+  }
+  /// How far a token's queries are rotated beyond where attention sees them: as far as its own row, or the newest one that is older.
+  [[nodiscard]] std::int64_t shift_of(Position position, std::size_t row_limit) const noexcept {
     if (options_.query_position != no_position) {  // as if its row came next
       return table_.renumbers() ? std::int64_t{options_.query_position} - static_cast<std::int64_t>(table_.live()) : 0;
+    }
+    if (!table_.shifts()) { return 0; }
+    if (open_.bits != nullptr) {
+      while (row_limit > 0 && table_.position(row_limit - 1) != position) { --row_limit; }
+    } else if (!options_.until.empty()) {
+      while (row_limit > 0 && table_.position(row_limit - 1) > position) { --row_limit; }
     }
     return row_limit > 0 ? table_.shift(row_limit - 1) : 0;
   }
   /// Rows at the front that a token's queries need not read, since they see none of them. Follows from the token alone, so that its batches and
   /// its numbers do.
-  [[nodiscard]] std::size_t unread(Position position, std::size_t row_limit) const noexcept {
+  [[nodiscard]] std::size_t unread(const detail::QueryBlock& token) const noexcept {
     if (options_.window == 0 && options_.start == 0) { return 0; }
-    const Visible visible{options_.start, options_.window, position, static_cast<Position>(position - shift_of(row_limit))};
-    return visible.first_seen(table_, 0, row_limit) / detail::unread_step * detail::unread_step;
+    return token.visible(0, options_).first_seen(table_, 0, *token.row_limits) / detail::unread_step * detail::unread_step;
   }
 
   /// Calls visit(block, first token, rows that it reads) for blocks of up to `at_once` tokens.
   void for_blocks(std::span<const Position> positions, std::span<const std::size_t> row_limits, bool by_position, std::size_t at_once,
                   auto&& visit) const {
     for (std::size_t first = 0; first < positions.size();) {
-      const std::int64_t shift = shift_of(row_limits[first]);
-      const std::size_t skipped = unread(positions[first], row_limits[first]);
-      std::size_t end = first + 1;
-      while (end < positions.size() && end - first < at_once && shift_of(row_limits[end]) == shift &&
-             unread(positions[end], row_limits[end]) == skipped) {
-        ++end;
+      detail::QueryBlock block = block_of(positions.data(), row_limits.data(), first, by_position);
+      const std::size_t skipped = unread(block);
+      while (first + block.tokens < positions.size() && block.tokens < at_once) {
+        const detail::QueryBlock next = block_of(positions.data(), row_limits.data(), first + block.tokens);
+        if (next.shift != block.shift || unread(next) != skipped) { break; }
+        ++block.tokens;
       }
-      visit(detail::QueryBlock{end - first, shape_.group(), positions.data() + first, row_limits.data() + first, by_position, shift}, first,
-            RowRange{skipped, *std::max_element(row_limits.begin() + at(first), row_limits.begin() + at(end))});
+      const std::size_t end = first + block.tokens;
+      visit(block, first, RowRange{skipped, *std::max_element(row_limits.begin() + at(first), row_limits.begin() + at(end))});
       first = end;
     }
   }
@@ -328,6 +343,7 @@ class LaneAttention {
   const RowTable& table_;
   AttendOptions options_;
   Beside beside_;
+  detail::OpenRows open_;
   float scale_;
   std::size_t key_stride_;
   std::size_t value_stride_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -27,7 +28,8 @@ struct AttendOptions {
   float scale = 0.0F;            ///< factor on q . k, finite and above 0; 0 means 1/sqrt(key width)
   float soft_cap = 0.0F;         ///< logits become cap * tanh(logit / cap), a cap above 0; 0 or infinity means no cap
   std::size_t window = 0;        ///< sliding window: a query sees the rows less than this far behind it, by in-cache positions where the
-                                 ///< policy has them; 0 means all. What lies before them is not read, but for at most 127 rows
+                                 ///< policy has them; 0 means all. What lies before them is not read, but for at most 127 rows. Where the
+                                 ///< layer's shape has one, too, the smaller one counts
   Position start = 0;            ///< rows before this position (left padding) are not seen: see KVCache::end_prompt
   float* log_sum_exp = nullptr;  ///< optional output (tokens, query_heads): log of the softmax's denominator
   std::span<const float>
@@ -37,6 +39,13 @@ struct AttendOptions {
   std::span<const float>
       alibi_slopes{};  ///< ALiBi: a slope per query head; a row that is d positions behind a query has d * slope less of a
                        ///< logit, after the cap, by in-cache positions where the policy has them; empty: none
+  std::span<const Position>
+      until{};  ///< a position per token: it sees the rows before that, newer ones than itself among them (the other tokens of an image, a
+                ///< prompt that is read in both directions); above its own position, at most the next one; empty: none is seen. ALiBi
+                ///< counts distances in both directions
+  std::span<const std::uint64_t>
+      among_open{};  ///< which of the rows since the last commit a token sees, itself among them or not: bit r of its ceil(rows / 64) words is
+                     ///< the r-th of these rows (a tree of drafts: the token's ancestors, see KVCache::keep_open); empty: the older ones
   Position query_position = no_position;  ///< of the first query, where the queries' own rows lie elsewhere (on another machine, behind a
                                           ///< shared prefix): then they see all rows, none of which need be new. By default they are those
                                           ///< of the newest rows
@@ -55,6 +64,17 @@ inline constexpr std::size_t block_queries = 32;
 /// What a query does not see at the front is not read, in steps of so many rows: a block of the stores that encode.
 inline constexpr std::size_t unread_step = 128;
 
+/// Which rows of the open step, from row `first` on, each token sees: words of bits, token by token.
+struct OpenRows {
+  const std::uint64_t* bits = nullptr;  // null: those that are no newer
+  std::size_t words = 0;                // of a token
+  std::size_t first = 0;
+  [[nodiscard]] bool sees(std::size_t token, std::size_t row) const noexcept {
+    return ((bits[token * words + (row - first) / 64] >> ((row - first) % 64)) & 1U) != 0;
+  }
+  [[nodiscard]] OpenRows from(std::size_t token) const noexcept { return {bits != nullptr ? bits + token * words : nullptr, words, first}; }
+};
+
 /// The queries of a block: `tokens` tokens of one KV head's group, each with the rows it may see.
 struct QueryBlock {
   std::size_t tokens;
@@ -63,9 +83,12 @@ struct QueryBlock {
   const std::size_t* row_limits;  // (tokens) a query sees no row from here on
   bool by_position;               // rows need not be older than the query: compare positions
   std::int64_t shift;             // how far the queries are rotated beyond where attention sees them
+  const Position* until;          // (tokens) a query sees rows before this position, or null: before its own
+  OpenRows open;                  // which of these rows the queries see, from that of the first token on
   [[nodiscard]] std::size_t queries() const noexcept { return tokens * group; }
   [[nodiscard]] Visible visible(std::size_t token, const AttendOptions& options) const noexcept {
-    return {options.start, options.window, positions[token], static_cast<Position>(positions[token] - shift)};
+    const Position newest = open.bits != nullptr ? no_position - 1 : until != nullptr ? until[token] - 1 : positions[token];
+    return {options.start, options.window, newest, static_cast<Position>(positions[token] - shift)};
   }
 };
 
@@ -97,15 +120,15 @@ void score_chunk(const Keys& keys, const RowTable& table, RowRange range, const 
     while (end < range.last && (table.shift(end) == shift || !table.alive(end))) { ++end; }
     const float* queries = frames(keys) ? ws.framed.data() : ws.queries.data();
     if (shift != block.shift) {
-      ws.rotation.turn_by(shift - block.shift);
+      ws.turning().turn_by(shift - block.shift);
       std::copy_n(ws.queries.data(), block.queries() * key_stride, ws.turned.data());
-      for (std::size_t q = 0; q < block.queries(); ++q) { ws.rotation.apply(ws.turned.data() + q * key_stride); }
+      for (std::size_t q = 0; q < block.queries(); ++q) { ws.turning().apply(ws.turned.data() + q * key_stride); }
       frame_queries(keys, ws.turned, key_stride, block.queries());
       queries = ws.turned.data();
     }
     float* out = logits + (row - range.first);
     if constexpr (UnrotatedKeyStore<Keys>) {
-      keys.scores({row, end}, table, ws.rotation, queries, key_stride, block.queries(), out, logit_stride, ws.store.data());
+      keys.scores({row, end}, table, ws.turning(), queries, key_stride, block.queries(), out, logit_stride, ws.store.data());
     } else {
       keys.scores({row, end}, queries, key_stride, block.queries(), out, logit_stride, ws.store.data());
     }
@@ -130,7 +153,7 @@ inline void bias_chunk(const RowTable& table, RowRange range, const QueryBlock& 
     const std::int64_t at = std::int64_t{block.positions[q / block.group]} - block.shift;
     float* row_logits = logits + q * logit_stride;
     for (std::size_t r = range.first; r < range.last; ++r) {
-      row_logits[r - range.first] -= slope * static_cast<float>(at - std::int64_t{table.slot(r)});
+      row_logits[r - range.first] -= slope * math::abs(static_cast<float>(at - std::int64_t{table.slot(r)}));
     }
   }
 }
@@ -160,6 +183,9 @@ inline void mask_chunk(const RowTable& table, RowRange range, const QueryBlock& 
       }
     }
     hide(limit, range.last);
+    for (std::size_t r = std::max(range.first, block.open.first); block.open.bits != nullptr && r < range.last; ++r) {
+      if (!block.open.sees(token, r)) { hide(r, r + 1); }
+    }
   }
 }
 

@@ -25,7 +25,8 @@ inline void check_layer(const Shape& shape, const char* verb, std::size_t layer)
 }
 inline void check_lane(const Shape& shape, const char* verb, std::size_t layer, std::size_t kv_head) {
   check_layer(shape, verb, layer);
-  require(kv_head < shape.kv_heads, ErrorCode::shape, verb, ": kv_head is ", kv_head, ", must be less than ", shape.kv_heads);
+  const std::size_t heads = shape.of(layer).kv_heads;
+  require(kv_head < heads, ErrorCode::shape, verb, ": kv_head is ", kv_head, ", must be less than ", heads);
 }
 inline void check_row_count(const char* verb, std::size_t tokens) {
   require(tokens <= most_rows, ErrorCode::shape, verb, ": tokens is ", tokens, ", must be at most ", most_rows);
@@ -78,9 +79,23 @@ inline void check_rows(const Shape& shape, const Rows& keys, const Rows& values,
           first_position + keys.tokens() - 1, ", must be less than ", no_position);
   check_extent("append: keys", keys);
   check_extent("append: values", values);
-  const float turning = shape.keys == KeyForm::unrotated ? 1.5F : 1.0F;  // a rotation can grow a channel by sqrt(2)
+  const float grows = std::max(1.0F, static_cast<float>(shape.rope.magnitude));
+  const float turning = shape.keys == KeyForm::unrotated ? 1.5F * grows : 1.0F;  // a rotation can grow a channel by sqrt(2)
   check_finite("append: keys", keys, key_bound / turning, 0, shape.kv_heads, row);
   check_finite("append: values", values, value_bound, 0, shape.kv_heads, row);
+}
+
+/// Positions that are given to an append of `tokens` rows.
+inline void check_places(std::span<const Position> positions, std::size_t tokens, Position next, bool in_prompt) {
+  check_equal("append: positions.size()", positions.size(), "keys.tokens()", tokens);
+  for (std::size_t t = 0; t < positions.size(); ++t) {
+    require(positions[t] >= next, ErrorCode::position, "append: positions[", t, "] is ", positions[t], ", must be at least ", next,
+            ", the position after the newest row");
+    require(positions[t] < no_position, ErrorCode::position, "append: positions[", t, "] is ", positions[t], ", must be less than ",
+            no_position);
+    require(!in_prompt || t == 0 || positions[t] > positions[t - 1], ErrorCode::position, "append: positions[", t, "] is ", positions[t],
+            ", must be above the one before it, ", t > 0 ? positions[t - 1] : 0, ", while a prompt is open: its rows come in order");
+  }
 }
 
 /// How a verb attends, as far as it must be looked at again: raises an Error for what is no number, and gives a cap of infinity as none.
@@ -157,6 +172,33 @@ inline void check_log_sum_exp(const Shape& shape, std::size_t tokens, const floa
   for (std::size_t i = 0; log_sum_exp != nullptr && i < tokens * shape.query_heads; ++i) {
     require(log_sum_exp[i] <= std::numeric_limits<float>::max(), ErrorCode::input, "observe: log_sum_exp is ", log_sum_exp[i], " at token ",
             i / shape.query_heads, ", head ", i % shape.query_heads, ", must be finite, or -inf for a query that sees nothing");
+  }
+}
+
+/// How masks go together, in a layer with `open` rows since its last commit.
+inline void check_masks(const char* verb, const AttendOptions& options, std::size_t open, bool in_prompt, bool branches) {
+  const bool masks = !options.until.empty() || !options.among_open.empty();
+  require(!masks || options.query_position == no_position, ErrorCode::option, verb, ": query_position is ", options.query_position,
+          ", must be the default with until or among_open, which are about the newest rows");
+  require(options.until.empty() || options.among_open.empty(), ErrorCode::option, verb,
+          ": until and among_open are given, must be one of them");
+  require(options.among_open.empty() || !in_prompt, ErrorCode::phase, verb,
+          ": among_open is given while a prompt is open, must be empty: until says how far its tokens see");
+  require(!options.among_open.empty() || !branches, ErrorCode::input, verb, ": among_open is empty, must say which of the ", open,
+          " open rows each query sees: they are a tree of drafts");
+}
+/// Masks of `tokens` queries, of `open` rows; position(t) is that of a query.
+inline void check_until(const char* verb, const AttendOptions& options, std::size_t tokens, std::size_t open, Position next,
+                        auto&& position) {
+  const std::size_t words = tokens * ((open + 63) / 64);
+  require(options.among_open.empty() || options.among_open.size() == words, ErrorCode::shape, verb, ": among_open has ",
+          options.among_open.size(), " words, must have ", (open + 63) / 64, " for each of ", tokens, " queries: a bit for each of the ",
+          open, " rows since the last commit");
+  require(options.until.empty() || options.until.size() == tokens, ErrorCode::shape, verb, ": until has ", options.until.size(),
+          " positions, must have one for each of the ", tokens, " queries");
+  for (std::size_t t = 0; t < options.until.size(); ++t) {
+    require(options.until[t] > position(t) && options.until[t] <= next, ErrorCode::position, verb, ": until[", t, "] is ", options.until[t],
+            ", must be above the query's position ", position(t), " and at most ", next, ", the position after the newest row");
   }
 }
 

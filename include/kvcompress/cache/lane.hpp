@@ -86,16 +86,16 @@ struct Lane {
   }
 
   /// One query's probabilities: kept back while fewer than `revocable` are, counted otherwise.
-  void record(const typename Eviction::Options& options, std::size_t revocable, Position position, std::size_t head,
+  void record(const typename Eviction::Options& options, std::size_t revocable, Position position, std::size_t row, std::size_t head,
               std::span<const float> probabilities) {
     if (pending.size() < revocable) {
-      pending.push(position, head, probabilities);
+      pending.push(position, row, head, probabilities);
       return;
     }
     count_pending(options);
     pending.clear();
     Eviction::observe(options, state, head, probabilities);
-    observed_end = position + 1;
+    observed_end = std::max(observed_end, position + 1);
   }
   /// One query's probabilities, counted at once and for good (see Record::kept).
   void keep(const typename Eviction::Options& options, bool in_prompt, std::size_t head, std::span<const float> probabilities) {

@@ -13,6 +13,14 @@ namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 template <class P>
 inline constexpr Needs may = Axes<P>::Eviction::may;
+/// An eviction that keeps everything, but for rows that lie past the window of their layer.
+template <class E>
+concept KeepsWindows = requires {
+  requires E::keeps_windows;
+};
+/// Whether rows may leave at a commit.
+template <class P>
+inline constexpr bool may_lose = may<P>.decides != Decides::never || KeepsWindows<typename Axes<P>::Eviction>;
 /// Whether some lane may want to see every query, or the last ones of a prompt.
 template <class P>
 inline constexpr bool may_see_queries =
@@ -125,6 +133,10 @@ constexpr bool sees_queries(const PolicyOptions<P>& options, const Site& site, b
   } else {
     return false;
   }
+}
+/// Whether an eviction decides, or remembers queries, in a way that cannot be taken back below a commit.
+constexpr bool keeps_what_it_saw(const Needs& needs) noexcept {
+  return needs.queries || needs.decides != Decides::never || needs.observes != Observes::nothing;
 }
 /// How many of the last queries of a prompt a lane's eviction sees.
 template <class P>

@@ -60,8 +60,8 @@ void show_queries([[maybe_unused]] const Shape& shape, [[maybe_unused]] const Po
       for (std::size_t h = 0; h < shape.group(); ++h) {
         queries.load(t, head * shape.group() + h, ws.queries.data());
         if (shape.keys == KeyForm::rotated) {
-          ws.rotation.turn_by(-std::int64_t{ws.positions[t]});
-          ws.rotation.apply(ws.queries.data());
+          ws.turning().turn_by(-std::int64_t{ws.positions[t]});
+          ws.turning().apply(ws.queries.data());
         }
         Axes<P>::Eviction::observe_query(options.eviction, lane.state, h, ws.queries.data());
       }
@@ -87,17 +87,17 @@ bool shows(const PolicyOptions<P>& options, const Site& site, bool in_prompt, Re
 template <class P>
 std::size_t revocable(const Shape& shape, const PolicyOptions<P>& options, const Layer<P>& layer, std::size_t pending,
                       std::size_t tokens) noexcept {
-  const std::size_t most = layer.in_prompt ? 0 : options.speculation * shape.group();
+  const std::size_t most = layer.in_prompt ? 0 : options.speculation * layer.readers * shape.group();
   return std::min(most - std::min(most, pending), tokens * shape.group());
 }
 
-/// One query's probabilities, for an eviction that observes every query, or those that are kept.
+/// One query's probabilities, for an eviction that observes every query, or those that are kept. `row` is its own.
 template <class P>
-void record(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, Position position, std::size_t h,
-            std::span<const float> probabilities, Record how) {
+void record(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, Position position, std::size_t row,
+            std::size_t h, std::span<const float> probabilities, Record how) {
   if (how == Record::kept) { return layer.lanes[head].keep(options.eviction, layer.in_prompt, h, probabilities); }
-  const std::size_t revocable = layer.in_prompt ? 0 : options.speculation * shape.group();
-  layer.lanes[head].record(options.eviction, revocable, position, h, probabilities);
+  const std::size_t revocable = layer.in_prompt ? 0 : options.speculation * layer.readers * shape.group();
+  layer.lanes[head].record(options.eviction, revocable, position, row, h, probabilities);
 }
 
 /// Afterwards `tokens` queries of a head are attended (or only observed) without taking memory, unless rows must be chosen and fetched.
@@ -132,6 +132,13 @@ void make_room_to_observe(const Site& site, const PolicyOptions<P>& options, Lay
   }
 }
 
+/// The rows before the one returned are no newer than `newest`, of the first `limit` ones, of which those that are newer lie at the end.
+inline std::size_t limit_at(const RowTable& table, std::size_t limit, Position newest) noexcept {
+  if (table.positions().empty()) { return std::min<std::size_t>(limit, std::size_t{newest} + 1); }
+  while (limit > 0 && table.position(limit - 1) > newest) { --limit; }
+  return limit;
+}
+
 /// Reads the rows of a plan, and what came later. Fetches what must be fetched, which may fail.
 template <class P>
 auto plan_reader(Layer<P>& layer, std::size_t head, const Plan* plan, Workspace& ws) {
@@ -147,7 +154,7 @@ auto plan_reader(Layer<P>& layer, std::size_t head, const Plan* plan, Workspace&
     for (const RowRange& range : plan->ranges(head)) { add(std::min(range.first, rows), std::min(range.last, rows)); }
     add(std::min(plan->rows(head), rows), rows);
     const std::span<const RowRange> ranges(ws.ranges.data(), ws.ranges.size());
-    layer.lanes[head].prepare(ranges, layer.table(head), ws.rotation, ws.chosen);
+    layer.lanes[head].prepare(ranges, layer.table(head), ws.turning(), ws.chosen);
     return ranges;
   };
 }
@@ -165,9 +172,8 @@ TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
   ws.limits.resize(ws.positions.size());
   std::size_t limit = table.rows();  // open rows lie at the end in order: the query's own row is the last one that it may see
   for (std::size_t t = ws.positions.size(); t-- > 0;) {
-    if (table.positions().empty()) { limit = std::min<std::size_t>(limit, std::size_t{ws.positions[t]} + 1); }
-    while (limit > 0 && table.position(limit - 1) > ws.positions[t]) { --limit; }
-    ws.limits[t] = limit;
+    ws.limits[t] = limit = limit_at(table, limit, ws.positions[t]);
+    if (!attended.until.empty()) { ws.limits[t] = limit_at(table, table.rows(), attended.until[t] - 1); }
   }
   const Beside beside{head * shape.group(), masses};
   const LaneAttention<typename Lane<P>::Keys, typename Lane<P>::Values> attention(shape, lane.keys, nullptr, table, attended, beside);
@@ -175,7 +181,8 @@ TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
     if (last_of_prompt) {
       Eviction::observe(options.eviction, lane.state, h, probabilities);
     } else {
-      record<P>(shape, options, layer, head, ws.positions[t], h, probabilities, attended.record);
+      const std::size_t own = limit_at(table, ws.limits[t], ws.positions[t]);
+      record<P>(shape, options, layer, head, ws.positions[t], own - std::min<std::size_t>(own, 1), h, probabilities, attended.record);
     }
   };
   if (log_sum_exp != nullptr) {
@@ -250,12 +257,14 @@ void see_last(const Site& site, const PolicyOptions<P>& options, Layer<P>& layer
   const std::size_t skipped = last.positions().size() - count;
   ws.positions.assign(last.positions().begin() + static_cast<std::ptrdiff_t>(skipped), last.positions().end());
   if (!layer.lanes[head].kept) { Lane<P>::Eviction::start(options.eviction, layer.lanes[head].state); }
+  AttendOptions attended = last.options();
+  attended.until = last.until(skipped);
   static_cast<void>(see<P>(
       shape, options, layer, head, true, last.masses(skipped, shape.group()),
       [&](std::size_t token, std::size_t h, float* row) {
     std::copy_n(last.query(skipped + token, shape.group() * shape.key_width()) + h * shape.key_width(), shape.key_width(), row);
       },
-      last.options(), nullptr, ws));
+      attended, nullptr, ws));
 }
 
 /// What a retrieval chooses for one token, with what it remembers. `revocable`: how many tokens may be taken back.
@@ -291,7 +300,7 @@ std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& opt
   ws.ranges.clear();
   if (!all) {
     select_rows<P>(options, lane, revocable_queries<P>(options, layer), remember,
-                   {table, queries, stride, shape.group(), shape.key_width(), shift, ws.rotation, ws.chosen, ws.order, visible, soft_cap},
+                   {table, queries, stride, shape.group(), shape.key_width(), shift, ws.turning(), ws.chosen, ws.order, visible, soft_cap},
                    ws.ranges);
   }
   constexpr std::size_t step = 16;  // rows that are read fastest together
@@ -306,10 +315,11 @@ std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& opt
 
 /// What the last query of a prompt would read, for retrievals that start from there.
 template <class P>
-void choose_first(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t number, Workspace& ws) {
+void choose_first(const Shape& model, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t number, Workspace& ws) {
+  const Shape& shape = model.of(number);
   const std::size_t stride = kernels::padded(shape.key_width());
   for (std::size_t head = 0; head < layer.lanes.size(); ++head) {
-    if (!Lane<P>::Retrieval::wants_last_query(options.retrieval, Site{number, head, shape})) { continue; }
+    if (!Lane<P>::Retrieval::wants_last_query(options.retrieval, Site{number, head, model})) { continue; }
     Lane<P>& lane = layer.lanes[head];
     const float scale =
         lane.last.options().scale != 0.0F ? lane.last.options().scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()));
@@ -328,7 +338,7 @@ void choose_first(const Shape& shape, const PolicyOptions<P>& options, Layer<P>&
                                 shape.group(),
                                 shape.key_width(),
                                 0,
-                                ws.rotation,
+                                ws.rotation_of(number),
                                 ws.chosen,
                                 ws.order,
                                 {attended.start, attended.window, at, at},

@@ -64,11 +64,13 @@ struct Persistence {
   void run(auto& archive, auto&& access) const {
     archive.section(archive::Kind::fingerprint, 0, [&] { describe<P>(shape, options, archive); });
     for (std::size_t number = 0; number < shape.layers; ++number) {
+      if (!shape.owns(number)) { continue; }
       auto& layer = access(number);
       if (layers_with<P>(options, shape, number).first == number) { archive.forget_shared(); }
       archive.section(archive::Kind::layer, number, [&] { persist_layer(layer, archive); });
-      for (std::size_t head = 0; head < shape.kv_heads; ++head) {
-        archive.section(archive::Kind::lane, number * shape.kv_heads + head, [&] { persist_lane(layer, head, archive); });
+      const Shape& of = shape.of(number);
+      for (std::size_t head = 0; head < of.kv_heads; ++head) {
+        archive.section(archive::Kind::lane, Site(number, head, shape).lane(), [&] { persist_lane(layer, of, head, archive); });
       }
     }
   }
@@ -78,6 +80,7 @@ struct Persistence {
     archive.number(layer.committed);
     archive.number(layer.open);
     archive.number(layer.in_prompt);
+    archive.number(layer.branches);
     archive.number(layer.waiting);
     archive.number(layer.prompt_tokens);
     archive.number(layer.appended);
@@ -87,13 +90,13 @@ struct Persistence {
     }
     archive.check(layer.committed <= layer.next && layer.prompt_tokens <= layer.next, "its phase contradicts its tokens");
     for (auto& table : layer.tables) {
-      RowTable::persist(table, archive, layer.next);
+      RowTable::persist(table, archive, layer.next, layer.branches ? layer.open : 0);
       bool open = layer.open <= table.rows();
       for (std::size_t i = 0; open && i < layer.open; ++i) { open = table.alive(table.rows() - 1 - i); }
       archive.check(open, "there are more open rows than rows");
     }
   }
-  void persist_lane(auto& layer, std::size_t head, auto& archive) const {
+  void persist_lane(auto& layer, const Shape& of, std::size_t head, auto& archive) const {
     auto& lane = layer.lanes[head];
     const std::size_t rows = layer.table(head).rows();
     Lane<P>::Keys::persist(lane.keys, archive, rows);
@@ -103,8 +106,8 @@ struct Persistence {
     if constexpr (may_remember<P>) {
       if (remembers<P>(options, lane.index)) { Memos::persist(lane.memos, archive, rows); }
     }
-    LastQueries::persist(lane.last, archive, layer.next, shape.group(), shape.key_width());
-    Pending::persist(lane.pending, archive, rows, shape.group());
+    LastQueries::persist(lane.last, archive, layer.next, of.group(), of.key_width());
+    Pending::persist(lane.pending, archive, rows, of.group());
     Shown::persist(lane.shown, archive);
     archive.number(lane.kept);
     archive.number(lane.observed_end);

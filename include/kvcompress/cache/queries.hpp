@@ -9,9 +9,10 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
-/// Queries of the newest `tokens` rows, or at `position` and behind all rows: their positions to ws.positions, the rows they may see to
-/// ws.limits.
-inline void place_queries(const RowTable& table, std::size_t tokens, Workspace& ws, Position position = no_position) {
+/// Queries of the newest `tokens` rows, or at options.query_position and behind all rows: their positions to ws.positions, the rows they may
+/// see to ws.limits.
+inline void place_queries(const RowTable& table, std::size_t tokens, Workspace& ws, const AttendOptions& options = {}) {
+  const Position position = options.query_position;
   ws.positions.resize(tokens);
   ws.limits.resize(tokens);
   if (position != no_position) {
@@ -22,7 +23,11 @@ inline void place_queries(const RowTable& table, std::size_t tokens, Workspace& 
   const std::size_t first = table.rows() - tokens;
   for (std::size_t t = 0; t < tokens; ++t) {
     ws.positions[t] = table.position(first + t);
-    ws.limits[t] = first + t + 1;
+    ws.limits[t] = options.among_open.empty() ? first + t + 1 : table.rows();
+    for (std::size_t end = table.rows(); !options.until.empty() && ws.limits[t] < end;) {  // open rows lie at the end in order
+      const std::size_t middle = (ws.limits[t] + end) / 2;
+      (table.position(middle) < options.until[t] ? ws.limits[t] : end) = table.position(middle) < options.until[t] ? middle + 1 : middle;
+    }
   }
 }
 
@@ -31,8 +36,9 @@ inline auto query_loader(const Shape& shape, const Rows& queries, std::size_t he
   return [&shape, &queries, head, &ws](std::size_t token, std::size_t h, float* row) {
     queries.load(token, head * shape.group() + h, row);
     if (shape.keys == KeyForm::unrotated) {
-      ws.rotation.turn_by(ws.positions[token]);
-      ws.rotation.apply(row);
+      Rotation& rotation = ws.turning();
+      rotation.turn_by(ws.positions[token]);
+      rotation.embed(row);
     }
   };
 }

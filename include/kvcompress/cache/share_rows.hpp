@@ -18,12 +18,12 @@ void share_rows(const Shape& shape, const Layer<P>& layer, const Rows& queries, 
                 Executor&& executor, const AttendOptions& options) {
   const auto attention = [&](std::size_t head) {
     const Lane<P>& lane = layer.lanes[head];
-    return LaneAttention(shape, lane.keys, &lane.value_store(), layer.table(head), options, {head * shape.group()});
+    return LaneAttention(shape, lane.keys, &lane.value_store(), layer.table(head), options, {head * shape.group()}, layer.open);
   };
   std::size_t parts = 1;
   for (std::size_t head = 0; head < shape.kv_heads; ++head) {
     Workspace& ws = workspaces.front();
-    place_queries(layer.table(head), 1, ws, options.query_position);
+    place_queries(layer.table(head), 1, ws, options);
     parts = std::max(parts, attention(head).parts(ws.positions[0], ws.limits[0]));
   }
   const std::size_t floats = attention(0).part_floats();
@@ -31,7 +31,7 @@ void share_rows(const Shape& shape, const Layer<P>& layer, const Rows& queries, 
   run_tasks(executor, shape.kv_heads * parts, workspaces.size(), [&](std::size_t task, std::size_t worker) {
     const std::size_t head = task / parts;
     Workspace& ws = workspaces[worker];
-    place_queries(layer.table(head), 1, ws, options.query_position);
+    place_queries(layer.table(head), 1, ws, options);
     attention(head).run_part(task % parts, ws.positions, ws.limits, ws, query_loader(shape, queries, head, ws), results + task * floats);
   });
   for (std::size_t head = 0; head < shape.kv_heads; ++head) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kvcompress/cache.hpp"
+#include "kvcompress/cache/prompts_together.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -14,7 +15,9 @@ KVCache<P>::KVCache(const Shape& shape, const Options& options, const Memory& me
       row_(Allocator<float>(memory)) {
   layers_.reserve(shape.layers);
   for (std::size_t l = 0; l < shape.layers; ++l) { layers_.emplace_back(memory, shape_, l, options_, most_, memory_); }
-  row_.resize(shape_.key_width() + shape_.value_width());
+  std::size_t row = 0;
+  for (std::size_t l = 0; l < shape_.kinds(); ++l) { row = std::max(row, shape_.of(l).key_width() + shape_.of(l).value_width()); }
+  row_.resize(row);
 }
 
 template <class P>
@@ -44,25 +47,68 @@ KVCache<P>::KVCache(const KVCache& other, Sharing)
 
 template <class P>
 void KVCache<P>::append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) {
-  detail::check_layer(shape_, "append", layer);
-  detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key(layer), largest_value(layer), row_.data());
-  check_waits("append", layer);
-  changes().commit_and(layer, keys.tokens(), first_position, [&](Layer& l) {
-    for (std::size_t t = 0; t < keys.tokens(); ++t) {
-      const Position position = first_position + static_cast<Position>(t);
-      for (std::size_t head = 0; head < shape_.kv_heads; ++head) { append_row(l.lanes[head], keys, values, t, head, position); }
-      for (RowTable& table : l.tables) { table.append(position); }
+  check_owner("append", layer);
+  detail::check_rows(shape_.of(layer), keys, values, first_position, at(layer).next, largest_key(layer), largest_value(layer), row_.data());
+  append_at(layer, keys, values, detail::RowPlaces{first_position}, {});
+}
+
+template <class P>
+void KVCache<P>::append(std::size_t layer, const Rows& keys, const Rows& values, std::span<const Position> positions) {
+  check_owner("append", layer);
+  const Layer& l = at(layer);
+  detail::check_rows(shape_.of(layer), keys, values, l.next, l.next, largest_key(layer), largest_value(layer), row_.data());
+  detail::check_places(positions, keys.tokens(), l.next, l.in_prompt);
+  Vector<Position> ranks{Allocator<Position>(memory_)};  // of tokens among the positions, where several may share one
+  if (detail::branching(positions)) {
+    Vector<Position> sorted(positions.begin(), positions.end(), Allocator<Position>(memory_));
+    std::sort(sorted.begin(), sorted.end(), [](Position a, Position b) { return a < b; });
+    sorted.erase(std::unique(sorted.begin(), sorted.end()), sorted.end());
+    for (const Position p : positions) {
+      ranks.push_back(static_cast<Position>(std::lower_bound(sorted.begin(), sorted.end(), p) - sorted.begin()));
     }
-    l.note_appended(first_position, first_position + static_cast<Position>(keys.tokens()));
-    l.next = first_position + static_cast<Position>(keys.tokens());
+  }
+  append_at(layer, keys, values, detail::RowPlaces{positions.front(), positions}, ranks);
+}
+
+template <class P>
+void KVCache<P>::append_at(std::size_t layer, const Rows& keys, const Rows& values, const detail::RowPlaces& places,
+                           std::span<const Position> ranks) {
+  check_waits("append", layer);
+  check_branches("append", layer);
+  const Position end = places.end(keys.tokens());
+  const bool gaps = end - places.first != keys.tokens();  // then the table spells its positions out
+  changes().commit_and(layer, keys.tokens(), gaps || !ranks.empty() ? no_position : places.first, [&](Layer& l) {
+    for (std::size_t t = 0; t < keys.tokens(); ++t) {
+      const Position position = places.at(t);
+      for (std::size_t head = 0; head < l.lanes.size(); ++head) { append_row(l.lanes[head], keys, values, t, layer, head, position); }
+      for (RowTable& table : l.tables) {
+        ranks.empty() ? table.append(position) : table.append(position, static_cast<Position>(table.live() - t + ranks[t]));
+      }
+      l.note_appended(position, position + 1);
+    }
+    l.next = end;
     l.open += keys.tokens();
+    l.branches = !ranks.empty();
   });
+}
+
+template <class P>
+void KVCache<P>::keep_open(std::size_t layer, std::span<const std::size_t> rows) {
+  check_owner("keep_open", layer);
+  detail::OpenStep<P>::check(at(layer), layer, rows, options_.speculation);
+  const detail::OpenStep<P> step{changes().own(layer)};
+  step.make_room();
+  step.keep(rows);
+  marks_[layer].truncate(at(layer).committed);
 }
 
 template <class P>
 void KVCache<P>::commit(std::size_t layer) {
   detail::check_layer(shape_, "commit", layer);
   require(!at(layer).in_prompt, ErrorCode::phase, "commit(layer = ", layer, ") before end_prompt(layer)");
+  if (!ends_steps(layer)) { return; }
+  layer = shape_.store(layer);
+  check_branches("commit", layer);
   if (at(layer).open > 0) {
     changes().commit_and(layer, 0, 0, [](Layer&) {});
   }
@@ -71,8 +117,10 @@ void KVCache<P>::commit(std::size_t layer) {
 template <class P>
 void KVCache<P>::begin_prompt(std::size_t layer) {
   detail::check_layer(shape_, "begin_prompt", layer);
+  if (!shape_.owns(layer)) { return; }
   require(!at(layer).in_prompt, ErrorCode::phase, "begin_prompt(layer = ", layer, ") while its prompt is open: end_prompt(layer) first");
   check_waits("begin_prompt", layer);
+  check_branches("begin_prompt", layer);
   changes().commit_and(layer, 0, 0, [](Layer& l) { l.in_prompt = true; });
 }
 
@@ -87,14 +135,19 @@ template <class P>
 void KVCache<P>::end_prompt(std::size_t layer) {
   detail::check_layer(shape_, "end_prompt", layer);
   require(at(layer).open > 0, ErrorCode::phase, "end_prompt(layer = ", layer, ") without rows since the last commit");
+  if (!ends_steps(layer)) { return; }
+  layer = shape_.store(layer);
+  check_branches("end_prompt", layer);
   const RowRange group = detail::layers_with<P>(options_, shape_, layer);
   for (std::size_t other = group.first; other < group.last; ++other) {
-    if (at(other).waiting) { at(layer).check_prompt_of(at(other), layer, other); }
+    if (at(other).waiting) { detail::check_encoding_with(at(layer), at(other), layer, other); }
   }
   for (std::size_t other = 0; at(layer).decides_with_model() && other < shape_.layers; ++other) {
-    if (at(other).waiting) { at(layer).check_decision_with(at(other), layer, other, detail::eviction_name<P>(options_, site(layer, 0))); }
+    if (at(other).waiting) {
+      detail::check_decision_with(at(layer), at(other), layer, other, detail::eviction_name<P>(options_, site(layer, 0)));
+    }
   }
-  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+  for (std::size_t head = 0; head < at(layer).lanes.size(); ++head) {
     const Lane& lane = at(layer).lanes[head];
     const bool sees = detail::needs<P>(lane.state).queries || detail::sees_queries<P>(options_, site(layer, head), true);
     require(detail::needs<P>(lane.state).observes != Observes::kept_queries || lane.kept, ErrorCode::phase, "end_prompt(layer = ", layer,
@@ -122,12 +175,27 @@ void KVCache<P>::end_prompt(std::size_t layer) {
 
 template <class P>
 void KVCache<P>::truncate(Position position) {
-  for (std::size_t layer = 0; layer < shape_.layers; ++layer) { at(layer).check_truncate(position, layer, options_.speculation); }
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) { detail::check_truncate(at(layer), position, layer, options_.speculation); }
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {  // what may fail comes first
-    if (at(layer).next > position) { static_cast<void>(changes().own(layer)); }
+    if (layers_[layer].read().next <= position) { continue; }
+    Layer& l = changes().own(layer);
+    if (l.branches) { detail::OpenStep<P>{l}.make_room(); }
+  }
+  Vector<std::size_t> kept{Allocator<std::size_t>(memory_)};  // of a tree of drafts, whose rows are not in order
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    const Layer& l = layers_[layer].read();
+    if (l.next > position && l.branches) { kept.reserve(l.open); }
   }
   for (Shared<Layer>& shared : layers_) {
-    if (shared.read().next > position) { shared.write_in_place().truncate(position, shape_); }
+    if (shared.read().next <= position || !shared.read().branches) { continue; }
+    kept.clear();
+    for (std::size_t row = 0; row < shared.read().open; ++row) {
+      if (detail::OpenStep<P>::position(shared.read(), row) < position) { kept.push_back(row); }
+    }
+    detail::OpenStep<P>{shared.write_in_place()}.keep({kept.data(), kept.size()});
+  }
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    if (layers_[layer].read().next > position) { layers_[layer].write_in_place().truncate(position, shape_.of(layer)); }
   }
   for (detail::PlanMark& mark : marks_) { mark.truncate(position); }
 }
@@ -142,11 +210,12 @@ void KVCache<P>::remove(Position first, Position last) {
             " tokens, must have seen as many as layer ", first_layer, ", which is encoded together with it: ", at(first_layer).next);
   }
   Vector<Shared<Layer>> after(layers_);
-  for (Shared<Layer>& shared : after) {
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    Shared<Layer>& shared = after[layer];
     if (!shared.read().mark(first, last, true, scratch_)) { continue; }
     Layer& l = shared.write();
     for (std::size_t unit = l.tables.size(); unit-- > 0;) { l.evict(unit, l.drops(unit, scratch_), scratch_, true); }
-    l.refresh_indices(options_, workspace_.rotation, false, scratch_.rows);
+    l.refresh_indices(options_, workspace_.rotation_of(layer), false, scratch_.rows);
   }
   changes().take(after);
 }
@@ -177,7 +246,7 @@ std::size_t KVCache<P>::bytes_for(const Shape& shape, std::size_t tokens, const 
   const auto lane = [&](const Site& of) { return detail::lane_bytes<P>(of, options, tokens); };
   const std::size_t bytes = detail::sum_over_lanes<P>(checked(shape, options), lane);
   require(bytes < static_cast<std::size_t>(-1), ErrorCode::shape, "bytes_for: tokens is ", tokens,
-          ", must need less than 2^64 bytes: a lane needs ", lane(Site{0, 0, shape}), " and there are ", shape.layers * shape.kv_heads);
+          ", must need less than 2^64 bytes: a lane needs ", lane(Site{0, 0, shape}), " and there are ", shape.lanes());
   return bytes;
 }
 
@@ -197,8 +266,9 @@ MemoryReport KVCache<P>::memory() const noexcept {
 template <class P>
 double KVCache<P>::bits_per_value() const noexcept {
   double values = 0.0;
-  for (const Shared<Layer>& l : layers_) {
-    values += static_cast<double>(l.read().next) * static_cast<double>(shape_.values_per_token() / shape_.layers);
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    const Shape& of = shape_.of(layer);
+    values += static_cast<double>(layers_[layer].read().next) * static_cast<double>(of.kv_heads * (of.key_width() + of.value_width()));
   }
   const MemoryReport report = memory();
   return values == 0.0 ? 0.0 : 8.0 * static_cast<double>(report.total() - report.scratch) / values;
@@ -217,23 +287,6 @@ std::vector<Position> KVCache<P>::kept(std::size_t layer, std::size_t kv_head) c
 }
 
 template <class P>
-void KVCache<P>::read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) {
-  const Lane& from = lane("read", layer, kv_head);
-  const RowTable& rows = at(layer).table(kv_head);
-  require(row < rows.rows(), ErrorCode::shape, "read: row is ", row, ", must be less than ", rows.rows());
-  require(key != nullptr, ErrorCode::input, "read: key is null, must have room for ", shape_.key_width(), " numbers");
-  require(value != nullptr, ErrorCode::input, "read: value is null, must have room for ", shape_.value_width(), " numbers");
-  const bool in_keys = detail::facts_of(from.values).in_keys;
-  if (!in_keys) { from.values.read(row, value); }  // first: it may fail
-  from.read_key(row, rows, workspace_.rotation, key);
-  if (rows.turned(row) != rows.position(row) && rows.alive(row)) {
-    workspace_.rotation.turn_by(std::int64_t{rows.position(row)} - std::int64_t{rows.turned(row)});
-    workspace_.rotation.apply(key);
-  }
-  if (in_keys) { std::copy_n(key, shape_.value_width(), value); }
-}
-
-template <class P>
 const Shape& KVCache<P>::checked(const Shape& shape, const Options& options) {
   shape.validate();
   Eviction::validate(options.eviction, shape);
@@ -244,7 +297,7 @@ const Shape& KVCache<P>::checked(const Shape& shape, const Options& options) {
   if constexpr (ValuesInKeys<Values>) {
     detail::for_lanes(shape, [&](const Site& of) {
       const bool in_keys = detail::facts_of_made_from<Values>(values_at<Storage>(options.storage, of)).in_keys;
-      require(!in_keys || !detail::renumbers<P>(options, of) || shape.rope.theta == 0.0, ErrorCode::option,
+      require(!in_keys || !detail::renumbers<P>(options, of) || of.shape.rope.theta == 0.0, ErrorCode::option,
               detail::eviction_name<P>(options, of),
               ": in_cache_positions is true, must be false where rows hold keys and values at once: they cannot be turned");
     });
@@ -262,7 +315,7 @@ void KVCache<P>::check_shift(std::size_t layer, Position first, Position last, s
           ", must leave positions below ", no_position);
   require(last >= l.next || std::int64_t{last} + delta <= std::int64_t{l.next}, ErrorCode::position, "shift: delta is ", delta,
           ", must be at most ", std::int64_t{l.next} - std::int64_t{last}, ": the rows must stay before the next token of layer ", layer);
-  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+  for (std::size_t head = 0; head < l.lanes.size(); ++head) {
     require(!detail::facts_of(l.lanes[head].values).in_keys, ErrorCode::option,
             "shift: the rows hold keys and values at once, which cannot be turned");
     require(Retrieval::renumbers(options_.retrieval, site(layer, head)), ErrorCode::option, "shift with ",
@@ -270,6 +323,13 @@ void KVCache<P>::check_shift(std::size_t layer, Position first, Position last, s
     require(l.table(head).can_shift(first, last, delta), ErrorCode::position, "shift: the rows at positions [", first, ", ", last,
             ") move by ", delta, ", must pass no row of layer ", layer, ", KV head ", head, ": remove it first");
   }
+}
+
+template <class P>
+void KVCache<P>::check_owner(const char* verb, std::size_t layer) const {
+  detail::check_layer(shape_, verb, layer);
+  require(shape_.owns(layer), ErrorCode::shape, verb, ": layer is ", layer, ", must be ", shape_.store(layer),
+          ", whose rows it reads: it has none of its own");
 }
 
 template <class P>
@@ -283,36 +343,47 @@ void KVCache<P>::check_waits(const char* verb, std::size_t layer) const {
 }
 
 template <class P>
+void KVCache<P>::check_branches(const char* verb, std::size_t layer) const {
+  require(!at(layer).branches, ErrorCode::phase, verb, "(layer = ", layer,
+          ") while its open rows are a tree of drafts: keep_open(layer, rows) first, which says those that are accepted");
+}
+
+template <class P>
 void KVCache<P>::reserve_scratch(std::size_t rows) {
-  std::size_t tables = 0;  // of a layer that evicts
+  std::size_t tables = 0;  // of a layer that loses rows
+  std::size_t lanes = 0;
   bool observes = false;
   for (const Shared<Layer>& layer : layers_) {
-    if (layer.read().decides()) { tables = std::max(tables, layer.read().tables.size()); }
+    lanes = std::max(lanes, layer.read().lanes.size());
+    if (layer.read().loses()) { tables = std::max(tables, layer.read().tables.size()); }
     for (const Lane& lane : layer.read().lanes) {
       const Observes what = detail::needs<P>(lane.state).observes;
       observes = observes || what == Observes::every_query || what == Observes::last_queries;
     }
   }
-  if (tables > 0) { scratch_.reserve(tables, shape_.kv_heads, rows); }
+  if (tables > 0) { scratch_.reserve(tables, lanes, rows); }
   if (observes) { workspace_.reserve(shape_, rows); }
 }
 
 template <class P>
-void KVCache<P>::append_row(Lane& lane, const Rows& keys, const Rows& values, std::size_t token, std::size_t head, Position position) {
+void KVCache<P>::append_row(Lane& lane, const Rows& keys, const Rows& values, std::size_t token, std::size_t layer, std::size_t head,
+                            Position position) {
+  const Shape& shape = shape_.of(layer);
   const float* key = keys.row(token, head, row_.data());
-  const float* value = values.row(token, head, row_.data() + shape_.key_width());
-  if (shape_.keys == KeyForm::unrotated) {
-    if (key != row_.data()) { std::copy_n(key, shape_.key_width(), row_.data()); }
-    workspace_.rotation.turn_by(position);
-    workspace_.rotation.apply(row_.data());
+  const float* value = values.row(token, head, row_.data() + shape.key_width());
+  if (shape.keys == KeyForm::unrotated) {
+    if (key != row_.data()) { std::copy_n(key, shape.key_width(), row_.data()); }
+    Rotation& rotation = workspace_.rotation_of(layer);
+    rotation.turn_by(position);
+    rotation.embed(row_.data());
     key = row_.data();
   }
   lane.keys.append(key);
   lane.values.append(value);
   lane.state.resize(lane.keys.rows());
   if constexpr (ObservesRows<Eviction>) {
-    Eviction::observe_row(options_.eviction, lane.state, lane.keys.rows() - 1, std::span<const float>(key, shape_.key_width()),
-                          std::span<const float>(value, shape_.value_width()));
+    Eviction::observe_row(options_.eviction, lane.state, lane.keys.rows() - 1, std::span<const float>(key, shape.key_width()),
+                          std::span<const float>(value, shape.value_width()));
   }
 }
 
@@ -322,7 +393,8 @@ void KVCache<P>::settle_budget(Layer& l, std::size_t layer) const {
   for (std::size_t unit = 0; unit < l.budgets.size(); ++unit) {
     const Budget* const budget = detail::budget_of<P>(options_, site(layer, unit));
     if (budget == nullptr) { continue; }
-    l.budgets[unit] = budget->resolve(tokens, shape_.layers * shape_.kv_heads, [this](std::size_t) { return most_.live; });
+    const std::size_t most = detail::rows_past_none<P>(options_, site(layer, unit), most_.live);
+    l.budgets[unit] = budget->resolve(tokens, shape_.lanes(), [most](std::size_t) { return most; });
   }
 }
 

@@ -68,6 +68,7 @@ class Memos {
   void truncate(Position position) noexcept {
     while (count_ > 0 && entries_[count_ - 1].at >= position) { --count_; }
   }
+  [[nodiscard]] bool any() const noexcept { return count_ > 0; }
   /// Tokens from here on can be taken back, and what was remembered before them is known.
   [[nodiscard]] Position revocable_from() const noexcept { return forgotten_ ? entries_[0].at + 1 : 0; }
   /// Ends the open step.

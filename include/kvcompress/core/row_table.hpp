@@ -81,12 +81,14 @@ class RowTable {
     if (!implicit_at(position)) { reserve(rows_ + more); }
   }
   /// A row at the end. Positions of live rows must be distinct and the new one the largest.
-  void append(Position position) {
-    if (!implicit_at(position)) {
+  void append(Position position) { append(position, static_cast<Position>(live_)); }
+  /// The same with a slot, for rows of an open step that share positions, and with these slots (see KVCache::append).
+  void append(Position position, Position slot) {
+    if (!implicit_at(position) || (renumber_ && slot != position)) {
       reserve(rows_ + 1);
       spell_out();
       positions_.push_back(position);
-      if (renumber_) { slots_.push_back(static_cast<Position>(live_)); }
+      if (renumber_) { slots_.push_back(slot); }
       if (!turned_.empty()) { turned_.push_back(position); }
       if (weighs()) { log_weights_.push_back(0.0F); }
     }
@@ -144,6 +146,24 @@ class RowTable {
       if (!turned_.empty()) { turned_.resize(rows); }
       if (weighs()) { log_weights_.resize(rows); }
     }
+  }
+  /// Of the rows from `first` on, all alive, the `kept` ones stay, ascending and counted from there. Their slots follow each other if they are
+  /// `in_order`, else no positions between are gone. Cannot fail once reserve(rows()) has come.
+  void keep(std::size_t first, std::span<const std::size_t> kept, bool in_order) noexcept {
+    const bool all_first = kept.empty() || kept.back() + 1 == kept.size();
+    if (!all_first) { spell_out(); }
+    const std::size_t before = live_ - (rows_ - first);
+    for (std::size_t i = 0; !positions_.empty() && i < kept.size(); ++i) {
+      const auto move_up = [&](auto& column) {
+        if (!column.empty()) { column[first + i] = column[first + kept[i]]; }
+      };
+      move_up(positions_);
+      move_up(slots_);
+      move_up(turned_);
+      move_up(log_weights_);
+      if (renumber_ && in_order) { slots_[first + i] = static_cast<Position>(before + i); }
+    }
+    resize(first + kept.size());
   }
   /// Removes the dead rows [first, first + count), later rows move up.
   void erase(std::size_t first, std::size_t count) noexcept {
@@ -209,8 +229,8 @@ class RowTable {
     report.add(&MemoryReport::positions, turned_);
     report.add(&MemoryReport::positions, log_weights_);
   }
-  /// `next`: the position after the newest row.
-  static void persist(auto& self, auto& archive, Position next) {
+  /// `next`: the position after the newest row; the last `beside` rows may share positions.
+  static void persist(auto& self, auto& archive, Position next, std::size_t beside = 0) {
     archive.number(self.rows_);
     archive.vector(self.positions_);
     archive.check(self.rows_ <= (self.positions_.empty() ? std::size_t{next} : self.positions_.size()), "there are more rows than tokens");
@@ -227,7 +247,7 @@ class RowTable {
       for (const float weight : self.log_weights_) {
         archive.check(weight >= -largest_log && weight <= largest_log, "the logarithm of a weight is out of bounds");
       }
-      archive.check(self.distinct(next), "its positions are not distinct, or newer than the newest token");
+      archive.check(self.distinct(next, beside), "its positions are not distinct, or newer than the newest token");
       self.live_ = self.rows_ - static_cast<std::size_t>(std::count(self.positions_.begin(), self.positions_.end(), no_position));
     }
   }
@@ -249,12 +269,14 @@ class RowTable {
 
   static std::ptrdiff_t at(std::size_t row) noexcept { return static_cast<std::ptrdiff_t>(row); }
   [[nodiscard]] bool implicit_at(Position position) const noexcept { return positions_.empty() && position == rows_; }
-  /// Whether live rows are at different positions below `next`.
-  [[nodiscard]] bool distinct(Position next) const {
+  /// Whether live rows are at positions below `next`, different ones, but for the last `beside` rows.
+  [[nodiscard]] bool distinct(Position next, std::size_t beside) const {
     Vector<Position> sorted(positions_);
     std::erase(sorted, no_position);
+    const bool below = std::all_of(sorted.begin(), sorted.end(), [next](Position p) { return p < next; });
+    sorted.resize(sorted.size() - std::min(sorted.size(), beside));
     std::sort(sorted.begin(), sorted.end());
-    return sorted.empty() || (sorted.back() < next && std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end());
+    return below && std::adjacent_find(sorted.begin(), sorted.end()) == sorted.end();
   }
   /// reserve(rows_) must have come before, so that this cannot fail.
   void spell_out() noexcept {

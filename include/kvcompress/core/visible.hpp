@@ -9,19 +9,19 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// What one query may see of a lane: live rows, none newer than it, none before `start`, and with a sliding window those less than `window`
+/// What one query may see of a lane: live rows, none newer than `at`, none before `start`, and with a sliding window those less than `window`
 /// behind it. Rows before `start` are told by their place in the text; distances are those that attention sees: in-cache ones where the
 /// table renumbers. By default nothing is hidden.
 struct Visible {
   Position start = 0;
-  std::size_t window = 0;           ///< 0 means no window
-  Position at = no_position - 1;    ///< the query's place in the text
-  Position slot = no_position - 1;  ///< its in-cache position; `at` where the table does not renumber
+  std::size_t window = 0;         ///< 0 means no window
+  Position at = no_position - 1;  ///< the newest position it may see: its own place in the text, or a later one (see AttendOptions::until)
+  Position slot = no_position - 1;  ///< its own in-cache position; its place in the text where the table does not renumber
 
   [[nodiscard]] bool sees(const RowTable& table, std::size_t row) const noexcept {
     const Position p = table.position(row);  // no_position, of dead rows, is newer than every query
-    const Position behind = slot - table.slot(row);
-    return (p <= at) & (p >= start) & ((window == 0) | (behind < window));  // no branches: masks call it for every row
+    const bool near = std::size_t{table.slot(row)} + window > slot;
+    return (p <= at) & (p >= start) & ((window == 0) | near);  // no branches: masks call it for every row
   }
   /// Whether it sees every live row that is not newer.
   [[nodiscard]] bool all() const noexcept { return start == 0 && (window == 0 || window > slot); }
@@ -47,12 +47,12 @@ struct Visible {
     constexpr std::size_t at_once = 64;
     if (!table.renumbers()) {  // many rows at once, as vectors
       const Position* const positions = table.positions().data();
-      const auto width = static_cast<Position>(window == 0 ? no_position : std::min<std::size_t>(window, no_position));
+      const auto from = static_cast<Position>(oldest());
       for (; first + at_once <= last; first += at_once) {
         unsigned any = 0;
         for (std::size_t row = first; row < first + at_once; ++row) {
           const Position p = positions[row];
-          any |= unsigned{p <= at} & unsigned{p >= start} & unsigned{slot - p < width};
+          any |= unsigned{p <= at} & unsigned{p >= from};
         }
         if (any != 0) { break; }
       }
@@ -66,7 +66,7 @@ struct Visible {
  private:
   /// No row at an older position is seen, where slots are positions.
   [[nodiscard]] std::size_t oldest() const noexcept {
-    return std::max<std::size_t>(start, window != 0 && window <= at ? std::size_t{at} + 1 - window : 0);
+    return std::max<std::size_t>(start, window != 0 && window <= slot ? std::size_t{slot} + 1 - window : 0);
   }
 };
 

@@ -76,7 +76,9 @@ struct AttentionOptions {
   double soft_cap = 0.0;    // c * tanh(logit / c) before the log weights; 0 means no cap
   std::int64_t window = 0;  // a query sees keys fewer than `window` positions back; 0 means all
   std::int64_t start = 0;   // keys at positions below `start` are padding and are never seen
-  double slope = 0.0;       // ALiBi: times a key's distance, taken from its logit after the cap
+  double slope = 0.0;       // ALiBi: times a key's distance in either direction, taken from its logit after the cap
+  Positions until{};        // (queries) a query sees keys before this position; empty: those before and at its own
+  Matrix among_last{};      // (queries, n) not 0 where a query sees one of the last n keys, whatever their positions; empty: as the others
 };
 
 struct AttentionResult {
@@ -85,11 +87,12 @@ struct AttentionResult {
   Vector log_sum_exp{};    // (queries); minus infinity, and a row of zeros above, where no key is seen
 };
 
-/// Whether the query at one position sees the key at another.
-inline bool sees(std::int64_t query, std::int64_t key, const AttentionOptions& options) {
-  if (key > query || key < options.start) { return false; }
+/// Whether the query at one position sees the key at another, of those up to `newest`.
+inline bool sees(std::int64_t query, std::int64_t key, const AttentionOptions& options, std::int64_t newest) {
+  if (key > newest || key < options.start) { return false; }
   return options.window == 0 || query - key < options.window;
 }
+inline bool sees(std::int64_t query, std::int64_t key, const AttentionOptions& options) { return sees(query, key, options, query); }
 
 /// Softmax attention of one head, causal by position; rows may lie in any order.
 /// `log_weight`, when not empty, is added to the logits of each key: (keys).
@@ -119,12 +122,15 @@ inline AttentionResult attention(const Matrix& queries, const Matrix& keys, cons
     Vector logits = Vector::Constant(keys.rows(), unseen);
     double largest = unseen;
     for (Index j = 0; j < keys.rows(); ++j) {
-      if (!sees(query_positions(i), key_positions(j), options)) { continue; }
+      const Index among = j - (keys.rows() - options.among_last.cols());
+      if (among >= 0 && options.among_last(i, among) == 0.0) { continue; }
+      const std::int64_t newest = options.until.size() > 0 ? options.until(i) - 1 : query_positions(i);
+      if (!sees(query_positions(i), key_positions(j), options, among >= 0 ? key_positions(j) : newest)) { continue; }
       double dot = 0.0;
       for (Index c = 0; c < keys.cols(); ++c) { dot += queries(i, c) * keys(j, c); }
       double logit = dot * scale;
       if (options.soft_cap != 0.0 && std::isfinite(options.soft_cap)) { logit = options.soft_cap * std::tanh(logit / options.soft_cap); }
-      logit -= options.slope * static_cast<double>(query_positions(i) - key_positions(j));
+      logit -= options.slope * std::abs(static_cast<double>(query_positions(i) - key_positions(j)));
       if (log_weight.size() != 0) { logit += log_weight(j); }
       logits(j) = logit;
       largest = std::max(largest, logit);
