@@ -106,7 +106,8 @@ class KVCache {
 
   /// Attention of the newest tokens: queries (tokens, query_heads, key width) belong to the last `queries.tokens()` rows since the last
   /// commit; out (tokens, query_heads, value width) receives the result. With `heads`, only the query heads of those KV heads are read
-  /// and written. `ws` must have been made for this shape. Records what the policy observes, so a query must be attended once.
+  /// and written. `ws` must have been made for this shape. The policy observes the queries as AttendOptions::record says, so each must be
+  /// attended once, but for those that it does not see.
   void attend(std::size_t layer, const Rows& queries, const Output& out, const AttendOptions& options = {}, HeadRange heads = {}) {
     attend(layer, queries, out, workspace_, options, heads);
   }
@@ -130,13 +131,21 @@ class KVCache {
   void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options = {},
                const float* log_sum_exp = nullptr);
 
+  /// Which rows a query of one token (1, query_heads, key width) reads, placed as attend places it: those that the retrieval chooses, also in
+  /// layers that it reads in full, and what is not indexed; all rows in a first prompt or without a retrieval. attend obeys the plan, until rows
+  /// move (AttendOptions::plan): a draft's view of the cache, or what an engine with pages must bring.
+  void select(std::size_t layer, const Rows& queries, Plan& plan, const AttendOptions& options = {});
+  /// A plan that names no row yet, for the layer's rows as they lie: see Plan::read.
+  [[nodiscard]] Plan plan(std::size_t layer);
+
   /// Ends the layer's open step: the policy evicts, then rows that are due are encoded.
   void commit(std::size_t layer);
   /// Opens another prompt, as a chat's next turn: commits what was left open; rows appended from then on stay exact, and nothing is evicted
   /// or encoded, until end_prompt, with the same result for any chunks. The first prompt of a layer is open from the start.
   void begin_prompt(std::size_t layer);
   /// The commit that closes a prompt. May come again, for a later prompt given in one append, or in several after begin_prompt. Needs at least
-  /// one query since the last commit in every lane, shown by attend or observe, if the policy decides by the prompt's attention.
+  /// one query since the last commit in every lane, shown by attend or observe, if the policy decides by the prompt's attention. Queries that
+  /// were shown with Record::kept since the last end_prompt count here, those of rows that truncate has removed, too.
   ///
   /// Padding: rows before the smallest AttendOptions::start of all queries of the first prompt, which none of them saw. A policy that evicts
   /// drops them here, before it decides: they are no sinks, count in no budget and vote for nothing. The others keep them.
@@ -265,7 +274,11 @@ class KVCache {
   [[nodiscard]] AttendOptions within_window(std::size_t layer, AttendOptions options) const noexcept;
   /// What an option needs of the policy.
   void check_alibi(const char* verb, std::size_t layer, const AttendOptions& options) const;
-  void check_query_position(std::size_t layer, std::size_t tokens, Position position) const;
+  /// Raises an Error unless the queries have rows of their own, or a place behind all rows.
+  void check_place(const char* verb, std::size_t layer, std::size_t tokens, const AttendOptions& options) const;
+  void check_query_position(const char* verb, std::size_t layer, std::size_t tokens, const AttendOptions& options) const;
+  /// Raises an Error for a plan whose rows have moved, and where the policy cannot see what it must.
+  void check_record(const char* verb, std::size_t layer, const AttendOptions& options) const;
   /// Attention of some heads. Fails, if at all, only where rows are chosen and fetched: then what is at hand of them may have changed, but
   /// nothing that later attention depends on.
   void attend_heads(std::size_t layer, const Rows& queries, const Output& out, Workspace& ws, const AttendOptions& options,
@@ -302,6 +315,7 @@ class KVCache {
   detail::OwnNumbers<P> numbers_;  // what shape_ and options_ point to
   MostRows most_;                  // that a budget in bytes allows
   Vector<Shared<Layer>> layers_;
+  Vector<detail::PlanMark> marks_;  // of every layer
   Workspace workspace_;
   detail::CommitScratch<P> scratch_;
   std::optional<Shared<Tokens>> tokens_;  // what describe has said

@@ -21,7 +21,7 @@ struct Capabilities {
   bool evicts = false;                ///< rows may leave
   bool keeps_every_row = false;       ///< whatever a later question asks for is still there, if less exact
   bool observes_queries = false;      ///< it sees every query after the prompt: attend or observe each, once
-  bool needs_prompt_queries = false;  ///< end_prompt needs queries: attend or observe them
+  bool needs_prompt_queries = false;  ///< end_prompt needs queries: attend or observe them (of KVzip with Record::kept)
   bool retrieves = false;             ///< a query reads chosen rows
   bool encodes = false;               ///< rows become codes
   bool offloads = false;              ///< rows are fetched from a slow tier before they are read
@@ -55,8 +55,8 @@ template <class P>
     const bool observes = detail::sees_queries<P>(options, site, false);
     all.evicts = all.evicts || (needs.decides != Decides::never && !needs.colder);
     all.observes_queries = all.observes_queries || observes;
-    all.needs_prompt_queries = all.needs_prompt_queries || needs.queries || detail::sees_queries<P>(options, site, true) ||
-                               detail::query_window<P>(options, site) > 0;
+    all.needs_prompt_queries = all.needs_prompt_queries || needs.queries || needs.observes == Observes::kept_queries ||
+                               detail::sees_queries<P>(options, site, true) || detail::query_window<P>(options, site) > 0;
     all.retrieves = all.retrieves || detail::retrieves<P>(options, site);
     all.encodes = all.encodes || keys.encodes || values.encodes;
     all.offloads = all.offloads || keys.prepares || values.prepares;

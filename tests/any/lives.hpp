@@ -12,18 +12,32 @@
 
 namespace kvcompress::test {
 
-/// Prompts of all layers, decoding with the own loop and with an executor, a truncated draft, a removed range: all outputs.
+/// Prompts of all layers and queries that look ahead of them, decoding with the own loop and with an executor, drafts by a plan of which the policy
+/// sees nothing, a truncated one, a removed range: all outputs.
 template <class Cache>
 Outputs live(Cache& cache, const Text& text, const Shape& shape) {
   Outputs all;
   const auto keep = [&](const Outputs& out) { all.insert(all.end(), out.begin(), out.end()); };
+  std::vector<Outputs> prompts;
   for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-    keep(step(cache, text, 0, 150, layer, {.start = 3}));
-    cache.end_prompt(layer);
+    prompts.push_back(step(cache, text, 0, 150, layer, {.start = 3}));
+    static_cast<void>(step(cache, text, 203, 4, layer, {.start = 3, .record = Record::kept}));
+  }
+  cache.truncate(150);
+  for (std::size_t layer = 0; layer < shape.layers; ++layer) { cache.end_prompt(layer); }
+  for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+    keep(prompts[layer]);
     for (std::size_t t = 150; t < 200; ++t) { keep(step(cache, text, t, 1, layer, {.window = t % 2 == 0 ? 40U : 0U})); }
     cache.commit(layer);
   }
-  for (std::size_t layer = 0; layer < shape.layers; ++layer) { cache.append(layer, text.key_rows(200, 3), text.value_rows(200, 3)); }
+  Outputs drafts;
+  for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+    cache.append(layer, text.key_rows(200, 3), text.value_rows(200, 3));
+    Plan plan;
+    cache.select(layer, text.query_rows(200, 1), plan, {.record = Record::none});
+    const Outputs out = attend(cache, text, 203, 2, layer, {.record = Record::none, .plan = &plan});
+    drafts.insert(drafts.end(), out.begin(), out.end());
+  }
   cache.truncate(201);
   for (std::size_t layer = 0; layer < shape.layers; ++layer) { keep(attend(cache, text, 201, 1, layer)); }
   for (std::size_t layer = 0; layer < shape.layers; ++layer) { cache.commit(layer); }
@@ -36,6 +50,7 @@ Outputs live(Cache& cache, const Text& text, const Shape& shape) {
                  SerialExecutor{});
     keep(out);
   }
+  keep(drafts);
   return all;
 }
 

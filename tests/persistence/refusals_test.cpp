@@ -175,7 +175,7 @@ TEST(Refusals, AnotherFileOrVersion) {
   expect_refused(cache, {}, "load: this is no saved cache: it does not begin with KVCACHE");
   file = saved(cache);
   file[sizeof archive::magic] = std::byte{1};
-  expect_refused(cache, file, "load: the format version is 1 in the file, 5 here");
+  expect_refused(cache, file, "load: the format version is 1 in the file, 6 here");
 }
 
 /// A part that says nothing about saving: behind AnyCache that shows when it is saved.

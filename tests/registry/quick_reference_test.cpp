@@ -93,18 +93,21 @@ AnyCache in_phase(std::size_t phase, const Text& text) {
 std::map<std::string, std::function<void(AnyCache&)>> calls(const Text& text) {
   static const File file = saved(in_phase(3, text));
   return {
-      {"append",
-       [&](AnyCache& c) {
-    c.append(0, text.key_rows(c.tokens(), 1), text.value_rows(c.tokens(), 1));
-       }},
+      {"append", [&](AnyCache& c) { c.append(0, text.key_rows(c.tokens(), 1), text.value_rows(c.tokens(), 1)); }},
       {"attend", [&](AnyCache& c) { static_cast<void>(attend(c, text, std::max<std::size_t>(1, c.tokens()), 1)); }},
       {"observe",
        [&](AnyCache& c) {
     const std::vector<Position> positions{static_cast<Position>(std::max<std::size_t>(1, c.tokens())) - 1};
     c.observe(0, text.query_rows(0, 1), positions);
        }},
-      {"end_prompt", [](AnyCache& c) { c.end_prompt(0); }}, {"begin_prompt", [](AnyCache& c) { c.begin_prompt(0); }},
-      {"commit", [](AnyCache& c) { c.commit(0); }}, {"keep_open", [](AnyCache& c) { c.keep_open(0, {}); }},
+      {"select",
+       [&](AnyCache& c) {
+    Plan plan;
+    c.select(0, text.query_rows(0, 1), plan);
+       }},
+      {"plan", [](AnyCache& c) { static_cast<void>(c.plan(0)); }}, {"end_prompt", [](AnyCache& c) { c.end_prompt(0); }},
+      {"begin_prompt", [](AnyCache& c) { c.begin_prompt(0); }}, {"commit", [](AnyCache& c) { c.commit(0); }},
+      {"keep_open", [](AnyCache& c) { c.keep_open(0, {}); }},
       {"truncate", [](AnyCache& c) { c.truncate(static_cast<Position>(std::max<std::size_t>(1, c.tokens())) - 1); }},
       {"remove", [](AnyCache& c) { c.remove(0, static_cast<Position>(c.tokens() / 2)); }},
       {"shift", [](AnyCache& c) { c.shift(0, static_cast<Position>(c.tokens()), 1); }}, {"clear", [](AnyCache& c) { c.clear(); }},

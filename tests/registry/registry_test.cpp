@@ -97,13 +97,16 @@ TEST(Registry, EveryNameDecodesAFewTokens) {
     set("simlayerkv", "first_rows=4,recent=90,threshold=0,last=8");
     set("cam", "budget=80,period=4");
     set("razorattention", "window=80");
+    if (plain.starts_with("kvzip")) { set("kvzip", "budget=80"); }
     set("quest", "budget=32,dense_layers=0");
     set("landmarks", "budget=16,outlier_chunks=2");
     set("shadowkv", "budget=16,outlier_chunks=2,rank=16");
     CountingMemory memory;
     {
       auto cache = registry().make(name, small, memory.handle());
-      for (const float x : run(cache, text, 140, 150)) { ASSERT_TRUE(std::isfinite(x) && std::abs(x) < 10.0F) << name; }
+      for (const float x : run(cache, text, 140, 150, 0, plain.starts_with("kvzip") ? 20 : 0)) {
+        ASSERT_TRUE(std::isfinite(x) && std::abs(x) < 10.0F) << name;
+      }
       EXPECT_EQ(cache.memory().total(), memory.bytes) << name;
       EXPECT_EQ(cache.tokens(0), 150U);
       const std::string first = plain.substr(0, plain.find('+'));
@@ -194,6 +197,7 @@ TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
       "streaming, h2o, snapkv, pyramidkv, adakv, tova, keydiff, expected_attention, knorm, lagkv, keyformer, chunkkv, criticalkv, "
       "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, cake, finch, largest_attention, d2o, cam, razorattention, "
       "rkv, windowkv, grid_logits, compactor, non_causal_attention, cap, random, "
+      "kvzip, "
       "f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, tiers2, tiers4, rot2, rot3, rot4, rot8, lm2, lm3, lm4, gear2, gear4, xkv, shadowkv, "
       "quest, landmarks, in_layer, uniform, kvcompose, variance_shares, top_mass, best, eg_chunkkv, best_of_each_chunk, kvcrush, "
       "merge, merge_weighted, merge_ranked, value_spread, mean_row, demote";
@@ -293,7 +297,7 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
       EXPECT_EQ(part.defaults,
                 "rank=0,reuse=true,directory=,budget=2048,chunk=8,local_chunks=4,outlier_chunks=48,fold_in=0,behaviour=accuracy");
     }
-    if (part.name == "quest") { EXPECT_EQ(part.defaults, "budget=2048,page=16,dense_layers=2"); }
+    if (part.name == "quest") { EXPECT_EQ(part.defaults, "budget=2048,page=16,dense_layers=2,reuse=1"); }
   }
   EXPECT_EQ(names, (std::set<std::string>{"storage f16",
                                           "storage f32",
@@ -341,6 +345,7 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "eviction non_causal_attention",
                                           "eviction cap",
                                           "eviction random",
+                                          "eviction kvzip",
                                           "fate merge",
                                           "fate merge_weighted",
                                           "fate merge_ranked",

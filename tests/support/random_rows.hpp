@@ -88,10 +88,15 @@ Outputs step(Cache& cache, const Text& text, std::size_t first, std::size_t coun
   return attend(cache, text, first + count, count, layer, options);
 }
 
-/// A prompt in one piece, its commit, and decoding token by token up to `end`: all outputs.
+/// A prompt in one piece, its commit, and decoding token by token up to `end`: all outputs. `repeated`: so many of its tokens are repeated for the
+/// policy.
 template <class Cache>
-Outputs run(Cache& cache, const Text& text, std::size_t prompt, std::size_t end, std::size_t layer = 0) {
+Outputs run(Cache& cache, const Text& text, std::size_t prompt, std::size_t end, std::size_t layer = 0, std::size_t repeated = 0) {
   Outputs all = step(cache, text, 0, prompt, layer);
+  if (repeated > 0) {
+    static_cast<void>(step(cache, text, 0, repeated, layer, {.record = Record::kept}));
+    cache.truncate(static_cast<Position>(prompt));
+  }
   cache.end_prompt(layer);
   for (std::size_t t = prompt; t < end; ++t) {
     const Outputs one = step(cache, text, t, 1, layer);

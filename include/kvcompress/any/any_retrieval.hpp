@@ -36,6 +36,9 @@ struct RetrievalOps : StateOps {
   void (*make_room_to_refresh)(const void* options, void* state, std::size_t rows, Vector<float>& scratch);  // or null
   bool (*grows_at)(const void* options, const void* state, std::size_t rows);                                // or null
   void (*select)(const void* options, const void* state, const Retrieving& retrieving, Vector<RowRange>& ranges);
+  bool (*remembers)(const void* options);  // or null
+  bool (*select_remembering)(const void* options, const void* state, const Retrieving& retrieving, const Memo& before, Memo& after,
+                             Vector<RowRange>& ranges);  // or null
   std::size_t (*indexed)(const void* state);
   Reads (*reads)(const void* state);
   void (*remember_first)(void* state, const Vector<RowRange>& ranges);
@@ -81,6 +84,11 @@ struct RetrievalFunctions {
     ops.select = [](const void* o, const void* s, const Retrieving& retrieving, Vector<RowRange>& ranges) {
       R::select(of(o), in(s), retrieving, ranges);
     };
+    if constexpr (Remembers<R>) {
+      ops.remembers = [](const void* o) { return R::remembers(of(o)); };
+      ops.select_remembering = [](const void* o, const void* s, const Retrieving& retrieving, const Memo& before, Memo& after,
+                                  Vector<RowRange>& ranges) { return R::select(of(o), in(s), retrieving, before, after, ranges); };
+    }
     ops.indexed = [](const void* s) { return in(s).indexed(); };
     ops.reads = [](const void* s) { return in(s).reads(); };
     ops.remember_first = [](void* s, const Vector<RowRange>& ranges) { in(s).remember_first(ranges); };
@@ -112,6 +120,7 @@ struct AnyRetrieval {
    public:
     using detail::ChosenState<Ops>::ChosenState;
     [[nodiscard]] bool retrieves() const noexcept { return ops().retrieves; }
+    [[nodiscard]] bool remembers() const { return ops().remembers != nullptr && ops().remembers(options()); }
     [[nodiscard]] std::size_t indexed() const { return ops().indexed(inner()); }
     [[nodiscard]] Reads reads() const { return ops().reads(inner()); }
     void remember_first(const Vector<RowRange>& ranges) { ops().remember_first(inner(), ranges); }
@@ -151,6 +160,10 @@ struct AnyRetrieval {
   }
   static void select(const Options&, const State& state, const Retrieving& retrieving, Vector<RowRange>& ranges) {
     state.ops().select(state.options(), state.inner(), retrieving, ranges);
+  }
+  static bool select(const Options&, const State& state, const Retrieving& retrieving, const Memo& before, Memo& after,
+                     Vector<RowRange>& ranges) {
+    return state.ops().select_remembering(state.options(), state.inner(), retrieving, before, after, ranges);
   }
 
  private:

@@ -15,6 +15,7 @@
 #include "kvcompress/attention/workspace.hpp"
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/concepts/store_facts.hpp"
+#include "kvcompress/core/function_ref.hpp"
 #include "kvcompress/core/math.hpp"
 #include "kvcompress/core/visible.hpp"
 #include "kvcompress/kernels/exact.hpp"
@@ -60,9 +61,28 @@ inline std::size_t skip_logits(std::size_t queries, std::size_t rows, std::size_
   return count;
 }
 
+/// Logits of a block that lie one behind the other, as the ranges that were read do, come to where their rows are; those of rows that were not
+/// read become -infinity.
+inline void spread_logits(std::size_t queries, std::size_t rows, std::span<const RowRange> ranges, Workspace& ws) noexcept {
+  if (ranges.size() == 1 && ranges.front().last == rows) { return; }
+  std::size_t read = ranges.front().first;
+  for (const RowRange& range : ranges) { read += range.size(); }
+  for (std::size_t q = 0; q < queries; ++q) {
+    float* const logits = ws.logits.data() + q * rows;
+    std::size_t end = rows;
+    std::size_t from = read;
+    for (auto range = ranges.rbegin(); range != ranges.rend(); ++range) {
+      std::fill(logits + range->last, logits + end, kernels::minus_infinity);
+      std::copy_backward(logits + from - range->size(), logits + from, logits + range->last);
+      from -= range->size();
+      end = range->first;
+    }
+  }
+}
+
 /// The same over all the rows of `ranges`, not yet divided. The rows are met in batches with a running softmax, so that any number of rows needs the
-/// same scratch; with `keep_logits` all logits of the block stay in ws.logits, row stride `rows`, from that of the first row on: those before the
-/// one range are -infinity.
+/// same scratch; with `keep_logits` all logits of the block stay in ws.logits, row stride `rows`, from that of the first row on: those of rows
+/// outside the ranges are -infinity.
 template <KeyStore Keys, ValueStore Values>
 RunningSoftmax attend_block(const Keys& keys, const Values* values, const RowTable& table, const QueryBlock& block,
                             std::span<const RowRange> ranges, std::size_t rows, std::size_t key_stride, std::size_t value_stride,
@@ -78,6 +98,7 @@ RunningSoftmax attend_block(const Keys& keys, const Values* values, const RowTab
     attend_part(keys, values, table, block, batch, key_stride, keep_logits, logits, stride, options, part, ws);
     whole.merge(part);
   }
+  if (keep_logits) { spread_logits(block.queries(), rows, ranges, ws); }
   return whole;
 }
 
@@ -92,8 +113,14 @@ struct TooLikely {
   float logit = 0.0F;  ///< the largest one
 };
 
-/// Which rows a block of queries reads, when nothing chooses: all.
-struct ReadEverything {};
+/// Which rows a block of queries reads: choose(queries, stride, shift, visible, rows) -> ascending ranges of the rows [0, rows), at least one, which
+/// may be empty. Null: all that it sees.
+struct Reading {
+  using Choose = FunctionRef<std::span<const RowRange>(const float* queries, std::size_t stride, std::int64_t shift, const Visible& visible,
+                                                       std::size_t rows)>;
+  Choose choose{};
+  bool by_token = true;  ///< it goes by queries, so that it is asked for one token's at a time
+};
 
 /// What the softmax of a query counts beside the rows of the lane: sinks and partials of the heads from `first_head` on, or the log of a mass
 /// per query, (tokens, heads of the group), without values.
@@ -105,9 +132,8 @@ struct Beside {
 /// Attention of `tokens` queries per head over the rows of one lane; reports each query's probabilities if asked to.
 ///
 /// `load(token, head, row)` writes one query in the stored keys' form; `store(token, head, output, log_sum_exp)` receives the result;
-/// `see(token, head, probabilities)` is called, if `observe`, in text order with heads ascending. `reading`, unless it is ReadEverything,
-/// is asked for one token's queries at a time: reading(queries, stride, shift, visible, rows) -> ascending ranges of the rows [0, rows).
-/// Results do not depend on how queries are spread over calls.
+/// `see(token, head, probabilities, output)` is called, if `observe`, in text order with heads ascending. Results do not depend on how queries
+/// are spread over calls.
 template <KeyStore Keys, ValueStore Values>
 class LaneAttention {
  public:
@@ -123,21 +149,17 @@ class LaneAttention {
 
   /// Room for any `tokens` queries over all rows, so that run and run_known take no memory themselves.
   void make_room(std::size_t tokens, bool observe, Workspace& ws) const {
-    const std::size_t at_once = std::max<std::size_t>(1, detail::block_queries / shape_.group());
-    prepare(std::min(tokens, at_once) * shape_.group(), observe ? table_.rows() : detail::chunk_rows, ws);
+    prepare(std::min(tokens, at_once({})) * shape_.group(), observe ? table_.rows() : detail::chunk_rows, ws);
   }
-  template <class Reading = ReadEverything>
   void run(std::span<const Position> positions, std::span<const std::size_t> row_limits, bool by_position, Workspace& ws, bool observe,
-           auto&& load, auto&& store, auto&& see, Reading&& reading = {}) const {
-    constexpr bool chooses = !std::is_same_v<std::remove_cvref_t<Reading>, ReadEverything>;
+           auto&& load, auto&& store, auto&& see, const Reading& reading = {}) const {
     const std::size_t group = shape_.group();
-    for_blocks(positions, row_limits, by_position, chooses ? 1 : std::max<std::size_t>(1, detail::block_queries / group),
+    for_blocks(positions, row_limits, by_position, at_once(reading),
                [&](const detail::QueryBlock& block, std::size_t first, const RowRange& all) {
       const std::size_t rows = all.last;
       prepare(block.queries(), observe ? rows : detail::chunk_rows, ws);
       load_queries(block, first, ws, load);
-      std::span<const RowRange> ranges(&all, 1);
-      if constexpr (chooses) { ranges = reading(ws.queries.data(), key_stride_, block.shift, block.visible(0, options_), rows); }
+      const std::span<const RowRange> ranges = ranges_of(reading, block, all, ws);
       const detail::RunningSoftmax done =
           detail::attend_block(keys_, values_, table_, block, ranges, rows, key_stride_, value_stride_, observe, options_, ws);
       finish(done, first, block.tokens);
@@ -146,7 +168,7 @@ class LaneAttention {
         store(first + q / group, q % group, done.outputs + q * value_stride_, log_sum_exp);
         if (observe && log_sum_exp != kernels::minus_infinity) {
           kernels::exponentials(ws.logits.data() + q * rows, rows, log_sum_exp, ws.weights.data());
-          see(first + q / group, q % group, std::span<const float>(ws.weights.data(), rows));
+          see(first + q / group, q % group, std::span<const float>(ws.weights.data(), rows), done.outputs + q * value_stride_);
         }
       }
     });
@@ -154,19 +176,21 @@ class LaneAttention {
   /// The probabilities alone, of queries whose log-sum-exp is known, (tokens, query heads of the group), `stride` from token to token. One pass.
   /// Stops at a query with a probability larger than 1; within `slack` of it (of the logarithm: a number, and a share of the logit) it is 1.
   TooLikely run_known(std::span<const Position> positions, std::span<const std::size_t> row_limits, const float* log_sum_exp,
-                      std::size_t stride, std::pair<float, float> slack, Workspace& ws, auto&& load, auto&& see) const {
+                      std::size_t stride, std::pair<float, float> slack, Workspace& ws, auto&& load, auto&& see,
+                      const Reading& reading = {}) const {
     TooLikely too_likely;
-    for_blocks(positions, row_limits, true, std::max<std::size_t>(1, detail::block_queries / shape_.group()),
-               [&](const detail::QueryBlock& block, std::size_t first, const RowRange& all) {
+    for_blocks(positions, row_limits, true, at_once(reading), [&](const detail::QueryBlock& block, std::size_t first, const RowRange& all) {
       if (too_likely.found) { return; }
       const std::size_t rows = all.last;
       prepare(block.queries(), rows, ws);
       load_queries(block, first, ws, load);
-      float* logits = ws.logits.data() + detail::skip_logits(block.queries(), rows, all.first, ws);
-      for (detail::Batches batch(std::span<const RowRange>(&all, 1), detail::chunk_rows); !batch.done(); batch.next()) {
+      const std::span<const RowRange> ranges = ranges_of(reading, block, all, ws);
+      float* logits = ws.logits.data() + detail::skip_logits(block.queries(), rows, ranges.front().first, ws);
+      for (detail::Batches batch(ranges, detail::chunk_rows); !batch.done(); batch.next()) {
         logits +=
             detail::score_batch(keys_, static_cast<const Values*>(nullptr), table_, block, batch, key_stride_, rows, logits, options_, ws);
       }
+      detail::spread_logits(block.queries(), rows, ranges, ws);
       for (std::size_t q = 0; q < block.queries(); ++q) {
         const float known = log_sum_exp[(first + q / block.group) * stride + q % block.group];
         float* row = ws.logits.data() + q * rows;
@@ -178,10 +202,18 @@ class LaneAttention {
         }
         for (std::size_t r = 0; top > known && r < rows; ++r) { row[r] = std::min(row[r], known); }
         kernels::exponentials(row, rows, known, ws.weights.data());
-        see(first + q / block.group, q % block.group, std::span<const float>(ws.weights.data(), rows));
+        see(first + q / block.group, q % block.group, std::span<const float>(ws.weights.data(), rows), nullptr);
       }
     });
     return too_likely;
+  }
+  /// What `reading` gives for one token's queries, without attention.
+  std::span<const RowRange> choose(std::span<const Position> positions, std::span<const std::size_t> row_limits, Workspace& ws, auto&& load,
+                                   const Reading& reading) const {
+    const detail::QueryBlock block = block_of(positions.data(), row_limits.data());
+    prepare(block.queries(), detail::chunk_rows, ws);
+    load_queries(block, 0, ws, load);
+    return ranges_of(reading, block, {0, row_limits[0]}, ws);
   }
   /// Parts that the rows fall into which the queries of one token read.
   [[nodiscard]] std::size_t parts(Position position, std::size_t row_limit) const noexcept {
@@ -213,6 +245,15 @@ class LaneAttention {
   }
 
  private:
+  /// Tokens of a block.
+  [[nodiscard]] std::size_t at_once(const Reading& reading) const noexcept {
+    return reading.choose && reading.by_token ? 1 : std::max<std::size_t>(1, detail::block_queries / shape_.group());
+  }
+  /// What a block reads of the rows that it sees.
+  std::span<const RowRange> ranges_of(const Reading& reading, const detail::QueryBlock& block, const RowRange& all, Workspace& ws) const {
+    if (!reading.choose) { return {&all, 1}; }
+    return reading.choose(ws.queries.data(), key_stride_, block.shift, block.visible(0, options_), all.last);
+  }
   /// Adds what is beside the rows to the softmax of `tokens` tokens from `first` on, and divides.
   void finish(const detail::RunningSoftmax& running, std::size_t first, std::size_t tokens) const noexcept {
     const std::size_t group = shape_.group();

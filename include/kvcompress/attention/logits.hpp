@@ -11,6 +11,7 @@
 
 #include "kvcompress/attention/batches.hpp"
 #include "kvcompress/attention/partial.hpp"
+#include "kvcompress/attention/plan.hpp"
 #include "kvcompress/attention/workspace.hpp"
 #include "kvcompress/concepts.hpp"
 #include "kvcompress/concepts/store_facts.hpp"
@@ -48,6 +49,8 @@ struct AttendOptions {
   Position query_position = no_position;  ///< of the first query, where the queries' own rows lie elsewhere (on another machine, behind a
                                           ///< shared prefix): then they see all rows, none of which need be new. By default they are those
                                           ///< of the newest rows
+  Record record = Record::usual;          ///< what an eviction makes of the queries
+  const Plan* plan = nullptr;             ///< the rows that they read, beside those that came later; null: as the policy says
 };
 
 namespace detail {

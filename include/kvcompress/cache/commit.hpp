@@ -230,6 +230,8 @@ struct Commit {
       scratch.cold.resize(l.tables.size());
       for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
         scratch.cold[unit] = ColderRows<P>::partition(l, unit, shape.of(layer), workspace.rotation_of(layer), scratch);
+        ++l.moves;
+        for (Lane<P>& lane : l.unit(unit)) { lane.forget_memos(); }
       }
     }
   }

@@ -19,6 +19,7 @@ template <class P>
 struct SeenByLane {
   typename Lane<P>::State state;
   Pending pending;
+  bool kept;
   Position observed_end;
 };
 

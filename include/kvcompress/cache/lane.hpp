@@ -11,6 +11,7 @@
 #include "kvcompress/cache/observation.hpp"
 #include "kvcompress/cache/retrieves.hpp"
 #include "kvcompress/concepts.hpp"
+#include "kvcompress/core/memo.hpp"
 #include "kvcompress/policies/combine.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
@@ -32,8 +33,8 @@ struct Lane {
   Lane(const Site& site, const PolicyOptions<P>& options, const Memory& memory)
       : keys(keys_at<Storage>(options.storage, site), site, site.shape.key_width(), memory),
         values(values_at<Storage>(options.storage, site), site, site.shape.value_width(), memory),
-        state(Eviction::state(options.eviction, site, memory)), index(Retrieval::state(options.retrieval, site, memory)), last(memory),
-        pending(memory) {}
+        state(Eviction::state(options.eviction, site, memory)), index(Retrieval::state(options.retrieval, site, memory)), memos(memory),
+        last(memory), pending(memory) {}
   /// Under an eviction memory of recent rows stays with the stores, under a budget in bytes that of the rows that it allows.
   void keep_memory(const MostRows& most) noexcept {
     const auto keep = [&](auto& store) {
@@ -51,9 +52,11 @@ struct Lane {
   Values values;
   State state;
   typename Retrieval::State index;
+  [[no_unique_address]] std::conditional_t<may_remember<P>, Memos, NoMemos> memos;
   LastQueries last;
   Pending pending;
   Shown shown;
+  bool kept = false;          // queries were observed that the next end_prompt counts, whatever is truncated
   Position observed_end = 0;  // observations of queries before this position can no longer be taken back
   std::size_t fetched = 0;    // bytes read from the slow tier so far
 
@@ -94,10 +97,22 @@ struct Lane {
     Eviction::observe(options, state, head, probabilities);
     observed_end = std::max(observed_end, position + 1);
   }
+  /// One query's probabilities, counted at once and for good (see Record::kept).
+  void keep(const typename Eviction::Options& options, bool in_prompt, std::size_t head, std::span<const float> probabilities) {
+    if constexpr (requires { Eviction::start(options, state); }) {
+      if (!kept && starts(needs<P>(state).observes, in_prompt)) { Eviction::start(options, state); }
+    }
+    kept = true;
+    Eviction::observe(options, state, head, probabilities);
+  }
   /// Counts what was kept back; once it is forgotten, it can no longer be taken back.
   void count_pending(const typename Eviction::Options& options) {
     pending.visit(
         [&](Position, std::size_t head, std::span<const float> probabilities) { Eviction::observe(options, state, head, probabilities); });
+  }
+  /// Rows have moved: what the retrieval remembers of them is void.
+  void forget_memos() noexcept {
+    if constexpr (may_remember<P>) { memos.forget(); }
   }
   /// Room for `more` rows, so that their append cannot fail.
   void make_room(std::size_t more) {
@@ -155,6 +170,7 @@ struct Lane {
     if (facts_of(values).scope == Scope::lane) { values.account(report); }
     state.account(report);
     index.account(report);
+    if constexpr (may_remember<P>) { memos.account(report); }
     last.account(report);
     pending.account(report);
   }

@@ -187,7 +187,9 @@ struct Layer {
   void remove_dead(std::size_t index, CommitScratch<P>& scratch, bool in_order) {
     RowTable& table = tables[index];
     if (table.all_alive()) { return; }
+    ++moves;
     const auto members = unit(index);
+    for (Lane<P>& lane : members) { lane.forget_memos(); }
     const std::size_t settled = members.front().settled();
     in_order || settled > 0 ? Leaving::close_gaps(table, members, settled) : Leaving::fill_gaps(table, members);
     if (settled == 0) { return; }
@@ -240,6 +242,8 @@ struct Layer {
       lane.pending.clear();
       if (!waits) { lane.last.clear(end_of_prompt || lane.last.positions().size() > most_queries); }
       lane.shown.close();
+      lane.kept = lane.kept && !end_of_prompt;
+      if constexpr (may_remember<P>) { end_of_prompt ? lane.memos.forget() : lane.memos.close(); }
       lane.observed_end = 0;
     }
     open = 0;
@@ -272,6 +276,7 @@ struct Layer {
       for (Lane<P>& lane : unit(unit_index)) {
         lane.resize(rows);
         lane.pending.truncate(position, rows);
+        if constexpr (may_remember<P>) { lane.memos.truncate(position); }
         lane.last.truncate(position, shape.group(), shape.key_width());
         lane.shown.truncate(position, prompt_tokens == 0);
       }
@@ -286,7 +291,10 @@ struct Layer {
   void shift(Position first, Position last, std::int64_t delta) noexcept {
     for (RowTable& table : tables) { table.shift_positions(first, last, delta); }
     const auto moved = [&](std::int64_t position) { return static_cast<Position>(position + delta); };
-    for (Lane<P>& lane : lanes) { lane.shown.shift(first, last, delta); }
+    for (Lane<P>& lane : lanes) {
+      lane.shown.shift(first, last, delta);
+      lane.forget_memos();
+    }
     if (prompt_tokens > first && prompt_tokens <= last) { prompt_tokens = moved(static_cast<std::int64_t>(prompt_tokens)); }
     if (first < next && last >= next) { next = moved(next); }
     committed = next;
@@ -339,6 +347,7 @@ struct Layer {
   bool waiting = false;           // its prompt has ended, that of a layer that it is encoded or decides together with has not
   std::size_t prompt_tokens = 0;  // tokens up to the last end_prompt
   Vector<std::size_t> budgets;    // the eviction's budget in rows of each unit, known from the first end_prompt on
+  std::uint64_t moves = 0;        // how often rows have moved or gone, but for those that were truncated
   std::uint64_t appended = 0;     // tells which positions came, where layers are encoded together
   std::size_t most_dead = static_cast<std::size_t>(-1);     // rows that may lie dead among the encoded ones; never more than live there
   std::size_t most_decoded = static_cast<std::size_t>(-1);  // rows decoded after the prompt

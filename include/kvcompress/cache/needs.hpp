@@ -28,6 +28,9 @@ inline constexpr bool may_see_queries =
 /// Whether all lanes of any cache of P see every query, at least after the prompt.
 template <class P>
 inline constexpr bool must_see_queries = may_see_queries<P>&& may<P>.observes != Observes::as_options_say;
+/// Whether some lane may want to see queries that are attended with Record::kept.
+template <class P>
+inline constexpr bool may_see_kept = may<P>.observes != Observes::nothing;
 template <class P>
 inline constexpr bool may_see_last = may<P>.observes == Observes::last_prompt_queries || may<P>.observes == Observes::last_queries ||
                                      may<P>.observes == Observes::as_options_say;
@@ -160,6 +163,12 @@ std::size_t window_of(const PolicyOptions<P>& options, const Site& site) noexcep
   } else {
     return 0;
   }
+}
+
+/// Whether a lane forgets what it saw when the first queries of a prompt's end, or those that are kept for it, are about to be observed.
+inline bool starts(Observes observes, bool in_prompt) noexcept {
+  return observes == Observes::kept_queries || observes == Observes::last_prompt_queries ||
+         (observes == Observes::last_queries && in_prompt);
 }
 
 }  // namespace kvcompress::detail

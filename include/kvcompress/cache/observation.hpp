@@ -127,6 +127,8 @@ class Shown {
     oldest_ = std::min(oldest_, oldest);
     if (first_prompt) { start_ = std::min(start_, start); }
   }
+  /// The same of queries that are kept: only with all rows they are forgotten.
+  void keep(Position start, bool first_prompt) noexcept { add(0, start, first_prompt); }
   [[nodiscard]] bool none() const noexcept { return oldest_ == no_position; }
   /// No query of the first prompt saw rows before this position; no_position if it had none.
   [[nodiscard]] Position start() const noexcept { return start_; }
@@ -218,6 +220,7 @@ class LastQueries {
     options_.log_sum_exp = nullptr;
     options_.sinks = {};
     options_.partials = {};
+    options_.plan = nullptr;
     options_.until = {};
   }
   void truncate(Position position, std::size_t group, std::size_t width) noexcept {

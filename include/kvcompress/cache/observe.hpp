@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "kvcompress/attention/attend.hpp"
+#include "kvcompress/attention/plan.hpp"
 #include "kvcompress/cache/layer.hpp"
 #include "kvcompress/cache/needs.hpp"
 #include "kvcompress/cache/queries.hpp"
@@ -52,7 +53,7 @@ void remember(const Shape& shape, std::size_t window, std::size_t revocable, Lan
 template <class P>
 void show_queries([[maybe_unused]] const Shape& shape, [[maybe_unused]] const PolicyOptions<P>& options, Lane<P>& lane,
                   [[maybe_unused]] const Rows& queries, [[maybe_unused]] std::size_t head, [[maybe_unused]] Position next,
-                  [[maybe_unused]] Workspace& ws) noexcept {
+                  [[maybe_unused]] Record how, [[maybe_unused]] Workspace& ws) noexcept {
   if constexpr (may<P>.queries) {
     if (!needs<P>(lane.state).queries) { return; }
     for (std::size_t t = 0; t < queries.tokens(); ++t) {
@@ -65,8 +66,21 @@ void show_queries([[maybe_unused]] const Shape& shape, [[maybe_unused]] const Po
         Axes<P>::Eviction::observe_query(options.eviction, lane.state, h, ws.queries.data());
       }
     }
-    lane.observed_end = next;
+    if (how == Record::kept) {
+      lane.kept = true;
+    } else {
+      lane.observed_end = next;
+    }
   }
+}
+
+/// Whether a lane's eviction sees the probabilities of queries that are attended in this way.
+template <class P>
+bool shows(const PolicyOptions<P>& options, const Site& site, bool in_prompt, Record how) noexcept {
+  if constexpr (may_see_kept<P>) {
+    if (how == Record::kept) { return needs<P>(options, site).observes != Observes::nothing; }
+  }
+  return how == Record::usual && sees_queries<P>(options, site, in_prompt);
 }
 
 /// How many of the observations of `tokens` queries more will be kept back, `pending` are already.
@@ -77,10 +91,11 @@ std::size_t revocable(const Shape& shape, const PolicyOptions<P>& options, const
   return std::min(most - std::min(most, pending), tokens * shape.group());
 }
 
-/// One query's probabilities, for an eviction that observes every query. `row` is its own.
+/// One query's probabilities, for an eviction that observes every query, or those that are kept. `row` is its own.
 template <class P>
 void record(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, Position position, std::size_t row,
-            std::size_t h, std::span<const float> probabilities) {
+            std::size_t h, std::span<const float> probabilities, Record how) {
+  if (how == Record::kept) { return layer.lanes[head].keep(options.eviction, layer.in_prompt, h, probabilities); }
   const std::size_t revocable = layer.in_prompt ? 0 : options.speculation * layer.readers * shape.group();
   layer.lanes[head].record(options.eviction, revocable, position, row, h, probabilities);
 }
@@ -95,20 +110,24 @@ void make_room_to_observe(const Site& site, const PolicyOptions<P>& options, Lay
   const std::size_t window = query_window<P>(options, site);
   ws.positions.reserve(tokens);
   ws.limits.reserve(tokens);
-  if constexpr (may_see_queries<P>) {
-    if (sees_queries<P>(options, site, layer.in_prompt)) {
+  if (attended.plan != nullptr) { ws.ranges.reserve(attended.plan->ranges(site.kv_head).size() + 1); }
+  if (attended.record == Record::none) { return; }
+  if constexpr (may_see_kept<P>) {
+    if (shows<P>(options, site, layer.in_prompt, attended.record)) {
       const auto* values = &lane.value_store();
       LaneAttention(shape, lane.keys, outputs ? values : nullptr, table, attended).make_room(tokens, true, ws);
-      lane.pending.make_room(revocable<P>(shape, options, layer, lane.pending.size(), tokens), table.rows());
+      if (attended.record == Record::usual) {
+        lane.pending.make_room(revocable<P>(shape, options, layer, lane.pending.size(), tokens), table.rows());
+      }
     }
   }
   if constexpr (may<P>.queries) {
-    if (layer.in_prompt && needs<P>(lane.state).queries) {
+    if ((layer.in_prompt || attended.record == Record::kept) && needs<P>(lane.state).queries) {
       Axes<P>::Eviction::make_room_for_queries(options.eviction, lane.state, shape);
       Workspace::ensure(ws.queries, shape.key_width());
     }
   }
-  if (window > 0) {
+  if (window > 0 && attended.record == Record::usual) {
     lane.last.make_room(tokens, window + revocable_queries<P>(options, layer), shape.group(), shape.key_width(), attended);
   }
 }
@@ -120,11 +139,33 @@ inline std::size_t limit_at(const RowTable& table, std::size_t limit, Position n
   return limit;
 }
 
+/// Reads the rows of a plan, and what came later. Fetches what must be fetched, which may fail.
+template <class P>
+auto plan_reader(Layer<P>& layer, std::size_t head, const Plan* plan, Workspace& ws) {
+  return [&layer, head, plan, &ws](const float*, std::size_t, std::int64_t, const Visible&, std::size_t rows) {
+    ws.ranges.clear();
+    const auto add = [&](std::size_t first, std::size_t last) {
+      if (!ws.ranges.empty() && ws.ranges.back().last == first) {
+        ws.ranges.back().last = last;
+      } else {
+        ws.ranges.push_back({first, last});
+      }
+    };
+    for (const RowRange& range : plan->ranges(head)) { add(std::min(range.first, rows), std::min(range.last, rows)); }
+    add(std::min(plan->rows(head), rows), rows);
+    const std::span<const RowRange> ranges(ws.ranges.data(), ws.ranges.size());
+    layer.lanes[head].prepare(ranges, layer.table(head), ws.turning(), ws.chosen);
+    return ranges;
+  };
+}
+
 /// Computes the probabilities of the queries at ws.positions over the lane's rows, without outputs, and shows them to the eviction.
 /// `log_sum_exp` (or null): known from elsewhere, (tokens, query heads), the lane's first one at the front; says which one cannot be.
 template <class P>
 TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, bool last_of_prompt,
               const float* masses, auto&& load, const AttendOptions& attended, const float* log_sum_exp, Workspace& ws) {
+  const auto read_plan = plan_reader<P>(layer, head, attended.plan, ws);
+  const Reading reading = attended.plan != nullptr ? Reading{read_plan, false} : Reading{};
   using Eviction = typename Lane<P>::Eviction;
   Lane<P>& lane = layer.lanes[head];
   const RowTable& table = layer.table(head);
@@ -136,21 +177,21 @@ TooLikely see(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& lay
   }
   const Beside beside{head * shape.group(), masses};
   const LaneAttention<typename Lane<P>::Keys, typename Lane<P>::Values> attention(shape, lane.keys, nullptr, table, attended, beside);
-  const auto show = [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
+  const auto show = [&](std::size_t t, std::size_t h, std::span<const float> probabilities, const float* /*output*/) {
     if (last_of_prompt) {
       Eviction::observe(options.eviction, lane.state, h, probabilities);
     } else {
       const std::size_t own = limit_at(table, ws.limits[t], ws.positions[t]);
-      record<P>(shape, options, layer, head, ws.positions[t], own - std::min<std::size_t>(own, 1), h, probabilities);
+      record<P>(shape, options, layer, head, ws.positions[t], own - std::min<std::size_t>(own, 1), h, probabilities, attended.record);
     }
   };
   if (log_sum_exp != nullptr) {
     // An engine's logits differ from the cache's by their rounding, and by all that codes lose.
     const std::pair<float, float> slack = lane.settled() == 0 ? std::pair(0.05F, 0.01F) : std::pair(3.0F, 0.5F);
-    return attention.run_known(ws.positions, ws.limits, log_sum_exp, shape.query_heads, slack, ws, load, show);
+    return attention.run_known(ws.positions, ws.limits, log_sum_exp, shape.query_heads, slack, ws, load, show, reading);
   }
   attention.run(
-      ws.positions, ws.limits, true, ws, true, load, [](auto&&...) {}, show);
+      ws.positions, ws.limits, true, ws, true, load, [](auto&&...) {}, show, reading);
   return {};
 }
 
@@ -162,8 +203,9 @@ class Seen {
     before_.reserve(layer.lanes.size());
     for (std::size_t head = 0; head < layer.lanes.size(); ++head) {
       const Lane<P>& lane = layer.lanes[head];
-      if (head == before_.size()) { before_.push_back({lane.state, lane.pending, lane.observed_end}); }
+      if (head == before_.size()) { before_.push_back({lane.state, lane.pending, lane.kept, lane.observed_end}); }
       before_[head].pending = lane.pending;
+      before_[head].kept = lane.kept;
       before_[head].observed_end = lane.observed_end;
       assign(before_[head].state, lane.state);
     }
@@ -179,6 +221,7 @@ class Seen {
       Lane<P>& lane = layer_.lanes[head];
       assign(lane.state, before_[head].state);  // as many numbers as before: their memory stays, and so does its spare part
       lane.pending = before_[head].pending;
+      lane.kept = before_[head].kept;
       lane.observed_end = before_[head].observed_end;
     }
     if (fresh_) { Vector<SeenByLane<P>>(before_.get_allocator()).swap(before_); }
@@ -209,10 +252,11 @@ void see_last(const Site& site, const PolicyOptions<P>& options, Layer<P>& layer
   const std::size_t window = window_of<P>(options, site);
   if (window == 0) { return; }
   const LastQueries& last = layer.lanes[head].last;
+  if (last.positions().empty()) { return; }  // only queries that were kept
   const std::size_t count = std::min(last.positions().size(), window);
   const std::size_t skipped = last.positions().size() - count;
   ws.positions.assign(last.positions().begin() + static_cast<std::ptrdiff_t>(skipped), last.positions().end());
-  Lane<P>::Eviction::start(options.eviction, layer.lanes[head].state);
+  if (!layer.lanes[head].kept) { Lane<P>::Eviction::start(options.eviction, layer.lanes[head].state); }
   AttendOptions attended = last.options();
   attended.until = last.until(skipped);
   static_cast<void>(see<P>(
@@ -223,23 +267,41 @@ void see_last(const Site& site, const PolicyOptions<P>& options, Layer<P>& layer
       attended, nullptr, ws));
 }
 
-/// The ranges of the rows [0, rows) that one token's queries read: those that the retrieval chooses and, from the first one that they see,
-/// all that are not indexed. Fetches what must be fetched, which may fail.
+/// What a retrieval chooses for one token, with what it remembers. `revocable`: how many tokens may be taken back.
 template <class P>
-std::span<const RowRange> choose(const Shape& model, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t number, std::size_t head,
-                                 const float* queries, std::size_t stride, std::int64_t shift, const Visible& visible, float soft_cap,
-                                 std::size_t rows, Workspace& ws) {
+void select_rows(const PolicyOptions<P>& options, Lane<P>& lane, [[maybe_unused]] std::size_t revocable, [[maybe_unused]] bool remember,
+                 const Retrieving& in, Vector<RowRange>& ranges) {
   using Retrieval = typename Lane<P>::Retrieval;
+  if constexpr (may_remember<P>) {
+    if (remembers<P>(options, lane.index)) {
+      const Position at = in.visible.at;
+      const Memory memory = ranges.get_allocator().memory;
+      const Memo none(memory);
+      Memo aside(memory);
+      Memo& after = remember ? lane.memos.next(at) : aside;  // which may move those that are there
+      const Memo* const before = lane.memos.before(at);
+      const bool changed = Retrieval::select(options.retrieval, lane.index, in, before != nullptr ? *before : none, after, ranges);
+      if (changed && remember) { lane.memos.add(at, 1 + revocable); }
+      return;
+    }
+  }
+  Retrieval::select(options.retrieval, lane.index, in, ranges);
+}
+
+/// The ranges of the rows [0, rows) that one token's queries read: those that the retrieval chooses, unless they read `all`, and, from the first
+/// one that they see, all that are not indexed. What the retrieval remembers of it is kept, if `remember` says so.
+template <class P>
+std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, bool all,
+                                 bool remember, const float* queries, std::size_t stride, std::int64_t shift, const Visible& visible,
+                                 float soft_cap, std::size_t rows, Workspace& ws) {
   Lane<P>& lane = layer.lanes[head];
   const RowTable& table = layer.table(head);
-  const Shape& shape = model.of(number);
-  const bool all = Retrieval::reads_all(options.retrieval, Site{number, head, model});
   const std::size_t indexed = all ? 0 : std::min(lane.index.indexed(), rows);
   ws.ranges.clear();
   if (!all) {
-    Retrieval::select(
-        options.retrieval, lane.index,
-        {table, queries, stride, shape.group(), shape.key_width(), shift, ws.turning(), ws.chosen, ws.order, visible, soft_cap}, ws.ranges);
+    select_rows<P>(options, lane, revocable_queries<P>(options, layer), remember,
+                   {table, queries, stride, shape.group(), shape.key_width(), shift, ws.turning(), ws.chosen, ws.order, visible, soft_cap},
+                   ws.ranges);
   }
   constexpr std::size_t step = 16;  // rows that are read fastest together
   const std::size_t seen = visible.all() ? indexed : std::max(indexed, visible.first_seen(table, indexed, rows) / step * step);
@@ -248,9 +310,7 @@ std::span<const RowRange> choose(const Shape& model, const PolicyOptions<P>& opt
   } else {
     ws.ranges.push_back({seen, rows});
   }
-  const std::span<const RowRange> ranges(ws.ranges.data(), ws.ranges.size());
-  lane.prepare(ranges, table, ws.turning(), ws.chosen);
-  return ranges;
+  return {ws.ranges.data(), ws.ranges.size()};
 }
 
 /// What the last query of a prompt would read, for retrievals that start from there.

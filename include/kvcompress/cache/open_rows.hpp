@@ -79,6 +79,7 @@ struct OpenStep {
         }
         lane.resize(first + kept.size());
         lane.pending.keep(first, kept);
+        if constexpr (may_remember<P>) { lane.memos.truncate(layer.committed); }
         lane.shown.truncate(next, layer.prompt_tokens == 0);
       }
       table.keep(first, kept, in_order);

@@ -109,16 +109,20 @@ struct Persistence {
       archive.check(open, "there are more open rows than rows");
     }
   }
-  static void persist_lane(auto& layer, const Shape& of, std::size_t head, auto& archive) {
+  void persist_lane(auto& layer, const Shape& of, std::size_t head, auto& archive) const {
     auto& lane = layer.lanes[head];
     const std::size_t rows = layer.table(head).rows();
     Lane<P>::Keys::persist(lane.keys, archive, rows);
     Lane<P>::Values::persist(lane.values, archive, rows);
     Lane<P>::State::persist(lane.state, archive, rows);
     Lane<P>::Retrieval::State::persist(lane.index, archive, rows);
+    if constexpr (may_remember<P>) {
+      if (remembers<P>(options, lane.index)) { Memos::persist(lane.memos, archive, rows); }
+    }
     LastQueries::persist(lane.last, archive, layer.next, of.group(), of.key_width());
     Pending::persist(lane.pending, archive, rows, of.group());
     Shown::persist(lane.shown, archive);
+    archive.number(lane.kept);
     archive.number(lane.observed_end);
     archive.number(lane.fetched);
     archive.check(lane.settled() <= rows - std::min(rows, layer.open), "open rows are encoded");

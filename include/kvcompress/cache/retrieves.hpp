@@ -63,6 +63,21 @@ constexpr bool retrieves(const PolicyOptions<P>& options, const Site& site) noex
   }
 }
 
+/// Whether a retrieval may remember what queries chose, in some lane, and whether it does in the lane with this index.
+template <class P>
+inline constexpr bool may_remember = Remembers<typename Axes<P>::Retrieval>;
+template <class P>
+constexpr bool remembers([[maybe_unused]] const PolicyOptions<P>& options,
+                         [[maybe_unused]] const typename Axes<P>::Retrieval::State& index) noexcept {
+  if constexpr (!may_remember<P>) {
+    return false;
+  } else if constexpr (RetrievesAtRunTime<typename Axes<P>::Retrieval>) {
+    return index.remembers();
+  } else {
+    return Axes<P>::Retrieval::remembers(options.retrieval);
+  }
+}
+
 template <class P>
 constexpr std::string_view retrieval_name(const PolicyOptions<P>& options, const Site& site) noexcept {
   if constexpr (RetrievesAtRunTime<typename Axes<P>::Retrieval>) {

@@ -16,6 +16,11 @@ Position least_kept(const Layer<P>& layer) noexcept {
   const auto remembers = [](const Lane<P>& lane) { return keeps_what_it_saw(needs<P>(lane.state)); };
   const bool gone = layer.window > 0 && layer.committed >= layer.window;  // rows that queries before the commit saw
   if (layer.waiting || gone || std::any_of(layer.lanes.begin(), layer.lanes.end(), remembers)) { return layer.committed; }
+  if constexpr (may_remember<P>) {  // of what came before the commit only the last choice is known
+    if (std::any_of(layer.lanes.begin(), layer.lanes.end(), [](const Lane<P>& lane) { return lane.memos.any(); })) {
+      return layer.committed;
+    }
+  }
   Position least = 0;
   for (std::size_t head = 0; head < layer.lanes.size(); ++head) {
     const RowTable& table = layer.table(head);
@@ -40,6 +45,11 @@ void check_truncate(const Layer<P>& layer, Position position, std::size_t number
   for (const Lane<P>& lane : layer.lanes) {
     require(position >= lane.observed_end, ErrorCode::phase, "truncate: position is ", position, ", must be at least ", lane.observed_end,
             ": observed queries before it are counted already (Options::speculation is ", speculation, ")");
+    if constexpr (may_remember<P>) {
+      const Position first = lane.memos.revocable_from();
+      require(position >= first, ErrorCode::phase, "truncate: position is ", position, ", must be at least ", first,
+              ": what queries before it chose is forgotten (Options::speculation is ", speculation, ")");
+    }
     const Position least = lane.last.revocable_from();
     require(position >= least, ErrorCode::phase, "truncate: position is ", position, ", must be above ", least - 1,
             ": the queries before the observation window are gone");

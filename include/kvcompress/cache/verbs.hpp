@@ -11,7 +11,8 @@ template <class P>
 KVCache<P>::KVCache(const Shape& shape, const Options& options, const Memory& memory)
     : shape_(checked(shape, options)), options_(options), memory_((memory.validate(), memory)), numbers_(shape_, options_, memory),
       most_(detail::rows_within_budget<P>(shape_, options_, numbers_.bytes())), layers_(Allocator<Shared<Layer>>(memory)),
-      workspace_(shape_, memory), scratch_(memory), row_(Allocator<float>(memory)) {
+      marks_(shape.layers, Allocator<detail::PlanMark>(memory)), workspace_(shape_, memory), scratch_(memory),
+      row_(Allocator<float>(memory)) {
   layers_.reserve(shape.layers);
   for (std::size_t l = 0; l < shape.layers; ++l) { layers_.emplace_back(memory, shape_, l, options_, most_, memory_); }
   std::size_t row = 0;
@@ -30,8 +31,8 @@ KVCache<P>::KVCache(const KVCache& other) : KVCache(other, Sharing{}) {
 template <class P>
 KVCache<P>::KVCache(const KVCache& other, Sharing)
     : shape_(other.shape_), options_(other.options_), memory_(other.memory_), numbers_(other.numbers_), most_(other.most_),
-      layers_(other.layers_), workspace_(other.shape_, other.memory_), scratch_(other.memory_), tokens_(other.tokens_), row_(other.row_),
-      reserved_(other.reserved_) {
+      layers_(other.layers_), marks_(other.layers_.size(), other.marks_.get_allocator()), workspace_(other.shape_, other.memory_),
+      scratch_(other.memory_), tokens_(other.tokens_), row_(other.row_), reserved_(other.reserved_) {
   const auto attend_writes = [](const Lane& lane) { return lane.notes_queries(); };
   for (Shared<Layer>& layer : layers_) {  // attend writes observations and fetched rows without asking; room belongs to one cache
     const auto& lanes = layer.read().lanes;
@@ -99,6 +100,7 @@ void KVCache<P>::keep_open(std::size_t layer, std::span<const std::size_t> rows)
   const detail::OpenStep<P> step{changes().own(layer)};
   step.make_room();
   step.keep(rows);
+  marks_[layer].truncate(at(layer).committed);
 }
 
 template <class P>
@@ -149,6 +151,9 @@ void KVCache<P>::end_prompt(std::size_t layer) {
   for (std::size_t head = 0; head < at(layer).lanes.size(); ++head) {
     const Lane& lane = at(layer).lanes[head];
     const bool sees = detail::needs<P>(lane.state).queries || detail::sees_queries<P>(options_, site(layer, head), true);
+    require(detail::needs<P>(lane.state).observes != Observes::kept_queries || lane.kept, ErrorCode::phase, "end_prompt(layer = ", layer,
+            ") before attend or observe with Record::kept: ", detail::eviction_name<P>(options_, site(layer, head)),
+            " needs queries that repeat the prompt, of every KV head");
     require(!sees || !lane.shown.none(), ErrorCode::phase, "end_prompt(layer = ", layer,
             ") before attend or observe: ", detail::eviction_name<P>(options_, site(layer, head)),
             " needs the queries of the prompt, of every KV head");
@@ -156,7 +161,9 @@ void KVCache<P>::end_prompt(std::size_t layer) {
     require(!detail::needs_tokens<P>(options_, site(layer, head)) || described >= at(layer).next, ErrorCode::phase,
             "end_prompt(layer = ", layer, "): ", described, " tokens are described, must be ", at(layer).next, ", since ",
             detail::eviction_name<P>(options_, site(layer, head)), " needs to know where sentences end: describe them first");
-    require(detail::query_window<P>(options_, site(layer, head)) == 0 || !lane.last.positions().empty(), ErrorCode::phase,
+    const bool wants_last = detail::may_retrieve<P> && Retrieval::wants_last_query(options_.retrieval, site(layer, head));
+    const bool kept = lane.kept && !wants_last;
+    require(detail::query_window<P>(options_, site(layer, head)) == 0 || kept || !lane.last.positions().empty(), ErrorCode::phase,
             "end_prompt(layer = ", layer, ") before attend or observe: ",
             detail::window_of<P>(options_, site(layer, head)) > 0 ? detail::eviction_name<P>(options_, site(layer, head))
                                                                   : detail::retrieval_name<P>(options_, site(layer, head)),
@@ -215,6 +222,7 @@ void KVCache<P>::truncate(Position position) {
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
     if (layers_[layer].read().next > position) { layers_[layer].write_in_place().truncate(position, shape_.of(layer)); }
   }
+  for (detail::PlanMark& mark : marks_) { mark.truncate(position); }
 }
 
 template <class P>
@@ -273,6 +281,7 @@ template <class P>
 MemoryReport KVCache<P>::memory() const noexcept {
   MemoryReport report;
   report.add(&MemoryReport::indices, layers_);
+  report.add(&MemoryReport::indices, marks_);
   numbers_.account(report);
   workspace_.account(report);
   scratch_.account(report);

@@ -24,6 +24,7 @@ enum class Observes {
   every_query,          ///< those of every query, as attend computes them
   last_prompt_queries,  ///< those of the last `window(options)` queries of a prompt, computed at its end
   last_queries,         ///< the same of a prompt, and those of every query that comes later
+  kept_queries,         ///< only those of queries that are attended for it, with Record::kept
   as_options_say        ///< for an eviction that is chosen at run time (see Needs)
 };
 

@@ -9,6 +9,7 @@
 
 #include "kvcompress/concepts/row_state.hpp"
 #include "kvcompress/concepts/storage.hpp"
+#include "kvcompress/core/memo.hpp"
 #include "kvcompress/core/site.hpp"
 #include "kvcompress/core/visible.hpp"
 
@@ -47,6 +48,9 @@ struct Retrieving {
 ///   rows): a commit with so many rows may index some, on copies (see RowStore). One that has neither commits on copies always.
 /// rows_read(options, site, rows): of so many rows those that a query reads, for stores that keep these at hand; else all.
 /// largest_key: the largest magnitude of a key that the index can hold.     describe(fact): see PersistsRows.
+/// remembers(options): later queries want to know what earlier ones chose or were. Then select(options, state, retrieving, before, after, ranges)
+///   takes the place of select: it sees the Memo that the tokens before left, may write another one to `after`, and returns whether it has.
+///   truncate takes memos back, as many as Options::speculation; Record::none leaves none. retrieval/reuse.hpp uses one.
 /// follows_writes: `static constexpr bool`, true if state.move(row, row) says that the row was written, and select counts RowTable::log_weight.
 template <class R>
 concept Retrieval = std::semiregular<typename R::Options> && RowState<typename R::State> &&
@@ -65,6 +69,13 @@ concept Retrieval = std::semiregular<typename R::Options> && RowState<typename R
   R::refresh(options, state, table, true, n, read, scratch);
   R::select(options, state, retrieving, ranges);
   state.remember_first(ranges);
+};
+
+/// One that may remember.
+template <class R>
+concept Remembers = Retrieval<R> && requires(const typename R::Options options, typename R::State state, const Retrieving& retrieving,
+                                             const Memo& before, Memo& after, Vector<RowRange>& ranges) {
+  { R::select(options, state, retrieving, before, after, ranges) } -> std::same_as<bool>;
 };
 
 }  // namespace kvcompress

@@ -37,7 +37,7 @@ using Checksum = std::uint64_t (*)(const void* from, std::size_t bytes) noexcept
 namespace archive {
 
 inline constexpr char magic[8] = {'K', 'V', 'C', 'A', 'C', 'H', 'E', '\n'};
-inline constexpr std::uint32_t version = 5;
+inline constexpr std::uint32_t version = 6;
 inline constexpr std::size_t chunk_bytes = std::size_t{256} << 10U;
 /// Numbers are written as they lie in memory, and a file is little-endian with 64-bit sizes.
 inline constexpr bool supported = std::endian::native == std::endian::little && sizeof(std::size_t) == 8;

@@ -14,6 +14,18 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// Rows that go are gone.
 struct Drop {};
 
+namespace detail {
+/// Oldest rows that stay by default: those that a scorer names as `sinks`.
+template <class S>
+inline constexpr std::size_t default_sinks = [] {
+  if constexpr (requires { S::sinks; }) {
+    return S::sinks;
+  } else {
+    return std::size_t{0};
+  }
+}();
+}  // namespace detail
+
 /// Keeps `budget` rows per lane, shared out by the allocator A: the `sinks` oldest, the newest, and of the others those that the selector X
 /// chooses by the scores of S. A scorer that decides once does so at the end of a prompt; rows decoded later stay then, unless `decode_budget`
 /// bounds them. Others evict at every commit that finds `period` rows more than the budget. Cost: the scorer's, and O(rows) per decision.
@@ -32,11 +44,11 @@ struct Evict<S, A, X, Drop> {
   using State = typename S::State;
 
   struct Options {
-    Budget budget = 1024;           ///< rows that stay, sinks and recent ones included
-    std::size_t sinks = 0;          ///< oldest rows that always stay, fewer than the budget
-    std::size_t recent = 0;         ///< newest rows that always stay, 1 to budget - sinks; 0: as the scorer says
-    std::size_t period = 1;         ///< rows over the budget at which decoded rows make the next decision due, at least 1
-    std::size_t decode_budget = 0;  ///< of a scorer that decides once: decoded rows that stay, 0: all
+    Budget budget = 1024;                          ///< rows that stay, sinks and recent ones included
+    std::size_t sinks = detail::default_sinks<S>;  ///< oldest rows that always stay, fewer than the budget
+    std::size_t recent = 0;                        ///< newest rows that always stay, 1 to budget - sinks; 0: as the scorer says
+    std::size_t period = 1;                        ///< rows over the budget at which decoded rows make the next decision due, at least 1
+    std::size_t decode_budget = 0;                 ///< of a scorer that decides once: decoded rows that stay, 0: all
     typename S::Options scorer{};
     typename A::Options allocator{};
     typename X::Options selector{};

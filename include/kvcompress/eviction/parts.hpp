@@ -19,6 +19,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// join(options, set, scores, moment), if there is one: changes the scores of a set once those of its lanes are added, as pooling does.
 /// compare(options, sets, scores, moment), if there is one: changes the scores of all sets of a layer, as a common scale does.
 /// facts(options, lane, rows, moment), if there is one: a LaneFacts of a lane whose rows have been scored, for allocators that need facts.
+/// sinks, if there is one: the oldest rows that stay by default.
 /// recent(options, budget): newest rows that stay whatever they score, unless Options::recent says otherwise.
 template <class S>
 concept Scorer = std::semiregular<typename S::Options> && RowState<typename S::State> &&

@@ -24,6 +24,7 @@
 #include "kvcompress/policies/key_diff.hpp"
 #include "kvcompress/policies/keyformer.hpp"
 #include "kvcompress/policies/knorm.hpp"
+#include "kvcompress/policies/kvzip.hpp"
 #include "kvcompress/policies/lagkv.hpp"
 #include "kvcompress/policies/presses.hpp"
 #include "kvcompress/policies/pyramidkv.hpp"
@@ -74,6 +75,7 @@ inline void add_evictions(Registry& registry) {
   registry.add<NonCausalAttentionPress>("non_causal_attention");
   registry.add<CapPress>("cap");
   registry.add<RandomPress>("random");
+  registry.add<KVzip>("kvzip");
   registry.add_agreement("in_layer");
   registry.add_allocator<Uniform>("uniform");
   registry.add_allocator<Pyramid>("pyramidkv");

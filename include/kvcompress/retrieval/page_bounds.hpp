@@ -10,6 +10,7 @@
 #include "kvcompress/kernels/exact.hpp"
 #include "kvcompress/kernels/softmax.hpp"
 #include "kvcompress/retrieval/best.hpp"
+#include "kvcompress/retrieval/reuse.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -138,7 +139,7 @@ class PageState {
 ///
 /// Source: "Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference"; mit-han-lab/Quest@01c1623bf939, by the rule of its kernels:
 /// the newest page and the budget - 1 best of the others (its evaluation code forces no page and takes at least 3). Beyond it: grouped
-/// queries (its kernels have one query head per KV head). Ties go to the older page.
+/// queries (its kernels have one query head per KV head), and choices that serve `reuse` tokens, as in LServe (see reuse). Ties go to the older page.
 /// Cost: 2 / page of the bytes of the keys in f16, per token; refreshing: a page's keys once. Tried without gain: asking for the keys of the next
 /// page, or for all of a batch, while one is read (for the values of a page while its keys are met: a tenth faster at 128k rows).
 /// Loses: rows of pages that are not chosen, for this query only.
@@ -153,10 +154,12 @@ struct PageBounds {
     std::size_t budget = 2048;     ///< rows that a query reads, at least 2 pages
     std::size_t page = 16;         ///< rows of a page, a multiple of 8
     std::size_t dense_layers = 2;  ///< first layers that are read in full
+    std::size_t reuse = 1;         ///< tokens that one choice of pages serves, at least 1
     static void fields(auto& options, auto&& field) {
       field("budget", options.budget);
       field("page", options.page);
       field("dense_layers", options.dense_layers);
+      field("reuse", options.reuse);
     }
   };
 
@@ -164,6 +167,7 @@ struct PageBounds {
     require(options.page >= 8 && options.page % 8 == 0, ErrorCode::option, "quest: page is ", options.page, ", must be a multiple of 8");
     check_bounds("quest: page", options.page);
     check_bounds("quest: budget", options.budget);
+    check_bounds("quest: reuse", options.reuse, 1);
     require(options.budget >= 2 * options.page, ErrorCode::option, "quest: budget is ", options.budget,
             ", must be at least 2 * page = ", 2 * options.page);
   }
@@ -208,6 +212,12 @@ struct PageBounds {
       detail::keep_best_units(in.order, wanted, scores);
     }
     detail::append_units({in.order.data(), in.order.size()}, state.page(), ranges);
+  }
+
+  static bool remembers(const Options& options) noexcept { return options.reuse > 1; }
+  static bool select(const Options& options, const State& state, const Retrieving& in, const Memo& before, Memo& after,
+                     Vector<RowRange>& ranges) {
+    return kvcompress::reuse(options.reuse, state.indexed(), in, before, after, ranges, [&] { select(options, state, in, ranges); });
   }
 
   /// scores[i]: the largest bound of page first + i among the queries of a group. max(x * low, x * high) = min(x, 0) * low + max(x, 0) * high, so
