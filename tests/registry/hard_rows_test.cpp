@@ -59,7 +59,7 @@ double root_of_share(const std::vector<float>& x, const std::vector<float>& y, s
 double off_attention(AnyCache& cache, const std::vector<float>& keys, const std::vector<float>& values) {
   std::vector<float> query = rows_of("normal", 9);
   query.resize(dim);
-  float largest = 1e-30F;
+  float largest = 1e-3F;
   for (const float x : keys) { largest = std::max(largest, std::abs(x)); }
   for (float& x : query) { x *= 4.0F / largest; }
   std::vector<double> out(dim);
@@ -111,21 +111,26 @@ TEST_P(HardRows, LoseNoMoreThanTheCommentsSay) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Storages, HardRows,
-                         ::testing::Values(Named{"kivi8:residual=32", {1, 1, 1, 1, 1}}, Named{"kivi4:residual=32", {1, 1, 1, 1, 1}},
-                                           Named{"kivi4:residual=128,group=128", {1, 1, 1, 1, 1}},
-                                           Named{"kivi3:residual=32", {1, 1, 1, 1, 1}}, Named{"kivi2:residual=32", {1, 1, 1, 1, 1}},
-                                           Named{"rot8", {1, 1, 1, 1, 1}}, Named{"rot4", {1, 1, 1, 1, 1}},
-                                           Named{"rot3:group=32", {1, 1, 1, 1, 1}}, Named{"rot2", {1, 1, 1, 1, 1}},
-                                           Named{"lm4", {1, 1, 1, 1, 1}}, Named{"lm3", {1, 1, 1, 1, 1}}, Named{"lm2", {1, 1, 1, 1, 1}},
-                                           Named{"gear4", {1, 1, 1, 1, 1}}, Named{"gear2", {1, 1, 1, 1, 1}}, Named{"q8_0", {1, 1, 1, 1, 1}},
-                                           Named{"q4_0", {1, 1, 1, 1, 1}}, Named{"q4_0:rotate=false", {1, 1, 1, 1, 1}},
-                                           Named{"iq4_nl", {1, 1, 1, 1, 1}}, Named{"mxfp4", {1, 1, 1, 1, 1}},
-                                           Named{"nvfp4", {1, 1, 1, 1, 1}}),
-                         [](const auto& one) {
+// A little above what is measured; nvfp4 has no scale for numbers above 2688.
+INSTANTIATE_TEST_SUITE_P(
+    Storages, HardRows,
+    ::testing::Values(Named{"kivi8:residual=32", {0.0048, 0.0005, 0.007, 0.0003, 1e-06}},
+                      Named{"kivi4:residual=32", {0.081, 0.0078, 0.122, 1e-06, 1e-06}},
+                      Named{"kivi4:residual=128,group=128", {0.103, 0.0097, 0.182, 1e-06, 1e-06}},
+                      Named{"kivi3:residual=32", {0.174, 0.0166, 0.2, 0.0006, 1e-06}},
+                      Named{"kivi2:residual=32", {0.41, 0.039, 0.395, 1e-06, 1e-06}},
+                      Named{"rot8", {0.0055, 0.0048, 0.0038, 0.0056, 0.0056}}, Named{"rot4", {0.092, 0.082, 0.064, 0.099, 0.094}},
+                      Named{"rot3:group=32", {0.174, 0.15, 0.128, 0.174, 0.133}}, Named{"rot2", {0.465, 0.41, 0.3, 0.465, 0.405}},
+                      Named{"lm4", {0.097, 0.088, 0.088, 0.104, 0.102}}, Named{"lm3", {0.186, 0.191, 0.171, 0.189, 0.238}},
+                      Named{"lm2", {0.353, 0.328, 0.259, 0.353, 0.345}}, Named{"gear4", {0.088, 0.0083, 0.137, 1e-06, 1e-06}},
+                      Named{"gear2", {0.445, 0.041, 0.345, 1e-06, 1e-06}}, Named{"q8_0", {0.0055, 0.0132, 0.0038, 0.0058, 7e-05}},
+                      Named{"q4_0", {0.09, 0.075, 0.07, 0.084, 1e-06}}, Named{"q4_0:rotate=false", {0.09, 0.047, 0.078, 0.09, 1e-06}},
+                      Named{"iq4_nl", {0.082, 0.063, 0.083, 0.06, 7e-05}}, Named{"mxfp4", {0.12, 0.11, 0.153, 0.187, 1e-06}},
+                      Named{"nvfp4", {0.1, 0.128, 0.061, 0.99, 1e-06}}),
+    [](const auto& one) {
   std::string name = one.param.policy;
   for (char& c : name) { c = std::isalnum(static_cast<unsigned char>(c)) != 0 ? c : '_'; }
   return name;
-});
+    });
 
 }  // namespace

@@ -120,6 +120,7 @@ struct CentredLevelCode {
   static constexpr std::size_t numbers = 2;
   static constexpr bool looks_up = true;
   static constexpr bool affine = false;
+  static constexpr bool signed_scales = false;
 
   const LevelTable<Bits>* levels = &lloyd_max_levels<Bits>;
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
@@ -124,7 +125,7 @@ class PerTokenValues : public CodeBlocks {
     });
   }
   [[nodiscard]] std::size_t scratch_floats(std::size_t /*dim*/, std::size_t queries) const noexcept {
-    const std::size_t steps = Code::affine ? 0 : 2 * groups() * block_rows;
+    const std::size_t steps = Code::affine ? 0 : 3 * groups() * block_rows;
     const std::size_t levels = Code::looks_up ? kernels::Strip<8>::bytes(block_rows) / sizeof(float) : 0;
     return kernels::CodeProducts<Code::product_bits, Accumulation::exact>::floats(queries, block_rows) + groups() + steps + levels;
   }
@@ -189,10 +190,11 @@ class PerTokenValues : public CodeBlocks {
                        std::size_t out_stride, float* scratch) const noexcept requires(!Code::affine) {
     kernels::with_accumulation<Code::product_bits>(accumulation_, [&]<Accumulation Mode>() {
       kernels::CodeProducts<Code::product_bits, Mode> products(scratch, query_count, block_rows);
-      float* factors = scratch + products.floats(query_count, block_rows);  // (groups)
-      float* steps = factors + groups();                                    // (groups, block_rows)
-      float* starts = steps + groups() * block_rows;                        // (groups, block_rows)
-      [[maybe_unused]] auto* levels = reinterpret_cast<std::uint8_t*>(starts + groups() * block_rows);
+      float* factors = scratch + products.floats(query_count, block_rows);          // (groups)
+      float* steps = factors + groups();                                            // (groups, block_rows)
+      float* starts = steps + groups() * block_rows;                                // (groups, block_rows)
+      float* sizes = Code::signed_scales ? starts + groups() * block_rows : steps;  // of the steps
+      [[maybe_unused]] auto* levels = reinterpret_cast<std::uint8_t*>(steps + 3 * groups() * block_rows);
       for (std::size_t row = range.first; row < range.last;) {
         const std::byte* block = block_of(row);
         const std::byte* ahead = block_ahead(row, range);
@@ -207,12 +209,13 @@ class PerTokenValues : public CodeBlocks {
             const auto scale = static_cast<float>(scales(block)[at]);
             steps[g * block_rows + t] = scale * code_.step();
             starts[g * block_rows + t] = scale * code_.start();
+            if constexpr (Code::signed_scales) { sizes[g * block_rows + t] = std::abs(steps[g * block_rows + t]); }
             if constexpr (Code::numbers == 2) { starts[g * block_rows + t] += static_cast<float>(minima(block)[at]); }
           }
         }
         products.take_values(
             weights + (row - range.first), weight_stride, before, count, groups(),
-            [&](std::size_t g) -> const float* { return steps + g * block_rows; }, factors);
+            [&](std::size_t g) -> const float* { return sizes + g * block_rows; }, factors);
         for (std::size_t g = 0; g < groups(); ++g) {
           products.fold_values(steps + g * block_rows, starts + g * block_rows, before, count, factors[g]);
           const std::size_t end = std::min((g + 1) * group_, dim_);

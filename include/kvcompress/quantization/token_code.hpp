@@ -15,7 +15,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// What per-token codecs of keys and values leave open: how a run of numbers becomes codes of `bits` bits and one or two `numbers` of type Scale, `stride`
 /// apart. A code stands for (byte * step() + start()) * number[0] + number[1], where byte is the code or, where the code `looks_up`, the code's place in
-/// table(), 16 bytes; attention multiplies bytes, which have `product_bits` bits. `affine`: it is GroupQuantizer's, of which many are made at a time.
+/// table(), 16 bytes; `signed_scales`: number[0] may be below 0; attention multiplies bytes, which have `product_bits` bits. `affine`: it is GroupQuantizer's, of which many are made at a time.
 /// exact_type is what rows are held in before they are encoded. encode(x, count, number, stride, codes) may write up to 4 vectors of codes too many.
 
 /// Channels of a row that per-token codecs take.
@@ -32,6 +32,7 @@ struct AffineCode {
   static constexpr std::size_t numbers = 2;
   static constexpr bool looks_up = false;
   static constexpr bool affine = true;
+  static constexpr bool signed_scales = false;
 
   explicit AffineCode(const auto& /*options*/) noexcept {}
   static constexpr float step() noexcept { return 1.0F; }
@@ -61,6 +62,7 @@ struct LevelCode {
   static constexpr std::size_t numbers = 1;
   static constexpr bool looks_up = true;
   static constexpr bool affine = false;
+  static constexpr bool signed_scales = false;
 
   const LevelTable<Bits>* levels = &lloyd_max_levels<Bits>;
 
@@ -88,6 +90,7 @@ struct IntegerCode {
   static constexpr std::size_t numbers = Numbers;
   static constexpr bool looks_up = false;
   static constexpr bool affine = false;
+  static constexpr bool signed_scales = false;
   static constexpr int largest_code = (1 << Bits) - 1;
 
   static constexpr float step() noexcept { return 1.0F; }
@@ -111,6 +114,7 @@ struct IntegerLevels {
   static constexpr std::size_t numbers = 1;
   static constexpr bool looks_up = true;
   static constexpr bool affine = false;
+  static constexpr bool signed_scales = false;
 
   static constexpr float step() noexcept { return 1.0F; }
   static constexpr float start() noexcept { return -128.0F; }

@@ -77,6 +77,7 @@ inline std::uint8_t nearest_fp4(float x, float scale) noexcept {
 /// 4 bits, scale = the largest number / -8.
 struct Q4_0 : IntegerCode<4, 8, 1, half> {
   static constexpr std::string_view name = "q4_0";
+  static constexpr bool signed_scales = true;
   static constexpr std::size_t group = 32;
   explicit Q4_0(const auto& /*options*/) noexcept {}
   static void encode(const float* x, std::size_t count, half* number, std::size_t /*stride*/, std::uint8_t* codes) noexcept {
@@ -86,6 +87,7 @@ struct Q4_0 : IntegerCode<4, 8, 1, half> {
 /// 5 bits, scale = the largest number / -16.
 struct Q5_0 : IntegerCode<5, 16, 1, half> {
   static constexpr std::string_view name = "q5_0";
+  static constexpr bool signed_scales = true;
   static constexpr std::size_t group = 32;
   explicit Q5_0(const auto& /*options*/) noexcept {}
   static void encode(const float* x, std::size_t count, half* number, std::size_t /*stride*/, std::uint8_t* codes) noexcept {
@@ -138,6 +140,7 @@ struct Q8_KV : IntegerCode<8, 128, 1, float> {
 /// 6 bits by scale = the largest number / -32, which is then fitted once more by least squares, weighted by the numbers' squares.
 struct Q6_0 : IntegerCode<6, 32, 1, half> {
   static constexpr std::string_view name = "q6_0";
+  static constexpr bool signed_scales = true;
   static constexpr std::size_t group = 32;
   explicit Q6_0(const auto& /*options*/) noexcept {}
   static void encode(const float* x, std::size_t count, half* number, std::size_t /*stride*/, std::uint8_t* codes) noexcept {
@@ -160,6 +163,7 @@ struct Q6_0 : IntegerCode<6, 32, 1, half> {
 /// what a cache holds (the encoder of weights tries 15 scales).
 struct Iq4Nl : IntegerLevels<half> {
   static constexpr std::string_view name = "iq4_nl";
+  static constexpr bool signed_scales = true;
   static constexpr std::size_t group = 32;
   static constexpr Table levels{-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
   static constexpr std::array<std::uint8_t, 16> bytes = bytes_of(levels);
