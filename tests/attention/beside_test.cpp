@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kvcompress/cache/attend_batch.hpp"
+#include "kvcompress/cache/attend_shared.hpp"
 #include "kvcompress/policies/full.hpp"
 #include "kvcompress/policies/h2o.hpp"
 #include "kvcompress/policies/snapkv.hpp"
@@ -344,6 +344,18 @@ TEST(Batch, OfUnequalSequencesWithASharedPrefixIsEachOfThemAlone) {
     EXPECT_EQ(ask(caches[i], text, ends[i] - 1, 1, batch[i].options).out,
               Outputs(first, first + static_cast<std::ptrdiff_t>(text.output_width())));
   }
+  // The same in one call.
+  const Outputs by_hand = out;
+  std::vector<BatchItem<KVCache<Full<float>>>> plain = batch;
+  for (auto& item : plain) { item.options = {}; }
+  Vector<float> scratch{Allocator<float>(Memory{})};
+  attend_shared(0, prefix, std::span<const BatchItem<KVCache<Full<float>>>>(plain), scratch, workspaces, SerialExecutor{});
+  EXPECT_EQ(out, by_hand);
+  plain[1].options.window = 10;
+  EXPECT_NE(refusal([&] {
+              attend_shared(0, prefix, std::span<const BatchItem<KVCache<Full<float>>>>(plain), scratch, workspaces, SerialExecutor{});
+            }).find("batch[1].options has a window"),
+            std::string::npos);
   batch.push_back(batch[0]);
   EXPECT_NE(refusal([&] {
               attend_batch(0, std::span<const BatchItem<KVCache<Full<float>>>>(batch), workspaces, backwards);
