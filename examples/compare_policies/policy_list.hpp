@@ -125,12 +125,13 @@ inline bool has_budget(std::string_view name) {
   constexpr std::string_view names[] = {"h2o",   "tova",     "keydiff",           "expected_attention",
                                         "knorm", "lagkv",    "keyformer",         "observed_attention",
                                         "cur",   "leverage", "largest_attention", "d2o",
-                                        "cam"};
+                                        "cam",   "windowkv", "compactor",         "non_causal_attention",
+                                        "cap",   "random"};
   return std::find(std::begin(names), std::end(names), name) != std::end(names);
 }
 inline bool has_window(std::string_view name) {
-  constexpr std::string_view names[] = {"snapkv",        "pyramidkv", "adakv", "chunkkv", "criticalkv",
-                                        "criticaladakv", "dropkv",    "cake",  "finch"};
+  constexpr std::string_view names[] = {"snapkv", "pyramidkv", "adakv", "chunkkv", "criticalkv", "criticaladakv",
+                                        "dropkv", "cake",      "finch", "rkv",     "grid_logits"};
   return std::find(std::begin(names), std::end(names), name) != std::end(names);
 }
 
@@ -153,6 +154,7 @@ inline std::string with_defaults(std::string_view policy, std::size_t budget, st
       }
       if (landmarks && part.name() == "streaming") { part.fill("in_cache_positions", "false"); }  // landmarks are made at the original ones
     } else if (has_budget(part.name()) && !behind) {
+      if (part.name() == "windowkv" && budget <= 32) { part.fill("suffix", budget / 2); }
       part.fill("budget", budget);
     } else if (has_window(part.name()) && !behind) {
       if (!part.find("budget") && budget <= 32) { part.fill("window", budget / 2); }

@@ -11,6 +11,7 @@ void add_evictions(kvcompress::Registry& registry);
 void add_exact(kvcompress::Registry& registry);
 void add_kivi(kvcompress::Registry& registry);
 void add_rotated(kvcompress::Registry& registry);
+void add_block_types(kvcompress::Registry& registry);
 void add_gear(kvcompress::Registry& registry);
 void add_low_rank(kvcompress::Registry& registry);
 void add_retrieval(kvcompress::Registry& registry);

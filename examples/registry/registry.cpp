@@ -13,6 +13,7 @@ const kvcompress::Registry& registry() {
     add_exact(all);
     add_kivi(all);
     add_rotated(all);
+    add_block_types(all);
     add_gear(all);
     add_low_rank(all);
     add_retrieval(all);

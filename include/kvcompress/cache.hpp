@@ -45,6 +45,8 @@ struct ReadInto;
 
 /// The key-value cache of one sequence, compressed as `P` says.
 ///
+/// Layers may have shapes of their own, sliding windows among them, and read the rows of others: see Shape.
+///
 /// Per layer: append and attend the prompt (in one piece or in chunks), end_prompt, then append and attend token by token. Until
 /// end_prompt nothing is evicted or encoded: the prompt's outputs are exact and do not depend on its chunks. Later, rows are
 /// compressed when they are committed: by commit, or by the next append. Rows since the last commit can be truncated. A cache can be saved and
@@ -89,7 +91,7 @@ class KVCache {
   /// Adds rows to a layer: keys (tokens, kv_heads, key width) and values (tokens, kv_heads, value width) for consecutive positions from
   /// `first_position`, by default the next one. Commits what was left open, unless the layer's prompt is.
   void append(std::size_t layer, const Rows& keys, const Rows& values) {
-    detail::check_layer(shape_, "append", layer);
+    check_owner("append", layer);
     append(layer, keys, values, at(layer).next);
   }
   void append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position);
@@ -217,14 +219,23 @@ class KVCache {
   static const Shape& checked(const Shape& shape, const Options& options);
   void check_shift(std::size_t layer, Position first, Position last, std::int64_t delta) const;
   [[nodiscard]] Site site(std::size_t layer, std::size_t kv_head) const noexcept { return {layer, kv_head, shape_}; }
+  /// Raises an Error unless the layer has rows of its own.
+  void check_owner(const char* verb, std::size_t layer) const;
+  /// Whether it is the last layer that reads its rows: a step of these ends when it ends there.
+  [[nodiscard]] bool ends_steps(std::size_t layer) const noexcept { return shape_.last_reader(shape_.store(layer)) == layer; }
   /// Raises an Error if the layer's open rows are a tree of drafts.
   void check_branches(const char* verb, std::size_t layer) const;
   /// Raises an Error if the layer's prompt has ended and waits for others to be encoded.
   void check_waits(const char* verb, std::size_t layer) const;
-  [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[layer].read(); }
+  /// The layer that has the rows which `layer` reads.
+  [[nodiscard]] const Layer& at(std::size_t layer) const noexcept { return layers_[shape_.store(layer)].read(); }
   [[nodiscard]] const Lane& lane(const char* verb, std::size_t layer, std::size_t kv_head) const {
     detail::check_lane(shape_, verb, layer, kv_head);
     return at(layer).lanes[kv_head];
+  }
+  [[nodiscard]] std::size_t heads_of(const char* verb, std::size_t layer) const {
+    detail::check_layer(shape_, verb, layer);
+    return shape_.of(layer).kv_heads;
   }
   /// For observations of open rows: no fork shares a layer that has them (see the constructor above).
   [[nodiscard]] Layer& writable(std::size_t layer) noexcept { return layers_[layer].write_in_place(); }
@@ -234,14 +245,17 @@ class KVCache {
 
   /// The rows of an append, which is checked. `ranks`: of their positions, where several rows may share one.
   void append_at(std::size_t layer, const Rows& keys, const Rows& values, const detail::RowPlaces& places, std::span<const Position> ranks);
-  void append_row(Lane& lane, const Rows& keys, const Rows& values, std::size_t token, std::size_t head, Position position);
+  void append_row(Lane& lane, const Rows& keys, const Rows& values, std::size_t token, std::size_t layer, std::size_t head,
+                  Position position);
 
-  void read_one(const Lane& from, const RowTable& rows, std::size_t row, Angle angle, float* key, float* value);
+  void read_one(std::size_t layer, std::size_t kv_head, std::size_t row, Angle angle, float* key, float* value);
 
   // ------------------------------------------------------------------ queries
 
   AttendOptions check_attend(std::size_t layer, const Rows& queries, const Output& out, const AttendOptions& options, HeadRange heads,
                              Workspace& ws) const;
+  /// No query of a layer sees further than its window.
+  [[nodiscard]] AttendOptions within_window(std::size_t layer, AttendOptions options) const noexcept;
   /// What an option needs of the policy.
   void check_alibi(const char* verb, std::size_t layer, const AttendOptions& options) const;
   void check_query_position(std::size_t layer, std::size_t tokens, Position position) const;
@@ -280,7 +294,7 @@ class KVCache {
   Vector<Shared<Layer>> layers_;
   Workspace workspace_;
   detail::CommitScratch<P> scratch_;
-  Vector<float> row_;  // one key, one value
+  Vector<float> row_;  // one key, one value, the widest there are
   std::size_t reserved_ = 0;
 };
 

@@ -25,7 +25,8 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// the eviction, what follows it is its allocator or selector: "adakv" alone is AdaKV, "tova+adakv" is TOVA with AdaKV's budgets.
 ///
 /// Lanes may differ: "layers 0-1: f16; heads 3.0-2,5.1: streaming:sinks=64,window=256; rest: snapkv:budget=25%+kivi4". Of several clauses the
-/// first that names a lane has it; "heads 3.0-2" are KV heads of layer 3. Lanes that an eviction shares a budget among are those of one clause.
+/// first that names a lane has it; "heads 3.0-2" are KV heads of layer 3, "heads duo.tsv" those of a file of gates (a line per layer, a number per KV
+/// head) whose gate is below 1/2: "heads duo.tsv<0.3", "heads duo.tsv>=0.3", and by share, as DuoAttention's sparsity, "heads duo.tsv<50%". Lanes that an eviction shares a budget among are those of one clause.
 ///
 /// A text with ',', '+' or ';' in it cannot be a value.
 class Registry {

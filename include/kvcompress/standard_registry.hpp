@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "kvcompress/registry/block_types.hpp"
 #include "kvcompress/registry/evictions.hpp"
 #include "kvcompress/registry/exact.hpp"
 #include "kvcompress/registry/gear.hpp"
@@ -21,6 +22,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
   add_exact(registry);
   add_kivi(registry);
   add_rotated(registry);
+  add_block_types(registry);
   add_gear(registry);
   add_low_rank(registry);
   add_retrieval(registry);

@@ -14,7 +14,7 @@
 #include "kvcompress/policies/streaming_llm.hpp"
 #include "kvcompress/policies/tova.hpp"
 
-namespace {
+namespace eviction_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -113,4 +113,4 @@ TEST(AnyEviction, ChoicesThatDoNotFitAreRefused) {
           "heavy_hitters: budget is 100000 bytes, must be rows or a fraction where lanes have different evictions");
 }
 
-}  // namespace
+}  // namespace eviction_test

@@ -31,7 +31,7 @@
 #include "kvcompress/policies/simlayerkv.hpp"
 #include "kvcompress/policies/triattention.hpp"
 
-namespace {
+namespace parts_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -186,4 +186,4 @@ TEST(Parts, RefuseWrongOptions) {
   expect_refused<PrefixKV::Eviction>({}, "prefix_layers: removed has 0 numbers, must have one for each of 2 layers");
 }
 
-}  // namespace
+}  // namespace parts_test

@@ -10,7 +10,7 @@
 #include "kvcompress/policies/landmarks.hpp"
 #include "kvcompress/policies/quest.hpp"
 
-namespace {
+namespace retrieval_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -129,4 +129,4 @@ TEST(AnyRetrieval, ChoicesThatDoNotFitAreRefused) {
   const KVCache<Observed> cache(shape, observed);
 }
 
-}  // namespace
+}  // namespace retrieval_test

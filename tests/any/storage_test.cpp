@@ -17,7 +17,7 @@
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
-namespace {
+namespace storage_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -397,4 +397,4 @@ TEST(AnyStorage, KeepsACopyOfWhatOptionsPointTo) {
   expect_same_state(typed.cache, any.cache, "with a start");
 }
 
-}  // namespace
+}  // namespace storage_test

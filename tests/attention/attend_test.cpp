@@ -6,7 +6,7 @@
 #include "kvcompress/policies/kivi.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace attend_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -353,4 +353,4 @@ TEST(Rotation, TurnsAsTheReferenceDoes) {
   }
 }
 
-}  // namespace
+}  // namespace attend_test

@@ -12,7 +12,7 @@
 #include "kvcompress/policies/streaming_llm.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace beside_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -363,4 +363,4 @@ TEST(Batch, OfUnequalSequencesWithASharedPrefixIsEachOfThemAlone) {
             std::string::npos);
 }
 
-}  // namespace
+}  // namespace beside_test

@@ -12,7 +12,7 @@
 
 #include "registry/registry.hpp"
 
-namespace {
+namespace c_api_test {
 
 struct Cache {
   explicit Cache(const char* policy, kvc_shape shape = kvc_shape_of(2, 4, 2, 16)) {
@@ -272,4 +272,4 @@ TEST(CApi, ErrorsAreStatusesAndSentences) {
   EXPECT_EQ(tokens, 1U);
 }
 
-}  // namespace
+}  // namespace c_api_test

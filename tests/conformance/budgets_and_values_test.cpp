@@ -17,7 +17,7 @@
 #include "kvcompress/policies/tiers.hpp"
 #include "support/eviction_cases.hpp"
 
-namespace {
+namespace budgets_and_values_test {
 
 using namespace kvcompress;
 using conformance::Case;
@@ -296,4 +296,4 @@ const conformance::Method criticalkv("criticalkv", {});
 const conformance::Method criticaladakv("criticaladakv", {});
 const conformance::Method headkv("headkv", {});
 
-}  // namespace
+}  // namespace budgets_and_values_test

@@ -9,7 +9,7 @@
 #include "kvcompress/policies/chunkkv.hpp"
 #include "support/eviction_cases.hpp"
 
-namespace {
+namespace chunks_test {
 
 using namespace kvcompress;
 using conformance::Case;
@@ -79,4 +79,4 @@ const conformance::Method chunkkv("chunkkv", {});
 const conformance::Method eg_chunkkv("eg_chunkkv", {});
 const conformance::Method chunk_press("chunk_press", {});
 
-}  // namespace
+}  // namespace chunks_test

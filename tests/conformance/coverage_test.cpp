@@ -7,7 +7,7 @@
 
 #include "support/cases.hpp"
 
-namespace {
+namespace coverage_test {
 
 namespace conformance = kvcompress::conformance;
 
@@ -29,4 +29,4 @@ TEST(Coverage, CountsTheMethodsWithoutHandlers) {
   EXPECT_GT(handled, 0U) << root << " holds none of the methods that have handlers: is it the right directory?";
 }
 
-}  // namespace
+}  // namespace coverage_test

@@ -11,7 +11,7 @@
 #include "kvcompress/policies/tova.hpp"
 #include "support/eviction_cases.hpp"
 
-namespace {
+namespace evictions_test {
 
 using namespace kvcompress;
 using conformance::Case;
@@ -213,4 +213,4 @@ const conformance::Method pyramid("pyramidkv", {});
 const conformance::Method ada("adakv", {});
 const conformance::Method expected("expected_attention", {});
 
-}  // namespace
+}  // namespace evictions_test

@@ -7,7 +7,7 @@
 #include "support/gear_cases.hpp"
 #include "support/gear_stores.hpp"
 
-namespace {
+namespace gear_test {
 
 namespace conformance = kvcompress::conformance;
 namespace reference = kvcompress::reference;
@@ -97,4 +97,4 @@ Matrix iterate(const Matrix& x, const Matrix& start, int sweeps) {
 const conformance::Method method("gear", conformance::gear::handlers(compress, iterate, 2e-6, false));
 TEST(Gear, ReproducesTheOfficialVectors) { method.run(); }
 
-}  // namespace
+}  // namespace gear_test

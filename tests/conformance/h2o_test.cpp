@@ -11,7 +11,7 @@
 #include "support/kept_sets.hpp"
 #include "support/sequence.hpp"
 
-namespace {
+namespace h2o_test {
 
 using kvcompress::KeyForm;
 using kvcompress::Position;
@@ -175,4 +175,4 @@ TEST(H2O, FollowsTheReferenceStepByStep) {
   }
 }
 
-}  // namespace
+}  // namespace h2o_test

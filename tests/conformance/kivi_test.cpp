@@ -9,7 +9,7 @@
 #include "support/cases.hpp"
 #include "support/sequence.hpp"
 
-namespace {
+namespace kivi_test {
 
 using kvcompress::test::HeadArray;
 namespace conformance = kvcompress::conformance;
@@ -262,4 +262,4 @@ TEST(Kivi, HoldsTheCodesOfTheReference) {
   }
 }
 
-}  // namespace
+}  // namespace kivi_test

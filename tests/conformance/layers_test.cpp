@@ -19,7 +19,7 @@
 #include "support/d2o_cases.hpp"
 #include "support/eviction_cases.hpp"
 
-namespace {
+namespace layers_test {
 
 using namespace kvcompress;
 using conformance::Case;
@@ -225,9 +225,7 @@ TEST(KVCompose, ReproducesTheOfficialVectors) { conformance::run_cases("kvcompos
 
 // ---------------------------------------------------------------- D2O's budgets
 
-}  // namespace
-
-void kvcompress::conformance::d2o_layer_shares(const Case& one) {
+void shares_of_d2o(const Case& one) {
   const auto tokens = one.get<std::size_t>("tokens");
   const Shape shape{.layers = one.get<std::size_t>("layers"),
                     .query_heads = one.get<std::size_t>("heads"),
@@ -259,8 +257,6 @@ void kvcompress::conformance::d2o_layer_shares(const Case& one) {
   }
   expect_within(one, "ratios", worst, 1e-5);
 }
-
-namespace {
 
 // ---------------------------------------------------------------- ZipVL's mass, LU-KV's table, KVCrush's blocks
 
@@ -314,14 +310,14 @@ void representatives(const Case& one) {
   const auto anchor = one.get<std::string>("anchor");
   constexpr auto names = names_of(Anchor{});
   const auto known = std::find(names.begin(), names.end(), anchor);
-  if (known == names.end()) { throw conformance::NotCovered(one.path() + ": anchor " + anchor + ", whose draws are a library's"); }
+  if (known == names.end()) { throw conformance::NotCovered(one.path() + ": anchor " + anchor); }
   const std::vector<float> given = one.array("token_score").as<float>();
   const Vector<float> scores(given.begin(), given.end(), Allocator<float>(Memory{}));
   Vector<std::size_t> eligible{Allocator<std::size_t>(Memory{})};
   for (const double block : one.array("eligible_blocks").values) { eligible.push_back(static_cast<std::size_t>(block)); }
-  const auto chosen =
-      Crush::representatives({.block = one.get<std::size_t>("block_size"), .anchor = static_cast<Anchor>(known - names.begin())}, scores,
-                             eligible, one.get<std::size_t>("budget_blocks"));
+  Crush::Options options{.block = one.get<std::size_t>("block_size"), .anchor = static_cast<Anchor>(known - names.begin())};
+  if (options.anchor == Anchor::random) { options.bits = LoadedNumbers(one.array("anchor_point").as<float>()); }  // as it was drawn there
+  const auto chosen = Crush::representatives(options, scores, eligible, one.get<std::size_t>("budget_blocks"));
   const auto official = one.array("retained_blocks").values;
   ASSERT_EQ(chosen.size(), official.size());
   for (std::size_t i = 0; i < chosen.size(); ++i) { EXPECT_EQ(static_cast<double>(chosen[i]), official[i]) << one.path() << " " << i; }
@@ -395,4 +391,6 @@ TEST(DMS, ReproducesTheOfficialVectors) { conformance::run_cases("dms", {{"delay
 const conformance::Method methods[]{{"cake", {}}, {"kvcompose", {}}, {"zipvl_topmass", {}}, {"dms", {}},
                                     {"lukv", {}}, {"kvcrush", {}},   {"finch", {}}};
 
-}  // namespace
+}  // namespace layers_test
+
+void kvcompress::conformance::d2o_layer_shares(const Case& one) { layers_test::shares_of_d2o(one); }

@@ -6,6 +6,7 @@
 
 #include "kvcompress/any/any_cache.hpp"
 #include "kvcompress/eviction/dispositions/merge_nearest.hpp"
+#include "kvcompress/eviction/scorers/text_first.hpp"
 #include "kvcompress/policies/cam.hpp"
 #include "kvcompress/policies/d2o.hpp"
 #include "kvcompress/policies/key_diff.hpp"
@@ -14,7 +15,7 @@
 #include "support/d2o_cases.hpp"
 #include "support/eviction_cases.hpp"
 
-namespace {
+namespace merging_test {
 
 using namespace kvcompress;
 using conformance::Case;
@@ -150,25 +151,33 @@ TEST(D2O, ReproducesTheOfficialVectors) {
   conformance::run_cases("d2o", {{"token_merge", token_merge}, {"layer_ratios", conformance::d2o_layer_shares}});
 }
 
-void look_at_once(const Case& one) {
-  if (one.get<bool>("text_prior")) { throw conformance::NotCovered(one.path() + ": rows of images among those of text"); }
+template <class S>
+AnyCache looked_at_once(const Case& one, const HeadArray& k, const HeadArray& v, const typename S::Options& scorer, std::size_t sinks) {
   const auto mode = one.get<std::string>("mode");
-  const HeadArray k(one.array("plain_k"));
-  const HeadArray v(one.array("plain_v"));
   const auto recent = one.get<std::size_t>("recent_size");
-  const std::size_t budget = one.get<std::size_t>("hh_size") + recent;
-  Given::take(one.array("plain_attention_columns"));
+  const auto prompt = [&]<class Fate>(const typename Fate::Options& fate) {
+    typename Evict<S, Uniform, Best, Fate>::Options options;
+    options.budget = one.get<std::size_t>("hh_size") + recent;
+    options.sinks = sinks;
+    options.recent = recent;
+    options.scorer = scorer;
+    options.fate = fate;
+    return prompt_of<Evict<S, Uniform, Best, Fate>>(k, v, k.tokens, options);
+  };
+  if (mode == "pivot") { return prompt.template operator()<MergeNearest<false>>({.weights = MergeWeights::pivot}); }
+  return prompt.template operator()<MergeRanked>({mode == "average" ? MergeWeights::average : MergeWeights::cosine, 0.0, 1.0});
+}
+void look_at_once(const Case& one) {
+  const bool text = one.get<bool>("text_prior");
+  const std::string of = text ? "text_" : "plain_";
+  const HeadArray k(one.array(of + "k"));
+  const HeadArray v(one.array(of + "v"));
+  Given::take(one.array(of + "attention_columns"));
   AnyCache cache = [&] {
-    if (mode == "pivot") {
-      Pivoted::Options options;
-      options.budget = budget;
-      options.sinks = 4;
-      options.recent = recent;
-      options.fate.weights = MergeWeights::pivot;
-      return prompt_of<Pivoted>(k, v, k.tokens, options);
-    }
-    return prompt_of<Ranked>(k, v, k.tokens,
-                             ranked(budget, 4, recent, {mode == "average" ? MergeWeights::average : MergeWeights::cosine, 0.0, 1.0}));
+    if (!text) { return looked_at_once<Given>(one, k, v, {}, 4); }
+    const auto first = one.get<float>("image_start");
+    const float image[]{first, first + one.get<float>("image_tokens")};
+    return looked_at_once<TextFirst<Given>>(one, k, v, {.images = LoadedNumbers(image)}, 0);
   }();
   const reference::Matrix kept = conformance::matrix(one.array("kept_idx"));
   expect_kept_rows(one, cache, kept, k.heads);
@@ -385,4 +394,4 @@ const conformance::Method merging("merging", {});
 const conformance::Method cam("cam", {});
 const conformance::Method razorattention("razorattention", {});
 
-}  // namespace
+}  // namespace merging_test

@@ -9,7 +9,7 @@
 #include "kvcompress/policies/keyformer.hpp"
 #include "support/eviction_cases.hpp"
 
-namespace {
+namespace scores_of_attention_test {
 
 using namespace kvcompress;
 using conformance::Case;
@@ -177,4 +177,4 @@ const conformance::Method scissorhands("scissorhands", {});
 const conformance::Method keyformer_cases("keyformer", {});
 const conformance::Method observed_attention("observed_attention", {});
 
-}  // namespace
+}  // namespace scores_of_attention_test

@@ -10,7 +10,7 @@
 #include "kvcompress/policies/triattention.hpp"
 #include "support/eviction_cases.hpp"
 
-namespace {
+namespace scores_of_keys_test {
 
 using namespace kvcompress;
 using conformance::Case;
@@ -131,4 +131,4 @@ const conformance::Method knorm("knorm", {});
 const conformance::Method lagkv("lagkv", {});
 const conformance::Method cur("cur", {});
 
-}  // namespace
+}  // namespace scores_of_keys_test

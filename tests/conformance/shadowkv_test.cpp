@@ -7,7 +7,7 @@
 #include "support/sequence.hpp"
 #include "support/shadowkv_prefill_case.hpp"
 
-namespace {
+namespace shadowkv_test {
 
 using kvcompress::test::HeadArray;
 namespace conformance = kvcompress::conformance;
@@ -391,4 +391,4 @@ void prefill(const conformance::Case& one) {
 const conformance::Method method("shadowkv", {{"decode", decode}, {"prefill_offload_class", prefill}});
 TEST(ShadowKV, ReproducesTheOfficialVectors) { method.run(); }
 
-}  // namespace
+}  // namespace shadowkv_test

@@ -5,13 +5,14 @@
 #include <algorithm>
 #include <random>
 
+#include "kvcompress/eviction/allocators/pyramid.hpp"
 #include "kvcompress/policies/full.hpp"
 #include "kvcompress/policies/snapkv.hpp"
 #include "kvcompress/reference/snapkv.hpp"
 #include "support/kept_sets.hpp"
 #include "support/sequence.hpp"
 
-namespace {
+namespace snapkv_test {
 
 using kvcompress::Pooling;
 using kvcompress::Position;
@@ -145,11 +146,21 @@ void scores(const conformance::Case& one) {
 const conformance::Method method("snapkv", {{"prompt", prompt}, {"scores", scores}});
 TEST(SnapKV, ReproducesTheOfficialVectors) {
   method.run();
-  // A case without a folder: PyramidKV's budgets by layer, which the library does not compute.
-  if (std::filesystem::is_regular_file(conformance::directory() / "snapkv" / "pyramidkv_budgets_L_cap_w_qlen.npy")) {
-    std::cout << "conformance: snapkv/pyramidkv_budgets has no handler, not covered\n";
-    conformance::Tally::get().count("snapkv", conformance::Verdict::not_covered);
+  // A case without a folder: PyramidKV's budgets by layer, rows of (layers, capacity, window, tokens), without the window.
+  const auto folder = conformance::directory() / "snapkv";
+  if (!std::filesystem::is_regular_file(folder / "pyramidkv_budgets_L_cap_w_qlen.npy")) { return; }
+  const auto args = conformance::matrix(kvcompress::npy::read(folder / "pyramidkv_budget_args.npy"));
+  const auto official = conformance::matrix(kvcompress::npy::read(folder / "pyramidkv_budgets_L_cap_w_qlen.npy"));
+  const std::size_t before = conformance::failures();
+  for (reference::Index c = 0; c < args.rows(); ++c) {
+    const auto arg = [&](reference::Index i) { return static_cast<std::size_t>(args(c, i)); };
+    for (std::size_t layer = 0; layer < arg(0); ++layer) {
+      const std::size_t rows = kvcompress::Pyramid::whole_rows_of_layer({}, arg(1) - arg(2), arg(3) - arg(2), layer, arg(0));
+      EXPECT_EQ(static_cast<double>(rows), official(c, static_cast<reference::Index>(layer)))
+          << "configuration " << c << " layer " << layer;
+    }
   }
+  conformance::Tally::get().count("snapkv", conformance::failures() > before ? conformance::Verdict::wrong : conformance::Verdict::right);
 }
 
 // For users without the official vectors: the same path against the shipped reference, on numbers made here.
@@ -188,4 +199,4 @@ TEST(SnapKV, SelectsWhatTheReferenceSelects) {
   }
 }
 
-}  // namespace
+}  // namespace snapkv_test

@@ -12,7 +12,7 @@
 #include "support/kept_sets.hpp"
 #include "support/sequence.hpp"
 
-namespace {
+namespace streaming_llm_test {
 
 using kvcompress::KeyForm;
 using kvcompress::Position;
@@ -169,4 +169,4 @@ TEST(StreamingLLM, FollowsTheReferenceStepByStep) {
   }
 }
 
-}  // namespace
+}  // namespace streaming_llm_test

@@ -7,7 +7,7 @@
 #include "support/sequence.hpp"
 #include "support/xkv_cases.hpp"
 
-namespace {
+namespace xkv_test {
 
 using kvcompress::test::HeadArray;
 namespace conformance = kvcompress::conformance;
@@ -149,4 +149,4 @@ const conformance::Method method("xkv", {{"svd", svd},
                                          {"mla", [](const auto& one) { compare(one, conformance::xkv_latents_case(one)); }}});
 TEST(Xkv, ReproducesTheOfficialVectors) { method.run(); }
 
-}  // namespace
+}  // namespace xkv_test

@@ -13,7 +13,7 @@
 #include "kvcompress/core/shared.hpp"
 #include "support/counting_memory.hpp"
 
-namespace {
+namespace blocks_test {
 
 using kvcompress::BlockList;
 using kvcompress::test::CountingMemory;
@@ -182,4 +182,4 @@ TEST(Errors, SayCodeAndSentence) {
   }
 }
 
-}  // namespace
+}  // namespace blocks_test

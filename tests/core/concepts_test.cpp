@@ -4,7 +4,7 @@
 
 #include "kvcompress/kvcompress.hpp"
 
-namespace {
+namespace concepts_test {
 
 using namespace kvcompress;
 
@@ -56,4 +56,4 @@ TEST(Concepts, PoliciesModelPolicy) {
       (works<StreamingLLM> && works<H2O> && works<SnapKV> && works<TOVA> && works<AdaKV> && works<Combine<SnapKV, Kivi<4>, Quest>>));
 }
 
-}  // namespace
+}  // namespace concepts_test

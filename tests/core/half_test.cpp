@@ -10,7 +10,7 @@
 
 #include "kvcompress/core/half.hpp"
 
-namespace {
+namespace half_test {
 
 using kvcompress::bfloat16;
 using kvcompress::half;
@@ -98,4 +98,4 @@ TEST(Half, RandomFloatsRoundToTheNearest) {
   }
 }
 
-}  // namespace
+}  // namespace half_test

@@ -11,7 +11,7 @@
 
 #include "support/resident.hpp"
 
-namespace {
+namespace page_memory_test {
 
 #ifdef KVCOMPRESS_PAGE_MEMORY
 
@@ -110,4 +110,4 @@ TEST(PageMemory, ManyThreadsTakeAndGive) {
 
 #endif
 
-}  // namespace
+}  // namespace page_memory_test

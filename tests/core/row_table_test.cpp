@@ -9,7 +9,7 @@
 #include "kvcompress/core/row_table.hpp"
 #include "support/counting_memory.hpp"
 
-namespace {
+namespace row_table_test {
 
 using kvcompress::no_position;
 using kvcompress::Position;
@@ -101,4 +101,4 @@ TEST(RowTable, FollowsAPlainListThroughRandomOperations) {
   }
 }
 
-}  // namespace
+}  // namespace row_table_test

@@ -14,7 +14,7 @@
 #include "support/counting_memory.hpp"
 #include "support/slow_files.hpp"
 
-namespace {
+namespace slow_tier_test {
 
 using kvcompress::ErrorCode;
 using kvcompress::MemoryReport;
@@ -188,4 +188,4 @@ TEST_P(SlowTierTest, RefusesMoreBytesThanThereCanBe) {
   }
 }
 
-}  // namespace
+}  // namespace slow_tier_test

@@ -15,7 +15,7 @@
 #include "support/counting_memory.hpp"
 #include "support/slow_files.hpp"
 
-namespace {
+namespace unnamed_file_test {
 
 using kvcompress::ErrorCode;
 using kvcompress::SlowRegion;
@@ -171,4 +171,4 @@ TEST_F(SlowFile, CanReserveByWritingZeros) {
   }
 }
 
-}  // namespace
+}  // namespace unnamed_file_test

@@ -10,7 +10,7 @@
 #include "kvcompress/reference/h2o.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace heavy_hitters_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -282,4 +282,4 @@ TEST(HeavyHitters, PaddingUsesNoBudget) {
   }
 }
 
-}  // namespace
+}  // namespace heavy_hitters_test

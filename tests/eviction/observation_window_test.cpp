@@ -9,7 +9,7 @@
 #include "kvcompress/reference/snapkv.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace observation_window_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -220,4 +220,4 @@ TEST(ObservationWindow, PaddingNeitherAsksNorStays) {
   }
 }
 
-}  // namespace
+}  // namespace observation_window_test

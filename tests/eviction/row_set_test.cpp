@@ -9,7 +9,7 @@
 
 #include "kvcompress/eviction/row_set.hpp"
 
-namespace {
+namespace row_set_test {
 
 using namespace kvcompress;
 
@@ -133,4 +133,4 @@ TEST(RowSet, DropsTheWorstOfRowsInAnyOrder) {
   }
 }
 
-}  // namespace
+}  // namespace row_set_test

@@ -7,7 +7,7 @@
 #include "kvcompress/reference/streaming_llm.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace sink_window_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -231,4 +231,4 @@ TEST(SinkWindow, PaddingThatComesInChunksOfAStreamedPromptGoesWithEachChunk) {
   EXPECT_EQ(cache.kept(0, 0)[1], 91U);
 }
 
-}  // namespace
+}  // namespace sink_window_test

@@ -13,7 +13,7 @@
 #include "kvcompress/core/half.hpp"
 #include "kvcompress/kernels/codes.hpp"
 
-namespace {
+namespace codes_test {
 
 namespace kernels = kvcompress::kernels;
 using kvcompress::Accumulation;
@@ -343,4 +343,4 @@ TEST(CodeProducts, GroupsWithoutSpreadAndZeroWeightsGiveTheMinima) {
   }
 }
 
-}  // namespace
+}  // namespace codes_test

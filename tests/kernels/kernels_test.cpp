@@ -13,7 +13,7 @@
 #include "kvcompress/kernels/exact.hpp"
 #include "kvcompress/kernels/softmax.hpp"
 
-namespace {
+namespace kernels_test {
 
 using kvcompress::bfloat16;
 using kvcompress::half;
@@ -202,4 +202,4 @@ TEST(AllWithin, FindsOneBadNumberWhereverItStands) {
   }
 }
 
-}  // namespace
+}  // namespace kernels_test

@@ -12,7 +12,7 @@
 #include "kvcompress/kernels/pairs.hpp"
 #include "kvcompress/simd/scalar.hpp"
 
-namespace {
+namespace pairs_test {
 
 namespace native = kvcompress::simd::native;
 namespace scalar = kvcompress::simd::scalar;
@@ -96,4 +96,4 @@ TEST(Pairs, DotPairsIsTheDotProduct) {
   }
 }
 
-}  // namespace
+}  // namespace pairs_test

@@ -12,7 +12,7 @@
 #include "kvcompress/simd/native.hpp"
 #include "kvcompress/simd/scalar.hpp"
 
-namespace {
+namespace quads_test {
 
 namespace native = kvcompress::simd::native;
 namespace scalar = kvcompress::simd::scalar;
@@ -96,4 +96,4 @@ TEST(Quads, EntriesAddUp) {
   check_entries<std::uint16_t, std::uint8_t>(rng);
 }
 
-}  // namespace
+}  // namespace quads_test

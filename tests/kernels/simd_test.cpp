@@ -16,7 +16,7 @@
 #include "kvcompress/simd/native.hpp"
 #include "kvcompress/simd/scalar.hpp"
 
-namespace {
+namespace simd_test {
 
 namespace native = kvcompress::simd::native;
 namespace scalar = kvcompress::simd::scalar;
@@ -267,4 +267,4 @@ TEST(Simd, LaneDotsAreTheScalarOnesTwoBits) { check_lane_dots_of_width<2>(); }
 TEST(Simd, LaneDotsAreTheScalarOnesFourBits) { check_lane_dots_of_width<4>(); }
 TEST(Simd, LaneDotsAreTheScalarOnesEightBits) { check_lane_dots_of_width<8>(); }
 
-}  // namespace
+}  // namespace simd_test

@@ -8,7 +8,7 @@
 
 #include "kernels/random_strip.hpp"
 
-namespace {
+namespace strip_test {
 
 namespace kernels = kvcompress::kernels;
 using kvcompress::test::for_all_bits;
@@ -58,4 +58,4 @@ TEST(Strip, GivesBackWhatWasPutIn) {
   });
 }
 
-}  // namespace
+}  // namespace strip_test

@@ -7,7 +7,7 @@
 
 #include "support/policies.hpp"
 
-namespace {
+namespace bad_input_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -252,4 +252,4 @@ TEST(BadOptions, AreNamedWhenACacheIsMade) {
                [&] { made(kivi, same, [](auto& o) { o.storage.residual = 0; }); });
 }
 
-}  // namespace
+}  // namespace bad_input_test

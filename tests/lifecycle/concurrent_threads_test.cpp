@@ -7,7 +7,7 @@
 #include "kvcompress/policies/shadowkv.hpp"
 #include "support/policies.hpp"
 
-namespace {
+namespace concurrent_threads_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -76,4 +76,4 @@ TYPED_TEST(Concurrent, ForksGoOnByThemselvesOnOtherThreads) {
   EXPECT_TRUE(of_fork == wanted);
 }
 
-}  // namespace
+}  // namespace concurrent_threads_test

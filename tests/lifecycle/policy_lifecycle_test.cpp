@@ -5,7 +5,7 @@
 #include "support/counting_memory.hpp"
 #include "support/policies.hpp"
 
-namespace {
+namespace policy_lifecycle_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -292,4 +292,4 @@ TYPED_TEST(PolicyLifecycle, ReportedBytesAreAllocatedBytesAfterEveryVerb) {
   EXPECT_EQ(memory.live, 0U);
 }
 
-}  // namespace
+}  // namespace policy_lifecycle_test

@@ -25,7 +25,7 @@ void* operator new(std::size_t bytes) {
 void operator delete(void* address) noexcept { std::free(address); }
 void operator delete(void* address, std::size_t) noexcept { std::free(address); }
 
-namespace {
+namespace public_entries_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -476,4 +476,4 @@ TEST(PublicEntriesOfObserve, LogSumExp) {
   cache.observe(0, text.query_rows(59, 1), at, {.start = 1000}, nothing.data());
 }
 
-}  // namespace
+}  // namespace public_entries_test

@@ -12,7 +12,7 @@
 #include "llama_cpp/models.hpp"
 
 namespace kvcompress::test {
-namespace {
+namespace llama_cpp_test {
 
 using testing::HasSubstr;
 
@@ -388,5 +388,5 @@ TEST(LlamaCpp, ItsOwnCellsTakeNoMemory) {
   EXPECT_LT(resident_bytes() - before, std::size_t{48} << 20U);
 }
 
-}  // namespace
+}  // namespace llama_cpp_test
 }  // namespace kvcompress::test

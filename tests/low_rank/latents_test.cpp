@@ -7,7 +7,7 @@
 #include "support/counting_memory.hpp"
 #include "support/policies.hpp"
 
-namespace {
+namespace latents_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -83,4 +83,4 @@ TEST(Latents, AlatentIsHeldOnce) {
   EXPECT_EQ(report.exact_rows, 3U * 256U * 8U * 2U) << "the rotary keys";
 }
 
-}  // namespace
+}  // namespace latents_test

@@ -13,7 +13,7 @@
 #include "support/counting_memory.hpp"
 #include "support/random_matrix.hpp"
 
-namespace {
+namespace row_space_test {
 
 using kvcompress::Memory;
 using kvcompress::low_rank::Factorisation;
@@ -210,4 +210,4 @@ TEST(RowSpace, TakesItsMemoryFromTheHandleAndGivesItBack) {
   }
 }
 
-}  // namespace
+}  // namespace row_space_test

@@ -11,7 +11,7 @@
 #include "support/random_matrix.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace xkv_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -450,4 +450,4 @@ TEST(Xkv, DecodedRowsAreFoldedInOnlyWhereAllLayersHoldTheSame) {
   }
 }
 
-}  // namespace
+}  // namespace xkv_test

@@ -9,7 +9,7 @@
 #include "matrix/cells.hpp"
 #include "support/counting_memory.hpp"
 
-namespace {
+namespace matrix_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -383,4 +383,4 @@ TEST(MatrixOfNames, StandsInTheReadme) {
   EXPECT_NE(readme.find(table), std::string::npos) << "README.md must contain the matrix as the names have it:\n" << table;
 }
 
-}  // namespace
+}  // namespace matrix_test

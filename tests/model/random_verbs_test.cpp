@@ -8,7 +8,7 @@
 
 #include "model/subject.hpp"
 
-namespace {
+namespace random_verbs_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test::model;
@@ -68,4 +68,4 @@ TEST_P(RandomVerbs, AgreeWithTheModel) {
 
 INSTANTIATE_TEST_SUITE_P(Policies, RandomVerbs, ::testing::ValuesIn(policies()), [](const auto& policy) { return policy.param.name; });
 
-}  // namespace
+}  // namespace random_verbs_test

@@ -14,7 +14,7 @@
 #error "this test must be compiled with -fno-exceptions -fno-rtti"
 #endif
 
-namespace {
+namespace no_exceptions_test {
 
 using namespace kvcompress;
 
@@ -47,4 +47,4 @@ TEST(WithoutExceptions, WithoutAHandlerTheProgramAborts) {
   EXPECT_DEATH(KVCache<Full<>>({.kv_heads = 0}), "");
 }
 
-}  // namespace
+}  // namespace no_exceptions_test

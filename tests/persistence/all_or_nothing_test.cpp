@@ -12,7 +12,7 @@
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
-namespace {
+namespace all_or_nothing_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -241,4 +241,4 @@ INSTANTIATE_TEST_SUITE_P(
   return name;
     });
 
-}  // namespace
+}  // namespace all_or_nothing_test

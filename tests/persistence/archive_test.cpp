@@ -8,7 +8,7 @@
 #include "support/counting_memory.hpp"
 #include "support/saved.hpp"
 
-namespace {
+namespace archive_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -163,4 +163,4 @@ TEST(Archive, StreamsAreSinksAndSources) {
       "load: the source did not give 8 bytes", [&] { Reader(source(stream), detail::xxh3, {}); }, ErrorCode::io);
 }
 
-}  // namespace
+}  // namespace archive_test

@@ -9,7 +9,7 @@
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
-namespace {
+namespace damage_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -199,4 +199,4 @@ TEST_P(Damage, MemoryThatFailsIsAnErrorAndLosesNothing) {
   EXPECT_EQ(memory.live, 0U);
 }
 
-}  // namespace
+}  // namespace damage_test

@@ -11,7 +11,7 @@
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
-namespace {
+namespace refusals_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -200,4 +200,4 @@ TEST(Refusals, APolicyThatDoesNotSayHow) {
   }
 }
 
-}  // namespace
+}  // namespace refusals_test

@@ -10,7 +10,7 @@
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
-namespace {
+namespace round_trip_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -79,18 +79,25 @@ void expect_same(const AnyCache& loaded, const AnyCache& saved_one, const std::s
   }
 }
 
+/// A part alone is saved at every place. Combinations, whose number is the product of the parts, are saved at one place each, in turn: so every part is
+/// saved in every phase, with one partner or another.
+std::vector<std::size_t> places_of(const std::string& name, std::size_t index, const std::vector<std::size_t>& places) {
+  return name.find('+') == std::string::npos ? places : std::vector{places[index % places.size()]};
+}
+
 TEST(RoundTrip, EveryPolicyGoesOnBitForBitFromEveryPhase) {
   const Text text(small, end, 81);
   const std::vector<Step> steps = story(text);
   // Nothing there; one layer of a prompt; all of it; one layer closed; all closed; one layer a token ahead; decoding; the second prompt.
   const std::vector<std::size_t> places{
       0, 1, 4, 5, 6, 7, 6 + 2 * (middle - prompt) - 6, 6 + 2 * (middle - prompt) + 1, 6 + 2 * (middle - prompt) + 3};
-  for (const std::string& plain : registry().policies()) {
-    const std::string name = with_settings(plain);
+  const std::vector<std::string> policies = registry().policies();
+  for (std::size_t index = 0; index < policies.size(); ++index) {
+    const std::string name = with_settings(policies[index]);
     auto cache = registry().make(name, small);
     Outputs expected;
     std::size_t done = 0;
-    for (const std::size_t place : places) {
+    for (const std::size_t place : places_of(name, index, places)) {
       while (done < place) { steps[done++](cache, expected); }
       const std::string where = name + " at step " + std::to_string(place);
       const File file = saved(cache);
@@ -280,4 +287,4 @@ TEST(RoundTrip, PaddingAndWhatWaitsIsLoaded) {
   }
 }
 
-}  // namespace
+}  // namespace round_trip_test

@@ -13,7 +13,7 @@
 #include "support/random_rows.hpp"
 #include "support/resident.hpp"
 
-namespace {
+namespace budget_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -148,4 +148,4 @@ TEST(MemoryReport, BitsPerValueAreThoseOfTheSpecification) {
   EXPECT_NEAR(bits(KVCache<Kivi<4, 32, 32>>(one)), (5.0 + (5.0 * (4096 - 32) + 16.0 * 32) / 4096) / 2, 0.4);
 }
 
-}  // namespace
+}  // namespace budget_test

@@ -11,7 +11,7 @@
 #include "kvcompress/policies/streaming_llm.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace rebuilding_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -143,4 +143,4 @@ TEST(Rebuilding, ValuesAreMovedNotEncodedAnew) {
   EXPECT_GE(compared, 20U);
 }
 
-}  // namespace
+}  // namespace rebuilding_test

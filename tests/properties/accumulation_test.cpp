@@ -13,7 +13,7 @@
 #include "support/random_rows.hpp"
 #include "support/sequence.hpp"
 
-namespace {
+namespace accumulation_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -131,4 +131,4 @@ TEST(Accumulation, KiviOfEightBits) { check<Kivi<8, 32, 32>, 8>("kivi8"); }
 TEST(Accumulation, GearOfTwoBits) { check<Gear<2>, 2>("gear2"); }
 TEST(Accumulation, GearOfFourBits) { check<Gear<4>, 4>("gear4"); }
 
-}  // namespace
+}  // namespace accumulation_test

@@ -5,7 +5,7 @@
 #include "support/counting_memory.hpp"
 #include "support/policies.hpp"
 
-namespace {
+namespace allocation_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -80,4 +80,4 @@ TYPED_TEST(Allocation, AtMostOnePerBlockOtherwise) {
   EXPECT_GE(memory.calls, 2 * 2 * rows / (encodes<TypeParam> ? 128 : 32));
 }
 
-}  // namespace
+}  // namespace allocation_test

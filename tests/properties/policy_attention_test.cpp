@@ -6,7 +6,7 @@
 
 #include "support/policies.hpp"
 
-namespace {
+namespace policy_attention_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -190,4 +190,4 @@ TYPED_TEST(PolicyAttention, UnrotatedInputGivesTheSameAsRotatedInput) {
   }
 }
 
-}  // namespace
+}  // namespace policy_attention_test

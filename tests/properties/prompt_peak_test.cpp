@@ -5,7 +5,7 @@
 #include "support/counting_memory.hpp"
 #include "support/policies.hpp"
 
-namespace {
+namespace prompt_peak_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -85,4 +85,4 @@ TEST(PromptPeak, KiviStaysWithinCompressedSizeAndChunk) {
   std::printf("peak: ended per chunk %zu bytes, ended once %zu bytes, encoded %zu bytes\n", chunked.bytes, once.bytes, encoded);
 }
 
-}  // namespace
+}  // namespace prompt_peak_test

@@ -14,7 +14,7 @@
 #include "support/random_matrix.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace gear_eviction_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -207,4 +207,4 @@ TEST(Caches, KeepCopiesOfWhatShapeAndOptionsPointTo) {
   EXPECT_EQ(memory.live, 0U);
 }
 
-}  // namespace
+}  // namespace gear_eviction_test

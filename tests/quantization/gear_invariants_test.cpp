@@ -12,7 +12,7 @@
 #include "support/gear_stores.hpp"
 #include "support/random_matrix.hpp"
 
-namespace {
+namespace gear_invariants_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -237,4 +237,4 @@ TEST(GearInvariants, MergingAddsAtMostTheErrorOfEncodingWhatWasDecoded) {
   EXPECT_LT(few.scales + few.factors, many.scales + many.factors);
 }
 
-}  // namespace
+}  // namespace gear_invariants_test

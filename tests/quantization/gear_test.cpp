@@ -11,7 +11,7 @@
 #include "support/random_matrix.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace gear_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -309,4 +309,4 @@ TEST(GearStores, AFailedSettleChangesNothingAndCanBeRepeated) {
   check_refusals<GearValues<4, Kcvt, ValueVectors::layer, half>>();
 }
 
-}  // namespace
+}  // namespace gear_test

@@ -12,7 +12,7 @@
 #include "kvcompress/quantization/per_token.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace group_quantizer_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -128,4 +128,4 @@ TEST(GroupQuantizer, RoundsHalvesToEvenAndConstantsToCodeZero) {
   EXPECT_NEAR((ends.decode(ends.encode(-60000.0F), ends.scale, ends.minimum)), -60000.0F, 100.0F);
 }
 
-}  // namespace
+}  // namespace group_quantizer_test

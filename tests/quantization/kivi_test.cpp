@@ -9,7 +9,7 @@
 #include "kvcompress/reference/kivi.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace kivi_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -41,13 +41,13 @@ void expect_same(const Store& store, const reference::QuantizedMatrix& codes, co
 }
 
 /// Random prompts and steps, each state and output compared with the reference in float.
-template <int Bits, std::size_t Group>
-void follow_the_reference(std::size_t dim, std::size_t residual, unsigned seed) {
-  using P = Kivi<Bits, Group, Group, float>;
+template <int Bits>
+void follow_the_reference(std::size_t group, std::size_t dim, std::size_t residual, unsigned seed) {
+  using P = Kivi<Bits, 32, 32, float>;
   const Shape shape{.query_heads = 2, .kv_heads = 1, .head_dim = dim, .value_dim = dim + 4};
   const Text text(shape, 150, seed);
-  KVCache<P> cache(shape, {.storage = {.residual = residual, .accumulation = Accumulation::exact}});
-  reference::KiviState<> state{{.bits = Bits, .group = static_cast<Index>(Group), .residual = static_cast<Index>(residual)}};
+  KVCache<P> cache(shape, {.storage = {.residual = residual, .group = group, .accumulation = Accumulation::exact}});
+  reference::KiviState<> state{{.bits = Bits, .group = static_cast<Index>(group), .residual = static_cast<Index>(residual)}};
   std::mt19937 rng(seed);
   for (std::size_t t = 0, count = 0; t < text.tokens; t += count) {
     count = std::min<std::size_t>(t == 0 ? rng() % 90 + 1 : rng() % 5 == 0 ? rng() % 40 + 1 : 1, text.tokens - t);
@@ -75,10 +75,11 @@ void follow_the_reference(std::size_t dim, std::size_t residual, unsigned seed) 
 }
 
 TEST(Kivi, FollowsTheReferenceStepByStep) {
-  follow_the_reference<1, 8>(20, 8, 1);
-  follow_the_reference<2, 32>(64, 64, 2);
-  follow_the_reference<3, 32>(80, 32, 3);
-  follow_the_reference<4, 32>(100, 96, 4);
+  follow_the_reference<1>(8, 20, 8, 1);
+  follow_the_reference<2>(64, 64, 64, 2);
+  follow_the_reference<3>(32, 80, 32, 3);
+  follow_the_reference<4>(32, 100, 96, 4);
+  follow_the_reference<4>(128, 100, 128, 5);
 }
 
 /// The two stores alone: codes against the reference, logits and weighted sums of any range against the decoded rows.
@@ -289,4 +290,4 @@ TEST(PerToken, RowsEncodedTogetherEqualRowsEncodedAlone) {
   }
 }
 
-}  // namespace
+}  // namespace kivi_test

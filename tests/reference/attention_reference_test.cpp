@@ -11,7 +11,7 @@
 #include "kvcompress/reference/rope.hpp"
 #include "support/random_matrix.hpp"
 
-namespace {
+namespace attention_reference_test {
 
 using namespace kvcompress;
 using reference::Index;
@@ -192,4 +192,4 @@ TEST(RopeReference, PairingsPartsAndScaling) {
   EXPECT_EQ(reference::rotate(x, reference::consecutive(4, 1), {.linear_factor = 4.0}), reference::rotate(x, one));
 }
 
-}  // namespace
+}  // namespace attention_reference_test

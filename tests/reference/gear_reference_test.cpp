@@ -9,7 +9,7 @@
 #include "support/gear_cases.hpp"
 #include "support/random_matrix.hpp"
 
-namespace {
+namespace gear_reference_test {
 
 using namespace kvcompress;
 using reference::GearBackbone;
@@ -105,4 +105,4 @@ TEST(GearReference, OfficialVectors) {
   conformance::run_cases("gear", conformance::gear::handlers(compress, reference::power_iteration, 0.0, true));
 }
 
-}  // namespace
+}  // namespace gear_reference_test

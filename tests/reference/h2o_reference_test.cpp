@@ -12,7 +12,7 @@
 #include "support/cases.hpp"
 #include "support/random_matrix.hpp"
 
-namespace {
+namespace h2o_reference_test {
 
 using namespace kvcompress;
 using reference::HeadReduction;
@@ -180,4 +180,4 @@ void prompt(const conformance::Case& one) {
 
 TEST(H2OReference, OfficialVectors) { conformance::run_cases("h2o", {{"decode", decode}, {"prompt", prompt}}); }
 
-}  // namespace
+}  // namespace h2o_reference_test

@@ -13,7 +13,7 @@
 #include "support/cases.hpp"
 #include "support/random_matrix.hpp"
 
-namespace {
+namespace kivi_reference_test {
 
 using namespace kvcompress;
 using reference::GroupAxis;
@@ -260,4 +260,4 @@ TEST(KiviReference, OfficialVectors) {
                                   {"stream", stream}});
 }
 
-}  // namespace
+}  // namespace kivi_reference_test

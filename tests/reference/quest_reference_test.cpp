@@ -10,7 +10,7 @@
 #include "kvcompress/reference/quest.hpp"
 #include "support/random_matrix.hpp"
 
-namespace {
+namespace quest_reference_test {
 
 using namespace kvcompress;
 using reference::Index;
@@ -118,4 +118,4 @@ TEST(QuestReference, FindsAPlantedKey) {
   for (Index c = 0; c < 16; ++c) { EXPECT_NEAR(actual(0, c), keys(42, c), 1e-3); }
 }
 
-}  // namespace
+}  // namespace quest_reference_test

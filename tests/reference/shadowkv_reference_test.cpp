@@ -12,7 +12,7 @@
 #include "support/random_matrix.hpp"
 #include "support/shadowkv_cases.hpp"
 
-namespace {
+namespace shadowkv_reference_test {
 
 using namespace kvcompress;
 using conformance::deviation;
@@ -166,4 +166,4 @@ TEST(ShadowKVReference, HitsEqualWhatWouldBeComputedAnew) {
   EXPECT_EQ(a.keys.middleRows(23 + 4, 4), b.keys.middleRows(23, 4));
 }
 
-}  // namespace
+}  // namespace shadowkv_reference_test

@@ -10,7 +10,7 @@
 
 #include "support/shadowkv_prefill_case.hpp"
 
-namespace {
+namespace shadowkv_reference_vectors_test {
 
 using namespace kvcompress;
 using conformance::deviation;
@@ -228,4 +228,4 @@ void prefill(const conformance::Case& one) {
 
 TEST(ShadowKVReference, OfficialVectors) { conformance::run_cases("shadowkv", {{"decode", decode}, {"prefill_offload_class", prefill}}); }
 
-}  // namespace
+}  // namespace shadowkv_reference_vectors_test

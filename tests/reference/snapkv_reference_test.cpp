@@ -12,7 +12,7 @@
 #include "support/cases.hpp"
 #include "support/random_matrix.hpp"
 
-namespace {
+namespace snapkv_reference_test {
 
 using namespace kvcompress;
 using reference::HeadReduction;
@@ -175,4 +175,4 @@ void scores(const conformance::Case& one) {
 
 TEST(SnapKVReference, OfficialVectors) { conformance::run_cases("snapkv", {{"prompt", prompt}, {"scores", scores}, {"score", scores}}); }
 
-}  // namespace
+}  // namespace snapkv_reference_test

@@ -11,7 +11,7 @@
 #include "support/cases.hpp"
 #include "support/random_matrix.hpp"
 
-namespace {
+namespace streaming_llm_reference_test {
 
 using namespace kvcompress;
 using reference::Index;
@@ -162,4 +162,4 @@ TEST(StreamingLLMReference, OfficialEvictions) {
   }
 }
 
-}  // namespace
+}  // namespace streaming_llm_reference_test

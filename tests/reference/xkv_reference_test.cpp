@@ -14,7 +14,7 @@
 #include "support/random_matrix.hpp"
 #include "support/xkv_cases.hpp"
 
-namespace {
+namespace xkv_reference_test {
 
 using namespace kvcompress;
 using reference::Heads;
@@ -237,4 +237,4 @@ TEST(XkvReference, OfficialVectors) {
                                  {"mla", [](const auto& one) { compare(one, conformance::xkv_latents_case(one)); }}});
 }
 
-}  // namespace
+}  // namespace xkv_reference_test

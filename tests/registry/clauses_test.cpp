@@ -2,14 +2,16 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <cstring>
+#include <fstream>
 
 #include "registry/refused.hpp"
 #include "registry/registry.hpp"
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
-namespace {
+namespace clauses_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -99,6 +101,59 @@ TEST(Clauses, KeysAndValuesMayBeHeldInDifferentWays) {
   EXPECT_NE(value, exact_value);
 }
 
+/// A file that is gone at the end.
+struct GateFile {
+  std::string path;
+  GateFile(const std::string& name, const std::string& text) : path(::testing::TempDir() + name) { std::ofstream(path) << text; }
+  GateFile(const GateFile&) = delete;
+  GateFile& operator=(const GateFile&) = delete;
+  ~GateFile() { std::remove(path.c_str()); }
+};
+
+TEST(Clauses, HeadsMayStandInAFile) {
+  const GateFile file("duo.tsv", "0.9\t0.1\n0.2\t0.45\n\n1.3\t-0.1\r\n0.55\t0.8\n");
+  const auto choices = [](const std::string& policy) { return registry().options(policy, shape).eviction.chosen.of_lane; };
+  using Lanes = std::vector<std::uint16_t>;
+  const std::string streams = ": streaming:sinks=8,window=56; rest: f16";
+  EXPECT_EQ(choices("heads " + file.path + streams), (Lanes{0, 1, 1, 1, 0, 1, 0, 0}));
+  EXPECT_EQ(choices("heads " + file.path + " >=0.5: f16; rest: streaming"), (Lanes{0, 1, 1, 1, 0, 1, 0, 0}));
+  EXPECT_EQ(choices("heads " + file.path + "<0.2" + streams), (Lanes{0, 1, 0, 0, 0, 1, 0, 0}));
+  const std::vector<float> gates{0.9F, 0.1F, 0.2F, 0.45F, 1.3F, -0.1F, 0.55F, 0.8F};
+  const std::vector<bool> full = DuoAttention::full_lanes(gates, 0.75);
+  const Lanes by_share = choices("heads " + file.path + ">=75%: f16; rest: streaming");
+  for (std::size_t lane = 0; lane < 8; ++lane) { EXPECT_EQ(by_share[lane] == by_share[4], full[lane]) << lane; }
+  EXPECT_EQ(choices("heads 0.0," + file.path + streams), (Lanes{0, 0, 0, 0, 1, 0, 1, 1}));
+  const Text text(shape, end, 6);
+  AnyCache from_file = registry().make("heads " + file.path + streams, shape);
+  AnyCache spelt = registry().make("heads 0.1,1.0-1,2.1" + streams, shape);
+  EXPECT_TRUE(live(from_file, text) == live(spelt, text));
+  EXPECT_TRUE(saved(from_file) == saved(spelt));
+}
+
+TEST(Clauses, ErrorsNameFileLineAndValue) {
+  const auto expect = [](const std::string& gates, const std::string& bound, const std::string& sentence, bool names_path = true) {
+    const GateFile file("gates.tsv", gates);
+    const std::string policy = "heads " + file.path + bound + ": streaming; rest: f16";
+    expect_refused(policy, shape, "policy \"" + policy + "\": " + (names_path ? file.path + ": " : "\"" + file.path) + sentence);
+  };
+  const std::string rest = "1 0\n1 0\n";
+  expect("1 0\n1 0 1\n" + rest, "", "line 2 has 3 numbers, must have one for each of the 2 KV heads of layer 1");
+  expect("1 0\n1 x\n" + rest, "", "line 2 has \"x\", must be a number of -1e30 to 1e30");
+  expect("1 0\n1 nan\n" + rest, "", "line 2 has \"nan\", must be a number of -1e30 to 1e30");
+  expect(rest, "", "there are 2 lines, must be one for each of 4 layers");
+  expect(rest + rest + rest, "", "line 5 is one more layer, must be the last of 4");
+  expect(rest + rest, "<many",
+         "<many\" ends with \"<many\", must end with a bound like <0.5 or >=0.5, or a share of the lanes like <50% or >=50%", false);
+  expect(rest + rest, "<150%", "<150%\" has the share 150%, must be 0% to 100%", false);
+  expect_refused(
+      "heads none.tsv: f16; rest: f32", shape,
+      "policy \"heads none.tsv: f16; rest: f32\": none.tsv: cannot be opened (No such file or directory), must be a file of gates");
+  const GateFile same("same.tsv", "1 1\n1 1\n1 1\n1 1\n");
+  expect_refused("heads " + same.path + ": f16; rest: f32", shape,
+                 "policy \"heads " + same.path + ": f16; rest: f32\": \"heads " + same.path +
+                     "\" has no lane left, must name one that no clause before it has");
+}
+
 void expect_error(const std::string& policy, const std::string& sentence) { expect_refused(policy, shape, sentence); }
 
 TEST(Clauses, ErrorsNameTheClause) {
@@ -126,4 +181,4 @@ TEST(Clauses, ErrorsNameTheClause) {
       "hold the same rows");
 }
 
-}  // namespace
+}  // namespace clauses_test

@@ -16,7 +16,7 @@
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
-namespace {
+namespace fates_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -365,4 +365,4 @@ TEST(Fate, AWrongWriteIsAnErrorAndChangesNothing) {
   }
 }
 
-}  // namespace
+}  // namespace fates_test

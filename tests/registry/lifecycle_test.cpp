@@ -9,7 +9,7 @@
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
-namespace {
+namespace lifecycle_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -182,4 +182,4 @@ TEST(Reserve, RoomStaysThroughEveryVerb) {
   }
 }
 
-}  // namespace
+}  // namespace lifecycle_test

@@ -270,8 +270,8 @@ TEST(AmongOpen, ATreeIsTruncatedByPosition) {
     for (std::size_t t = 0; t < 5; ++t) {
       for (std::size_t h = 0; h < 2; ++h) {
         for (auto* numbers : {&keys, &values}) { numbers->resize(numbers->size() + 16); }
-        row_of([&](auto... a) { return text.key_rows(a...); }, t).load(0, h, &*(keys.end() - 16));
-        row_of([&](auto... a) { return text.value_rows(a...); }, t).load(0, h, &*(values.end() - 16));
+        row_of([&](std::size_t first, std::size_t count) { return text.key_rows(first, count); }, t).load(0, h, &*(keys.end() - 16));
+        row_of([&](std::size_t first, std::size_t count) { return text.value_rows(first, count); }, t).load(0, h, &*(values.end() - 16));
       }
     }
     const std::vector<Position> positions{200, 201, 201, 200, 201};

@@ -6,7 +6,7 @@
 #include "registry/refused.hpp"
 #include "registry/registry.hpp"
 
-namespace {
+namespace parts_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -33,6 +33,25 @@ TEST(PartsByName, AreWhatPresetsAreMadeOf) {
   expect_alike("tova:budget=50+in_layer+best", "tova:budget=50");  // its heads agree anyway
 }
 
+// The storage decides when the last layer of a group has ended its prompt: what earlier layers have seen is still there then.
+TEST(PartsByName, EveryLayerOfAGroupIsHeard) {
+  const Text text(shape, 150, 9);
+  const Text other(shape, 150, 10);
+  for (const std::string policy : {"expected_attention", "cap", "non_causal_attention", "compactor", "grid_logits", "snapkv"}) {
+    const auto kept = [&](const Text& asked_first) {
+      AnyCache cache = registry().make(policy + ":budget=50+xkv:layers_per_group=2,rank_keys=16,rank_values=16", shape);
+      for (std::size_t layer = 0; layer < 2; ++layer) {
+        const Text& asked = layer == 0 ? asked_first : text;
+        std::vector<float> out(150 * asked.output_width());
+        cache.append(layer, text.key_rows(0, 150), text.value_rows(0, 150));
+        cache.attend(layer, asked.query_rows(0, 150), Output::tokens_first(out.data(), 150, shape.query_heads, shape.head_dim));
+        cache.end_prompt(layer);
+      }
+      return cache.kept(1, 0);
+    };
+    EXPECT_NE(kept(text), kept(other)) << policy;
+  }
+}
 TEST(PartsByName, KeepTheBudgetsThatTheyShareOut) {
   const Text text(shape, 210, 8);
   const auto kept = [&](const std::string& policy) {
@@ -141,4 +160,4 @@ TEST(PartsByName, AreRefusedWhereTheyHaveNoPlace) {
   expect_error("keys=adakv+kivi4", "policy \"keys=adakv+kivi4\": keys=adakv is given, which is eviction, must be a storage alone");
 }
 
-}  // namespace
+}  // namespace parts_test

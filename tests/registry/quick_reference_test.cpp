@@ -18,7 +18,7 @@
 #include "support/saved.hpp"
 
 namespace quick_reference {
-namespace {
+namespace quick_reference_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -148,5 +148,5 @@ TEST(QuickReference, SaysWhatEveryVerbDoesInEveryPhase) {
   }
 }
 
-}  // namespace
+}  // namespace quick_reference_test
 }  // namespace quick_reference

@@ -15,7 +15,7 @@
 #include "support/counting_memory.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace registry_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -23,7 +23,6 @@ using namespace kvcompress::test;
 const Shape small{.query_heads = 4, .kv_heads = 2, .head_dim = 32};
 
 using examples::registry;  // the standard registry, compiled once
-
 void expect_error(const std::string& policy, const std::string& sentence) { expect_refused(policy, small, sentence); }
 
 TEST(Registry, EveryEvictionWorksWithEveryStorage) {
@@ -57,7 +56,7 @@ TEST(Registry, EveryEvictionWorksWithEveryStorage) {
 TEST(Registry, EveryNameDecodesAFewTokens) {
   const Text text(small, 150, 6);
   const std::vector<std::string> names = registry().policies();
-  EXPECT_EQ(names.size(), 1098U);
+  EXPECT_EQ(names.size(), 1457U);
   EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
   for (std::string name : names) {
     const std::string plain = name;
@@ -85,7 +84,14 @@ TEST(Registry, EveryNameDecodesAFewTokens) {
                                  "cake",
                                  "finch",
                                  "largest_attention",
-                                 "d2o"}) {
+                                 "d2o",
+                                 "rkv",
+                                 "windowkv",
+                                 "grid_logits",
+                                 "compactor",
+                                 "non_causal_attention",
+                                 "cap",
+                                 "random"}) {
       if (plain.substr(0, plain.find('+')) == eviction) { set(eviction, "budget=80"); }
     }
     set("simlayerkv", "first_rows=4,recent=90,threshold=0,last=8");
@@ -187,6 +193,7 @@ TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
   const std::string parts =
       "streaming, h2o, snapkv, pyramidkv, adakv, tova, keydiff, expected_attention, knorm, lagkv, keyformer, chunkkv, criticalkv, "
       "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, cake, finch, largest_attention, d2o, cam, razorattention, "
+      "rkv, windowkv, grid_logits, compactor, non_causal_attention, cap, random, "
       "f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, tiers2, tiers4, rot2, rot3, rot4, rot8, lm2, lm3, lm4, gear2, gear4, xkv, shadowkv, "
       "quest, landmarks, in_layer, uniform, kvcompose, variance_shares, top_mass, best, eg_chunkkv, best_of_each_chunk, kvcrush, "
       "merge, merge_weighted, merge_ranked, value_spread, mean_row, demote";
@@ -327,6 +334,13 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "eviction d2o",
                                           "eviction cam",
                                           "eviction razorattention",
+                                          "eviction rkv",
+                                          "eviction windowkv",
+                                          "eviction grid_logits",
+                                          "eviction compactor",
+                                          "eviction non_causal_attention",
+                                          "eviction cap",
+                                          "eviction random",
                                           "fate merge",
                                           "fate merge_weighted",
                                           "fate merge_ranked",
@@ -383,4 +397,4 @@ TEST(Registry, TakesPoliciesOfYourOwn) {
   EXPECT_THROW(static_cast<void>(Registry().make("tiny", small)), Error);
 }
 
-}  // namespace
+}  // namespace registry_test

@@ -8,7 +8,7 @@
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
-namespace {
+namespace shift_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -147,4 +147,4 @@ TEST(Shift, WhatCannotMoveIsRefused) {
   refused(landmarks, 0, 50, 1, "shift with landmarks, whose index is made at the original positions");
 }
 
-}  // namespace
+}  // namespace shift_test

@@ -10,7 +10,7 @@
 
 #include "kvcompress/retrieval/best.hpp"
 
-namespace {
+namespace best_test {
 
 using namespace kvcompress;
 
@@ -61,4 +61,4 @@ TEST(BestUnits, AreThoseThatSortingFinds) {
   }
 }
 
-}  // namespace
+}  // namespace best_test

@@ -11,7 +11,7 @@
 #include "kvcompress/policies/xkv.hpp"
 #include "support/landmark_reading.hpp"
 
-namespace {
+namespace landmarks_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -300,4 +300,4 @@ TEST(Landmarks, TheLastQuerysChoiceWaitsForTheLayersOfItsGroup) {
   EXPECT_EQ(cache.index(1, 0).indexed(), (300 / 4 - 2) / 8 * 8 * 4U);
 }
 
-}  // namespace
+}  // namespace landmarks_test

@@ -13,7 +13,7 @@
 #include "support/policies.hpp"
 #include "support/random_rows.hpp"
 
-namespace {
+namespace page_bounds_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -451,4 +451,4 @@ TEST(Quest, TruncatedRowsNeverWereInAPage) {
   EXPECT_GT(expect_chosen_rows(cache, text, 190, 200), 10U * 20);
 }
 
-}  // namespace
+}  // namespace page_bounds_test

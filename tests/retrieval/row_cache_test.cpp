@@ -10,7 +10,7 @@
 #include "kvcompress/offload/row_cache.hpp"
 #include "support/counting_memory.hpp"
 
-namespace {
+namespace row_cache_test {
 
 using namespace kvcompress;
 
@@ -88,4 +88,4 @@ TEST(RowCache, WhatFailedToLoadIsMissingAndComesAgain) {
   for (const Position chunk : chunks) { EXPECT_EQ(*cache.rows(chunk).these, static_cast<float>(chunk)); }
 }
 
-}  // namespace
+}  // namespace row_cache_test

@@ -10,7 +10,7 @@
 #include "support/landmark_reading.hpp"
 #include "support/slow_files.hpp"
 
-namespace {
+namespace shadowkv_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -316,4 +316,4 @@ TEST(ShadowKVOffload, ThePromptNeedsItsLastQuery) {
   EXPECT_NO_THROW(cache.end_prompt(0));
 }
 
-}  // namespace
+}  // namespace shadowkv_test

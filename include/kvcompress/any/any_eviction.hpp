@@ -43,25 +43,29 @@ struct AnyEviction {
   static void validate(const Options& options, const Shape& shape) {
     options.chosen.validate("eviction", shape);
     for (const auto& entry : options.chosen.entries) { entry.ops->validate(entry.options.get(), shape); }
-    for (std::size_t lane = 0; lane < options.chosen.of_lane.size(); ++lane) {
-      const Site site{lane / shape.kv_heads, lane % shape.kv_heads, shape};
-      const Ops& ops = *options.chosen.at(site).ops;
-      const Ops& of_first = *options.chosen.at({site.layer, 0, shape}).ops;
-      const bool together = ops.needs.agrees == Scope::layer || of_first.needs.agrees == Scope::layer;
-      require(!together || options.chosen.entry_of(site) == options.chosen.entry_of({site.layer, 0, shape}), ErrorCode::option,
-              ops.needs.agrees == Scope::layer ? ops.name : of_first.name, " is chosen for some heads of layer ", site.layer,
-              ", must be chosen for all: it decides for all heads of a layer together");
-      const Budget* const budget = ops.budget != nullptr ? ops.budget(options.chosen.at(site).options.get()) : nullptr;
-      require(budget == nullptr || budget->bytes_of == 0 || options.chosen.entries.size() == 1, ErrorCode::option, ops.name, ": budget is ",
-              budget != nullptr ? budget->bytes_of : 0, " bytes, must be rows or a fraction where lanes have different evictions");
+    for (std::size_t layer = 0; !options.chosen.of_lane.empty() && layer < shape.layers; ++layer) {
+      for (std::size_t head = 0; head < shape.of(layer).kv_heads; ++head) { check_lane(options, {layer, head, shape}); }
     }
+  }
+  /// Where lanes may differ.
+  static void check_lane(const Options& options, const Site& site) {
+    const Shape& shape = site.model;
+    const Ops& ops = *options.chosen.at(site).ops;
+    const Ops& of_first = *options.chosen.at({site.layer, 0, shape}).ops;
+    const bool together = ops.needs.agrees == Scope::layer || of_first.needs.agrees == Scope::layer;
+    require(!together || options.chosen.entry_of(site) == options.chosen.entry_of({site.layer, 0, shape}), ErrorCode::option,
+            ops.needs.agrees == Scope::layer ? ops.name : of_first.name, " is chosen for some heads of layer ", site.layer,
+            ", must be chosen for all: it decides for all heads of a layer together");
+    const Budget* const budget = ops.budget != nullptr ? ops.budget(options.chosen.at(site).options.get()) : nullptr;
+    require(budget == nullptr || budget->bytes_of == 0 || options.chosen.entries.size() == 1, ErrorCode::option, ops.name, ": budget is ",
+            budget != nullptr ? budget->bytes_of : 0, " bytes, must be rows or a fraction where lanes have different evictions");
   }
   static std::string_view name_of(const Options& options, const Site& site) noexcept { return options.chosen.at(site).ops->name; }
   static Needs needs(const Options& options, const Site& site) noexcept { return options.chosen.at(site).ops->needs; }
   /// Heads that evict differently keep rows of their own.
   static Scope agreement(const Options& options, const Shape& shape, std::size_t layer) noexcept {
     const Site first{layer, 0, shape};
-    for (std::size_t head = 1; head < shape.kv_heads; ++head) {
+    for (std::size_t head = 1; head < shape.of(layer).kv_heads; ++head) {
       if (options.chosen.entry_of({layer, head, shape}) != options.chosen.entry_of(first)) { return Scope::lane; }
     }
     return needs(options, first).agrees;

@@ -140,6 +140,9 @@ class AnyStore {
   void forget_aside() noexcept {
     if (ops().forget_aside != nullptr) { ops().forget_aside(get()); }
   }
+  [[nodiscard]] std::size_t rows_at_once() const noexcept {
+    return ops().rows_at_once != nullptr ? ops().rows_at_once(get()) : ops().facts.row_multiple;
+  }
   [[nodiscard]] bool encodes_at(std::size_t rows) const noexcept { return ops().encodes_at(get(), rows); }
   [[nodiscard]] RowRange block_at(std::size_t row) const noexcept { return ops().block_at(get(), row); }
   void erase_block(std::size_t first) noexcept {

@@ -96,14 +96,12 @@ struct Choices {
   std::vector<Choice<Ops>> entries{};
   std::vector<std::uint16_t> of_lane{};  ///< (layers, KV heads) which entry; empty: every lane has the first
 
-  [[nodiscard]] std::size_t entry_of(const Site& site) const noexcept {
-    return of_lane.empty() ? 0 : of_lane[site.layer * site.shape.kv_heads + site.kv_head];
-  }
+  [[nodiscard]] std::size_t entry_of(const Site& site) const noexcept { return of_lane.empty() ? 0 : of_lane[site.lane()]; }
   [[nodiscard]] const Choice<Ops>& at(const Site& site) const noexcept { return entries[entry_of(site)]; }
 
   /// Raises an Error unless every lane of the shape has an entry, and entries come in the order of their first lanes, as saved caches need.
   void validate(const char* axis, const Shape& shape) const {
-    const std::size_t lanes = shape.layers * shape.kv_heads;
+    const std::size_t lanes = shape.lanes();
     require(!entries.empty(), ErrorCode::option, axis, ": entries is empty, must name a part");
     require(of_lane.empty() || of_lane.size() == lanes, ErrorCode::option, axis, ": of_lane has ", of_lane.size(),
             " entries, must have one for each of the ", lanes, " lanes");

@@ -97,6 +97,7 @@ struct StoreOps {
   void (*take_aside)(Members members) noexcept;
   void (*forget_aside)(void* store) noexcept;
   bool (*encodes_at)(const void* store, std::size_t rows) noexcept;
+  std::size_t (*rows_at_once)(const void* store) noexcept;
   RowRange (*block_at)(const void* store, std::size_t row) noexcept;
   void (*erase_block)(void* store, std::size_t first) noexcept;
   void (*prepare_to_compact)(Members members, const RowTable& table, Vector<float>& scratch);

@@ -159,6 +159,9 @@ struct StoreThunks {
     if constexpr (SaysWhenItEncodes<S>) {
       ops.encodes_at = [](const void* store, std::size_t rows) noexcept { return in(store).encodes_at(rows); };
     }
+    if constexpr (requires(const S store) { store.rows_at_once(); }) {
+      ops.rows_at_once = [](const void* store) noexcept { return in(store).rows_at_once(); };
+    }
     if constexpr (requires(const S store) { store.block_at(std::size_t{}); }) {
       ops.block_at = [](const void* store, std::size_t row) noexcept { return in(store).block_at(row); };
     }

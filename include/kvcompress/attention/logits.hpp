@@ -27,7 +27,8 @@ struct AttendOptions {
   float scale = 0.0F;            ///< factor on q . k, finite and above 0; 0 means 1/sqrt(key width)
   float soft_cap = 0.0F;         ///< logits become cap * tanh(logit / cap), a cap above 0; 0 or infinity means no cap
   std::size_t window = 0;        ///< sliding window: a query sees the rows less than this far behind it, by in-cache positions where the
-                                 ///< policy has them; 0 means all. What lies before them is not read, but for at most 127 rows
+                                 ///< policy has them; 0 means all. What lies before them is not read, but for at most 127 rows. Where the
+                                 ///< layer's shape has one, too, the smaller one counts
   Position start = 0;            ///< rows before this position (left padding) are not seen: see KVCache::end_prompt
   float* log_sum_exp = nullptr;  ///< optional output (tokens, query_heads): log of the softmax's denominator
   std::span<const float>
@@ -116,15 +117,15 @@ void score_chunk(const Keys& keys, const RowTable& table, RowRange range, const 
     while (end < range.last && (table.shift(end) == shift || !table.alive(end))) { ++end; }
     const float* queries = frames(keys) ? ws.framed.data() : ws.queries.data();
     if (shift != block.shift) {
-      ws.rotation.turn_by(shift - block.shift);
+      ws.turning().turn_by(shift - block.shift);
       std::copy_n(ws.queries.data(), block.queries() * key_stride, ws.turned.data());
-      for (std::size_t q = 0; q < block.queries(); ++q) { ws.rotation.apply(ws.turned.data() + q * key_stride); }
+      for (std::size_t q = 0; q < block.queries(); ++q) { ws.turning().apply(ws.turned.data() + q * key_stride); }
       frame_queries(keys, ws.turned, key_stride, block.queries());
       queries = ws.turned.data();
     }
     float* out = logits + (row - range.first);
     if constexpr (UnrotatedKeyStore<Keys>) {
-      keys.scores({row, end}, table, ws.rotation, queries, key_stride, block.queries(), out, logit_stride, ws.store.data());
+      keys.scores({row, end}, table, ws.turning(), queries, key_stride, block.queries(), out, logit_stride, ws.store.data());
     } else {
       keys.scores({row, end}, queries, key_stride, block.queries(), out, logit_stride, ws.store.data());
     }

@@ -18,8 +18,9 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// Sines and cosines for one rotation, kept until another one is asked for: lanes and heads share them. Angles are reduced in double.
 class Rotation {
  public:
+  /// Of the first layer, where layers differ.
   Rotation(const Shape& shape, const Memory& memory)
-      : rope_((shape.validate(), memory.validate(), shape.rope)), pairs_(shape.rotary_pairs()),
+      : rope_((shape.validate(), memory.validate(), shape.of(0).rope)), pairs_(shape.of(0).rotary_pairs()),
         frequencies_(pairs_, rope_.scale, Allocator<double>(memory)),
         digits_(digits * static_cast<std::size_t>(base) * 2 * pairs_, 0.0, Allocator<double>(memory)),
         rest_(2 * pairs_, 0.0, Allocator<double>(memory)),
@@ -93,9 +94,17 @@ class Rotation {
     }
     kernels::convert(row + 2 * pairs_, out + 2 * pairs_, dim - 2 * pairs_);
   }
+  /// Turns a key or query that comes unrotated, and gives it the rope's magnitude.
+  void embed(float* row) const noexcept {
+    apply(row);
+    if (rope_.magnitude == 1.0) { return; }
+    const auto magnitude = static_cast<float>(rope_.magnitude);
+    for (std::size_t i = 0; i < 2 * pairs_; ++i) { row[i] *= magnitude; }
+  }
   /// A hash of what it turns: equal for equal shapes.
   [[nodiscard]] std::uint64_t fingerprint() const noexcept {
-    return mixed(mixed(fingerprint_, pairs_), static_cast<std::uint64_t>(rope_.pairing));
+    const std::uint64_t turns = mixed(mixed(fingerprint_, pairs_), static_cast<std::uint64_t>(rope_.pairing));
+    return rope_.magnitude == 1.0 ? turns : mixed(turns, std::bit_cast<std::uint64_t>(rope_.magnitude));
   }
   void account(MemoryReport& report) const noexcept {
     report.add(&MemoryReport::scratch, frequencies_);

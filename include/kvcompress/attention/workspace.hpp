@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "kvcompress/attention/rope.hpp"
 #include "kvcompress/core/views.hpp"
@@ -19,8 +20,20 @@ class Workspace {
         logits(Allocator<float>(memory)), weights(Allocator<float>(memory)), outputs(Allocator<float>(memory)),
         parts(Allocator<float>(memory)), store(Allocator<float>(memory)), chosen(Allocator<float>(memory)),
         positions(Allocator<Position>(memory)), limits(Allocator<std::size_t>(memory)), order(Allocator<Position>(memory)),
-        ranges(Allocator<RowRange>(memory)), query_heads_(shape.query_heads), kv_heads_(shape.kv_heads), key_width_(shape.key_width()),
-        value_width_(shape.value_width()) {}
+        ranges(Allocator<RowRange>(memory)), other_rotations_(Allocator<Rotation>(memory)), which_(Allocator<std::uint32_t>(memory)),
+        query_heads_(shape.of(0).query_heads), kv_heads_(shape.of(0).kv_heads), key_width_(shape.of(0).key_width()),
+        value_width_(shape.of(0).value_width()) {
+    if (shape.each != nullptr) { tell_layers_apart(shape, memory); }
+  }
+
+  /// The rotation of a layer.
+  [[nodiscard]] Rotation& rotation_of(std::size_t layer) noexcept {
+    const std::size_t which = which_.empty() ? 0 : which_[layer];
+    return which == 0 ? rotation : other_rotations_[which - 1];
+  }
+  /// From now on it serves a layer, whose rotation is turning().
+  void serve(std::size_t layer) noexcept { served_ = which_.empty() ? 0 : which_[layer]; }
+  [[nodiscard]] Rotation& turning() noexcept { return served_ == 0 ? rotation : other_rotations_[served_ - 1]; }
 
   /// Raises an Error unless this workspace serves caches of `shape`, as one that was made for it, `own`, does.
   void check(const char* verb, const Shape& shape, const Workspace& own) const {
@@ -28,10 +41,12 @@ class Workspace {
       require(here == there, ErrorCode::shape, verb, ": the workspace was made for a shape whose ", name, " is ", here, ", must be ",
               there);
     };
-    equal("query_heads", query_heads_, shape.query_heads);
-    equal("kv_heads", kv_heads_, shape.kv_heads);
-    equal("key width", key_width_, shape.key_width());
-    equal("value width", value_width_, shape.value_width());
+    equal("query_heads", query_heads_, shape.of(0).query_heads);
+    equal("kv_heads", kv_heads_, shape.of(0).kv_heads);
+    equal("key width", key_width_, shape.of(0).key_width());
+    equal("value width", value_width_, shape.of(0).value_width());
+    require(which_.size() == own.which_.size() && layers_print_ == own.layers_print_, ErrorCode::shape, verb,
+            ": the workspace was made for a shape with other layers than the cache's, must be the same");
     require(rotation.fingerprint() == own.rotation.fingerprint(), ErrorCode::shape, verb,
             ": the workspace was made for a shape with another rope than the cache's, must be the same");
   }
@@ -43,11 +58,16 @@ class Workspace {
   /// Room for one token's queries over `rows` rows, all logits kept, as a policy that observes every query needs.
   void reserve(const Shape& shape, std::size_t rows) {
     require(rows <= most_rows, ErrorCode::shape, "reserve: rows is ", rows, ", must be at most ", most_rows);
-    ensure(logits, shape.group() * rows);
+    std::size_t group = 0;
+    for (std::size_t layer = 0; layer < shape.kinds(); ++layer) { group = std::max(group, shape.of(layer).group()); }
+    ensure(logits, group * rows);
     ensure(weights, rows);
   }
   void account(MemoryReport& report) const noexcept {
     rotation.account(report);
+    for (const Rotation& other : other_rotations_) { other.account(report); }
+    report.add(&MemoryReport::scratch, other_rotations_);
+    report.add(&MemoryReport::scratch, which_);
     for (const auto* buffer : {&queries, &framed, &turned, &logits, &weights, &outputs, &parts, &store, &chosen}) {
       report.add(&MemoryReport::scratch, *buffer);
     }
@@ -63,7 +83,7 @@ class Workspace {
     return report.total();
   }
 
-  Rotation rotation;
+  Rotation rotation;           // of the first layer
   Vector<float> queries;       // (queries, key width), scaled
   Vector<float> framed;        // the same, as the rows of keys with a frame of their own meet them
   Vector<float> turned;        // queries, rotated for rows whose slot and position differ by another distance
@@ -79,6 +99,28 @@ class Workspace {
   Vector<RowRange> ranges;     // what a retrieval chose
 
  private:
+  /// One rotation for every rope there is.
+  void tell_layers_apart(const Shape& shape, const Memory& memory) {
+    const auto mix = [&](std::uint64_t more) { layers_print_ = (layers_print_ ^ more) * 0x9E37'79B9'7F4A'7C15U; };
+    Vector<std::uint32_t> first(which_.get_allocator());  // layers that had them first
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      const Shape& own = shape.of(layer);
+      std::size_t which = 0;
+      while (which < first.size() && !own.turns_like(shape.of(first[which]))) { ++which; }
+      if (which == first.size()) {
+        first.push_back(static_cast<std::uint32_t>(layer));
+        if (which > 0) { other_rotations_.emplace_back(own, memory); }
+      }
+      which_.push_back(static_cast<std::uint32_t>(which));
+      for (const std::size_t number : {own.query_heads, own.kv_heads, own.key_width(), own.value_width()}) { mix(number); }
+      mix(rotation_of(layer).fingerprint());
+    }
+  }
+
+  Vector<Rotation> other_rotations_;  // of layers whose rope is not that of the first
+  Vector<std::uint32_t> which_;       // (layers) 0 for the first; empty where all layers are alike
+  std::size_t served_ = 0;
+  std::uint64_t layers_print_ = 0;
   std::size_t query_heads_;
   std::size_t kv_heads_;
   std::size_t key_width_;

@@ -36,10 +36,12 @@ void attend_batch(std::size_t layer, std::span<const BatchItem<Cache>> batch, st
       require(batch[j].cache != batch[i].cache, ErrorCode::input, "attend_batch: batch[", i, "].cache is that of batch[", j,
               "], must be another sequence's");
     }
-    require(batch[i].cache->shape().kv_heads == batch[0].cache->shape().kv_heads, ErrorCode::shape, "attend_batch: batch[", i, "] has ",
-            batch[i].cache->shape().kv_heads, " KV heads, must have those of batch[0], ", batch[0].cache->shape().kv_heads);
+    detail::check_layer(batch[i].cache->shape(), "attend_batch", layer);
+    const auto heads_of = [&](std::size_t item) { return batch[item].cache->shape().of(layer).kv_heads; };
+    require(heads_of(i) == heads_of(0), ErrorCode::shape, "attend_batch: batch[", i, "] has ", heads_of(i),
+            " KV heads, must have those of batch[0], ", heads_of(0));
   }
-  const std::size_t heads = batch[0].cache->shape().kv_heads;
+  const std::size_t heads = batch[0].cache->shape().of(layer).kv_heads;
   detail::run_tasks(executor, batch.size() * heads, workspaces.size(), [&](std::size_t task, std::size_t worker) {
     const BatchItem<Cache>& item = batch[task / heads];
     item.cache->attend(layer, item.queries, item.out, workspaces[worker], item.options, {task % heads, task % heads + 1});

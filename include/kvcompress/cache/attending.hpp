@@ -9,10 +9,12 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 template <class P>
 void KVCache<P>::attend(std::size_t layer, const Rows& queries, const Output& out, Workspace& ws, const AttendOptions& options,
                         HeadRange heads) {
-  if (heads.last == HeadRange{}.last) { heads.last = shape_.kv_heads; }
+  if (heads.last == HeadRange{}.last) { heads.last = heads_of("attend", layer); }
   const AttendOptions how = check_attend(layer, queries, out, options, heads, ws);
-  make_room_to_attend(layer, queries.tokens(), how, heads, ws);
-  attend_heads(layer, queries, out, ws, how, heads);
+  const std::size_t store = shape_.store(layer);
+  ws.serve(store);
+  make_room_to_attend(store, queries.tokens(), how, heads, ws);
+  attend_heads(store, queries, out, ws, how, heads);
   remember(layer, queries, how, heads, ws);
 }
 
@@ -24,19 +26,21 @@ void KVCache<P>::attend(std::size_t layer, const Rows& queries, const Output& ou
   if constexpr (requires { executor.operator bool(); }) {
     require(static_cast<bool>(executor), ErrorCode::input, "attend: executor is empty, must be a function");
   }
-  const HeadRange all{0, shape_.kv_heads};
+  const HeadRange all{0, heads_of("attend", layer)};
   const AttendOptions how = check_attend(layer, queries, out, options, all, workspaces.front());
   for (const Workspace& ws : workspaces) { ws.check("attend", shape_, workspace_); }
+  const std::size_t store = shape_.store(layer);
+  for (Workspace& ws : workspaces) { ws.serve(store); }
   if constexpr (!detail::must_retrieve<P> && !detail::must_see_queries<P> && !must_prepare) {
-    if (queries.tokens() == 1 && shares_rows(layer)) {
-      make_room_to_attend(layer, 1, how, all, workspaces.front());
-      detail::share_rows<P>(shape_, at(layer), queries, out, workspaces, executor, how);
+    if (queries.tokens() == 1 && shares_rows(store)) {
+      make_room_to_attend(store, 1, how, all, workspaces.front());
+      detail::share_rows<P>(shape_.of(store), at(store), queries, out, workspaces, executor, how);
       return remember(layer, queries, how, all, workspaces.front());
     }
   }
-  for (Workspace& ws : workspaces) { make_room_to_attend(layer, queries.tokens(), how, all, ws); }
-  detail::run_tasks(executor, shape_.kv_heads, workspaces.size(), [&](std::size_t head, std::size_t worker) {
-    attend_heads(layer, queries, out, workspaces[worker], how, {head, head + 1});
+  for (Workspace& ws : workspaces) { make_room_to_attend(store, queries.tokens(), how, all, ws); }
+  detail::run_tasks(executor, all.last, workspaces.size(), [&](std::size_t head, std::size_t worker) {
+    attend_heads(store, queries, out, workspaces[worker], how, {head, head + 1});
   });
   remember(layer, queries, how, all, workspaces.front());
 }
@@ -45,10 +49,11 @@ template <class P>
 void KVCache<P>::observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options,
                          const float* log_sum_exp) {
   detail::check_layer(shape_, "observe", layer);
-  const AttendOptions how = detail::checked("observe", options);
-  detail::check_beside(shape_, "observe", queries.tokens(), how);
+  const Shape& shape = shape_.of(layer);
+  const AttendOptions how = within_window(layer, detail::checked("observe", options));
+  detail::check_beside(shape, "observe", queries.tokens(), how);
   check_alibi("observe", layer, how);
-  detail::check_queries(shape_, queries, 0, shape_.kv_heads, how.scale, row_.data());
+  detail::check_queries(shape, queries, 0, shape.kv_heads, how.scale, row_.data());
   const Layer& l = at(layer);
   require(l.open > 0, ErrorCode::phase, "observe(layer = ", layer, ") before append: no rows since the last commit");
   require(!l.branches && how.among_open.empty(), ErrorCode::option,
@@ -56,30 +61,35 @@ void KVCache<P>::observe(std::size_t layer, const Rows& queries, std::span<const
           "only attend has such masks");
   detail::check_positions(positions, queries.tokens(), l.next);
   detail::check_until("observe", how, queries.tokens(), l.open, l.next, [&](std::size_t t) { return positions[t]; });
-  detail::check_log_sum_exp(shape_, queries.tokens(), log_sum_exp);
+  detail::check_log_sum_exp(shape, queries.tokens(), log_sum_exp);
+  const std::size_t store = shape_.store(layer);
+  workspace_.serve(store);
   std::optional<detail::Seen<P>> before;
-  if (detail::may_see_queries<P> && log_sum_exp != nullptr) { before.emplace(writable(layer), scratch_); }
-  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
-    detail::make_room_to_observe<P>(site(layer, head), options_, writable(layer), queries.tokens(), how, false, workspace_);
+  if (detail::may_see_queries<P> && log_sum_exp != nullptr) { before.emplace(writable(store), scratch_); }
+  for (std::size_t head = 0; head < shape.kv_heads; ++head) {
+    detail::make_room_to_observe<P>(site(store, head), options_, writable(store), queries.tokens(), how, false, workspace_);
   }
-  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+  for (std::size_t head = 0; head < shape.kv_heads; ++head) {
     workspace_.positions.assign(positions.begin(), positions.end());
-    note_queries(layer, head, how, workspace_);
-    if (detail::sees_queries<P>(options_, site(layer, head), l.in_prompt)) {
+    note_queries(store, head, how, workspace_);
+    if (detail::sees_queries<P>(options_, site(store, head), l.in_prompt)) {
       if constexpr (detail::may_see_queries<P>) {
         const TooLikely wrong =
-            detail::see<P>(shape_, options_, writable(layer), head, false, nullptr, detail::query_loader(shape_, queries, head, workspace_),
-                           how, log_sum_exp != nullptr ? log_sum_exp + head * shape_.group() : nullptr, workspace_);
+            detail::see<P>(shape, options_, writable(store), head, false, nullptr, detail::query_loader(shape, queries, head, workspace_),
+                           how, log_sum_exp != nullptr ? log_sum_exp + head * shape.group() : nullptr, workspace_);
         if (wrong.found) {
           before->put_back();
           fail(ErrorCode::input, "observe: log_sum_exp is ", wrong.log_sum_exp, " at token ", wrong.token, ", head ",
-               head * shape_.group() + wrong.head, ", must be at least the query's largest logit, ", wrong.logit);
+               head * shape.group() + wrong.head, ", must be at least the query's largest logit, ", wrong.logit);
         }
       }
     }
-    if (l.in_prompt) { detail::show_queries<P>(shape_, options_, writable(layer).lanes[head], queries, head, l.next, workspace_); }
-    if (const std::size_t window = detail::query_window<P>(options_, site(layer, head)); window > 0) {
-      detail::remember<P>(shape_, window, detail::revocable_queries<P>(options_, l), writable(layer).lanes[head], queries, head, how,
+    if (l.in_prompt && store == layer) {
+      detail::show_queries<P>(shape, options_, writable(store).lanes[head], queries, head, l.next, workspace_);
+    }
+    const std::size_t window = store == layer ? detail::query_window<P>(options_, site(store, head)) : 0;
+    if (window > 0) {
+      detail::remember<P>(shape, window, detail::revocable_queries<P>(options_, l), writable(store).lanes[head], queries, head, how,
                           workspace_);
     }
   }
@@ -90,10 +100,11 @@ template <class P>
 AttendOptions KVCache<P>::check_attend(std::size_t layer, const Rows& queries, const Output& out, const AttendOptions& options,
                                        HeadRange heads, Workspace& ws) const {
   detail::check_layer(shape_, "attend", layer);
-  const AttendOptions how = detail::checked("attend", options);
-  detail::check_beside(shape_, "attend", queries.tokens(), how);
+  const Shape& shape = shape_.of(layer);
+  const AttendOptions how = within_window(layer, detail::checked("attend", options));
+  detail::check_beside(shape, "attend", queries.tokens(), how);
   ws.check("attend", shape_, workspace_);
-  detail::check_queries(shape_, queries, heads.first, heads.last, how.scale, Workspace::ensure(ws.queries, shape_.key_width()));
+  detail::check_queries(shape, queries, heads.first, heads.last, how.scale, Workspace::ensure(ws.queries, shape.key_width()));
   detail::check_masks("attend", how, at(layer).open, at(layer).in_prompt, at(layer).branches);
   if (how.query_position != no_position) {
     check_query_position(layer, queries.tokens(), how.query_position);
@@ -106,17 +117,25 @@ AttendOptions KVCache<P>::check_attend(std::size_t layer, const Rows& queries, c
     detail::check_until("attend", how, queries.tokens(), at(layer).open, at(layer).next,
                         [&](std::size_t t) { return rows.position(rows.rows() - queries.tokens() + t); });
   }
-  detail::check_output(shape_, out, queries.tokens());
+  detail::check_output(shape, out, queries.tokens());
   check_alibi("attend", layer, how);
   return how;
 }
 
 template <class P>
+AttendOptions KVCache<P>::within_window(std::size_t layer, AttendOptions options) const noexcept {
+  const std::size_t window = shape_.of(layer).window;
+  if (window > 0) { options.window = options.window == 0 ? window : std::min(window, options.window); }
+  return options;
+}
+
+template <class P>
 void KVCache<P>::check_alibi(const char* verb, std::size_t layer, const AttendOptions& options) const {
   if (options.alibi_slopes.empty()) { return; }
-  detail::check_slopes(shape_, verb, options.alibi_slopes);
-  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
-    const std::string_view why = detail::why_no_alibi<P>(options_, site(layer, head));
+  detail::check_slopes(shape_.of(layer), verb, options.alibi_slopes);
+  const std::size_t store = shape_.store(layer);
+  for (std::size_t head = 0; head < shape_.of(layer).kv_heads; ++head) {
+    const std::string_view why = detail::why_no_alibi<P>(options_, site(store, head));
     require(why.empty(), ErrorCode::option, verb, ": alibi_slopes has ", options.alibi_slopes.size(), " numbers, must be empty: ", why);
   }
 }
@@ -126,8 +145,9 @@ void KVCache<P>::check_query_position(std::size_t layer, std::size_t tokens, Pos
   const Layer& l = at(layer);
   require(position >= l.next && position <= no_position - tokens, ErrorCode::position, "attend: query_position is ", position,
           ", must be at least ", l.next, ", the position after the newest row, and at most ", no_position - tokens);
-  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
-    require(!detail::sees_queries<P>(options_, site(layer, head), l.in_prompt), ErrorCode::option, "attend: query_position is ", position,
+  const std::size_t store = shape_.store(layer);
+  for (std::size_t head = 0; head < l.lanes.size(); ++head) {
+    require(!detail::sees_queries<P>(options_, site(store, head), l.in_prompt), ErrorCode::option, "attend: query_position is ", position,
             ", must be the default: the policy observes every query, and this cache has a part of its softmax");
   }
 }
@@ -136,12 +156,13 @@ template <class P>
 void KVCache<P>::attend_heads(std::size_t layer, const Rows& queries, const Output& out, Workspace& ws, const AttendOptions& options,
                               HeadRange heads) {
   const Layer& l = at(layer);
+  const Shape& shape = shape_.of(layer);
   for (std::size_t head = heads.first; head < heads.last; ++head) {
     detail::place_queries(l.table(head), queries.tokens(), ws, options);
     const Lane& lane = l.lanes[head];
-    const LaneAttention attention(shape_, lane.keys, &lane.value_store(), l.table(head), options, {head * shape_.group()}, l.open);
-    const auto load = detail::query_loader(shape_, queries, head, ws);
-    const auto store = detail::output_storer(shape_, head, out, options);
+    const LaneAttention attention(shape, lane.keys, &lane.value_store(), l.table(head), options, {head * shape.group()}, l.open);
+    const auto load = detail::query_loader(shape, queries, head, ws);
+    const auto store = detail::output_storer(shape, head, out, options);
     if constexpr (detail::may_retrieve<P>) {
       if (chooses(layer, head)) {
         const auto choose = [&](const float* group, std::size_t stride, std::int64_t shift, const Visible& visible, std::size_t rows) {
@@ -157,7 +178,7 @@ void KVCache<P>::attend_heads(std::size_t layer, const Rows& queries, const Outp
                   [&](std::size_t t, std::size_t h, std::span<const float> probabilities) {
       if constexpr (detail::may_see_queries<P>) {
         const std::size_t row = l.table(head).rows() - queries.tokens() + t;
-        detail::record<P>(shape_, options_, writable(layer), head, ws.positions[t], row, h, probabilities);
+        detail::record<P>(shape, options_, writable(layer), head, ws.positions[t], row, h, probabilities);
       }
     });
   }
@@ -182,15 +203,19 @@ void KVCache<P>::make_room_to_attend(std::size_t layer, std::size_t tokens, cons
 template <class P>
 void KVCache<P>::remember(std::size_t layer, const Rows& queries, const AttendOptions& options, HeadRange heads, Workspace& ws) noexcept {
   if (!detail::may_note_queries<P> || options.query_position != no_position || !options.among_open.empty()) { return; }
+  const Shape& shape = shape_.of(layer);
+  const bool reads_others = !shape_.owns(layer);  // of its queries nothing is kept: they may be many times those of the owner
+  layer = shape_.store(layer);
   for (std::size_t head = heads.first; head < heads.last; ++head) {
     if (!at(layer).lanes[head].notes_queries()) { continue; }
     detail::place_queries(at(layer).table(head), queries.tokens(), ws);
     note_queries(layer, head, options, ws);
-    if (at(layer).in_prompt) { detail::show_queries<P>(shape_, options_, writable(layer).lanes[head], queries, head, at(layer).next, ws); }
+    if (reads_others) { continue; }
+    if (at(layer).in_prompt) { detail::show_queries<P>(shape, options_, writable(layer).lanes[head], queries, head, at(layer).next, ws); }
     const std::size_t window = detail::query_window<P>(options_, site(layer, head));
     if (window == 0) { continue; }
     Lane& lane = writable(layer).lanes[head];
-    detail::remember<P>(shape_, window, detail::revocable_queries<P>(options_, at(layer)), lane, queries, head, options, ws);
+    detail::remember<P>(shape, window, detail::revocable_queries<P>(options_, at(layer)), lane, queries, head, options, ws);
     if constexpr (detail::may_retrieve<P>) {  // what it fetched decides what it keeps
       if (chooses(layer, head) && Retrieval::wants_last_query(options_.retrieval, site(layer, head))) {
         lane.observed_end = at(layer).next;

@@ -53,15 +53,16 @@ std::size_t most_lane_bytes(const Site& site, const PolicyOptions<P>& options, c
 /// The same of a cache whose lanes have so many live rows, scratch aside.
 template <class P>
 std::size_t most_bytes(const Shape& shape, const PolicyOptions<P>& options, std::size_t live) {
+  const auto rows = [&](const Site& site) { return rows_of_budget<P>(options, site, rows_past_none<P>(options, site, live)); };
   std::size_t bytes = shape.layers * (sizeof(Shared<Layer<P>>) + Shared<Layer<P>>::box_bytes());
   for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+    if (!shape.owns(layer)) { continue; }
     for (std::size_t unit = 0; unit < Layer<P>::tables_of(options, shape, layer); ++unit) {
       const Site site{layer, unit, shape};
-      bytes += sizeof(RowTable) + most_entries(rows_of_budget<P>(options, site, live)) * table_row_bytes<P>(options, site);
+      bytes += sizeof(RowTable) + most_entries(rows(site)) * table_row_bytes<P>(options, site);
     }
   }
-  return bytes + sum_over_lanes<P>(
-                     shape, [&](const Site& site) { return most_lane_bytes<P>(site, options, rows_of_budget<P>(options, site, live)); });
+  return bytes + sum_over_lanes<P>(shape, [&](const Site& site) { return most_lane_bytes<P>(site, options, rows(site)); });
 }
 
 /// The most rows that fit in the budget; raises an Error if the fewest that the eviction works with do not. `others`: bytes that the cache holds

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <utility>
 
@@ -28,7 +29,7 @@ template <class P>
 std::size_t sum_over_lanes(const Shape& shape, auto&& bytes) {
   std::size_t sum = 0;
   bool overflows = false;
-  if constexpr (lanes_differ<P>) {
+  if (lanes_differ<P> || shape.each != nullptr) {
     for_lanes(shape, [&](const Site& site) { overflows = __builtin_add_overflow(sum, bytes(site), &sum) || overflows; });
   } else {
     overflows = __builtin_mul_overflow(shape.layers * shape.kv_heads, bytes(Site{0, 0, shape}), &sum);
@@ -47,7 +48,10 @@ template <class P>
 std::size_t lane_bytes(const Site& site, const PolicyOptions<P>& options, std::size_t rows) {
   using Storage = typename Axes<P>::Storage;
   const Shape& shape = site.shape;
-  const std::size_t table = needs<P>(options, site).decides == Decides::never ? 0 : table_row_bytes<P>(options, site);
+  const std::size_t window = site.model.widest_window(site.layer);
+  if (window > 0) { rows = std::min(rows, window); }
+  const bool spelt_out = window > 0 || needs<P>(options, site).decides != Decides::never;
+  const std::size_t table = spelt_out ? table_row_bytes<P>(options, site) : 0;
   return store_bytes<P, typename Lane<P>::Keys>(site, options, keys_at<Storage>(options.storage, site), shape.key_width(), rows) +
          store_bytes<P, typename Lane<P>::Values>(site, options, values_at<Storage>(options.storage, site), shape.value_width(), rows) +
          rows * (table + row_bytes<P>(options, site)) + Axes<P>::Retrieval::bytes_for(options.retrieval, site, rows);
@@ -58,10 +62,15 @@ template <class P, class S>
 void for_sharing_lanes(const Shape& shape, const PolicyOptions<P>& options, const Vector<Shared<Layer<P>>>& layers, S Lane<P>::*store,
                        auto&& work) {
   for (std::size_t layer = 0; layer < shape.layers;) {
+    if (!shape.owns(layer)) {
+      ++layer;
+      continue;
+    }
+    const std::size_t heads = shape.of(layer).kv_heads;
     const Scope scope = facts_of(layers[layer].read().lanes.front().*store).scope;
     const std::size_t last = scope == Scope::group ? layers_with<P>(options, shape, layer).last : layer + 1;
-    work((last - layer) * shape.kv_heads, [&shape, layer](std::size_t lane) -> std::pair<std::size_t, std::size_t> {
-      return {layer + lane / shape.kv_heads, lane % shape.kv_heads};
+    work((last - layer) * heads, [heads, layer](std::size_t lane) -> std::pair<std::size_t, std::size_t> {
+      return {layer + lane / heads, lane % heads};
     });
     layer = last;
   }

@@ -47,7 +47,7 @@ struct Changes {
       lane.index.reserve(rows);
     }
     for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
-      if (l.lanes[unit].decides()) { l.tables[unit].reserve(rows); }
+      if (l.loses(l.lanes[unit])) { l.tables[unit].reserve(rows); }
     }
   }
   /// Commits what is open, unless the layer's prompt is; then calls add(layer), which may append `rows` rows from `position` on and cannot

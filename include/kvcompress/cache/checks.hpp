@@ -25,7 +25,8 @@ inline void check_layer(const Shape& shape, const char* verb, std::size_t layer)
 }
 inline void check_lane(const Shape& shape, const char* verb, std::size_t layer, std::size_t kv_head) {
   check_layer(shape, verb, layer);
-  require(kv_head < shape.kv_heads, ErrorCode::shape, verb, ": kv_head is ", kv_head, ", must be less than ", shape.kv_heads);
+  const std::size_t heads = shape.of(layer).kv_heads;
+  require(kv_head < heads, ErrorCode::shape, verb, ": kv_head is ", kv_head, ", must be less than ", heads);
 }
 inline void check_row_count(const char* verb, std::size_t tokens) {
   require(tokens <= most_rows, ErrorCode::shape, verb, ": tokens is ", tokens, ", must be at most ", most_rows);
@@ -78,7 +79,8 @@ inline void check_rows(const Shape& shape, const Rows& keys, const Rows& values,
           first_position + keys.tokens() - 1, ", must be less than ", no_position);
   check_extent("append: keys", keys);
   check_extent("append: values", values);
-  const float turning = shape.keys == KeyForm::unrotated ? 1.5F : 1.0F;  // a rotation can grow a channel by sqrt(2)
+  const float grows = std::max(1.0F, static_cast<float>(shape.rope.magnitude));
+  const float turning = shape.keys == KeyForm::unrotated ? 1.5F * grows : 1.0F;  // a rotation can grow a channel by sqrt(2)
   check_finite("append: keys", keys, key_bound / turning, 0, shape.kv_heads, row);
   check_finite("append: values", values, value_bound, 0, shape.kv_heads, row);
 }

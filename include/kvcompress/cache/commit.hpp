@@ -11,6 +11,7 @@
 #include "kvcompress/cache/decide.hpp"
 #include "kvcompress/cache/encode.hpp"
 #include "kvcompress/cache/observe.hpp"
+#include "kvcompress/cache/past_window.hpp"
 #include "kvcompress/core/shared.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
@@ -38,6 +39,7 @@ struct Commit {
   /// On copies: if it fails, they are good for nothing.
   void run(std::size_t layer, bool end_of_prompt) const {
     Layer<P>& l = layers[layer].write();
+    workspace.serve(layer);
     if constexpr (may_see_queries<P>) {
       for (Lane<P>& lane : l.lanes) { lane.count_pending(options.eviction); }
     }
@@ -47,14 +49,15 @@ struct Commit {
       }
     }
     drop_padding(l, end_of_prompt);
+    drop_past_window(l, end_of_prompt);
     scratch.cold.clear();
     if (end_of_prompt && l.decides_with_model()) { return end_with_model(l); }
     if (!end_of_prompt || !decides_together(l, layer)) {
       start(l);
       decide(l, layer, end_of_prompt);
-      prepare_writes(l, 0);
-      write(l);
-      partition(l);
+      prepare_writes(l, layer, 0);
+      write(l, layer);
+      partition(l, layer);
       evict(l, end_of_prompt || !scratch.cold.empty());
       for (std::size_t unit = 0; unit < scratch.cold.size(); ++unit) { scratch.cold[unit] += l.lanes[unit].settled(); }
     }
@@ -62,27 +65,31 @@ struct Commit {
       with_group(layer, [&](std::span<Layer<P>* const> together) {
         encode(together, first_of(layer), end_of_prompt);
         for (Layer<P>* other : together) {
-          if (other->waiting) { other->forget_queries(); }
+          if (other->waiting) {
+            other->forget_queries();
+            other->compact(reserved);
+          }
           other->waiting = false;
         }
       });
     } else {
       l.waiting = end_of_prompt;
     }
-    if (end_of_prompt) { l.compact(reserved); }
+    if (end_of_prompt && !l.waiting) { l.compact(reserved); }  // else it has yet to be decided upon: what it has seen is needed
     l.close(end_of_prompt, l.waiting);
   }
 
   /// Whether rows are indexed or encoded in a way that needs copies.
   [[nodiscard]] bool needs_copies(std::size_t layer) const {
     const Layer<P>& l = layers[layer].read();
+    if (l.decides() && any_past_window(l)) { return true; }  // these go before the eviction decides over the others
     if (!encodes(layer, false)) { return false; }
     bool grows = store_needs_copies(l, &Lane<P>::keys) || store_needs_copies(l, &Lane<P>::values);
     if constexpr (requires { Retrieval::grows_at(options.retrieval, l.lanes.front().index, std::size_t{}); }) {
       const RowRange group = layers_with<P>(options, shape, layer);
       for (std::size_t other = group.first; other < group.last; ++other) {
         const Layer<P>& one = layers[other].read();
-        for (std::size_t head = 0; one.indexes && head < shape.kv_heads; ++head) {
+        for (std::size_t head = 0; one.indexes && head < one.lanes.size(); ++head) {
           grows = grows || Retrieval::grows_at(options.retrieval, one.lanes[head].index, one.table(head).rows());
         }
       }
@@ -101,17 +108,18 @@ struct Commit {
     start(l);
     count_seen(l);
     if (rewrites(l) && !scratch.counted) { keep_states(l); }  // it may remember what it decided
+    if constexpr (may_lose<P>) { mark_past_window(l, scratch); }
     decide(l, layer, false);
     if constexpr (may<P>.colder) {
       if (ColderRows<P>::any(l, scratch)) { return {false}; }
     }
     Room all{true};
-    for (std::size_t unit = 0; l.decides() && unit < l.tables.size(); ++unit) {
+    for (std::size_t unit = 0; l.loses() && unit < l.tables.size(); ++unit) {
       const Room room = l.make_room_to_evict(unit, l.drops(unit, scratch), rows, scratch);
       if (!room.made) { return room; }
       all.more = std::max(all.more, room.more);
     }
-    prepare_writes(l, rows + all.more);
+    prepare_writes(l, layer, rows + all.more);
     if (encodes(layer, false)) {
       with_group(layer, [&](std::span<Layer<P>* const> together) {
         for (Layer<P>* other : together) { other->make_room_to_refresh(options, scratch.rows); }
@@ -122,11 +130,11 @@ struct Commit {
   }
   void take(std::size_t layer) const noexcept {
     Layer<P>& l = layers[layer].write_in_place();
-    write(l);
+    write(l, layer);
     evict(l, false);
     if (encodes(layer, false)) {
       with_group(layer, [&](std::span<Layer<P>* const> together) {
-        for (Layer<P>* other : together) { refresh(*other, false); }
+        for (std::size_t i = 0; i < together.size(); ++i) { refresh(*together[i], first_of(layer) + i, false); }
         if (l.encodes) { encoding(false).take(together, first_of(layer)); }
       });
     }
@@ -216,21 +224,21 @@ struct Commit {
     }
   }
   /// Moves what gets colder before the other exact rows; scratch.cold says how many rows these are, if there are any.
-  void partition(Layer<P>& l) const {
+  void partition(Layer<P>& l, [[maybe_unused]] std::size_t layer) const {
     if constexpr (may<P>.colder) {
       if (!ColderRows<P>::any(l, scratch)) { return; }
       scratch.cold.resize(l.tables.size());
       for (std::size_t unit = 0; unit < l.tables.size(); ++unit) {
-        scratch.cold[unit] = ColderRows<P>::partition(l, unit, shape, workspace.rotation, scratch);
+        scratch.cold[unit] = ColderRows<P>::partition(l, unit, shape.of(layer), workspace.rotation_of(layer), scratch);
       }
     }
   }
   /// What is decided to be written can be, without failing, and so can `more` rows be appended to the tables.
-  void prepare_writes(Layer<P>& l, std::size_t more) const {
+  void prepare_writes(Layer<P>& l, [[maybe_unused]] std::size_t layer, std::size_t more) const {
     if constexpr (may<P>.rewrites) {
       for (const Writes::Write& write : scratch.writes.all()) {
         Lane<P>& lane = l.lanes[write.kv_head];
-        check(l, write);
+        check(l, shape.of(layer), write);
         if (write.weighs) { l.table_of(write.kv_head).prepare_to_weigh(more); }
         if (write.key) { lane.keys.prepare_to_write(write.row); }
         if (write.value) { lane.values.prepare_to_write(write.row); }
@@ -238,7 +246,7 @@ struct Commit {
     }
   }
   /// Raises an Error if a row cannot be written, or with such numbers: the eviction is wrong then.
-  void check(const Layer<P>& l, const Writes::Write& write) const {
+  void check(const Layer<P>& l, const Shape& of, const Writes::Write& write) const {
     const RowTable& table = l.table(write.kv_head);
     const std::size_t first = write.key || write.value ? l.lanes[write.kv_head].first_writable() : 0;
     const bool stays = write.row < table.rows() && table.alive(write.row) && !l.goes(write.kv_head, write.row, scratch);
@@ -247,19 +255,19 @@ struct Commit {
     const auto finite = [&](const float* numbers, std::size_t count) {
       return std::all_of(numbers, numbers + count, [](float x) { return x - x == 0.0F; });
     };
-    require((!write.key || finite(scratch.writes.key(write), shape.key_width())) &&
-                (!write.value || finite(scratch.writes.value(write, shape.key_width()), shape.value_width())) &&
+    require((!write.key || finite(scratch.writes.key(write), of.key_width())) &&
+                (!write.value || finite(scratch.writes.value(write, of.key_width()), of.value_width())) &&
                 write.log_weight >= -RowTable::largest_log && write.log_weight <= RowTable::largest_log,
             ErrorCode::option, "commit: what the eviction writes to row ", write.row, " must be finite, with the logarithm of its weight ",
             write.log_weight, " at most ", RowTable::largest_log, " in magnitude");
   }
-  void write(Layer<P>& l) const noexcept {
+  void write(Layer<P>& l, [[maybe_unused]] std::size_t layer) const noexcept {
     if constexpr (may<P>.rewrites) {
       for (const Writes::Write& write : scratch.writes.all()) {
         Lane<P>& lane = l.lanes[write.kv_head];
         if (write.weighs) { l.table_of(write.kv_head).weigh(write.row, write.log_weight); }
         if (write.key) { lane.keys.write(write.row, scratch.writes.key(write)); }
-        if (write.value) { lane.values.write(write.row, scratch.writes.value(write, shape.key_width())); }
+        if (write.value) { lane.values.write(write.row, scratch.writes.value(write, shape.of(layer).key_width())); }
         if (write.key) { lane.index.move(write.row, write.row); }
       }
     }
@@ -294,11 +302,9 @@ struct Commit {
       all[i]->compact(reserved);
     }
   }
-  [[nodiscard]] Encoding<P> encoding(bool end_of_prompt) const {
-    return {shape, options, workspace.rotation, memory, end_of_prompt, scratch};
-  }
-  void refresh(Layer<P>& l, bool end_of_prompt) const {
-    if constexpr (may_retrieve<P>) { l.refresh_indices(options, workspace.rotation, end_of_prompt, scratch.rows); }
+  [[nodiscard]] Encoding<P> encoding(bool end_of_prompt) const { return {shape, options, workspace, memory, end_of_prompt, scratch}; }
+  void refresh(Layer<P>& l, [[maybe_unused]] std::size_t layer, bool end_of_prompt) const {
+    if constexpr (may_retrieve<P>) { l.refresh_indices(options, workspace.rotation_of(layer), end_of_prompt, scratch.rows); }
   }
   /// Evicts what is decided for all of these layers together, indexes the rows that stay, and encodes those that are due.
   void encode(std::span<Layer<P>* const> together, std::size_t first, bool end_of_prompt) const {
@@ -309,7 +315,7 @@ struct Commit {
     }
     for (std::size_t l = 0; l < together.size(); ++l) {
       if constexpr (may_retrieve<P>) {
-        refresh(*together[l], end_of_prompt);
+        refresh(*together[l], first + l, end_of_prompt);
         if (end_of_prompt) { choose_first<P>(shape, options, *together[l], first + l, workspace); }
       }
     }
@@ -324,7 +330,7 @@ struct Commit {
   void start(const Layer<P>& l) const {
     scratch.writes.clear();
     scratch.cold.clear();
-    if (l.decides()) { l.start(scratch); }
+    if (l.loses()) { l.start(scratch); }
   }
   /// What no query of the prompt saw goes before the eviction decides, so that none has to know of it.
   void drop_padding(Layer<P>& l, bool end_of_prompt) const {
@@ -334,9 +340,18 @@ struct Commit {
       if (start > l.committed && l.mark(0, start, false, scratch)) { evict(l, true); }  // older rows were looked at before
     }
   }
+  /// Nor does any see what lies past the window: it counts in no budget.
+  void drop_past_window(Layer<P>& l, bool end_of_prompt) const {
+    if constexpr (may_lose<P>) {
+      if (!any_past_window(l)) { return; }
+      l.start(scratch);
+      mark_past_window(l, scratch);
+      evict(l, end_of_prompt);
+    }
+  }
   void evict(Layer<P>& l, bool in_order) const {
-    if constexpr (may_decide) {
-      if (!l.decides()) { return; }
+    if constexpr (may_lose<P>) {
+      if (!l.loses()) { return; }
       for (std::size_t unit = l.tables.size();
            unit-- > 0;) {  // backwards: where a unit's flags lie follows from the rows of those before it
         l.evict(unit, l.drops(unit, scratch), scratch, in_order);
@@ -349,7 +364,7 @@ struct Commit {
       if (l.decides()) { decision(end_of_prompt).run(l, layer); }
     }
   }
-  [[nodiscard]] Decision<P> decision(bool end_of_prompt) const { return {shape, options, workspace.rotation, scratch, end_of_prompt}; }
+  [[nodiscard]] Decision<P> decision(bool end_of_prompt) const { return {shape, options, workspace, scratch, end_of_prompt}; }
   /// Lanes that the storage encodes together keep the same rows: their scores are added and decided upon once.
   void evict_together(std::span<Layer<P>* const> together, std::size_t first) const requires(may_decide_together) {
     const RowTable& rows = together.front()->tables.front();

@@ -138,6 +138,20 @@ void check_writes(const PolicyOptions<P>& options, const Site& site, const Needs
           ": accumulation is fast, must be exact or near_exact: one heavy row would round its 127 neighbours to 0");
 }
 
+/// Raises an Error unless the layers that are encoded together with that of `site` have rows of their own, of the same sizes, rope and window.
+template <class P>
+void check_group(const PolicyOptions<P>& options, const Site& site) {
+  const RowRange group = layers_with<P>(options, site.model, site.layer);
+  for (std::size_t other = group.first; other < group.last; ++other) {
+    const Shape& a = site.shape;
+    const Shape& b = site.model.of(other);
+    require(site.model.owns(other) && a.kv_heads == b.kv_heads && a.key_width() == b.key_width() && a.value_width() == b.value_width() &&
+                a.turns_like(b) && site.model.widest_window(site.layer) == site.model.widest_window(other),
+            ErrorCode::shape, "shape.each[", other, "] differs from that of layer ", site.layer,
+            ", must have rows of its own, KV heads, widths, rope and window like it: the storage encodes them together");
+  }
+}
+
 /// Raises an Error unless the parts of every lane go together: what types do not say, or only options.
 template <class P>
 void check_lanes(const Shape& shape, const PolicyOptions<P>& options) {
@@ -147,6 +161,10 @@ void check_lanes(const Shape& shape, const PolicyOptions<P>& options) {
     const bool chooses = retrieves<P>(options, site);
     const Needs wanted = needs<P>(options, site);
     const Scope encodes = storage_scope_at<Storage>(options.storage, shape, site.layer);
+    if (shape.each != nullptr && encodes == Scope::group && site.kv_head == 0) { check_group<P>(options, site); }
+    require(may_lose<P> || site.model.widest_window(site.layer) == 0, ErrorCode::shape, "shape.window is ",
+            site.model.widest_window(site.layer), " in layer ", site.layer,
+            ", must be 0: the type of the policy keeps every row. Combine<Windowed, ...> lets rows go that lie past a window");
     require(Rules::encoded_together(wanted.decides, wanted.agrees, encodes), ErrorCode::option, eviction_name<P>(options, site), ": ",
             Rules::encoded_together_sentence);
     require(Rules::model_apart(wanted.model, encodes), ErrorCode::option, eviction_name<P>(options, site), ": ", Rules::model_sentence);

@@ -35,7 +35,7 @@ struct Decision {
 
   const Shape& shape;
   const PolicyOptions<P>& options;
-  Rotation& rotation;
+  Workspace& workspace;
   CommitScratch<P>& scratch;
   bool end_of_prompt;
 
@@ -73,9 +73,9 @@ struct Decision {
   void run(std::span<Layer<P>* const> together, std::size_t layer) const {
     Layer<P>& first = *together.front();
     const RowTable& rows = first.tables.front();
-    start(together.size() * shape.kv_heads);
+    start(together.size() * first.lanes.size());
     for (std::size_t i = 0; i < together.size(); ++i) {
-      for (std::size_t head = 0; head < shape.kv_heads; ++head) { show(together[i]->lanes[head], {layer + i, head, shape}, rows); }
+      for (std::size_t head = 0; head < first.lanes.size(); ++head) { show(together[i]->lanes[head], {layer + i, head, shape}, rows); }
     }
     scratch.start(rows.rows(), rows.rows());
     scratch.sets.push_back({rows, scratch.views, first.budgets.front(), scratch.drop, scratch.order});
@@ -105,7 +105,7 @@ struct Decision {
   void show(Lane<P>& lane, const Site& site, const RowTable& table) const {
     void* state = &lane.state;
     if constexpr (EvictsAtRunTime<Eviction>) { state = lane.state.inner(); }
-    scratch.views.push_back(LaneView(site, state, &lane, table, rotation, ReadingOf<P>::functions));
+    scratch.views.push_back(LaneView(site, state, &lane, table, workspace.rotation_of(site.layer), ReadingOf<P>::functions));
   }
   void select(const Layer<P>& l) const {
     const std::size_t padding = std::min<std::size_t>(l.prompt_tokens, l.start());

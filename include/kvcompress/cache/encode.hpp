@@ -25,7 +25,7 @@ template <class P>
 struct Encoding {
   const Shape& shape;
   const PolicyOptions<P>& options;
-  Rotation& rotation;
+  Workspace& workspace;
   const Memory& memory;
   bool end_of_prompt;
   CommitScratch<P>& scratch;
@@ -44,7 +44,7 @@ struct Encoding {
   }
   /// The same in two steps, for stores that settle in room or aside: afterwards take cannot fail. `more`: exact rows that may come before.
   void prepare(std::span<Layer<P>* const> layers, std::size_t layer, std::size_t more) const {
-    if (layers.front()->scope() != Scope::lane) { scratch.reserve_members(layers.size() * shape.kv_heads); }
+    if (layers.front()->scope() != Scope::lane) { scratch.reserve_members(layers.size() * layers.front()->lanes.size()); }
     for_scopes(layers, layer, [&]<class S>(std::span<S* const> members, auto&& settling) {
       if constexpr (ChosenStore<S>) { S::make_room_for(members); }
       const StoreFacts& has = facts_of(*members.front());
@@ -71,7 +71,7 @@ struct Encoding {
   [[nodiscard]] Settling settling(const Layer<P>& l, std::size_t head, std::size_t layer, std::size_t rows,
                                   std::span<const Reads> reads) const {
     const std::size_t cold = scratch.cold.empty() ? 0 : scratch.cold[l.tables.size() == 1 ? 0 : head];
-    return {shape, l.table(head), rotation, scratch.rows, memory, end_of_prompt, layer, rows, reads, cold};
+    return {shape.of(layer), l.table(head), workspace.rotation_of(layer), scratch.rows, memory, end_of_prompt, layer, rows, reads, cold};
   }
 
   /// Calls work(members, settling) for all key stores that encode together, then for the value stores; settling() is what they may use.
@@ -95,7 +95,7 @@ struct Encoding {
         for (std::size_t head = 0; head < layers[l]->lanes.size(); ++head) {
           Lane<P>& lane = layers[l]->lanes[head];
           S* const self = &(lane.*store);
-          if (is_quiet(lane, *self)) { continue; }
+          if (is_quiet(*layers[l], lane, *self)) { continue; }
           Reads reads;
           work(std::span<S* const>(&self, 1), [&] {
             reads = lane.index.reads();
@@ -107,10 +107,10 @@ struct Encoding {
   }
   /// Whether a store that encodes for itself has nothing to do.
   template <class S>
-  [[nodiscard]] bool is_quiet(const Lane<P>& lane, const S& store) const noexcept {
+  [[nodiscard]] bool is_quiet(const Layer<P>& layer, const Lane<P>& lane, const S& store) const noexcept {
     const StoreFacts& has = facts_of(store);
     if constexpr (SaysWhenItEncodes<S>) {
-      const bool still = !lane.decides() && !end_of_prompt;  // the rows are those that a commit finds
+      const bool still = !layer.loses(lane) && !end_of_prompt;  // the rows are those that a commit finds
       if (still && has.says_when_it_encodes) { return !store.encodes_at(store.rows()); }
     }
     return !has.encodes;

@@ -10,9 +10,7 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
-inline void describe_shape(const Shape& shape, auto& archive) {
-  const Facts fact(archive, "shape.");
-  fact("layers", shape.layers);
+inline void describe_shape_of_layer(const Shape& shape, const auto& fact) {
   fact("query_heads", shape.query_heads);
   fact("kv_heads", shape.kv_heads);
   fact("key_width", shape.key_width());
@@ -28,6 +26,18 @@ inline void describe_shape(const Shape& shape, auto& archive) {
   for (std::size_t i = 0; i < pairs && rope.frequency_factors != nullptr; ++i) {
     fact("rope.frequency_factors[]", rope.frequency_factors[i]);
   }
+  if (rope.magnitude != 1.0) { fact("rope.magnitude", rope.magnitude); }
+  if (shape.window != 0) { fact("window", shape.window); }
+  if (shape.store_of != Shape::own_rows) { fact("store_of", shape.store_of); }
+}
+inline void describe_shape(const Shape& shape, auto& archive) {
+  const Facts fact(archive, "shape.");
+  fact("layers", shape.layers);
+  for (std::size_t layer = 0; shape.each != nullptr && layer < shape.layers; ++layer) {
+    fact("each[].layer", layer);
+    describe_shape_of_layer(shape.each[layer], fact);
+  }
+  if (shape.each == nullptr) { describe_shape_of_layer(shape, fact); }
 }
 
 /// What a part that is chosen at run time says in a fingerprint: facts about its type, and its options. In tables of functions as `saving`; null of

@@ -29,14 +29,18 @@ struct Layer {
   static std::size_t tables_of(const PolicyOptions<P>& options, const Shape& shape, std::size_t layer) noexcept {
     const bool apart = storage_scope_at<Storage>(options.storage, shape, layer) == Scope::lane &&
                        (agreement<P>(options, shape, layer) == Scope::lane || !held_alike<Storage>(options.storage, shape, layer));
-    return apart ? shape.kv_heads : 1;
+    return apart ? shape.of(layer).kv_heads : 1;
   }
 
   /// `most`: rows of a lane under a budget in bytes; all 0 without one.
   Layer(const Shape& shape, std::size_t layer, const PolicyOptions<P>& options, const MostRows& most, const Memory& memory)
       : lanes(Allocator<Lane<P>>(memory)), tables(Allocator<RowTable>(memory)), budgets(Allocator<std::size_t>(memory)) {
-    lanes.reserve(shape.kv_heads);
-    for (std::size_t head = 0; head < shape.kv_heads; ++head) {
+    if (!shape.owns(layer)) { return; }  // it reads the rows of another
+    const std::size_t heads = shape.of(layer).kv_heads;
+    window = shape.widest_window(layer);
+    readers = shape.readers(layer);
+    lanes.reserve(heads);
+    for (std::size_t head = 0; head < heads; ++head) {
       const Site site{layer, head, shape};
       lanes.emplace_back(site, options, memory);
       const StoreFacts& keys = facts_of(lanes.back().keys);
@@ -47,8 +51,8 @@ struct Layer {
       notes_queries = notes_queries || lanes.back().notes_queries();
       largest_key = std::min(largest_key, keys.largest);
       largest_value = std::min(largest_value, values.largest);
-      const MostRows rows = most.live > 0 ? rows_of_budget<P>(options, site, most.live) : MostRows{};
-      if (lanes.back().decides()) { lanes.back().keep_memory(rows); }
+      const MostRows rows = most.live > 0 ? rows_of_budget<P>(options, site, rows_past_none<P>(options, site, most.live)) : MostRows{};
+      if (lanes.back().decides() || window > 0) { lanes.back().keep_memory(rows); }
       if (most.live == 0) { continue; }
       most_dead = head == 0 ? rows.dead : std::max(most_dead, rows.dead);
       most_decoded = rows.decoded;
@@ -74,6 +78,12 @@ struct Layer {
     return evicts;
   }
 
+  /// Whether rows may leave: some lane evicts, or they do past a window.
+  [[nodiscard]] bool loses() const noexcept {
+    if constexpr (!may_lose<P>) { return false; }
+    return evicts || window > 0;
+  }
+  [[nodiscard]] bool loses(const Lane<P>& lane) const noexcept { return lane.decides() || window > 0; }
   /// Whether some lane decides over all layers at once when a prompt ends.
   [[nodiscard]] bool decides_with_model() const noexcept {
     if constexpr (!may<P>.model) { return false; }
@@ -145,7 +155,7 @@ struct Layer {
         const StoreFacts& keys = facts_of(members.front().keys);
         const StoreFacts& values = facts_of(members.front().values);
         if ((keys.encodes && !keys.settles_in_room) || (values.encodes && !values.settles_in_room)) { return {false}; }
-        needed.more = std::max(keys.row_multiple, values.row_multiple);
+        needed.more = std::max(rows_at_once(members.front().keys), rows_at_once(members.front().values));
         scratch.reserve_members(members.size());
         Leaving::prepare_to_compact(table, members, scratch);
       }
@@ -241,25 +251,6 @@ struct Layer {
   void forget_queries() {
     for (Lane<P>& lane : lanes) { lane.last.clear(true); }
   }
-
-  /// Raises an Error if the prompt that ends here cannot be encoded together with that of `other`, which has ended.
-  void check_prompt_of(const Layer& other, std::size_t number, std::size_t other_number) const {
-    require(next == other.next, ErrorCode::phase, "end_prompt(layer = ", number, "): it has seen ", next,
-            " tokens, must have seen as many as layer ", other_number, ", which is encoded together with it: ", other.next);
-    require(appended == other.appended, ErrorCode::position, "end_prompt(layer = ", number,
-            "): its rows came at other positions than those of layer ", other_number,
-            ", which is encoded together with it: they must be appended alike");
-    require(!decides() || start() == other.start(), ErrorCode::input, "end_prompt(layer = ", number,
-            "): its queries see nothing before position ", start(), ", must be that of layer ", other_number,
-            ", which is encoded together with it: ", other.start());
-  }
-  /// Raises an Error if it cannot be decided over this layer's prompt and that of `other`, which has ended, together.
-  void check_decision_with(const Layer& other, std::size_t number, std::size_t other_number, std::string_view eviction) const {
-    require(next == other.next, ErrorCode::phase, "end_prompt(layer = ", number, "): it has seen ", next,
-            " tokens, must have seen as many as layer ", other_number, ", with which ", eviction, " decides together: ", other.next);
-    require(start() == other.start(), ErrorCode::input, "end_prompt(layer = ", number, "): its queries see nothing before position ",
-            start(), ", must be that of layer ", other_number, ", with which ", eviction, " decides together: ", other.start());
-  }
   /// Whether its rows are encoded together with those of other layers.
   [[nodiscard]] bool in_group() const noexcept { return scope() == Scope::group; }
   /// The widest scope in which its lanes are encoded together.
@@ -336,6 +327,8 @@ struct Layer {
   // What holds for some lane, for as long as the layer lives: asked for once, since every step depends on it.
   bool encodes = false;                                          // a store encodes rows; else all stay exact
   bool evicts = false;                                           // rows leave
+  std::size_t window = 0;                                        // rows further behind are seen by no query of any of its readers
+  std::size_t readers = 1;                                       // layers whose queries read its rows
   bool indexes = false;                                          // queries choose among the rows
   bool notes_queries = false;                                    // see Lane::notes_queries
   float largest_key = std::numeric_limits<float>::infinity();    // that all lanes can hold
@@ -362,10 +355,10 @@ struct Layer {
  private:
   /// Calls work(store) for the stores from which rows may leave when a step is committed.
   void for_leaving(auto&& work) noexcept {
-    if (!evicts && !encodes) { return; }
+    if (!loses() && !encodes) { return; }
     for (Lane<P>& lane : lanes) {
-      if (lane.decides() || facts_of(lane.keys).encodes) { work(lane.keys); }
-      if (lane.decides() || facts_of(lane.values).encodes) { work(lane.values); }
+      if (loses(lane) || facts_of(lane.keys).encodes) { work(lane.keys); }
+      if (loses(lane) || facts_of(lane.values).encodes) { work(lane.values); }
     }
   }
   static constexpr std::size_t slack = 64;  // entries that tables and states keep free for decoding

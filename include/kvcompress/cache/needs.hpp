@@ -13,6 +13,14 @@ namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
 template <class P>
 inline constexpr Needs may = Axes<P>::Eviction::may;
+/// An eviction that keeps everything, but for rows that lie past the window of their layer.
+template <class E>
+concept KeepsWindows = requires {
+  requires E::keeps_windows;
+};
+/// Whether rows may leave at a commit.
+template <class P>
+inline constexpr bool may_lose = may<P>.decides != Decides::never || KeepsWindows<typename Axes<P>::Eviction>;
 /// Whether some lane may want to see every query, or the last ones of a prompt.
 template <class P>
 inline constexpr bool may_see_queries =

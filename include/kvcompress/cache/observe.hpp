@@ -59,8 +59,8 @@ void show_queries([[maybe_unused]] const Shape& shape, [[maybe_unused]] const Po
       for (std::size_t h = 0; h < shape.group(); ++h) {
         queries.load(t, head * shape.group() + h, ws.queries.data());
         if (shape.keys == KeyForm::rotated) {
-          ws.rotation.turn_by(-std::int64_t{ws.positions[t]});
-          ws.rotation.apply(ws.queries.data());
+          ws.turning().turn_by(-std::int64_t{ws.positions[t]});
+          ws.turning().apply(ws.queries.data());
         }
         Axes<P>::Eviction::observe_query(options.eviction, lane.state, h, ws.queries.data());
       }
@@ -73,7 +73,7 @@ void show_queries([[maybe_unused]] const Shape& shape, [[maybe_unused]] const Po
 template <class P>
 std::size_t revocable(const Shape& shape, const PolicyOptions<P>& options, const Layer<P>& layer, std::size_t pending,
                       std::size_t tokens) noexcept {
-  const std::size_t most = layer.in_prompt ? 0 : options.speculation * shape.group();
+  const std::size_t most = layer.in_prompt ? 0 : options.speculation * layer.readers * shape.group();
   return std::min(most - std::min(most, pending), tokens * shape.group());
 }
 
@@ -81,7 +81,7 @@ std::size_t revocable(const Shape& shape, const PolicyOptions<P>& options, const
 template <class P>
 void record(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t head, Position position, std::size_t row,
             std::size_t h, std::span<const float> probabilities) {
-  const std::size_t revocable = layer.in_prompt ? 0 : options.speculation * shape.group();
+  const std::size_t revocable = layer.in_prompt ? 0 : options.speculation * layer.readers * shape.group();
   layer.lanes[head].record(options.eviction, revocable, position, row, h, probabilities);
 }
 
@@ -226,19 +226,20 @@ void see_last(const Site& site, const PolicyOptions<P>& options, Layer<P>& layer
 /// The ranges of the rows [0, rows) that one token's queries read: those that the retrieval chooses and, from the first one that they see,
 /// all that are not indexed. Fetches what must be fetched, which may fail.
 template <class P>
-std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t number, std::size_t head,
+std::span<const RowRange> choose(const Shape& model, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t number, std::size_t head,
                                  const float* queries, std::size_t stride, std::int64_t shift, const Visible& visible, float soft_cap,
                                  std::size_t rows, Workspace& ws) {
   using Retrieval = typename Lane<P>::Retrieval;
   Lane<P>& lane = layer.lanes[head];
   const RowTable& table = layer.table(head);
-  const bool all = Retrieval::reads_all(options.retrieval, Site{number, head, shape});
+  const Shape& shape = model.of(number);
+  const bool all = Retrieval::reads_all(options.retrieval, Site{number, head, model});
   const std::size_t indexed = all ? 0 : std::min(lane.index.indexed(), rows);
   ws.ranges.clear();
   if (!all) {
     Retrieval::select(
         options.retrieval, lane.index,
-        {table, queries, stride, shape.group(), shape.key_width(), shift, ws.rotation, ws.chosen, ws.order, visible, soft_cap}, ws.ranges);
+        {table, queries, stride, shape.group(), shape.key_width(), shift, ws.turning(), ws.chosen, ws.order, visible, soft_cap}, ws.ranges);
   }
   constexpr std::size_t step = 16;  // rows that are read fastest together
   const std::size_t seen = visible.all() ? indexed : std::max(indexed, visible.first_seen(table, indexed, rows) / step * step);
@@ -248,16 +249,17 @@ std::span<const RowRange> choose(const Shape& shape, const PolicyOptions<P>& opt
     ws.ranges.push_back({seen, rows});
   }
   const std::span<const RowRange> ranges(ws.ranges.data(), ws.ranges.size());
-  lane.prepare(ranges, table, ws.rotation, ws.chosen);
+  lane.prepare(ranges, table, ws.turning(), ws.chosen);
   return ranges;
 }
 
 /// What the last query of a prompt would read, for retrievals that start from there.
 template <class P>
-void choose_first(const Shape& shape, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t number, Workspace& ws) {
+void choose_first(const Shape& model, const PolicyOptions<P>& options, Layer<P>& layer, std::size_t number, Workspace& ws) {
+  const Shape& shape = model.of(number);
   const std::size_t stride = kernels::padded(shape.key_width());
   for (std::size_t head = 0; head < layer.lanes.size(); ++head) {
-    if (!Lane<P>::Retrieval::wants_last_query(options.retrieval, Site{number, head, shape})) { continue; }
+    if (!Lane<P>::Retrieval::wants_last_query(options.retrieval, Site{number, head, model})) { continue; }
     Lane<P>& lane = layer.lanes[head];
     const float scale =
         lane.last.options().scale != 0.0F ? lane.last.options().scale : 1.0F / math::sqrt(static_cast<float>(shape.key_width()));
@@ -276,7 +278,7 @@ void choose_first(const Shape& shape, const PolicyOptions<P>& options, Layer<P>&
                                 shape.group(),
                                 shape.key_width(),
                                 0,
-                                ws.rotation,
+                                ws.rotation_of(number),
                                 ws.chosen,
                                 ws.order,
                                 {attended.start, attended.window, at, at},

@@ -64,11 +64,13 @@ struct Persistence {
   void run(auto& archive, auto&& access) const {
     archive.section(archive::Kind::fingerprint, 0, [&] { describe<P>(shape, options, archive); });
     for (std::size_t number = 0; number < shape.layers; ++number) {
+      if (!shape.owns(number)) { continue; }
       auto& layer = access(number);
       if (layers_with<P>(options, shape, number).first == number) { archive.forget_shared(); }
       archive.section(archive::Kind::layer, number, [&] { persist_layer(layer, archive); });
-      for (std::size_t head = 0; head < shape.kv_heads; ++head) {
-        archive.section(archive::Kind::lane, number * shape.kv_heads + head, [&] { persist_lane(layer, head, archive); });
+      const Shape& of = shape.of(number);
+      for (std::size_t head = 0; head < of.kv_heads; ++head) {
+        archive.section(archive::Kind::lane, Site(number, head, shape).lane(), [&] { persist_lane(layer, of, head, archive); });
       }
     }
   }
@@ -94,15 +96,15 @@ struct Persistence {
       archive.check(open, "there are more open rows than rows");
     }
   }
-  void persist_lane(auto& layer, std::size_t head, auto& archive) const {
+  static void persist_lane(auto& layer, const Shape& of, std::size_t head, auto& archive) {
     auto& lane = layer.lanes[head];
     const std::size_t rows = layer.table(head).rows();
     Lane<P>::Keys::persist(lane.keys, archive, rows);
     Lane<P>::Values::persist(lane.values, archive, rows);
     Lane<P>::State::persist(lane.state, archive, rows);
     Lane<P>::Retrieval::State::persist(lane.index, archive, rows);
-    LastQueries::persist(lane.last, archive, layer.next, shape.group(), shape.key_width());
-    Pending::persist(lane.pending, archive, rows, shape.group());
+    LastQueries::persist(lane.last, archive, layer.next, of.group(), of.key_width());
+    Pending::persist(lane.pending, archive, rows, of.group());
     Shown::persist(lane.shown, archive);
     archive.number(lane.observed_end);
     archive.number(lane.fetched);

@@ -36,8 +36,9 @@ inline auto query_loader(const Shape& shape, const Rows& queries, std::size_t he
   return [&shape, &queries, head, &ws](std::size_t token, std::size_t h, float* row) {
     queries.load(token, head * shape.group() + h, row);
     if (shape.keys == KeyForm::unrotated) {
-      ws.rotation.turn_by(ws.positions[token]);
-      ws.rotation.apply(row);
+      Rotation& rotation = ws.turning();
+      rotation.turn_by(ws.positions[token]);
+      rotation.embed(row);
     }
   };
 }

@@ -35,33 +35,37 @@ struct ReadInto {
 };
 
 template <class P>
-void KVCache<P>::read_one(const Lane& from, const RowTable& rows, std::size_t row, Angle angle, float* key, float* value) {
+void KVCache<P>::read_one(std::size_t layer, std::size_t kv_head, std::size_t row, Angle angle, float* key, float* value) {
+  const Lane& from = at(layer).lanes[kv_head];
+  const RowTable& rows = at(layer).table(kv_head);
+  Rotation& rotation = workspace_.rotation_of(shape_.store(layer));
   const bool in_keys = detail::facts_of(from.values).in_keys;
   if (!in_keys) { from.values.read(row, value); }  // first: it may fail
-  from.read_key(row, rows, workspace_.rotation, key);
-  if (in_keys) { std::copy_n(key, shape_.value_width(), value); }
+  from.read_key(row, rows, rotation, key);
+  if (in_keys) { std::copy_n(key, shape_.of(layer).value_width(), value); }
   const std::int64_t held = rows.turned(row);
   std::int64_t wanted = held;
   if (angle == Angle::position && rows.alive(row)) { wanted = rows.position(row); }
   if (angle == Angle::unrotated) { wanted = 0; }
   if (wanted == held) { return; }
-  workspace_.rotation.turn_by(wanted - held);
-  workspace_.rotation.apply(key);
+  rotation.turn_by(wanted - held);
+  rotation.apply(key);
 }
 
 template <class P>
 void KVCache<P>::read(std::size_t layer, std::size_t kv_head, std::size_t row, float* key, float* value) {
-  const Lane& from = lane("read", layer, kv_head);
+  detail::check_lane(shape_, "read", layer, kv_head);
   const RowTable& rows = at(layer).table(kv_head);
+  const Shape& shape = shape_.of(layer);
   require(row < rows.rows(), ErrorCode::shape, "read: row is ", row, ", must be less than ", rows.rows());
-  require(key != nullptr, ErrorCode::input, "read: key is null, must have room for ", shape_.key_width(), " numbers");
-  require(value != nullptr, ErrorCode::input, "read: value is null, must have room for ", shape_.value_width(), " numbers");
-  read_one(from, rows, row, Angle::position, key, value);
+  require(key != nullptr, ErrorCode::input, "read: key is null, must have room for ", shape.key_width(), " numbers");
+  require(value != nullptr, ErrorCode::input, "read: value is null, must have room for ", shape.value_width(), " numbers");
+  read_one(layer, kv_head, row, Angle::position, key, value);
 }
 
 template <class P>
 void KVCache<P>::read_rows(std::size_t layer, std::size_t kv_head, RowRange range, const ReadInto& into) {
-  const Lane& from = lane("read_rows", layer, kv_head);
+  detail::check_lane(shape_, "read_rows", layer, kv_head);
   const RowTable& rows = at(layer).table(kv_head);
   require(range.first <= range.last && range.last <= rows.rows(), ErrorCode::shape, "read_rows: rows are [", range.first, ", ", range.last,
           "), must be ascending and within the ", rows.rows(), " rows of the lane");
@@ -70,8 +74,8 @@ void KVCache<P>::read_rows(std::size_t layer, std::size_t kv_head, RowRange rang
     require(numbers == 0 || numbers >= range.size() * width, ErrorCode::input, "read_rows: ", name, " has room for ", numbers,
             " numbers, must have for ", range.size() * width, ": ", range.size(), " rows of ", width);
   };
-  const std::size_t key_width = shape_.key_width();
-  const std::size_t value_width = shape_.value_width();
+  const std::size_t key_width = shape_.of(layer).key_width();
+  const std::size_t value_width = shape_.of(layer).value_width();
   room("keys", into.keys.size(), key_width);
   room("half_keys", into.half_keys.size(), key_width);
   room("values", into.values.size(), value_width);
@@ -86,7 +90,7 @@ void KVCache<P>::read_rows(std::size_t layer, std::size_t kv_head, RowRange rang
   for (std::size_t row = range.first; row < range.last; ++row) {
     const std::size_t i = row - range.first;
     if (!into.positions.empty()) { into.positions[i] = rows.position(row); }
-    rows.alive(row) ? read_one(from, rows, row, into.angle, key, value) : static_cast<void>(std::fill(key, value + value_width, 0.0F));
+    rows.alive(row) ? read_one(layer, kv_head, row, into.angle, key, value) : static_cast<void>(std::fill(key, value + value_width, 0.0F));
     give(into.keys, i, key, key_width);
     give(into.half_keys, i, key, key_width);
     give(into.values, i, value, value_width);

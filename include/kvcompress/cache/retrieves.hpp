@@ -22,10 +22,10 @@ template <class P>
 inline constexpr bool lanes_differ =
     ChosenPerLane<typename Axes<P>::Eviction> || ChosenPerLane<typename Axes<P>::Storage> || ChosenPerLane<typename Axes<P>::Retrieval>;
 
-/// Calls work(site) for every lane.
+/// Calls work(site) for every lane that has rows.
 void for_lanes(const Shape& shape, auto&& work) {
   for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-    for (std::size_t head = 0; head < shape.kv_heads; ++head) { work(Site{layer, head, shape}); }
+    for (std::size_t head = 0; shape.owns(layer) && head < shape.of(layer).kv_heads; ++head) { work(Site{layer, head, shape}); }
   }
 }
 
@@ -102,7 +102,7 @@ constexpr float largest_indexed_key(const PolicyOptions<P>& options, const Shape
   using Retrieval = typename Axes<P>::Retrieval;
   if constexpr (RetrievesAtRunTime<Retrieval>) {
     float most = std::numeric_limits<float>::infinity();
-    for (std::size_t head = 0; head < shape.kv_heads; ++head) {
+    for (std::size_t head = 0; head < shape.of(layer).kv_heads; ++head) {
       most = std::min(most, Retrieval::largest_key_of(options.retrieval, Site{layer, head, shape}));
     }
     return most;

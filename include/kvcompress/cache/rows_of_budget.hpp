@@ -11,6 +11,13 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 
+/// Of `live` rows those that a window leaves, no fewer than the eviction works with.
+template <class P>
+std::size_t rows_past_none(const PolicyOptions<P>& options, const Site& site, std::size_t live) {
+  const std::size_t window = site.model.widest_window(site.layer);
+  return window == 0 ? live : std::min(live, std::max(window, least_rows<P>(options, site)));
+}
+
 /// The rows that a lane holds at most while `live` of them are alive.
 template <class P>
 MostRows rows_of_budget(const PolicyOptions<P>& options, const Site& site, std::size_t live) {
@@ -22,7 +29,7 @@ MostRows rows_of_budget(const PolicyOptions<P>& options, const Site& site, std::
   // One more where a fate may keep a row that stands for those that went (MeanRow).
   const std::size_t dead = (anew ? live / 2 : 0) + (needs<P>(options, site).weighs ? 1 : 0);
   const bool of_prompt =
-      !anew && storage_scope_at<Storage>(options.storage, site.shape, site.layer) != Scope::lane;  // only its rows are encoded
+      !anew && storage_scope_at<Storage>(options.storage, site.model, site.layer) != Scope::lane;  // only its rows are encoded
   return {live, of_prompt ? std::min(live, decoded_rows<P>(options, site, live)) : live, dead};
 }
 

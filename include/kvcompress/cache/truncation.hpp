@@ -14,7 +14,8 @@ namespace kvcompress::inline KVCOMPRESS_ABI::detail {
 template <class P>
 Position least_kept(const Layer<P>& layer) noexcept {
   const auto remembers = [](const Lane<P>& lane) { return keeps_what_it_saw(needs<P>(lane.state)); };
-  if (layer.waiting || std::any_of(layer.lanes.begin(), layer.lanes.end(), remembers)) { return layer.committed; }
+  const bool gone = layer.window > 0 && layer.committed >= layer.window;  // rows that queries before the commit saw
+  if (layer.waiting || gone || std::any_of(layer.lanes.begin(), layer.lanes.end(), remembers)) { return layer.committed; }
   Position least = 0;
   for (std::size_t head = 0; head < layer.lanes.size(); ++head) {
     const RowTable& table = layer.table(head);

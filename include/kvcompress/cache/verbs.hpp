@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kvcompress/cache.hpp"
+#include "kvcompress/cache/prompts_together.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
@@ -13,7 +14,9 @@ KVCache<P>::KVCache(const Shape& shape, const Options& options, const Memory& me
       workspace_(shape_, memory), scratch_(memory), row_(Allocator<float>(memory)) {
   layers_.reserve(shape.layers);
   for (std::size_t l = 0; l < shape.layers; ++l) { layers_.emplace_back(memory, shape_, l, options_, most_, memory_); }
-  row_.resize(shape_.key_width() + shape_.value_width());
+  std::size_t row = 0;
+  for (std::size_t l = 0; l < shape_.kinds(); ++l) { row = std::max(row, shape_.of(l).key_width() + shape_.of(l).value_width()); }
+  row_.resize(row);
 }
 
 template <class P>
@@ -43,16 +46,16 @@ KVCache<P>::KVCache(const KVCache& other, Sharing)
 
 template <class P>
 void KVCache<P>::append(std::size_t layer, const Rows& keys, const Rows& values, Position first_position) {
-  detail::check_layer(shape_, "append", layer);
-  detail::check_rows(shape_, keys, values, first_position, at(layer).next, largest_key(layer), largest_value(layer), row_.data());
+  check_owner("append", layer);
+  detail::check_rows(shape_.of(layer), keys, values, first_position, at(layer).next, largest_key(layer), largest_value(layer), row_.data());
   append_at(layer, keys, values, detail::RowPlaces{first_position}, {});
 }
 
 template <class P>
 void KVCache<P>::append(std::size_t layer, const Rows& keys, const Rows& values, std::span<const Position> positions) {
-  detail::check_layer(shape_, "append", layer);
+  check_owner("append", layer);
   const Layer& l = at(layer);
-  detail::check_rows(shape_, keys, values, l.next, l.next, largest_key(layer), largest_value(layer), row_.data());
+  detail::check_rows(shape_.of(layer), keys, values, l.next, l.next, largest_key(layer), largest_value(layer), row_.data());
   detail::check_places(positions, keys.tokens(), l.next, l.in_prompt);
   Vector<Position> ranks{Allocator<Position>(memory_)};  // of tokens among the positions, where several may share one
   if (detail::branching(positions)) {
@@ -76,7 +79,7 @@ void KVCache<P>::append_at(std::size_t layer, const Rows& keys, const Rows& valu
   changes().commit_and(layer, keys.tokens(), gaps || !ranks.empty() ? no_position : places.first, [&](Layer& l) {
     for (std::size_t t = 0; t < keys.tokens(); ++t) {
       const Position position = places.at(t);
-      for (std::size_t head = 0; head < shape_.kv_heads; ++head) { append_row(l.lanes[head], keys, values, t, head, position); }
+      for (std::size_t head = 0; head < l.lanes.size(); ++head) { append_row(l.lanes[head], keys, values, t, layer, head, position); }
       for (RowTable& table : l.tables) {
         ranks.empty() ? table.append(position) : table.append(position, static_cast<Position>(table.live() - t + ranks[t]));
       }
@@ -90,7 +93,7 @@ void KVCache<P>::append_at(std::size_t layer, const Rows& keys, const Rows& valu
 
 template <class P>
 void KVCache<P>::keep_open(std::size_t layer, std::span<const std::size_t> rows) {
-  detail::check_layer(shape_, "keep_open", layer);
+  check_owner("keep_open", layer);
   detail::OpenStep<P>::check(at(layer), layer, rows, options_.speculation);
   const detail::OpenStep<P> step{changes().own(layer)};
   step.make_room();
@@ -101,6 +104,8 @@ template <class P>
 void KVCache<P>::commit(std::size_t layer) {
   detail::check_layer(shape_, "commit", layer);
   require(!at(layer).in_prompt, ErrorCode::phase, "commit(layer = ", layer, ") before end_prompt(layer)");
+  if (!ends_steps(layer)) { return; }
+  layer = shape_.store(layer);
   check_branches("commit", layer);
   if (at(layer).open > 0) {
     changes().commit_and(layer, 0, 0, [](Layer&) {});
@@ -110,6 +115,7 @@ void KVCache<P>::commit(std::size_t layer) {
 template <class P>
 void KVCache<P>::begin_prompt(std::size_t layer) {
   detail::check_layer(shape_, "begin_prompt", layer);
+  if (!shape_.owns(layer)) { return; }
   require(!at(layer).in_prompt, ErrorCode::phase, "begin_prompt(layer = ", layer, ") while its prompt is open: end_prompt(layer) first");
   check_waits("begin_prompt", layer);
   check_branches("begin_prompt", layer);
@@ -127,15 +133,19 @@ template <class P>
 void KVCache<P>::end_prompt(std::size_t layer) {
   detail::check_layer(shape_, "end_prompt", layer);
   require(at(layer).open > 0, ErrorCode::phase, "end_prompt(layer = ", layer, ") without rows since the last commit");
+  if (!ends_steps(layer)) { return; }
+  layer = shape_.store(layer);
   check_branches("end_prompt", layer);
   const RowRange group = detail::layers_with<P>(options_, shape_, layer);
   for (std::size_t other = group.first; other < group.last; ++other) {
-    if (at(other).waiting) { at(layer).check_prompt_of(at(other), layer, other); }
+    if (at(other).waiting) { detail::check_encoding_with(at(layer), at(other), layer, other); }
   }
   for (std::size_t other = 0; at(layer).decides_with_model() && other < shape_.layers; ++other) {
-    if (at(other).waiting) { at(layer).check_decision_with(at(other), layer, other, detail::eviction_name<P>(options_, site(layer, 0))); }
+    if (at(other).waiting) {
+      detail::check_decision_with(at(layer), at(other), layer, other, detail::eviction_name<P>(options_, site(layer, 0)));
+    }
   }
-  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+  for (std::size_t head = 0; head < at(layer).lanes.size(); ++head) {
     const Lane& lane = at(layer).lanes[head];
     const bool sees = detail::needs<P>(lane.state).queries || detail::sees_queries<P>(options_, site(layer, head), true);
     require(!sees || !lane.shown.none(), ErrorCode::phase, "end_prompt(layer = ", layer,
@@ -160,13 +170,14 @@ template <class P>
 void KVCache<P>::truncate(Position position) {
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) { detail::check_truncate(at(layer), position, layer, options_.speculation); }
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {  // what may fail comes first
-    if (at(layer).next <= position) { continue; }
+    if (layers_[layer].read().next <= position) { continue; }
     Layer& l = changes().own(layer);
     if (l.branches) { detail::OpenStep<P>{l}.make_room(); }
   }
   Vector<std::size_t> kept{Allocator<std::size_t>(memory_)};  // of a tree of drafts, whose rows are not in order
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
-    if (at(layer).next > position && at(layer).branches) { kept.reserve(at(layer).open); }
+    const Layer& l = layers_[layer].read();
+    if (l.next > position && l.branches) { kept.reserve(l.open); }
   }
   for (Shared<Layer>& shared : layers_) {
     if (shared.read().next <= position || !shared.read().branches) { continue; }
@@ -176,8 +187,8 @@ void KVCache<P>::truncate(Position position) {
     }
     detail::OpenStep<P>{shared.write_in_place()}.keep({kept.data(), kept.size()});
   }
-  for (Shared<Layer>& shared : layers_) {
-    if (shared.read().next > position) { shared.write_in_place().truncate(position, shape_); }
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    if (layers_[layer].read().next > position) { layers_[layer].write_in_place().truncate(position, shape_.of(layer)); }
   }
 }
 
@@ -191,11 +202,12 @@ void KVCache<P>::remove(Position first, Position last) {
             " tokens, must have seen as many as layer ", first_layer, ", which is encoded together with it: ", at(first_layer).next);
   }
   Vector<Shared<Layer>> after(layers_);
-  for (Shared<Layer>& shared : after) {
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    Shared<Layer>& shared = after[layer];
     if (!shared.read().mark(first, last, true, scratch_)) { continue; }
     Layer& l = shared.write();
     for (std::size_t unit = l.tables.size(); unit-- > 0;) { l.evict(unit, l.drops(unit, scratch_), scratch_, true); }
-    l.refresh_indices(options_, workspace_.rotation, false, scratch_.rows);
+    l.refresh_indices(options_, workspace_.rotation_of(layer), false, scratch_.rows);
   }
   changes().take(after);
 }
@@ -226,7 +238,7 @@ std::size_t KVCache<P>::bytes_for(const Shape& shape, std::size_t tokens, const 
   const auto lane = [&](const Site& of) { return detail::lane_bytes<P>(of, options, tokens); };
   const std::size_t bytes = detail::sum_over_lanes<P>(checked(shape, options), lane);
   require(bytes < static_cast<std::size_t>(-1), ErrorCode::shape, "bytes_for: tokens is ", tokens,
-          ", must need less than 2^64 bytes: a lane needs ", lane(Site{0, 0, shape}), " and there are ", shape.layers * shape.kv_heads);
+          ", must need less than 2^64 bytes: a lane needs ", lane(Site{0, 0, shape}), " and there are ", shape.lanes());
   return bytes;
 }
 
@@ -245,8 +257,9 @@ MemoryReport KVCache<P>::memory() const noexcept {
 template <class P>
 double KVCache<P>::bits_per_value() const noexcept {
   double values = 0.0;
-  for (const Shared<Layer>& l : layers_) {
-    values += static_cast<double>(l.read().next) * static_cast<double>(shape_.values_per_token() / shape_.layers);
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    const Shape& of = shape_.of(layer);
+    values += static_cast<double>(layers_[layer].read().next) * static_cast<double>(of.kv_heads * (of.key_width() + of.value_width()));
   }
   const MemoryReport report = memory();
   return values == 0.0 ? 0.0 : 8.0 * static_cast<double>(report.total() - report.scratch) / values;
@@ -275,7 +288,7 @@ const Shape& KVCache<P>::checked(const Shape& shape, const Options& options) {
   if constexpr (ValuesInKeys<Values>) {
     detail::for_lanes(shape, [&](const Site& of) {
       const bool in_keys = detail::facts_of_made_from<Values>(values_at<Storage>(options.storage, of)).in_keys;
-      require(!in_keys || !detail::renumbers<P>(options, of) || shape.rope.theta == 0.0, ErrorCode::option,
+      require(!in_keys || !detail::renumbers<P>(options, of) || of.shape.rope.theta == 0.0, ErrorCode::option,
               detail::eviction_name<P>(options, of),
               ": in_cache_positions is true, must be false where rows hold keys and values at once: they cannot be turned");
     });
@@ -293,7 +306,7 @@ void KVCache<P>::check_shift(std::size_t layer, Position first, Position last, s
           ", must leave positions below ", no_position);
   require(last >= l.next || std::int64_t{last} + delta <= std::int64_t{l.next}, ErrorCode::position, "shift: delta is ", delta,
           ", must be at most ", std::int64_t{l.next} - std::int64_t{last}, ": the rows must stay before the next token of layer ", layer);
-  for (std::size_t head = 0; head < shape_.kv_heads; ++head) {
+  for (std::size_t head = 0; head < l.lanes.size(); ++head) {
     require(!detail::facts_of(l.lanes[head].values).in_keys, ErrorCode::option,
             "shift: the rows hold keys and values at once, which cannot be turned");
     require(Retrieval::renumbers(options_.retrieval, site(layer, head)), ErrorCode::option, "shift with ",
@@ -301,6 +314,13 @@ void KVCache<P>::check_shift(std::size_t layer, Position first, Position last, s
     require(l.table(head).can_shift(first, last, delta), ErrorCode::position, "shift: the rows at positions [", first, ", ", last,
             ") move by ", delta, ", must pass no row of layer ", layer, ", KV head ", head, ": remove it first");
   }
+}
+
+template <class P>
+void KVCache<P>::check_owner(const char* verb, std::size_t layer) const {
+  detail::check_layer(shape_, verb, layer);
+  require(shape_.owns(layer), ErrorCode::shape, verb, ": layer is ", layer, ", must be ", shape_.store(layer),
+          ", whose rows it reads: it has none of its own");
 }
 
 template <class P>
@@ -321,35 +341,40 @@ void KVCache<P>::check_branches(const char* verb, std::size_t layer) const {
 
 template <class P>
 void KVCache<P>::reserve_scratch(std::size_t rows) {
-  std::size_t tables = 0;  // of a layer that evicts
+  std::size_t tables = 0;  // of a layer that loses rows
+  std::size_t lanes = 0;
   bool observes = false;
   for (const Shared<Layer>& layer : layers_) {
-    if (layer.read().decides()) { tables = std::max(tables, layer.read().tables.size()); }
+    lanes = std::max(lanes, layer.read().lanes.size());
+    if (layer.read().loses()) { tables = std::max(tables, layer.read().tables.size()); }
     for (const Lane& lane : layer.read().lanes) {
       const Observes what = detail::needs<P>(lane.state).observes;
       observes = observes || what == Observes::every_query || what == Observes::last_queries;
     }
   }
-  if (tables > 0) { scratch_.reserve(tables, shape_.kv_heads, rows); }
+  if (tables > 0) { scratch_.reserve(tables, lanes, rows); }
   if (observes) { workspace_.reserve(shape_, rows); }
 }
 
 template <class P>
-void KVCache<P>::append_row(Lane& lane, const Rows& keys, const Rows& values, std::size_t token, std::size_t head, Position position) {
+void KVCache<P>::append_row(Lane& lane, const Rows& keys, const Rows& values, std::size_t token, std::size_t layer, std::size_t head,
+                            Position position) {
+  const Shape& shape = shape_.of(layer);
   const float* key = keys.row(token, head, row_.data());
-  const float* value = values.row(token, head, row_.data() + shape_.key_width());
-  if (shape_.keys == KeyForm::unrotated) {
-    if (key != row_.data()) { std::copy_n(key, shape_.key_width(), row_.data()); }
-    workspace_.rotation.turn_by(position);
-    workspace_.rotation.apply(row_.data());
+  const float* value = values.row(token, head, row_.data() + shape.key_width());
+  if (shape.keys == KeyForm::unrotated) {
+    if (key != row_.data()) { std::copy_n(key, shape.key_width(), row_.data()); }
+    Rotation& rotation = workspace_.rotation_of(layer);
+    rotation.turn_by(position);
+    rotation.embed(row_.data());
     key = row_.data();
   }
   lane.keys.append(key);
   lane.values.append(value);
   lane.state.resize(lane.keys.rows());
   if constexpr (ObservesRows<Eviction>) {
-    Eviction::observe_row(options_.eviction, lane.state, lane.keys.rows() - 1, std::span<const float>(key, shape_.key_width()),
-                          std::span<const float>(value, shape_.value_width()));
+    Eviction::observe_row(options_.eviction, lane.state, lane.keys.rows() - 1, std::span<const float>(key, shape.key_width()),
+                          std::span<const float>(value, shape.value_width()));
   }
 }
 
@@ -359,7 +384,8 @@ void KVCache<P>::settle_budget(Layer& l, std::size_t layer) const {
   for (std::size_t unit = 0; unit < l.budgets.size(); ++unit) {
     const Budget* const budget = detail::budget_of<P>(options_, site(layer, unit));
     if (budget == nullptr) { continue; }
-    l.budgets[unit] = budget->resolve(tokens, shape_.layers * shape_.kv_heads, [this](std::size_t) { return most_.live; });
+    const std::size_t most = detail::rows_past_none<P>(options_, site(layer, unit), most_.live);
+    l.budgets[unit] = budget->resolve(tokens, shape_.lanes(), [most](std::size_t) { return most; });
   }
 }
 

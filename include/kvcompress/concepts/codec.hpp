@@ -18,6 +18,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// | exact_type                 | what recent rows are held in: float, half or bfloat16
 /// | row_multiple               | rows are encoded this many at a time: 1 where a row is independent of the others
 /// | block_rows                 | rows of a block, a multiple of row_multiple
+/// | rows_at_once(), rows_at_once(options) | where options say how many are encoded at a time, a multiple of row_multiple
 /// | rows()                     | how many there are
 /// | append(rows, count)        | encodes `count` of them, a multiple of row_multiple, one behind the other
 /// | read(row, out)             | decodes one

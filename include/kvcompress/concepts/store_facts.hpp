@@ -82,7 +82,7 @@ struct StoreFacts {
   bool writes;               ///< its exact rows can be written
   bool writes_encoded;       ///< and its encoded ones
   bool frames;               ///< rows lie in a frame of their own
-  std::size_t row_multiple;  ///< rows are encoded this many at a time
+  std::size_t row_multiple;  ///< rows are encoded in multiples of it; see rows_at_once
   float largest;             ///< magnitude that an exact row holds
 };
 template <class S>
@@ -109,6 +109,17 @@ constexpr StoreFacts facts_by_type() noexcept {
           .frames = FramesQueries<S> || FramesOutputs<S>,
           .row_multiple = multiple,
           .largest = largest<typename S::exact_type>};
+}
+/// How many rows a store encodes at a time.
+template <class S>
+std::size_t rows_at_once(const S& store) noexcept {
+  if constexpr (requires { store.rows_at_once(); }) {
+    return store.rows_at_once();
+  } else if constexpr (requires { S::row_multiple; }) {
+    return S::row_multiple;
+  } else {
+    return 1;
+  }
 }
 template <class S>
 inline constexpr StoreFacts facts_of_type = facts_by_type<S>();

@@ -7,7 +7,8 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// Every row stays. Cost: none. Loses: nothing.
+/// Every row stays. Cost: none. Loses: nothing. A cache whose type names it has no code for rows that leave, so its layers have no windows (see
+/// KeepVisible).
 struct KeepAll {
   static constexpr std::string_view name = "keep_all";
   static constexpr Needs may{.decides = Decides::never, .agrees = Scope::group};
@@ -21,6 +22,12 @@ struct KeepAll {
   static constexpr std::size_t row_bytes(const Options&, const Shape&) noexcept { return 0; }
   static State state(const Options&, const Site&, const Memory&) noexcept { return {}; }
   static void select(const Options&, std::span<RowSet>, const Moment&) noexcept {}
+};
+
+/// Every row stays that a later query may see: those past the window of their layer leave, as under every other eviction. Cost: O(rows) per commit of
+/// a layer with a window, and 4 bytes per row. Loses: nothing. By name it is what keep_all does.
+struct KeepVisible : KeepAll {
+  static constexpr bool keeps_windows = true;
 };
 
 }  // namespace kvcompress

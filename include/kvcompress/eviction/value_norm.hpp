@@ -42,12 +42,14 @@ class OutputProjections {
  private:
   [[nodiscard]] double of(const Site& site, std::span<const float> value) const {
     const std::size_t inputs = site.shape.query_heads * value.size();
-    require(weights_.size() == site.shape.layers * hidden_ * inputs, ErrorCode::option, "output projections: weights has ", weights_.size(),
-            " numbers, must have layers * hidden * query_heads * the value width = ", site.shape.layers * hidden_ * inputs);
+    const auto numbers = [this](const Shape& layer) { return hidden_ * layer.query_heads * layer.value_width(); };
+    require(weights_.size() == site.model.sum(numbers), ErrorCode::option, "output projections: weights has ", weights_.size(),
+            " numbers, must have layers * hidden * query_heads * the value width = ", site.model.sum(numbers));
+    const std::size_t before = site.model.sum_before(site.layer, numbers);
     const std::size_t group = site.shape.group();
     double sum = 0.0;
     for (std::size_t row = 0; row < hidden_; ++row) {
-      const auto weights = weights_.some((site.layer * hidden_ + row) * inputs + site.kv_head * group * value.size(), group * value.size());
+      const auto weights = weights_.some(before + row * inputs + site.kv_head * group * value.size(), group * value.size());
       for (std::size_t head = 0; head < group; ++head) {
         double dot = 0.0;
         for (std::size_t c = 0; c < value.size(); ++c) {

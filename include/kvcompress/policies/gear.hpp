@@ -18,8 +18,13 @@ struct GearStorage {
 
   /// Numbers of options.start.
   static std::size_t start_count(const Options& options, const Shape& shape) noexcept {
-    const std::size_t heads = Vectors == ValueVectors::layer ? shape.kv_heads : 1;
-    return std::max(shape.key_width(), heads * shape.value_width()) * options.prompt_rank;
+    std::size_t most = 0;
+    for (std::size_t layer = 0; layer < shape.kinds(); ++layer) {
+      const Shape& of = shape.of(layer);
+      const std::size_t heads = Vectors == ValueVectors::layer ? of.kv_heads : 1;
+      most = std::max({most, of.key_width(), heads * of.value_width()});
+    }
+    return most * options.prompt_rank;
   }
   static void validate(const Options& options) {
     require(options.buffer >= 1 && options.buffer % Backbone::row_multiple == 0, ErrorCode::option, "gear: buffer is ", options.buffer,

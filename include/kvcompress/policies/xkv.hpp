@@ -63,7 +63,10 @@ struct LatentStorage {
     SharedBasisStorage<T>::validate(options);
     require(options.latent > 0, ErrorCode::option, "xkv: latent is 0, must be the width of a latent");
   }
-  static void validate_shape(const Options& options, const Shape& shape) {
+  static void validate_shape(const Options& options, const Shape& model) {
+    for (std::size_t layer = 0; layer < model.kinds(); ++layer) { validate_layer(options, model.of(layer)); }
+  }
+  static void validate_layer(const Options& options, const Shape& shape) {
     require(shape.kv_heads == 1, ErrorCode::shape, "xkv: shape.kv_heads is ", shape.kv_heads, ", must be 1: latents are one head");
     require(options.latent <= shape.key_width(), ErrorCode::option, "xkv: latent is ", options.latent, ", must be at most the key width ",
             shape.key_width());

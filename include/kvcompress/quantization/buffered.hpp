@@ -70,10 +70,18 @@ class Buffered {
   static constexpr bool writes_encoded = !Frame::changes && requires(Body body, const float* x) { body.write(std::size_t{}, x); };
 
   /// `options.residual`: exact rows, in `Body::row_multiple`s, at least one.
-  Buffered(const auto& options, const Site& /*site*/, std::size_t dim, const Memory& memory)
-      : residual_(options.residual), dim_(dim), frame_(dim), body_(options, dim, memory), tail_(dim, memory) {}
+  Buffered(const auto& options, const Site& site, std::size_t dim, const Memory& memory)
+      : residual_(options.residual), dim_(dim), frame_(frame_of(options, site, dim)), body_(options, dim, memory), tail_(dim, memory) {}
 
   [[nodiscard]] std::size_t rows() const noexcept { return body_.rows() + tail_.rows(); }
+  /// Rows are encoded this many at a time: row_multiple, or what the options say.
+  [[nodiscard]] std::size_t rows_at_once() const noexcept {
+    if constexpr (requires { body_.rows_at_once(); }) {
+      return body_.rows_at_once();
+    } else {
+      return row_multiple;
+    }
+  }
   [[nodiscard]] std::size_t settled() const noexcept { return body_.rows(); }
   [[nodiscard]] const Body& body() const noexcept { return body_; }
 
@@ -135,14 +143,15 @@ class Buffered {
     for (Buffered* member : members) {
       if constexpr (tiers) {
         const std::size_t border = std::max(settling.cold, member->settled());
-        member->encode_oldest((border - member->settled()) / row_multiple * row_multiple, settling.scratch);
+        const std::size_t multiple = member->rows_at_once();
+        member->encode_oldest((border - member->settled()) / multiple * multiple, settling.scratch);
       } else {
         member->settle(settling.scratch);
       }
     }
   }
   void settle(Vector<float>& scratch) { encode_oldest(Rule::due(tail_.rows(), residual_), scratch); }
-  /// Encodes so many exact rows, a multiple of row_multiple.
+  /// Encodes so many exact rows, a multiple of rows_at_once().
   void encode_oldest(std::size_t due, Vector<float>& scratch) {
     constexpr std::size_t block_rows = Body::block_rows;
     while (due > 0) {
@@ -169,8 +178,8 @@ class Buffered {
     for (Buffered* member : members) {
       member->unshare();
       if constexpr (Body::row_multiple > 1) {
-        member->tail_.make_room(Body::row_multiple);
-        scratch.resize(std::max(scratch.size(), Body::row_multiple * member->dim_));
+        member->tail_.make_room(member->rows_at_once());
+        scratch.resize(std::max(scratch.size(), member->rows_at_once() * member->dim_));
       }
     }
   }
@@ -229,19 +238,19 @@ class Buffered {
   [[nodiscard]] static constexpr std::size_t most_bytes(const MostRows& rows, std::size_t dim, const auto& options, const Shape& shape,
                                                         std::size_t at_hand) noexcept {
     if (rows.all() < options.residual) { return Tail::most_bytes(rows, dim, options, shape, at_hand); }  // nothing is ever due
-    return Body::most_bytes(rows.all(), dim, options) + Tail::most_bytes_of_recent(most_exact(options.residual), dim);
+    return Body::most_bytes(rows.all(), dim, options) + Tail::most_bytes_of_recent(most_exact(options.residual, multiple_of(options)), dim);
   }
   void reserve(std::size_t rows) {
     body_.reserve(rows);
-    tail_.reserve(tiers ? rows : std::min(rows, residual_ + Rule::more(Body::row_multiple)));
+    tail_.reserve(tiers ? rows : std::min(rows, residual_ + Rule::more(rows_at_once())));
   }
   /// The memory of the recent rows stays here when they are encoded: under a budget the next ones need no allocation.
-  void keep_recent() noexcept { tail_.keep(residual_ + Rule::more(Body::row_multiple)); }
+  void keep_recent() noexcept { tail_.keep(residual_ + Rule::more(rows_at_once())); }
   /// Under a budget in bytes: memory for a lane of `rows` rows and the next one stays, and no more.
   void hold_at_most(std::size_t rows) noexcept {
     if (rows < residual_) { return tail_.hold_at_most(rows); }
     body_.hold_at_most(rows);
-    tail_.hold_recent_at_most(most_exact(residual_));
+    tail_.hold_recent_at_most(most_exact(residual_, rows_at_once()));
   }
   void unshare() {
     body_.unshare();
@@ -269,9 +278,25 @@ class Buffered {
   }
 
  private:
+  static Frame frame_of(const auto& options, const Site& site, std::size_t dim) noexcept {
+    if constexpr (requires { Frame(options, site, dim); }) {
+      return Frame(options, site, dim);
+    } else if constexpr (requires { Frame(options, dim); }) {
+      return Frame(options, dim);
+    } else {
+      return Frame(dim);
+    }
+  }
   /// Exact rows, of which a rebuild may leave some more.
-  static constexpr std::size_t most_exact(std::size_t residual) noexcept {
-    return residual + Body::row_multiple + Rule::more(Body::row_multiple);
+  static constexpr std::size_t most_exact(std::size_t residual, std::size_t multiple) noexcept {
+    return residual + multiple + Rule::more(multiple);
+  }
+  static constexpr std::size_t multiple_of(const auto& options) noexcept {
+    if constexpr (requires { Body::rows_at_once(options); }) {
+      return Body::rows_at_once(options);
+    } else {
+      return row_multiple;
+    }
   }
   template <class Part>
   void split(RowRange range, Part&& part) const noexcept {
@@ -289,7 +314,7 @@ class Buffered {
     for (std::size_t r = 0; r < body_.rows(); ++r) {
       if (!table.alive(r)) { continue; }
       body_.read(r, scratch.data() + waiting * dim_);
-      if (++waiting == Body::row_multiple) {
+      if (++waiting == rows_at_once()) {
         body_.replace(written, scratch.data());
         written += waiting;
         waiting = 0;

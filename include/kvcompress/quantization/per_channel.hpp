@@ -3,57 +3,59 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
-#include "kvcompress/core/blocks.hpp"
 #include "kvcompress/core/views.hpp"
 #include "kvcompress/kernels/codes.hpp"
+#include "kvcompress/quantization/code_blocks.hpp"
 #include "kvcompress/quantization/encode_rows.hpp"
 #include "kvcompress/quantization/group_quantizer.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// Key rows as codes of `Bits` bits, quantised per channel over `Group` consecutive rows, in blocks of 128 rows. Rows arrive in whole
+/// Key rows as codes of `Bits` bits, quantised per channel over `Group` consecutive rows (0: options.group of them), in blocks of 128 rows. Rows arrive in whole
 /// groups and never move. Logits come from the codes: q . k = sum_c (q_c * scale_c) * code_c + q . minimum, the fold done once a group.
 ///
 /// A block is [codes: strips of 16 rows][scales: (groups, dim)][minima: (groups, dim)].
-/// Memory: Bits + 2 * 8 * sizeof(Scale) / Group bits per number, channels padded to a multiple of Strip::step_multiple.
+/// Memory: Bits + 2 * 8 * sizeof(Scale) / group bits per number, channels padded to a multiple of Strip::step_multiple.
 template <int Bits, std::size_t Group, class Scale>
-class PerChannel {
-  static_assert(Group % 8 == 0 && 128 % Group == 0, "Group must be 8, 16, 32, 64 or 128");
+class PerChannel : public CodeBlocks {
+  static_assert(Group == 0 || (Group % 8 == 0 && 128 % Group == 0), "Group must be 8, 16, 32, 64 or 128, or 0");
   using Quantizer = GroupQuantizer<Bits, Scale>;
   using Strip = kernels::Strip<Bits>;
 
  public:
   using exact_type = Scale;
-  static constexpr std::size_t block_rows = 128;
-  static constexpr std::size_t row_multiple = Group;  ///< rows are encoded this many at a time
+  static constexpr std::size_t row_multiple = Group == 0 ? 8 : Group;  ///< rows are encoded in multiples of it
 
-  PerChannel(const auto& options, std::size_t dim, const Memory& memory) : PerChannel(dim, memory) { accumulation_ = options.accumulation; }
-  PerChannel(std::size_t dim, const Memory& memory) : dim_(dim), blocks_(block_bytes(dim), memory) {}
+  PerChannel(const auto& options, std::size_t dim, const Memory& memory)
+      : CodeBlocks(block_bytes(dim, rows_at_once(options)), memory), dim_(dim), shift_(shift_of(rows_at_once(options))),
+        accumulation_(options.accumulation) {}
+  PerChannel(std::size_t dim, const Memory& memory) requires(Group != 0)
+      : CodeBlocks(block_bytes(dim, Group), memory), dim_(dim), shift_(shift_of(Group)) {}
 
-  [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
-
-  /// Afterwards `more` rows can be encoded without failing.
-  void make_room(std::size_t more) {
-    blocks_.make_room((rows_ + more + block_rows - 1) / block_rows - blocks_.used());
-    if (rows_ % block_rows != 0) { static_cast<void>(blocks_.write(blocks_.used() - 1)); }
-  }
-  void take_room(PerChannel& from) noexcept { blocks_.take_room(from.blocks_); }
-  void hold() noexcept { blocks_.hold(); }
-  void release() noexcept { blocks_.release(); }
-
-  /// Encodes `count` rows (a multiple of Group), `dim` floats each, one behind the other.
-  void append(const float* rows, std::size_t count) {
-    for (; count > 0; count -= Group, rows += Group * dim_) {
-      if (rows_ % block_rows == 0) { blocks_.grow_zeroed(); }
-      replace(rows_, rows);
-      rows_ += Group;
+  /// The rows of a group: 8, 16, 32, 64 or 128.
+  [[nodiscard]] static constexpr std::size_t rows_at_once(const auto& options) noexcept {
+    if constexpr (Group == 0) {
+      return options.group;
+    } else {
+      return Group;
     }
   }
-  /// Encodes Group rows in the place of the group that starts at row `first`.
-  void replace(std::size_t first, const float* rows) { encode(rows, blocks_.write(first / block_rows), first % block_rows); }
+  [[nodiscard]] std::size_t rows_at_once() const noexcept { return std::size_t{1} << shift_; }
+
+  /// Encodes `count` rows (whole groups), `dim` floats each, one behind the other.
+  void append(const float* rows, std::size_t count) {
+    const std::size_t group = rows_at_once();
+    for (; count > 0; count -= group, rows += group * dim_) {
+      encode(rows, block_of_next(), this->rows() % block_rows);
+      add_rows(group);
+    }
+  }
+  /// Encodes a group of rows in the place of the group that starts at row `first`.
+  void replace(std::size_t first, const float* rows) { encode(rows, block_to_write(first), first % block_rows); }
   void read(std::size_t row, float* out) const noexcept {
     for (std::size_t c = 0; c < dim_; ++c) { out[c] = Quantizer::decode(code(row, c), scale(row, c), minimum(row, c)); }
   }
@@ -68,17 +70,18 @@ class PerChannel {
               std::size_t logit_stride, float* scratch) const noexcept {
     kernels::with_accumulation<Bits>(accumulation_, [&]<Accumulation Mode>() {
       kernels::CodeProducts<Bits, Mode> products(scratch, query_count, dim_);
-      const std::size_t first = range.first / Group * Group;
-      products.take_keys(queries, query_stride, dim_, (range.last - first + Group - 1) / Group,
-                         [&](std::size_t g) { return scales(block_of(first + g * Group)) + group_of(first + g * Group) * dim_; });
-      for (std::size_t group = first; group < range.last; group += Group) {
+      const std::size_t length = rows_at_once();
+      const std::size_t first = range.first >> shift_ << shift_;
+      products.take_keys(queries, query_stride, dim_, (range.last - first + length - 1) >> shift_,
+                         [&](std::size_t g) { return scales(block_of(first + g * length)) + group_of(first + g * length) * dim_; });
+      for (std::size_t group = first; group < range.last; group += length) {
         const std::byte* block = block_of(group);
         const std::byte* ahead = block_ahead(group, range, 1);
         const std::byte* later = block_ahead(group, range, 2);  // scales are looked through first, for all the rows of a call
         const std::size_t place = group_of(group) * dim_;
         if (later != nullptr) { kernels::prefetch(scales(later) + place, minima(later) + place, dim_); }
         products.fold_keys(scales(block) + place, minima(block) + place, dim_);
-        const std::size_t end = std::min(group + Group, range.last);
+        const std::size_t end = std::min(group + length, range.last);
         for (std::size_t row = std::max(group, range.first); row < end;) {
           const std::size_t lane = row % Strip::lanes;
           const std::size_t count = std::min(end - row, Strip::lanes - lane);
@@ -94,83 +97,58 @@ class PerChannel {
     return kernels::CodeProducts<Bits, Accumulation::exact>::floats(queries, dim);
   }
 
-  void resize(std::size_t rows) noexcept {
-    rows_ = rows;
-    blocks_.shrink((rows_ + block_rows - 1) / block_rows);
+  [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options) noexcept {
+    return bytes_in_blocks(rows, block_bytes(dim, rows_at_once(options)));
   }
-  /// Removes the whole block of rows that starts at row `first`.
-  void erase_block(std::size_t first) noexcept {
-    blocks_.erase(first / block_rows, 1);
-    rows_ -= block_rows;
+  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim, const auto& options) noexcept {
+    return most_bytes_in_blocks(rows, block_bytes(dim, rows_at_once(options)));
   }
-  [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& /*options*/) noexcept {
-    return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_bytes(dim));
-  }
-  [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim, const auto& /*options*/) noexcept {
-    return BlockList::most_bytes((rows + block_rows - 1) / block_rows, block_bytes(dim));
-  }
-  void hold_at_most(std::size_t rows) noexcept { blocks_.keep_exactly((rows + block_rows - 1) / block_rows); }
-  void reserve(std::size_t rows) { blocks_.reserve((rows + block_rows - 1) / block_rows); }
-  void unshare() { blocks_.unshare(); }
   static void describe(auto&& fact) {
     fact("form", "codes per channel");
     fact("bits", Bits);
-    fact("group", Group);
+    if constexpr (Group != 0) { fact("group", Group); }
     fact("scales", number_name<Scale>);
   }
   static void persist(auto& self, auto& archive, std::size_t rows) {
-    archive.check(rows % Group == 0, "its codes are not whole groups");
-    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
-      archive.expect(rows / Group, 2 * self.dim_ * sizeof(Scale));
-      self.rows_ = rows;
-    }
-    BlockList::persist(self.blocks_, archive, (rows + block_rows - 1) / block_rows, false, [&](auto* block, std::size_t index) {
-      const std::size_t here = std::min(block_rows, rows - index * block_rows);
+    const std::size_t group = self.rows_at_once();
+    archive.check(rows % group == 0, "its codes are not whole groups");
+    persist_blocks(self, archive, rows, 2 * self.dim_ * sizeof(Scale) / group, [&](auto* block, std::size_t here) {
       auto* scales = block + code_bytes(self.dim_);
-      auto* minima = scales + block_rows / Group * self.dim_ * sizeof(Scale);
+      auto* minima = scales + block_rows / group * self.dim_ * sizeof(Scale);
       archive.bytes(block, (here + Strip::lanes - 1) / Strip::lanes * Strip::bytes(self.dim_));
-      archive.bytes(scales, here / Group * self.dim_ * sizeof(Scale));
-      archive.bytes(minima, here / Group * self.dim_ * sizeof(Scale));
+      archive.bytes(scales, here / group * self.dim_ * sizeof(Scale));
+      archive.bytes(minima, here / group * self.dim_ * sizeof(Scale));
     });
   }
   void account(MemoryReport& report) const noexcept {
-    blocks_.account(report);
-    const std::size_t numbers = rows_ / Group * 2 * dim_ * sizeof(Scale);
-    const std::size_t codes = rows_ * Strip::bytes(dim_) / Strip::lanes;
-    report.codes += codes;
-    report.scales += numbers;
-    report.spare += blocks_.used() * (blocks_.block_bytes() - sizeof(std::uint32_t)) - codes - numbers;
+    account_blocks(report, rows() * Strip::bytes(dim_) / Strip::lanes, (rows() >> shift_) * 2 * dim_ * sizeof(Scale));
   }
 
  private:
   static constexpr std::size_t code_bytes(std::size_t dim) noexcept { return block_rows / Strip::lanes * Strip::bytes(dim); }
-  static constexpr std::size_t block_bytes(std::size_t dim) noexcept {
-    return code_bytes(dim) + block_rows / Group * 2 * dim * sizeof(Scale);
+  static constexpr std::size_t block_bytes(std::size_t dim, std::size_t group) noexcept {
+    return code_bytes(dim) + block_rows / group * 2 * dim * sizeof(Scale);
   }
-  static constexpr std::size_t group_of(std::size_t row) noexcept { return row % block_rows / Group; }
+  static constexpr unsigned shift_of(std::size_t group) noexcept { return static_cast<unsigned>(std::countr_zero(group)); }
+  [[nodiscard]] std::size_t group_of(std::size_t row) const noexcept { return row % block_rows >> shift_; }
 
-  [[nodiscard]] const std::byte* block_of(std::size_t row) const noexcept { return blocks_.read(row / block_rows); }
-  /// The block to fetch while that of `row` is read: so many behind it, if the range runs on to it.
-  [[nodiscard]] const std::byte* block_ahead(std::size_t row, RowRange range, std::size_t distance) const noexcept {
-    const std::size_t next = row / block_rows + distance;
-    return next < blocks_.used() && range.size() >= block_rows ? blocks_.read(next) : nullptr;
-  }
   [[nodiscard]] const std::uint8_t* strip(const std::byte* block, std::size_t place) const noexcept {
     return reinterpret_cast<const std::uint8_t*>(block) + place / Strip::lanes * Strip::bytes(dim_);
   }
   [[nodiscard]] const Scale* scales(const std::byte* block) const noexcept {
     return reinterpret_cast<const Scale*>(block + code_bytes(dim_));
   }
-  [[nodiscard]] const Scale* minima(const std::byte* block) const noexcept { return scales(block) + block_rows / Group * dim_; }
+  [[nodiscard]] const Scale* minima(const std::byte* block) const noexcept { return scales(block) + (block_rows >> shift_) * dim_; }
 
   void encode(const float* rows, std::byte* block, std::size_t place) noexcept {
-    auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_)) + place / Group * dim_;
-    Scale* minimum = scale + block_rows / Group * dim_;
-    quantization::fit_channels<Bits>(rows, Group, dim_, scale, minimum);
+    auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_)) + (place >> shift_) * dim_;
+    Scale* minimum = scale + (block_rows >> shift_) * dim_;
+    const std::size_t group = rows_at_once();
+    quantization::fit_channels<Bits>(rows, group, dim_, scale, minimum);
     constexpr std::size_t at_once = 256;  // channels
-    std::uint8_t codes[std::min(Group, Strip::lanes) * at_once];
-    for (std::size_t row = 0; row < Group; row += Strip::lanes) {
-      const std::size_t count = std::min(Group, Strip::lanes);
+    std::uint8_t codes[Strip::lanes * at_once];
+    for (std::size_t row = 0; row < group; row += Strip::lanes) {
+      const std::size_t count = std::min(group, Strip::lanes);
       const std::size_t lane = (place + row) % Strip::lanes;
       auto* to = reinterpret_cast<std::uint8_t*>(block) + (place + row) / Strip::lanes * Strip::bytes(dim_);
       for (std::size_t c = 0; c < dim_; c += at_once) {
@@ -182,9 +160,8 @@ class PerChannel {
   }
 
   std::size_t dim_;
+  unsigned shift_;  // of the rows of a group
   Accumulation accumulation_ = Accumulation::near_exact;
-  std::size_t rows_ = 0;
-  BlockList blocks_;
 };
 
 }  // namespace kvcompress

@@ -6,10 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kvcompress/core/blocks.hpp"
 #include "kvcompress/core/views.hpp"
 #include "kvcompress/kernels/codes.hpp"
 #include "kvcompress/kernels/levels.hpp"
+#include "kvcompress/quantization/code_blocks.hpp"
 #include "kvcompress/quantization/token_code.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -21,50 +21,37 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// A block is [codes: strips of 16 channels][scales: (groups, 128)][minima, if the code has some: (groups, 128)].
 /// Memory: bits + numbers * 8 * sizeof(Scale) / group bits per number, channels padded to a multiple of 16.
 template <class Code, std::size_t Group = 0>
-class PerTokenValues {
+class PerTokenValues : public CodeBlocks {
   static_assert(Group % 8 == 0, "Group must be a multiple of 8 channels");
   using Scale = typename Code::Scale;
   using Strip = kernels::Strip<Code::bits>;
   static constexpr int Bits = Code::bits;
 
  public:
-  using exact_type = Scale;
-  static constexpr std::size_t block_rows = 128;
+  using exact_type = typename Code::exact_type;
   static constexpr std::size_t row_multiple = 1;  ///< rows are encoded this many at a time
 
   PerTokenValues(const auto& options, std::size_t dim, const Memory& memory)
-      : dim_(dim), group_(group_of(options, dim)), code_(options), accumulation_(options.accumulation),
-        blocks_(block_bytes(dim, group_), memory) {}
+      : CodeBlocks(block_bytes(dim, group_of(options, dim)), memory), dim_(dim), group_(group_of(options, dim)), code_(options),
+        accumulation_(options.accumulation) {}
   PerTokenValues(std::size_t dim, const Memory& memory) requires(Group != 0)
-      : dim_(dim), group_(Group), code_(Group), blocks_(block_bytes(dim, group_), memory) {}
-
-  [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
-
-  /// Afterwards `more` rows can be encoded without failing.
-  void make_room(std::size_t more) {
-    blocks_.make_room((rows_ + more + block_rows - 1) / block_rows - blocks_.used());
-    if (rows_ % block_rows != 0) { static_cast<void>(blocks_.write(blocks_.used() - 1)); }
-  }
-  void take_room(PerTokenValues& from) noexcept { blocks_.take_room(from.blocks_); }
-  void hold() noexcept { blocks_.hold(); }
-  void release() noexcept { blocks_.release(); }
+      : CodeBlocks(block_bytes(dim, Group), memory), dim_(dim), group_(Group), code_(Group) {}
 
   /// Encodes `count` rows, `dim` floats each, one behind the other.
   void append(const float* rows, std::size_t count) {
     while (count > 0) {
-      if (rows_ % block_rows == 0) { blocks_.grow_zeroed(); }
-      const std::size_t place = rows_ % block_rows;
+      const std::size_t place = this->rows() % block_rows;
       const std::size_t room = std::min(count, block_rows - place);
       const bool lines =
           group_ % Strip::lanes == 0 && dim_ % Strip::lanes == 0 && place % Strip::step_multiple == 0 && room >= Strip::step_multiple;
       const std::size_t now = lines ? room / Strip::step_multiple * Strip::step_multiple : 1;
-      std::byte* block = blocks_.write(rows_ / block_rows);
-      if constexpr (Code::looks_up) {
-        encode_levels(rows, now, block, place);
-      } else {
+      std::byte* block = block_of_next();
+      if constexpr (Code::affine) {
         lines ? encode_lines(rows, now, block, place) : encode(rows, block, place);
+      } else {
+        encode_runs(rows, now, block, place);
       }
-      rows_ += now;
+      add_rows(now);
       rows += now * dim_;
       count -= now;
     }
@@ -77,13 +64,13 @@ class PerTokenValues {
     return Strip::get(strip(block_of(row), c), block_rows, c % Strip::lanes, row % block_rows);
   }
   [[nodiscard]] Scale scale(std::size_t row, std::size_t c) const noexcept { return *number(row, c); }
-  [[nodiscard]] Scale minimum(std::size_t row, std::size_t c) const noexcept requires(!Code::looks_up) {
+  [[nodiscard]] Scale minimum(std::size_t row, std::size_t c) const noexcept requires(Code::numbers == 2) {
     return number(row, c)[groups() * block_rows];
   }
 
   /// Row `from` overwrites row `to`, code by code.
   void move(std::size_t from, std::size_t to) {
-    std::byte* target = blocks_.write(to / block_rows);
+    std::byte* target = block_to_write(to);
     const std::byte* source = block_of(from);
     const std::size_t f = from % block_rows;
     const std::size_t t = to % block_rows;
@@ -94,21 +81,18 @@ class PerTokenValues {
     for (std::size_t g = 0; g < Code::numbers * groups(); ++g) { numbers[g * block_rows + t] = scales(source)[g * block_rows + f]; }
   }
   /// Row `row` becomes what the codes make of `x`.
-  void prepare_to_write(std::size_t row) { static_cast<void>(blocks_.write(row / block_rows)); }
-  void write(std::size_t row, const float* x) noexcept { encode(x, blocks_.write(row / block_rows), row % block_rows); }
-  void resize(std::size_t rows) noexcept {
-    rows_ = rows;
-    blocks_.shrink((rows_ + block_rows - 1) / block_rows);
-  }
-  /// Removes the whole block of rows that starts at row `first`.
-  void erase_block(std::size_t first) noexcept {
-    blocks_.erase(first / block_rows, 1);
-    rows_ -= block_rows;
+  void prepare_to_write(std::size_t row) { static_cast<void>(block_to_write(row)); }
+  void write(std::size_t row, const float* x) noexcept {
+    if constexpr (Code::affine) {
+      encode(x, block_to_write(row), row % block_rows);
+    } else {
+      encode_runs(x, 1, block_to_write(row), row % block_rows);
+    }
   }
 
   void accumulate(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
                   std::size_t out_stride, float* scratch) const noexcept {
-    if constexpr (Code::looks_up) { return accumulate_levels(range, weights, weight_stride, query_count, out, out_stride, scratch); }
+    if constexpr (!Code::affine) { return accumulate_runs(range, weights, weight_stride, query_count, out, out_stride, scratch); }
     kernels::with_accumulation<Bits>(accumulation_, [&]<Accumulation Mode>() {
       kernels::CodeProducts<Bits, Mode> products(scratch, query_count, block_rows);
       float* factors = scratch + products.floats(query_count, block_rows);  // (groups)
@@ -140,19 +124,17 @@ class PerTokenValues {
     });
   }
   [[nodiscard]] std::size_t scratch_floats(std::size_t /*dim*/, std::size_t queries) const noexcept {
-    const std::size_t levels = Code::looks_up ? 2 * groups() * block_rows + kernels::Strip<8>::bytes(block_rows) / sizeof(float) : 0;
-    return kernels::CodeProducts<Code::product_bits, Accumulation::exact>::floats(queries, block_rows) + groups() + levels;
+    const std::size_t steps = Code::affine ? 0 : 2 * groups() * block_rows;
+    const std::size_t levels = Code::looks_up ? kernels::Strip<8>::bytes(block_rows) / sizeof(float) : 0;
+    return kernels::CodeProducts<Code::product_bits, Accumulation::exact>::floats(queries, block_rows) + groups() + steps + levels;
   }
 
   [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options) noexcept {
-    return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_bytes(dim, group_of(options, dim)));
+    return bytes_in_blocks(rows, block_bytes(dim, group_of(options, dim)));
   }
   [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim, const auto& options) noexcept {
-    return BlockList::most_bytes((rows + block_rows - 1) / block_rows, block_bytes(dim, group_of(options, dim)));
+    return most_bytes_in_blocks(rows, block_bytes(dim, group_of(options, dim)));
   }
-  void hold_at_most(std::size_t rows) noexcept { blocks_.keep_exactly((rows + block_rows - 1) / block_rows); }
-  void reserve(std::size_t rows) { blocks_.reserve((rows + block_rows - 1) / block_rows); }
-  void unshare() { blocks_.unshare(); }
   static void describe(auto&& fact) {
     fact("form", Code::name);
     fact("bits", Bits);
@@ -160,12 +142,7 @@ class PerTokenValues {
     fact("scales", number_name<Scale>);
   }
   static void persist(auto& self, auto& archive, std::size_t rows) {
-    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
-      archive.expect(rows, Code::numbers * self.groups() * sizeof(Scale));
-      self.rows_ = rows;
-    }
-    BlockList::persist(self.blocks_, archive, (rows + block_rows - 1) / block_rows, false, [&](auto* block, std::size_t index) {
-      const std::size_t here = std::min(block_rows, rows - index * block_rows);
+    persist_blocks(self, archive, rows, Code::numbers * self.groups() * sizeof(Scale), [&](auto* block, std::size_t here) {
       for (std::size_t c = 0; c < self.dim_; c += Strip::lanes) {
         Strip::for_planes(block + strip_offset(c), block_rows,
                           [&]<int Width, int Shift>(auto* lines) { archive.bytes(lines, (here + 32 / Width - 1) / (32 / Width) * 64); });
@@ -176,12 +153,7 @@ class PerTokenValues {
     });
   }
   void account(MemoryReport& report) const noexcept {
-    blocks_.account(report);
-    const std::size_t row = code_bytes(dim_) / block_rows;
-    const std::size_t numbers = Code::numbers * groups() * sizeof(Scale);
-    report.codes += rows_ * row;
-    report.scales += rows_ * numbers;
-    report.spare += blocks_.used() * (blocks_.block_bytes() - sizeof(std::uint32_t)) - rows_ * (row + numbers);
+    account_blocks(report, rows() * (code_bytes(dim_) / block_rows), rows() * Code::numbers * groups() * sizeof(Scale));
   }
 
  private:
@@ -200,12 +172,6 @@ class PerTokenValues {
     return code_bytes(dim) + block_rows * Code::numbers * ((dim + group - 1) / group) * sizeof(Scale);
   }
 
-  [[nodiscard]] const std::byte* block_of(std::size_t row) const noexcept { return blocks_.read(row / block_rows); }
-  /// The block to fetch while that of `row` is read: the next one, if the range runs on to it.
-  [[nodiscard]] const std::byte* block_ahead(std::size_t row, RowRange range) const noexcept {
-    const std::size_t next = row / block_rows + 1;
-    return next < blocks_.used() && range.size() >= block_rows ? blocks_.read(next) : nullptr;
-  }
   static const std::uint8_t* strip(const std::byte* block, std::size_t channel) noexcept {
     return reinterpret_cast<const std::uint8_t*>(block) + strip_offset(channel);
   }
@@ -217,15 +183,16 @@ class PerTokenValues {
     return scales(block_of(row)) + c / group_ * block_rows + row % block_rows;
   }
 
-  /// The same from levels: those of a strip are looked up, and are codes of 8 bits then.
-  void accumulate_levels(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
-                         std::size_t out_stride, float* scratch) const noexcept requires(Code::looks_up) {
-    kernels::with_accumulation<8>(accumulation_, [&]<Accumulation Mode>() {
-      kernels::CodeProducts<8, Mode> products(scratch, query_count, block_rows);
+  /// The same where scales are not what codes are multiplied by: steps and starts of a block are made first, and levels of a strip, which are codes of 8
+  /// bits then, are looked up.
+  void accumulate_runs(RowRange range, const float* weights, std::size_t weight_stride, std::size_t query_count, float* out,
+                       std::size_t out_stride, float* scratch) const noexcept requires(!Code::affine) {
+    kernels::with_accumulation<Code::product_bits>(accumulation_, [&]<Accumulation Mode>() {
+      kernels::CodeProducts<Code::product_bits, Mode> products(scratch, query_count, block_rows);
       float* factors = scratch + products.floats(query_count, block_rows);  // (groups)
       float* steps = factors + groups();                                    // (groups, block_rows)
       float* starts = steps + groups() * block_rows;                        // (groups, block_rows)
-      auto* levels = reinterpret_cast<std::uint8_t*>(starts + groups() * block_rows);
+      [[maybe_unused]] auto* levels = reinterpret_cast<std::uint8_t*>(starts + groups() * block_rows);
       for (std::size_t row = range.first; row < range.last;) {
         const std::byte* block = block_of(row);
         const std::byte* ahead = block_ahead(row, range);
@@ -236,9 +203,11 @@ class PerTokenValues {
         const std::size_t padded = Strip::padded(before + count);
         for (std::size_t g = 0; g < groups(); ++g) {
           for (std::size_t t = 0; t < count; ++t) {
-            const float step = static_cast<float>(scales(block)[g * block_rows + place + t]) * code_.table->step;
-            steps[g * block_rows + t] = step;
-            starts[g * block_rows + t] = -127.5F * step;
+            const std::size_t at = g * block_rows + place + t;
+            const auto scale = static_cast<float>(scales(block)[at]);
+            steps[g * block_rows + t] = scale * code_.step();
+            starts[g * block_rows + t] = scale * code_.start();
+            if constexpr (Code::numbers == 2) { starts[g * block_rows + t] += static_cast<float>(minima(block)[at]); }
           }
         }
         products.take_values(
@@ -248,9 +217,14 @@ class PerTokenValues {
           products.fold_values(steps + g * block_rows, starts + g * block_rows, before, count, factors[g]);
           const std::size_t end = std::min((g + 1) * group_, dim_);
           for (std::size_t c = g * group_; c < end; c += Strip::lanes) {  // groups are whole strips
-            kernels::look_up_levels<Bits>(strip(block, c), block_rows, first, padded, code_.table->bytes.data(),
-                                          ahead == nullptr ? nullptr : strip(ahead, c), levels);
-            products.template strip<true>(levels, padded, 0, padded, nullptr, 0, std::min(end - c, Strip::lanes), out + c, out_stride);
+            const std::uint8_t* next = ahead == nullptr ? nullptr : strip(ahead, c);
+            const std::size_t lanes = std::min(end - c, Strip::lanes);
+            if constexpr (Code::looks_up) {
+              kernels::look_up_levels<Bits>(strip(block, c), block_rows, first, padded, code_.table(), next, levels);
+              products.template strip<true>(levels, padded, 0, padded, nullptr, 0, lanes, out + c, out_stride);
+            } else {
+              products.template strip<true>(strip(block, c), block_rows, first, padded, next, 0, lanes, out + c, out_stride);
+            }
           }
         }
         row += count;
@@ -259,7 +233,7 @@ class PerTokenValues {
   }
 
   /// Rows that fill whole lines of the strips.
-  void encode_lines(const float* rows, std::size_t count, std::byte* block, std::size_t place) noexcept requires(!Code::looks_up) {
+  void encode_lines(const float* rows, std::size_t count, std::byte* block, std::size_t place) noexcept requires(Code::affine) {
     auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_)) + place;
     Scale* minimum = scale + groups() * block_rows;
     for (std::size_t g = 0; g < groups(); ++g) {
@@ -272,7 +246,7 @@ class PerTokenValues {
     }
   }
   /// A row, or as many as fill lines of the strips.
-  void encode_levels(const float* rows, std::size_t count, std::byte* block, std::size_t place) noexcept requires(Code::looks_up) {
+  void encode_runs(const float* rows, std::size_t count, std::byte* block, std::size_t place) noexcept requires(!Code::affine) {
     std::uint8_t codes[most_token_width + 4 * simd::native::lanes];
     std::int32_t wide[Strip::lanes] = {};
     auto* numbers = reinterpret_cast<Scale*>(block + code_bytes(dim_)) + place;
@@ -290,7 +264,7 @@ class PerTokenValues {
       }
     }
   }
-  void encode(const float* row, std::byte* block, std::size_t place) noexcept requires(!Code::looks_up) {
+  void encode(const float* row, std::byte* block, std::size_t place) noexcept requires(Code::affine) {
     auto* scale = reinterpret_cast<Scale*>(block + code_bytes(dim_));
     constexpr std::size_t window = 256;  // channels
     quantization::TokenScales<window> known;
@@ -320,8 +294,6 @@ class PerTokenValues {
   std::size_t group_;
   Code code_;
   Accumulation accumulation_ = Accumulation::near_exact;
-  std::size_t rows_ = 0;
-  BlockList blocks_;
 };
 
 /// KIVI's value codes, in groups of `Group` channels.

@@ -7,10 +7,10 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kvcompress/core/blocks.hpp"
 #include "kvcompress/core/views.hpp"
 #include "kvcompress/kernels/codes.hpp"
 #include "kvcompress/kernels/levels.hpp"
+#include "kvcompress/quantization/code_blocks.hpp"
 #include "kvcompress/quantization/token_code.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
@@ -22,37 +22,25 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 /// A block is [codes: strips of 16 rows][scales: (groups, 128)][minima, if the code has some: (groups, 128)].
 /// Memory: bits + numbers * 8 * sizeof(Scale) / group bits per number, channels padded to a multiple of Strip::step_multiple.
 template <class Code>
-class PerTokenKeys {
+class PerTokenKeys : public CodeBlocks {
   using Scale = typename Code::Scale;
   using Strip = kernels::Strip<Code::bits>;
   static constexpr int product_bits = Code::product_bits;
 
  public:
-  using exact_type = Scale;
-  static constexpr std::size_t block_rows = 128;
+  using exact_type = typename Code::exact_type;
   static constexpr std::size_t row_multiple = 1;
 
   PerTokenKeys(const auto& options, std::size_t dim, const Memory& memory)
-      : dim_(dim), group_(group_of(options, dim)), code_(options), accumulation_(options.accumulation),
-        blocks_(block_bytes(dim, group_), memory) {}
-
-  [[nodiscard]] std::size_t rows() const noexcept { return rows_; }
-
-  void make_room(std::size_t more) {
-    blocks_.make_room((rows_ + more + block_rows - 1) / block_rows - blocks_.used());
-    if (rows_ % block_rows != 0) { static_cast<void>(blocks_.write(blocks_.used() - 1)); }
-  }
-  void take_room(PerTokenKeys& from) noexcept { blocks_.take_room(from.blocks_); }
-  void hold() noexcept { blocks_.hold(); }
-  void release() noexcept { blocks_.release(); }
+      : CodeBlocks(block_bytes(dim, group_of(options, dim)), memory), dim_(dim), group_(group_of(options, dim)), code_(options),
+        accumulation_(options.accumulation) {}
 
   void append(const float* rows, std::size_t count) {
     while (count > 0) {
-      if (rows_ % block_rows == 0) { blocks_.grow_zeroed(); }
-      const std::size_t place = rows_ % block_rows;
+      const std::size_t place = this->rows() % block_rows;
       const std::size_t now = std::min(count, Strip::lanes - place % Strip::lanes);
-      encode(rows, now, blocks_.write(rows_ / block_rows), place);
-      rows_ += now;
+      encode(rows, now, block_of_next(), place);
+      add_rows(now);
       rows += now * dim_;
       count -= now;
     }
@@ -65,13 +53,13 @@ class PerTokenKeys {
     return Strip::get(strip(block_of(row), row % block_rows), dim_, row % Strip::lanes, c);
   }
   [[nodiscard]] Scale scale(std::size_t row, std::size_t c) const noexcept { return *number(row, c); }
-  [[nodiscard]] Scale minimum(std::size_t row, std::size_t c) const noexcept requires(!Code::looks_up) {
+  [[nodiscard]] Scale minimum(std::size_t row, std::size_t c) const noexcept requires(Code::numbers == 2) {
     return number(row, c)[groups() * block_rows];
   }
 
   /// Row `from` overwrites row `to`, code by code: the codes of a lane are a word in every line.
   void move(std::size_t from, std::size_t to) {
-    std::byte* target = blocks_.write(to / block_rows);
+    std::byte* target = block_to_write(to);
     const std::byte* source = block_of(from);
     const std::size_t f = from % block_rows;
     const std::size_t t = to % block_rows;
@@ -80,14 +68,6 @@ class PerTokenKeys {
     for (std::size_t line = 0; line < Strip::bytes(dim_); line += 64) { std::memcpy(words + line, other + line, 4); }
     auto* numbers = reinterpret_cast<Scale*>(target + code_bytes(dim_));
     for (std::size_t g = 0; g < Code::numbers * groups(); ++g) { numbers[g * block_rows + t] = scales(source)[g * block_rows + f]; }
-  }
-  void resize(std::size_t rows) noexcept {
-    rows_ = rows;
-    blocks_.shrink((rows_ + block_rows - 1) / block_rows);
-  }
-  void erase_block(std::size_t first) noexcept {
-    blocks_.erase(first / block_rows, 1);
-    rows_ -= block_rows;
   }
 
   void scores(RowRange range, const float* queries, std::size_t query_stride, std::size_t query_count, float* logits,
@@ -100,19 +80,14 @@ class PerTokenKeys {
       float* sums = zeros + kernels::padded_steps(widest);  // (queries)
       float* part = sums + (query_count + 15) / 16 * 16;    // (queries, lanes)
       [[maybe_unused]] auto* levels = reinterpret_cast<std::uint8_t*>(part + query_count * Strip::lanes);
-      if constexpr (Code::looks_up) {
-        std::fill_n(ones, widest, code_.table->step);
-        std::fill_n(zeros, widest, -127.5F * code_.table->step);
-      } else {
-        std::fill_n(ones, widest, 1.0F);
-        std::fill_n(zeros, widest, 0.0F);
-      }
+      std::fill_n(ones, widest, code_.step());
+      std::fill_n(zeros, widest, code_.start());
       for (std::size_t g = 0; g < groups(); ++g) {
         const std::size_t first = g * group_;
         const std::size_t width = std::min(group_, dim_ - first);
         products.take_keys(queries + first, query_stride, width, 1, [&](std::size_t) -> const float* { return ones; });
         products.fold_keys(ones, zeros, width);
-        for (std::size_t q = 0; !Code::looks_up && q < query_count; ++q) {
+        for (std::size_t q = 0; Code::numbers == 2 && q < query_count; ++q) {
           sums[q] = kernels::sum_of(queries + q * query_stride + first, width);
         }
         for (std::size_t row = range.first; row < range.last;) {
@@ -124,7 +99,7 @@ class PerTokenKeys {
           const std::uint8_t* codes = strip(block, place);
           const std::uint8_t* next = ahead == nullptr ? nullptr : strip(ahead, place);
           if constexpr (Code::looks_up) {
-            kernels::look_up_levels<Code::bits>(codes, dim_, first, Strip::padded(width), code_.table->bytes.data(), next, levels);
+            kernels::look_up_levels<Code::bits>(codes, dim_, first, Strip::padded(width), code_.table(), next, levels);
             products.template strip<false>(levels, Strip::padded(width), 0, Strip::padded(width), nullptr, 0, Strip::lanes, part,
                                            Strip::lanes);
           } else {
@@ -148,26 +123,18 @@ class PerTokenKeys {
   }
 
   [[nodiscard]] static constexpr std::size_t bytes_for(std::size_t rows, std::size_t dim, const auto& options) noexcept {
-    return (rows + block_rows - 1) / block_rows * BlockList::bytes_per_block(block_bytes(dim, group_of(options, dim)));
+    return bytes_in_blocks(rows, block_bytes(dim, group_of(options, dim)));
   }
   [[nodiscard]] static constexpr std::size_t most_bytes(std::size_t rows, std::size_t dim, const auto& options) noexcept {
-    return BlockList::most_bytes((rows + block_rows - 1) / block_rows, block_bytes(dim, group_of(options, dim)));
+    return most_bytes_in_blocks(rows, block_bytes(dim, group_of(options, dim)));
   }
-  void hold_at_most(std::size_t rows) noexcept { blocks_.keep_exactly((rows + block_rows - 1) / block_rows); }
-  void reserve(std::size_t rows) { blocks_.reserve((rows + block_rows - 1) / block_rows); }
-  void unshare() { blocks_.unshare(); }
   static void describe(auto&& fact) {
     fact("form", Code::name);
     fact("bits", Code::bits);
     fact("scales", number_name<Scale>);
   }
   static void persist(auto& self, auto& archive, std::size_t rows) {
-    if constexpr (std::remove_reference_t<decltype(archive)>::reads) {
-      archive.expect(rows, Code::numbers * self.groups() * sizeof(Scale));
-      self.rows_ = rows;
-    }
-    BlockList::persist(self.blocks_, archive, (rows + block_rows - 1) / block_rows, false, [&](auto* block, std::size_t index) {
-      const std::size_t here = std::min(block_rows, rows - index * block_rows);
+    persist_blocks(self, archive, rows, Code::numbers * self.groups() * sizeof(Scale), [&](auto* block, std::size_t here) {
       archive.bytes(block, (here + Strip::lanes - 1) / Strip::lanes * Strip::bytes(self.dim_));
       for (std::size_t g = 0; g < Code::numbers * self.groups(); ++g) {
         archive.bytes(block + code_bytes(self.dim_) + g * block_rows * sizeof(Scale), here * sizeof(Scale));
@@ -175,12 +142,7 @@ class PerTokenKeys {
     });
   }
   void account(MemoryReport& report) const noexcept {
-    blocks_.account(report);
-    const std::size_t numbers = rows_ * Code::numbers * groups() * sizeof(Scale);
-    const std::size_t codes = rows_ * Strip::bytes(dim_) / Strip::lanes;
-    report.codes += codes;
-    report.scales += numbers;
-    report.spare += blocks_.used() * (blocks_.block_bytes() - sizeof(std::uint32_t)) - codes - numbers;
+    account_blocks(report, rows() * Strip::bytes(dim_) / Strip::lanes, rows() * Code::numbers * groups() * sizeof(Scale));
   }
 
  private:
@@ -191,12 +153,6 @@ class PerTokenKeys {
   }
   [[nodiscard]] std::size_t groups() const noexcept { return (dim_ + group_ - 1) / group_; }
 
-  [[nodiscard]] const std::byte* block_of(std::size_t row) const noexcept { return blocks_.read(row / block_rows); }
-  /// The block to fetch while that of `row` is read: the next one, if the range runs on to it.
-  [[nodiscard]] const std::byte* block_ahead(std::size_t row, RowRange range) const noexcept {
-    const std::size_t next = row / block_rows + 1;
-    return next < blocks_.used() && range.size() >= block_rows ? blocks_.read(next) : nullptr;
-  }
   [[nodiscard]] const std::uint8_t* strip(const std::byte* block, std::size_t place) const noexcept {
     return reinterpret_cast<const std::uint8_t*>(block) + place / Strip::lanes * Strip::bytes(dim_);
   }
@@ -221,7 +177,7 @@ class PerTokenKeys {
       const vec::f32 start = vec::load(minimum + i);
       for (std::size_t q = 0; q < query_count; ++q) {
         const vec::f32 product = vec::load(part + q * Strip::lanes + i);
-        const vec::f32 logit = Code::looks_up ? vec::mul(product, step) : vec::fma(product, step, vec::mul(vec::set(sums[q]), start));
+        const vec::f32 logit = Code::numbers == 1 ? vec::mul(product, step) : vec::fma(product, step, vec::mul(vec::set(sums[q]), start));
         float* to = out + q * stride;
         if (count == Strip::lanes) {
           vec::store(to + i, Add ? vec::add(vec::load(to + i), logit) : logit);
@@ -270,8 +226,6 @@ class PerTokenKeys {
   std::size_t group_;
   Code code_;
   Accumulation accumulation_;
-  std::size_t rows_ = 0;
-  BlockList blocks_;
 };
 
 }  // namespace kvcompress

@@ -12,10 +12,12 @@
 
 #include "kvcompress/core/error.hpp"
 #include "kvcompress/core/shape.hpp"
+#include "kvcompress/core/site.hpp"
+#include "kvcompress/registry/head_pattern.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// One clause of a policy's name: "layers 0-1: f16" or "heads 0.1,3.0-2: streaming" or "rest: kivi4". A name without clauses is one for the rest,
+/// One clause of a policy's name: "layers 0-1: f16" or "heads 0.1,3.0-2: streaming" or "heads duo.tsv<50%: streaming" or "rest: kivi4". A name without clauses is one for the rest,
 /// which are then all lanes.
 struct PolicyClause {
   std::string_view lanes;  ///< "layers 0-1", "heads 0.1,3.0-2" or "rest"
@@ -73,8 +75,7 @@ inline Numbers read_numbers(std::string_view policy, std::string_view what, std:
 /// Which lanes of a shape have which clause: (layers, KV heads); the first clause that names a lane has it.
 class LanesOfClauses {
  public:
-  LanesOfClauses(std::string_view policy, const Shape& shape)
-      : policy_(policy), shape_(shape), clause_of_(shape.layers * shape.kv_heads, none) {}
+  LanesOfClauses(std::string_view policy, const Shape& shape) : policy_(policy), shape_(shape), clause_of_(shape.lanes(), none) {}
 
   /// The next clause; it must name a lane that no earlier one has.
   void add(std::string_view lanes) {
@@ -82,22 +83,28 @@ class LanesOfClauses {
     std::string_view list = lanes;
     if (take_word(list, "rest")) {
       require(list.empty(), ErrorCode::option, "policy \"", policy_, "\": \"", lanes, "\" is given, must be rest alone");
-      fresh = take({0, shape_.layers - 1}, {0, shape_.kv_heads - 1});
+      fresh = take({0, shape_.layers - 1}, all_heads);
     } else if (take_word(list, "layers")) {
-      each(lanes, list, [&](std::string_view one) {
-        fresh = take(read_numbers(policy_, "layer", one, shape_.layers), {0, shape_.kv_heads - 1}) || fresh;
-      });
+      each(lanes, list,
+           [&](std::string_view one) { fresh = take(read_numbers(policy_, "layer", one, shape_.layers), all_heads) || fresh; });
     } else if (take_word(list, "heads")) {
       each(lanes, list, [&](std::string_view one) {
+        if (names_file(one)) {
+          fresh = take(HeadPattern(policy_, one, shape_)) || fresh;
+          return;
+        }
         std::string_view heads = one;
         const std::string_view layers = cut(heads, '.');
         require(layers.size() < one.size(), ErrorCode::option, "policy \"", policy_, "\": \"", one,
                 "\" is no KV head, must be a layer and a KV head of it, like 3.0 or 3.0-2");
-        fresh =
-            take(read_numbers(policy_, "layer", layers, shape_.layers), read_numbers(policy_, "KV head", heads, shape_.kv_heads)) || fresh;
+        const Numbers in = read_numbers(policy_, "layer", layers, shape_.layers);
+        std::size_t fewest = shape_.of(in.first).kv_heads;
+        for (std::size_t layer = in.first; layer <= in.last; ++layer) { fewest = std::min(fewest, shape_.of(layer).kv_heads); }
+        fresh = take(in, read_numbers(policy_, "KV head", heads, fewest)) || fresh;
       });
     } else {
-      fail(ErrorCode::option, "policy \"", policy_, "\": \"", lanes, "\" names no lanes, must be layers 0-1, heads 0.1,3.0-2 or rest");
+      fail(ErrorCode::option, "policy \"", policy_, "\": \"", lanes,
+           "\" names no lanes, must be layers 0-1, heads 0.1,3.0-2, heads FILE or rest");
     }
     require(fresh, ErrorCode::option, "policy \"", policy_, "\": \"", lanes,
             "\" has no lane left, must name one that no clause before it has");
@@ -106,22 +113,27 @@ class LanesOfClauses {
   /// Whether some layer is for this clause and for others, once all are added.
   [[nodiscard]] bool shares_a_layer(std::size_t clause) const noexcept {
     for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
-      const auto first = clause_of_.begin() + static_cast<std::ptrdiff_t>(layer * shape_.kv_heads);
-      const auto heads = std::count(first, first + static_cast<std::ptrdiff_t>(shape_.kv_heads), clause);
-      if (heads > 0 && heads < static_cast<std::ptrdiff_t>(shape_.kv_heads)) { return true; }
+      const auto all = static_cast<std::ptrdiff_t>(shape_.of(layer).kv_heads);
+      const auto first = clause_of_.begin() + static_cast<std::ptrdiff_t>(lane_of(layer, 0));
+      const auto heads = std::count(first, first + all, clause);
+      if (heads > 0 && heads < all) { return true; }
     }
     return false;
   }
   /// The clause of every lane, once all are added.
   [[nodiscard]] const std::vector<std::size_t>& finish() const {
-    for (std::size_t lane = 0; lane < clause_of_.size(); ++lane) {
-      require(clause_of_[lane] != none, ErrorCode::option, "policy \"", policy_, "\" says nothing of layer ", lane / shape_.kv_heads,
-              ", KV head ", lane % shape_.kv_heads, ", must name every lane, or end with rest");
+    for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+      for (std::size_t head = 0; head < shape_.of(layer).kv_heads; ++head) {
+        require(clause_of_[lane_of(layer, head)] != none, ErrorCode::option, "policy \"", policy_, "\" says nothing of layer ", layer,
+                ", KV head ", head, ", must name every lane, or end with rest");
+      }
     }
     return clause_of_;
   }
 
  private:
+  static constexpr Numbers all_heads{0, static_cast<std::size_t>(-1)};
+  [[nodiscard]] std::size_t lane_of(std::size_t layer, std::size_t head) const noexcept { return Site(layer, head, shape_).lane(); }
   static constexpr std::size_t none = static_cast<std::size_t>(-1);
 
   void each(std::string_view lanes, std::string_view list, auto&& use) const {
@@ -132,11 +144,21 @@ class LanesOfClauses {
   bool take(Numbers layers, Numbers heads) noexcept {
     bool fresh = false;
     for (std::size_t layer = layers.first; layer <= layers.last; ++layer) {
-      for (std::size_t head = heads.first; head <= heads.last; ++head) {
-        std::size_t& clause = clause_of_[layer * shape_.kv_heads + head];
+      for (std::size_t head = heads.first; head <= std::min(heads.last, shape_.of(layer).kv_heads - 1); ++head) {
+        std::size_t& clause = clause_of_[lane_of(layer, head)];
         fresh = fresh || clause == none;
         if (clause == none) { clause = clauses_; }
       }
+    }
+    return fresh;
+  }
+
+  bool take(const HeadPattern& pattern) {
+    bool fresh = false;
+    for (std::size_t lane = 0; lane < clause_of_.size(); ++lane) {
+      if (clause_of_[lane] != none || !pattern.names(lane)) { continue; }
+      clause_of_[lane] = clauses_;
+      fresh = true;
     }
     return fresh;
   }

@@ -14,6 +14,7 @@
 #include "kvcompress/policies/cake.hpp"
 #include "kvcompress/policies/cam.hpp"
 #include "kvcompress/policies/chunkkv.hpp"
+#include "kvcompress/policies/compactor.hpp"
 #include "kvcompress/policies/criticalkv.hpp"
 #include "kvcompress/policies/d2o.hpp"
 #include "kvcompress/policies/expected_attention.hpp"
@@ -26,15 +27,18 @@
 #include "kvcompress/policies/presses.hpp"
 #include "kvcompress/policies/pyramidkv.hpp"
 #include "kvcompress/policies/razorattention.hpp"
+#include "kvcompress/policies/rkv.hpp"
+#include "kvcompress/policies/scalekv.hpp"
 #include "kvcompress/policies/simlayerkv.hpp"
 #include "kvcompress/policies/snapkv.hpp"
 #include "kvcompress/policies/streaming_llm.hpp"
 #include "kvcompress/policies/tova.hpp"
+#include "kvcompress/policies/windowkv.hpp"
 #include "kvcompress/registry.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
-/// Every eviction that needs no numbers of a model: those that do (Q-Filters, TriAttention, PrefixKV, HeadKV, DuoAttention) are made by type. And the
+/// Every eviction that needs no numbers of a model: those that do (Q-Filters, TriAttention, PrefixKV, HeadKV, DuoAttention, ScaleKV, LOOK-M) are made by type. And the
 /// allocators, selectors and fates that may stand behind them.
 inline void add_evictions(Registry& registry) {
   registry.add<StreamingLLM>("streaming");
@@ -62,6 +66,13 @@ inline void add_evictions(Registry& registry) {
   registry.add<D2O>("d2o");
   registry.add<CaM>("cam");
   registry.add<RazorLanes>("razorattention");
+  registry.add<RKV>("rkv");
+  registry.add<WindowKV>("windowkv");
+  registry.add<GridPolicy>("grid_logits");
+  registry.add<Compactor>("compactor");
+  registry.add<NonCausalAttentionPress>("non_causal_attention");
+  registry.add<CapPress>("cap");
+  registry.add<RandomPress>("random");
   registry.add_agreement("in_layer");
   registry.add_allocator<Uniform>("uniform");
   registry.add_allocator<Pyramid>("pyramidkv");

@@ -27,7 +27,7 @@ struct HeadTable {
     static void unnamed_fields(auto& options, auto&& field) { field("rows", options.rows); }
   };
   static void validate(const Options& options, const Shape& shape) {
-    options.rows.check("head_table: rows", shape.layers * shape.query_heads, "layers * query_heads");
+    options.rows.check("head_table: rows", shape.sum([](const Shape& layer) { return layer.query_heads; }), "layers * query_heads");
     for (const float rows : options.rows.all()) {
       require(rows >= 0.0F && rows < 4e9F, ErrorCode::option, "head_table: rows has ", rows, ", must be 0 to 4e9");
     }
@@ -46,12 +46,10 @@ struct HeadTable {
 
  private:
   static double rows_of(const Options& options, const Site& site) {
-    const Shape& shape = site.shape;
+    const std::size_t group = site.shape.group();
     double sum = 0.0;
-    for (const float rows : options.rows.some(site.layer * shape.query_heads + site.kv_head * shape.group(), shape.group())) {
-      sum += static_cast<double>(rows);
-    }
-    return sum / static_cast<double>(shape.group());
+    for (const float rows : options.rows.some(site.query_heads_before(), group)) { sum += static_cast<double>(rows); }
+    return sum / static_cast<double>(group);
   }
 };
 

@@ -26,7 +26,7 @@ struct PrunedShares {
     static void unnamed_fields(auto& options, auto&& field) { field("shares", options.shares); }
   };
   static void validate(const Options& options, const Shape& shape) {
-    options.shares.check("pruned_shares: shares", shape.layers * shape.kv_heads, "layers * kv_heads");
+    options.shares.check("pruned_shares: shares", shape.lanes(), "layers * kv_heads");
     for (const float share : options.shares.all()) {
       require(share >= 0.0F && share <= 1.0F, ErrorCode::option, "pruned_shares: shares has ", share, ", must be 0 to 1");
     }
@@ -40,8 +40,7 @@ struct PrunedShares {
     for (std::size_t i = 0; i < budgets.size(); ++i) {
       double share = 0.0;  // of lanes that keep the same rows the mean
       for (const LaneView& lane : sets[i].lanes) {
-        const std::size_t at = lane.site.layer * lane.site.shape.kv_heads + lane.site.kv_head;
-        share += (1.0 - static_cast<double>(options.shares.all()[at])) / static_cast<double>(sets[i].lanes.size());
+        share += (1.0 - static_cast<double>(options.shares.all()[lane.site.lane()])) / static_cast<double>(sets[i].lanes.size());
       }
       const double rows = share * static_cast<double>(sets[i].rows.live());
       budgets[i] = static_cast<std::size_t>(rows);

@@ -9,6 +9,7 @@
 
 #include "kvcompress/concepts/eviction.hpp"
 #include "kvcompress/core/bounds.hpp"
+#include "kvcompress/core/random_bits.hpp"
 #include "kvcompress/core/row_scores.hpp"
 #include "kvcompress/eviction/decoded_rows.hpp"
 
@@ -18,16 +19,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 struct HashedDraws {
   /// Whether the row at `position`, the `rank`-th candidate of its lane, is merged, of a probability.
   static bool merges(std::size_t seed, const Site& site, std::size_t /*rank*/, Position position, double probability) noexcept {
-    const std::uint64_t lane = mixed(mixed(seed + 1) + (std::uint64_t{site.layer} << 20U) + site.kv_head);
-    return (static_cast<double>(mixed(lane + position) >> 11U) + 0.5) * 0x1p-53 < probability;
-  }
-
- private:
-  static std::uint64_t mixed(std::uint64_t x) noexcept {  // SplitMix64
-    x += 0x9E37'79B9'7F4A'7C15U;
-    x = (x ^ (x >> 30U)) * 0xBF58'476D'1CE4'E5B9U;
-    x = (x ^ (x >> 27U)) * 0x94D0'49BB'1331'11EBU;
-    return x ^ (x >> 31U);
+    return (static_cast<double>(random_bits(random_bits(seed, site) + position) >> 11U) + 0.5) * 0x1p-53 < probability;
   }
 };
 

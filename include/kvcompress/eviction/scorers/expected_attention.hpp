@@ -112,10 +112,9 @@ struct ExpectedQueries : ScoredRows {
   };
 
   static void validate(const Options& options, const Shape& shape) {
-    const std::size_t numbers = shape.layers * shape.query_heads * shape.key_width();
     if (options.means.size() > 0) {
-      options.means.check("expected_queries: means", numbers, "layers * query_heads * the key width");
-      options.spreads.check("expected_queries: spreads", options.covariance ? numbers * shape.key_width() : 0,
+      options.means.check("expected_queries: means", shape.sum(means_of), "layers * query_heads * the key width");
+      options.spreads.check("expected_queries: spreads", options.covariance ? shape.sum(spreads_of) : 0,
                             "layers * query_heads * the key width^2, or none without covariance");
     }
     check_bounds("expected_queries: future", options.future, 1, 65536);
@@ -176,6 +175,20 @@ struct ExpectedQueries : ScoredRows {
     return out;
   }
 
+ protected:
+  /// What the mean query of the prompt is at the next `future` positions, on average: (group, key width).
+  static Vector<float> mean_queries(std::size_t future, const LaneView& lane, const Moment& moment) {
+    const Shape& shape = lane.site.shape;
+    const std::size_t width = shape.key_width();
+    const State& state = lane.state<State>();
+    const Vector<float> turn = mean_turn(future, lane, moment);
+    Vector<float> means = numbers_of<float>(moment, shape.group() * width);
+    for (std::size_t i = 0; i < means.size(); ++i) {
+      means[i] = static_cast<float>(turned(shape, turn, i % width, [&](std::size_t c) { return state.mean(i / width, c); }));
+    }
+    return means;
+  }
+
  private:
   static float dot(const float* a, const float* b, std::size_t count) noexcept {
     float parts[8] = {};
@@ -194,15 +207,15 @@ struct ExpectedQueries : ScoredRows {
     return {c < pairs ? c + pairs : c - pairs, c < pairs};
   }
   /// The mean rotation of the positions to come: cosines where a pair's first channel is, sines at its second.
-  static Vector<float> mean_turn(const Options& options, const LaneView& lane, const Moment& moment) {
+  static Vector<float> mean_turn(std::size_t future, const LaneView& lane, const Moment& moment) {
     const Shape& shape = lane.site.shape;
     const std::size_t width = shape.key_width();
     Vector<float> turn = numbers_of<float>(moment, width);
     Vector<float> unit = numbers_of<float>(moment, width);
-    for (std::size_t t = 0; t < options.future; ++t) {
+    for (std::size_t t = 0; t < future; ++t) {
       for (std::size_t c = 0; c < width; ++c) { unit[c] = partner(shape, c).second ? 1.0F : 0.0F; }
       lane.turn(static_cast<std::int64_t>(moment.prompt_tokens + t), unit.data());
-      for (std::size_t c = 0; c < width; ++c) { turn[c] += unit[c] / static_cast<float>(options.future); }
+      for (std::size_t c = 0; c < width; ++c) { turn[c] += unit[c] / static_cast<float>(future); }
     }
     return turn;
   }
@@ -219,19 +232,24 @@ struct ExpectedQueries : ScoredRows {
     Vector<float> means;    // (group, width)
     Vector<float> spreads;  // (group, width, width) covariance; empty without
   };
+  static std::size_t means_of(const Shape& layer) noexcept { return layer.query_heads * layer.key_width(); }
+  static std::size_t spreads_of(const Shape& layer) noexcept { return means_of(layer) * layer.key_width(); }
   static Turned turned_moments(const Options& options, const LaneView& lane, const Moment& moment) {
     const Shape& shape = lane.site.shape;
     const State& state = lane.state<State>();
     const std::size_t width = shape.key_width();
     const std::size_t group = shape.group();
-    const Vector<float> turn = mean_turn(options, lane, moment);
-    const std::size_t before = (lane.site.layer * shape.kv_heads + lane.site.kv_head) * group;  // query heads, in what is given
+    const Vector<float> turn = mean_turn(options.future, lane, moment);
+    const Site& site = lane.site;  // in what is given its numbers lie behind these
+    const std::size_t means_before = site.model.sum_before(site.layer, means_of) + site.kv_head * group * width;
+    const std::size_t spreads_before = site.model.sum_before(site.layer, spreads_of) + site.kv_head * group * width * width;
     const bool given = options.means.size() > 0;
     const auto mean = [&](std::size_t head, std::size_t c) {
-      return given ? static_cast<double>(options.means.all()[(before + head) * width + c]) : state.mean(head, c);
+      return given ? static_cast<double>(options.means.all()[means_before + head * width + c]) : state.mean(head, c);
     };
     const auto covariance = [&](std::size_t head, std::size_t a, std::size_t b) {
-      return given ? static_cast<double>(options.spreads.all()[((before + head) * width + a) * width + b]) : state.covariance(head, a, b);
+      return given ? static_cast<double>(options.spreads.all()[spreads_before + (head * width + a) * width + b])
+                   : state.covariance(head, a, b);
     };
     Turned all{numbers_of<float>(moment, group * width), numbers_of<float>(moment, options.covariance ? group * width * width : 0)};
     for (std::size_t head = 0; head < group; ++head) {

@@ -22,14 +22,16 @@ struct FilteredKeys : ComputedRows {
   };
 
   static void validate(const Options& options, const Shape& shape) {
-    options.filters.check("filtered_keys: filters", shape.layers * shape.kv_heads * shape.key_width(), "layers * kv_heads * the key width");
+    options.filters.check("filtered_keys: filters", shape.sum([](const Shape& layer) { return layer.kv_heads * layer.key_width(); }),
+                          "layers * kv_heads * the key width");
   }
 
   static std::span<const float> score(const Options& options, const LaneView& lane, const RowTable& rows, const Moment& moment,
                                       std::span<float> out) {
     const Site& site = lane.site;
     const std::size_t width = site.shape.key_width();
-    const std::span<const float> filter = options.filters.some((site.layer * site.shape.kv_heads + site.kv_head) * width, width);
+    const std::size_t before = site.model.sum_before(site.layer, [](const Shape& one) { return one.kv_heads * one.key_width(); });
+    const std::span<const float> filter = options.filters.some(before + site.kv_head * width, width);
     std::fill(out.begin(), out.end(), 0.0F);
     for_each_key(lane, rows, moment, [&](std::size_t row, const float* key) {
       double dot = 0.0;

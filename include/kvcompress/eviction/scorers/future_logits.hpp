@@ -35,9 +35,10 @@ struct FutureLogits : ComputedRows {
   };
 
   static void validate(const Options& options, const Shape& shape) {
-    const std::size_t heads = shape.layers * shape.query_heads;
-    options.means.check("future_logits: means", heads * shape.key_width(), "layers * query_heads * the key width");
-    options.lengths.check("future_logits: lengths", heads * shape.rotary_pairs(), "layers * query_heads * rotary pairs");
+    const auto numbers = [](const Shape& layer) { return layer.query_heads * layer.key_width(); };
+    const auto pairs = [](const Shape& layer) { return layer.query_heads * layer.rotary_pairs(); };
+    options.means.check("future_logits: means", shape.sum(numbers), "layers * query_heads * the key width");
+    options.lengths.check("future_logits: lengths", shape.sum(pairs), "layers * query_heads * rotary pairs");
     check_bounds("future_logits: farthest", options.farthest, 1);
   }
 
@@ -51,10 +52,14 @@ struct FutureLogits : ComputedRows {
     for (std::size_t r = 0; r < rows.rows(); ++r) { now = rows.alive(r) ? std::max(now, rows.position(r) + 1) : now; }
     Vector<double> queries = numbers_of<double>(moment, group * width);  // turned to where they will be, on average
     Vector<double> beyond = numbers_of<double>(moment, group * pairs);
+    const Site& site = lane.site;
+    const std::size_t first_mean = site.model.sum_before(site.layer, [](const Shape& one) { return one.query_heads * one.key_width(); });
+    const std::size_t first_length =
+        site.model.sum_before(site.layer, [](const Shape& one) { return one.query_heads * one.rotary_pairs(); });
     for (std::size_t h = 0; h < group; ++h) {
-      const std::size_t head = lane.site.layer * shape.query_heads + lane.site.kv_head * group + h;
-      turn_to_the_future(shape, now, options.farthest, options.means.some(head * width, width), options.lengths.some(head * pairs, pairs),
-                         queries.data() + h * width, beyond.data() + h * pairs);
+      const std::size_t head = site.kv_head * group + h;
+      turn_to_the_future(shape, now, options.farthest, options.means.some(first_mean + head * width, width),
+                         options.lengths.some(first_length + head * pairs, pairs), queries.data() + h * width, beyond.data() + h * pairs);
     }
     const bool split = shape.rope.pairing == RopePairing::half_split;
     const auto pinned = [&](std::size_t row) { return options.pin_prompt && rows.position(row) < moment.prompt_tokens; };

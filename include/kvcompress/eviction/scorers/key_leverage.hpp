@@ -39,7 +39,10 @@ struct KeyLeverage : ComputedRows {
     require(options.jitter >= 1e-9 && options.jitter <= 1e9, ErrorCode::option, "key_leverage: jitter is ", options.jitter,
             ", must be 1e-9 to 1e9");
     if (options.sketch.size() != 0) {
-      options.sketch.check("key_leverage: sketch", shape.kv_heads * shape.key_width() * options.rank, "kv_heads * the key width * rank");
+      for (std::size_t layer = 0; layer < shape.kinds(); ++layer) {
+        const Shape& of = shape.of(layer);
+        options.sketch.check("key_leverage: sketch", of.kv_heads * of.key_width() * options.rank, "kv_heads * the key width * rank");
+      }
     }
   }
 

@@ -34,8 +34,10 @@ struct RowNorms : ComputedRows {
     static void unnamed_fields(auto& options, auto&& field) { field("projection", options.projection); }
   };
 
-  static void validate(const Options& options, const Shape& shape) {
-    if (const std::size_t numbers = options.projection.size(); numbers != 0) {
+  static void validate(const Options& options, const Shape& model) {
+    const std::size_t numbers = options.projection.size();
+    for (std::size_t layer = 0; numbers != 0 && layer < model.kinds(); ++layer) {
+      const Shape& shape = model.of(layer);
       const std::size_t columns = std::max<std::size_t>(1, numbers / shape.key_width());
       options.projection.check("row_norms: projection", columns * shape.key_width(), "a multiple of the key width");
       require(shape.key_width() == shape.value_width(), ErrorCode::option, "row_norms: projection has ", numbers,

@@ -9,36 +9,48 @@
 #include <string_view>
 
 #include "kvcompress/core/bounds.hpp"
+#include "kvcompress/core/loaded_numbers.hpp"
+#include "kvcompress/core/random_bits.hpp"
 #include "kvcompress/eviction/selectors/chunk.hpp"
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// The block that others are compared with: a bit for every row of it.
-enum class Anchor { zeros, ones, mean, alternating };
-constexpr auto names_of(Anchor) noexcept { return std::array{"zeros", "ones", "mean", "alternating"}; }
+enum class Anchor { zeros, ones, mean, alternating, random };
+constexpr auto names_of(Anchor) noexcept { return std::array{"zeros", "ones", "mean", "alternating", "random"}; }
 
 /// Blocks of `block` rows in text order stay whole: those with the largest mean scores, and, for `share` of the budget, others that stand for what
 /// goes. A row is marked if it is of the better half of all; a block is as far from the anchor as its marks differ; ordered by that distance, every
 /// n-th block of those that would go stays. Protected rows stay first; fewer rows than the budget may stay. Cost: two sorts.
 ///
 /// Source: "KVCrush: Key Value Cache Size-Reduction Using Similarity in Head-Behaviour";
-/// openvinotoolkit/openvino.genai@da1db864d2bc:kvcrush.cpp, without its random anchor.
+/// openvinotoolkit/openvino.genai@da1db864d2bc:kvcrush.cpp. Deviation: a random anchor has other bits than the generator of a C++ library draws;
+/// `bits` can give these.
 struct Crush {
   static constexpr std::string_view name = "crush";
   struct Options {
     std::size_t block = 16;  ///< rows of a block, at least 1
     double share = 0.25;     ///< of the budget, for blocks that stand for others: 0 to 1
     Anchor anchor = Anchor::mean;
+    std::size_t seed = 42;  ///< of a random anchor
+    LoadedNumbers bits{};   ///< (block) of a random anchor, 0 or 1 each, instead of the seed's; or none
     static void fields(auto& options, auto&& field) {
       field("block", options.block);
       field("share", options.share);
       field("anchor", options.anchor);
+      field("seed", options.seed);
     }
+    static void unnamed_fields(auto& options, auto&& field) { field("bits", options.bits); }
   };
   static void validate(const Options& options) {
     check_bounds("crush: block", options.block, 1);
     require(options.share >= 0.0 && options.share <= 1.0, ErrorCode::option, "crush: share is ", options.share, ", must be 0 to 1");
     check_named("crush: anchor", options.anchor);
+    if (options.bits.size() == 0) { return; }
+    options.bits.check("crush: bits", options.block, "the rows of a block, or none,");
+    for (const float bit : options.bits.all()) {
+      require(bit == 0.0F || bit == 1.0F, ErrorCode::option, "crush: bits has ", bit, ", must be 0 or 1");
+    }
   }
 
   static void choose(const Options& options, RowSet& set, std::span<const float> scores, const Protected& protected_rows,
@@ -93,12 +105,17 @@ struct Crush {
     const std::size_t blocks = (marks.size() + options.block - 1) / options.block;
     for (std::size_t i = 0; i < options.block; ++i) {
       if (options.anchor == Anchor::alternating) { anchor[i] = i % 2; }
+      if (options.anchor == Anchor::random) { anchor[i] = random_bit(options, i); }
       if (options.anchor != Anchor::mean) { continue; }
       std::size_t marked = 0;
       for (std::size_t row = i; row < marks.size(); row += options.block) { marked += marks[row]; }
       anchor[i] = 2 * marked > blocks ? 1 : 0;
     }
     return anchor;
+  }
+  static unsigned char random_bit(const Options& options, std::size_t row) noexcept {
+    if (options.bits.size() > 0) { return static_cast<unsigned char>(options.bits.all()[row]); }
+    return static_cast<unsigned char>(random_bits(random_bits(options.seed) + row) >> 63U);
   }
 };
 

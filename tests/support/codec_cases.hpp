@@ -1,0 +1,61 @@
+// tests/support/codec_cases.hpp - rows of a case as a table, rotated rows, and codes compared with the official ones.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "kvcompress/quantization/frame.hpp"
+#include "support/cases.hpp"
+
+namespace kvcompress::conformance {
+
+/// Rows (rows, dim) of all heads of an array, one behind the other.
+struct Table {
+  explicit Table(const npy::Array& array) : dim(array.shape.back()), data(array.as<float>()) {}
+  [[nodiscard]] std::size_t rows() const { return data.size() / dim; }
+  [[nodiscard]] const float* row(std::size_t r) const { return data.data() + r * dim; }
+
+  std::size_t dim;
+  std::vector<float> data;
+};
+
+/// Rows as BlockHadamard holds them, times the factor that makes the rotation orthogonal.
+inline std::vector<float> rotated(const Table& x, std::size_t block) {
+  std::vector<float> out(x.data.size());
+  for (std::size_t r = 0; r < x.rows(); ++r) {
+    BlockHadamard(x.dim, block).row(x.row(r), [&](std::size_t first, const float* numbers, std::size_t count) {
+      for (std::size_t i = 0; i < count; ++i) { out[r * x.dim + first + i] = numbers[i] * std::sqrt(static_cast<float>(block)); }
+    });
+  }
+  return out;
+}
+inline double largest_of(const std::vector<float>& x) {
+  double top = 0.0;
+  for (const float number : x) { top = std::max(top, std::abs(static_cast<double>(number))); }
+  return top;
+}
+
+/// Codes may differ from the official ones by one in a thousandth of the numbers.
+class Codes {
+ public:
+  void compare(int ours, int theirs) {
+    ++all_;
+    if (ours == theirs) { return; }
+    ++differ_;
+    EXPECT_EQ(std::abs(ours - theirs), 1);
+  }
+  void finish(const Case& one, const std::string& what) const {
+    expect_within(one, what + ", share of codes", static_cast<double>(differ_) / static_cast<double>(all_), 1e-3);
+  }
+
+ private:
+  std::size_t all_ = 0;
+  std::size_t differ_ = 0;
+};
+
+}  // namespace kvcompress::conformance
