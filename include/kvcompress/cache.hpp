@@ -125,6 +125,10 @@ class KVCache {
   /// (tokens, query_heads), -infinity where it
   /// sees none; it saves a pass over the logits, and policies that observe the last queries of a prompt do without it. One that makes a
   /// probability larger than 1 is an Error, beyond rounding: 5 %, 1 % of the logit, and for a row that is encoded what its code may add to it.
+  ///
+  /// Where other caches hold rows of the same sequence, each is shown every query with the log-sum-exp over the rows of all of them, or, for a
+  /// policy that observes the last queries of a prompt, with the others' parts as AttendOptions::partials: then a query may be newer than
+  /// every row here, and no row need be open. What a policy has seen of its rows is then what one cache's policy sees of them.
   /// A policy that observes nothing learns from it what is padding (see end_prompt), if it evicts or retrieves, and else nothing.
   void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options = {},
                const float* log_sum_exp = nullptr);
