@@ -153,6 +153,10 @@ class KVCache {
   /// Removes the rows at positions [first, last) that are still there; positions of other rows stay. Needs everything committed, and layers
   /// that are encoded together at the same token.
   void remove(Position first, Position last);
+  /// Overwrites the rows at these positions, each of which must be there, in place: keys and values as for append, at these positions
+  /// (diffusion and edits). Attention from then on sees the new rows; what attended before is not done anew. Needs rows that are exact still,
+  /// and not indexed by a retrieval, in stores of lanes, and a policy that evicts nothing.
+  void write(std::size_t layer, std::span<const Position> positions, const Rows& keys, const Rows& values);
   /// Moves the rows at positions [first, last) that are still there by `delta` positions, in all layers, as an engine does that makes room in
   /// a full context: remove(4, 100), then shift(100, tokens(), -96). Attention sees them there from then on; their keys are not touched, however
   /// they are held (a query is turned for them instead, exactly), so nothing is lost; 4 bytes per row. Positions stay in order: no row is
@@ -307,3 +311,4 @@ class KVCache {
 #include "kvcompress/cache/attending.hpp"
 #include "kvcompress/cache/read_back.hpp"
 #include "kvcompress/cache/verbs.hpp"
+#include "kvcompress/cache/write_rows.hpp"
