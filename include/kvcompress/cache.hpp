@@ -127,6 +127,10 @@ class KVCache {
   /// (tokens, query_heads), -infinity where it
   /// sees none; it saves a pass over the logits, and policies that observe the last queries of a prompt do without it. One that makes a
   /// probability larger than 1 is an Error, beyond rounding: 5 %, 1 % of the logit, and for a row that is encoded what its code may add to it.
+  ///
+  /// Where other caches hold rows of the same sequence, each is shown every query with the log-sum-exp over the rows of all of them, or, for a
+  /// policy that observes the last queries of a prompt, with the others' parts as AttendOptions::partials: then a query may be newer than
+  /// every row here, and no row need be open. What a policy has seen of its rows is then what one cache's policy sees of them.
   /// A policy that observes nothing learns from it what is padding (see end_prompt), if it evicts or retrieves, and else nothing.
   void observe(std::size_t layer, const Rows& queries, std::span<const Position> positions, const AttendOptions& options = {},
                const float* log_sum_exp = nullptr);
@@ -165,6 +169,10 @@ class KVCache {
   /// Removes the rows at positions [first, last) that are still there; positions of other rows stay. Needs everything committed, and layers
   /// that are encoded together at the same token.
   void remove(Position first, Position last);
+  /// Overwrites the rows at these positions, each of which must be there, in place: keys and values as for append, at these positions
+  /// (diffusion and edits). Attention from then on sees the new rows; what attended before is not done anew. Needs rows that are exact still,
+  /// and not indexed by a retrieval, in stores of lanes, and a policy that evicts nothing.
+  void write(std::size_t layer, std::span<const Position> positions, const Rows& keys, const Rows& values);
   /// Moves the rows at positions [first, last) that are still there by `delta` positions, in all layers, as an engine does that makes room in
   /// a full context: remove(4, 100), then shift(100, tokens(), -96). Attention sees them there from then on; their keys are not touched, however
   /// they are held (a query is turned for them instead, exactly), so nothing is lost; 4 bytes per row. Positions stay in order: no row is
@@ -328,3 +336,4 @@ class KVCache {
 #include "kvcompress/cache/attending.hpp"
 #include "kvcompress/cache/read_back.hpp"
 #include "kvcompress/cache/verbs.hpp"
+#include "kvcompress/cache/write_rows.hpp"

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "kvcompress/cache/attend_batch.hpp"
+#include "kvcompress/cache/attend_shared.hpp"
 #include "kvcompress/policies/full.hpp"
 #include "kvcompress/policies/h2o.hpp"
 #include "kvcompress/policies/snapkv.hpp"
@@ -246,6 +246,69 @@ TEST(QueryPosition, IsRefusedWhereItCannotBe) {
   EXPECT_NE(refusal([&] { ask_behind(h2o, text, 40); }).find("observes every query"), std::string::npos);
 }
 
+/// Two caches hold the rows of one sequence; what each observes of its rows is what one cache observes of them.
+TEST(Observe, QueriesWithTheSoftmaxOverTheRowsOfAllCaches) {
+  const Text text(shape, 90, 7);
+  const auto show = [&](auto& cache, std::size_t first, std::size_t last, const AttendOptions& options, const float* log_sum_exp) {
+    std::vector<Position> at(last - first);
+    for (std::size_t t = first; t < last; ++t) { at[t - first] = static_cast<Position>(t); }
+    cache.observe(0, text.query_rows(first, last - first), at, options, log_sum_exp);
+  };
+  KVCache<H2O> whole(shape, {.eviction = {.budget = 100}});
+  add(whole, text, 0, 80);
+  const Answer all = ask(whole, text, 0, 80);
+  KVCache<H2O> first(shape, {.eviction = {.budget = 100}});
+  KVCache<H2O> second(shape, {.eviction = {.budget = 100}});
+  add(first, text, 0, 40);
+  second.append(0, text.key_rows(40, 40), text.value_rows(40, 40), Position{40});
+  show(first, 0, 80, {}, all.log_sum_exp.data());
+  show(second, 40, 80, {}, all.log_sum_exp.data() + 40 * 4);
+  whole.end_prompt(0);
+  first.end_prompt(0);
+  second.end_prompt(0);
+  const auto alike = [&](double bound) {
+    for (std::size_t head = 0; head < 2; ++head) {
+      for (std::size_t row = 0; row < 80; ++row) {
+        const float part = row < 40 ? first.state(0, head).get(row, 0) : second.state(0, head).get(row - 40, 0);
+        EXPECT_NEAR(static_cast<double>(part), static_cast<double>(whole.state(0, head).get(row, 0)), bound) << row;
+      }
+    }
+  };
+  alike(1e-4);
+  // A decoded row lies in the second; the first has nothing open, and a fork that must not see it.
+  const KVCache<H2O> fork = first.fork();
+  const float seen = fork.state(0, 0).get(3, 0);
+  add(whole, text, 80, 1);
+  const Answer one = ask(whole, text, 80, 1);
+  second.append(0, text.key_rows(80, 1), text.value_rows(80, 1));
+  show(first, 80, 81, {}, one.log_sum_exp.data());
+  show(second, 80, 81, {}, one.log_sum_exp.data());
+  for (auto* cache : {&whole, &first, &second}) { cache->commit(0); }
+  alike(1e-4);
+  EXPECT_EQ(fork.state(0, 0).get(3, 0), seen);
+  EXPECT_NE(first.state(0, 0).get(3, 0), seen);
+  EXPECT_NE(refusal([&] { show(first, 80, 81, {}, nullptr); }).find("no rows since the last commit"), std::string::npos);
+
+  // The last queries of a prompt, whose softmax is computed at its end: the other cache's part stands beside the rows.
+  KVCache<SnapKV> snap(shape, {.eviction = {.budget = 100, .window = 8}});
+  KVCache<SnapKV> half_of_it(shape, {.eviction = {.budget = 100, .window = 8}});
+  add(snap, text, 0, 80);
+  static_cast<void>(ask(snap, text, 0, 80));
+  add(half_of_it, text, 0, 40);
+  KVCache<Full<half>> other(shape);
+  other.append(0, text.key_rows(40, 40), text.value_rows(40, 40), Position{40});
+  const Answer part = ask(other, text, 72, 8);
+  const Partial beside{part.log_sum_exp.data(), part.out.data()};
+  show(half_of_it, 72, 80, {.partials = {&beside, 1}}, nullptr);
+  snap.end_prompt(0);
+  half_of_it.end_prompt(0);
+  for (std::size_t head = 0; head < 2; ++head) {
+    for (std::size_t row = 0; row < 36; ++row) {  // pooling looks three rows further
+      EXPECT_NEAR(half_of_it.state(0, head).get(row, 0), snap.state(0, head).get(row, 0), 1e-5F) << row;
+    }
+  }
+}
+
 TEST(Alibi, TakesTheDistanceFromEveryLogit) {
   const Text text(shape, 300, 4);
   const std::vector<float> slopes{0.5F, 0.0625F, 0.0F, 0.01F};
@@ -344,6 +407,18 @@ TEST(Batch, OfUnequalSequencesWithASharedPrefixIsEachOfThemAlone) {
     EXPECT_EQ(ask(caches[i], text, ends[i] - 1, 1, batch[i].options).out,
               Outputs(first, first + static_cast<std::ptrdiff_t>(text.output_width())));
   }
+  // The same in one call.
+  const Outputs by_hand = out;
+  std::vector<BatchItem<KVCache<Full<float>>>> plain = batch;
+  for (auto& item : plain) { item.options = {}; }
+  Vector<float> scratch{Allocator<float>(Memory{})};
+  attend_shared(0, prefix, std::span<const BatchItem<KVCache<Full<float>>>>(plain), scratch, workspaces, SerialExecutor{});
+  EXPECT_EQ(out, by_hand);
+  plain[1].options.window = 10;
+  EXPECT_NE(refusal([&] {
+              attend_shared(0, prefix, std::span<const BatchItem<KVCache<Full<float>>>>(plain), scratch, workspaces, SerialExecutor{});
+            }).find("batch[1].options has a window"),
+            std::string::npos);
   batch.push_back(batch[0]);
   EXPECT_NE(refusal([&] {
               attend_batch(0, std::span<const BatchItem<KVCache<Full<float>>>>(batch), workspaces, backwards);

@@ -114,6 +114,11 @@ std::map<std::string, std::function<void(AnyCache&)>> calls(const Text& text) {
       {"describe", [](AnyCache& c) { c.describe(0, std::vector<std::uint8_t>(3), std::vector<Position>{1}); }},
       {"fork", [](AnyCache& c) { static_cast<void>(c.fork()); }}, {"reserve", [](AnyCache& c) { c.reserve(200); }},
       {"save", [](AnyCache& c) { static_cast<void>(saved(c)); }}, {"load", [](AnyCache& c) { load_from(c, file); }},
+      {"write",
+       [&](AnyCache& c) {
+    const std::vector<Position> positions{static_cast<Position>(std::max<std::size_t>(1, c.tokens())) - 1};
+    c.write(0, positions, text.key_rows(0, 1), text.value_rows(0, 1));
+       }},
       {"memory", [](AnyCache& c) { static_cast<void>(c.memory().total()); }},
       {"bits_per_value", [](AnyCache& c) { static_cast<void>(c.bits_per_value()); }},
       {"fetched", [](AnyCache& c) { static_cast<void>(c.fetched()); }},

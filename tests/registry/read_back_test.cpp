@@ -107,6 +107,53 @@ TEST(ReadRows, AfterAShiftTheyStandAtTheirNewPlaceOrAsTheyAreHeld) {
   EXPECT_EQ(moved, 203U);
 }
 
+/// Three of the newest rows are overwritten: before they are committed, and after, while they are exact.
+TEST(Write, RowsAreThoseThatComeInstead) {
+  const Text text(shape, 320, 4);
+  Text edited = text;
+  for (std::size_t t = 303; t < 306; ++t) {
+    for (auto* rows : {&edited.keys, &edited.values}) {
+      std::copy_n(text.keys.begin() + static_cast<std::ptrdiff_t>((t + 10) * 128), 128,
+                  rows->begin() + static_cast<std::ptrdiff_t>(t * 128));
+    }
+  }
+  const std::vector<Position> positions{303, 304, 305};
+  for (const std::string policy : {"f32", "f16", "kivi4:residual=32", "rot4", "gear4", "f32+quest:budget=64,page=8"}) {
+    for (const bool committed : {false, true}) {
+      AnyCache cache = settled(policy, text);
+      AnyCache expected = settled(policy, edited);
+      const AnyCache fork = cache.fork();
+      for (AnyCache* one : {&cache, &expected}) {
+        static_cast<void>(step(*one, one == &cache ? text : edited, 303, 3));
+        if (committed) { one->commit(0); }
+      }
+      AnyCache before = cache.fork();
+      cache.write(0, positions, edited.key_rows(303, 3), edited.value_rows(303, 3));
+      const Outputs wanted = step(expected, text, 306, 1);
+      EXPECT_EQ(step(cache, text, 306, 1), wanted) << policy;
+      EXPECT_NE(step(before, text, 306, 1), wanted) << policy << ": a fork keeps its rows";
+    }
+  }
+}
+
+TEST(Write, IsRefusedWhereRowsAreNotExactOrWereJudged) {
+  const Text text(shape, 320, 5);
+  const auto refusal = [&](const std::string& policy, Position position) {
+    AnyCache cache = settled(policy, text);
+    try {
+      cache.write(0, std::span(&position, 1), text.key_rows(310, 1), text.value_rows(310, 1));
+    } catch (const Error& error) { return std::string(error.what()); }
+    return std::string("nothing was refused");
+  };
+  EXPECT_EQ(refusal("kivi4:residual=32", 200),
+            "kvcompress: write: positions[0] is 200, must be that of an exact row: in layer 0, KV head 0, the first 288 rows are encoded "
+            "or indexed");
+  EXPECT_EQ(refusal("f16", 303), "kvcompress: write: positions[0] is 303, must be that of a row of layer 0, KV head 0");
+  EXPECT_NE(refusal("h2o:budget=100", 302).find("which judges rows by what they were"), std::string::npos);
+  EXPECT_NE(refusal("f32+quest:page=16", 100).find("encoded or indexed"), std::string::npos);
+  EXPECT_NE(refusal("xkv:layers_per_group=2,rank_keys=32,rank_values=32", 302).find("cannot be written"), std::string::npos);
+}
+
 TEST(ReadRows, SayWhatTheyNeed) {
   const Text text(shape, 310, 3);
   AnyCache cache = settled("f16", text);

@@ -55,12 +55,19 @@ void KVCache<P>::observe(std::size_t layer, const Rows& queries, std::span<const
   check_alibi("observe", layer, how);
   check_record("observe", layer, how);
   detail::check_queries(shape, queries, 0, shape.kv_heads, how.scale, row_.data());
+  const bool elsewhere = log_sum_exp != nullptr || !how.partials.empty();  // other caches have rows of theirs, or the queries' own
+  if (elsewhere && at(layer).open == 0) { static_cast<void>(changes().own(shape_.store(layer))); }
   const Layer& l = at(layer);
-  require(l.open > 0, ErrorCode::phase, "observe(layer = ", layer, ") before append: no rows since the last commit");
+  require(l.open > 0 || (elsewhere && l.next > 0), ErrorCode::phase, "observe(layer = ", layer,
+          ") before append: no rows since the last commit");
   require(!l.branches && how.among_open.empty(), ErrorCode::option,
           "observe: the open rows are a tree of drafts, or among_open is given: "
           "only attend has such masks");
-  detail::check_positions(positions, queries.tokens(), l.next);
+  detail::check_positions(positions, queries.tokens(), elsewhere ? no_position : l.next);
+  for (const RowTable& table : l.tables) {
+    require(positions.back() < l.next || !table.renumbers(), ErrorCode::option, "observe: positions[", positions.size() - 1, "] is ",
+            positions.back(), ", must be less than ", l.next, ": the policy renumbers rows, and does not know where a later query stands");
+  }
   detail::check_until("observe", how, queries.tokens(), l.open, l.next, [&](std::size_t t) { return positions[t]; });
   detail::check_log_sum_exp(shape, queries.tokens(), log_sum_exp);
   const std::size_t store = shape_.store(layer);
@@ -73,7 +80,7 @@ void KVCache<P>::observe(std::size_t layer, const Rows& queries, std::span<const
   }
   for (std::size_t head = 0; head < shape.kv_heads; ++head) {
     workspace_.positions.assign(positions.begin(), positions.end());
-    note_queries(store, head, how, workspace_);
+    if (l.open > 0) { note_queries(store, head, how, workspace_); }
     if (detail::shows<P>(options_, site(store, head), l.in_prompt, how.record)) {
       if constexpr (detail::may_see_kept<P>) {
         const TooLikely wrong =
@@ -90,7 +97,7 @@ void KVCache<P>::observe(std::size_t layer, const Rows& queries, std::span<const
       detail::show_queries<P>(shape, options_, writable(store).lanes[head], queries, head, l.next, how.record, workspace_);
     }
     const std::size_t window = store == layer && how.record == Record::usual ? detail::query_window<P>(options_, site(store, head)) : 0;
-    if (window > 0) {
+    if (window > 0 && l.open > 0) {
       detail::remember<P>(shape, window, detail::revocable_queries<P>(options_, l), writable(store).lanes[head], queries, head, how,
                           workspace_);
     }

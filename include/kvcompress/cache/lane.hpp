@@ -85,6 +85,9 @@ struct Lane {
     return std::max(facts_of(keys).writes_encoded ? 0 : keys.settled(), facts_of(values).writes_encoded ? 0 : values.settled());
   }
 
+  /// The rows before this one are indexed.
+  [[nodiscard]] std::size_t index_end() const noexcept { return retrieves<P>(index) ? index.indexed() : 0; }
+
   /// One query's probabilities: kept back while fewer than `revocable` are, counted otherwise.
   void record(const typename Eviction::Options& options, std::size_t revocable, Position position, std::size_t row, std::size_t head,
               std::span<const float> probabilities) {

@@ -274,11 +274,11 @@ class LastQueries {
     archive.check(self.queries_.size() == heads * width && (self.masses_.empty() || self.masses_.size() == heads),
                   "the last queries are not of its shape");
     archive.check(
-        std::is_sorted(self.positions_.begin(), self.positions_.end()) && (self.positions_.empty() || self.positions_.back() < next),
+        std::is_sorted(self.positions_.begin(), self.positions_.end()) && (self.positions_.empty() || self.positions_.back() < no_position),
         "the last queries are not in order");
     bool within = self.until_.empty() || self.until_.size() == self.positions_.size();
     for (std::size_t i = 0; within && i < self.until_.size(); ++i) {
-      within = self.until_[i] > self.positions_[i] && self.until_[i] <= next;
+      within = self.until_[i] > self.positions_[i] && self.until_[i] <= std::max(next, self.positions_[i] + 1);
     }
     archive.check(within, "the last queries see rows that are not there");
     archive.number(self.options_.scale);
