@@ -10,7 +10,7 @@
 #include "kvcompress/quantization/per_token_keys.hpp"
 #include "support/codec_cases.hpp"
 
-namespace {
+namespace block_types_test {
 
 using namespace kvcompress;
 using namespace kvcompress::conformance;
@@ -188,4 +188,4 @@ TEST(BlockTypes, AreRotatedAndShiftedAsInLlamaCpp) { llamacpp_hadamard.run(); }
 const Method bfp_ksort("bfp_ksort", {{"block_float", block_float}});
 TEST(BlockTypes, HaveTheBlockFloatsOfTheSpecification) { bfp_ksort.run(); }
 
-}  // namespace
+}  // namespace block_types_test

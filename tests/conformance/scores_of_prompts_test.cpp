@@ -12,7 +12,7 @@
 #include "kvcompress/eviction/shared_windows.hpp"
 #include "support/eviction_cases.hpp"
 
-namespace {
+namespace scores_of_prompts_test {
 
 using namespace kvcompress;
 using conformance::Case;
@@ -316,4 +316,4 @@ TEST(RKV, ReproducesTheOfficialVectors) { conformance::run_cases("rkv", {{"decod
 const conformance::Method methods[]{
     {"non_causal_attention", {}}, {"compactor", {}}, {"cap", {}}, {"scalekv", {}}, {"windowkv", {}}, {"rkv", {}}};
 
-}  // namespace
+}  // namespace scores_of_prompts_test

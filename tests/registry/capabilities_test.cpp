@@ -11,7 +11,7 @@
 #include "support/random_rows.hpp"
 
 namespace capabilities_test {
-namespace {
+namespace capabilities_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -118,5 +118,5 @@ TEST(Capabilities, EveryPolicyHasThemAndWhatIsRefusedSaysWhy) {
             std::string::npos);
 }
 
-}  // namespace
+}  // namespace capabilities_test
 }  // namespace capabilities_test

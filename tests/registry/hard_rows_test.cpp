@@ -8,7 +8,7 @@
 
 #include "registry/registry.hpp"
 
-namespace {
+namespace hard_rows_test {
 
 using namespace kvcompress;
 
@@ -133,4 +133,4 @@ INSTANTIATE_TEST_SUITE_P(
   return name;
     });
 
-}  // namespace
+}  // namespace hard_rows_test

@@ -8,7 +8,7 @@
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
-namespace {
+namespace layers_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -232,4 +232,4 @@ TEST(Layers, TypedAndNamedAreOne) {
   EXPECT_TRUE(saved(typed) == saved(named));
 }
 
-}  // namespace
+}  // namespace layers_test

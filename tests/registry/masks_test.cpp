@@ -11,7 +11,7 @@
 #include "support/saved.hpp"
 
 namespace masks {
-namespace {
+namespace masks_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -364,5 +364,5 @@ TEST(Masks, BadOnesAreRefused) {
           [&] { observed.keep_open(0, path); });
 }
 
-}  // namespace
+}  // namespace masks_test
 }  // namespace masks

@@ -10,7 +10,7 @@
 #include "support/random_rows.hpp"
 
 namespace read_back {
-namespace {
+namespace read_back_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -174,5 +174,5 @@ TEST(ReadRows, SayWhatTheyNeed) {
   cache.read_rows(0, 0, {303, 303}, {});
 }
 
-}  // namespace
+}  // namespace read_back_test
 }  // namespace read_back

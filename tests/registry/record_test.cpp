@@ -13,7 +13,7 @@
 #include "support/saved.hpp"
 
 namespace record {
-namespace {
+namespace record_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -415,5 +415,5 @@ TEST(KVzip, KeepsWhatRepeatingThePromptLooksAt) {
   }
 }
 
-}  // namespace
+}  // namespace record_test
 }  // namespace record
