@@ -20,12 +20,13 @@ struct BlockType {
   std::string_view name;
   int bits = 8;
   bool has_minimum = false;
+  std::size_t turned = 0;  // numbers that a Hadamard matrix turns before they are rounded, and back afterwards; 0: none
   [[nodiscard]] double bits_per_value() const { return bits + (has_minimum ? 1.0 : 0.5); }
 };
 
 /// Those of llama.cpp's --cache-type-k and --cache-type-v that round to codes of even steps.
 inline constexpr std::array<BlockType, 5> block_types{
-    {{"q8_0", 8, false}, {"q5_1", 5, true}, {"q5_0", 5, false}, {"q4_1", 4, true}, {"q4_0", 4, false}}};
+    {{"q8_0", 8, false, 0}, {"q5_1", 5, true, 0}, {"q5_0", 5, false, 0}, {"q4_1", 4, true, 0}, {"q4_0", 4, false, 0}}};
 
 inline float as_half(float x) { return static_cast<float>(kvcompress::half(x)); }
 
@@ -47,7 +48,35 @@ inline void round_block(const BlockType& type, std::span<float> block) {
   }
 }
 
+/// How many numbers of a head one Hadamard matrix turns: the largest power of two that divides it.
+inline std::size_t turned_width(std::size_t head_dim) { return head_dim & (~head_dim + 1); }
+
+/// Turns each `width` numbers, a power of two, by the Hadamard matrix that is its own inverse.
+inline void turn(std::span<float> numbers, std::size_t width) {
+  const float scale = 1.0F / std::sqrt(static_cast<float>(width));
+  for (std::size_t from = 0; from + width <= numbers.size(); from += width) {
+    for (std::size_t half = 1; half < width; half *= 2) {
+      for (std::size_t i = from; i < from + width; ++i) {
+        if (((i - from) & half) != 0) { continue; }
+        const float a = numbers[i];
+        const float b = numbers[i + half];
+        numbers[i] = a + b;
+        numbers[i + half] = a - b;
+      }
+    }
+    for (std::size_t i = from; i < from + width; ++i) { numbers[i] *= scale; }
+  }
+}
+
 inline void round_rows(const BlockType& type, std::span<float> numbers) {
+  if (type.turned != 0) {
+    BlockType plain = type;
+    plain.turned = 0;
+    turn(numbers, type.turned);
+    round_rows(plain, numbers);
+    turn(numbers, type.turned);
+    return;
+  }
   for (std::size_t i = 0; i + 32 <= numbers.size(); i += 32) { round_block(type, numbers.subspan(i, 32)); }
 }
 

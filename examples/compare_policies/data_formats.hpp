@@ -9,11 +9,12 @@
 #include <string>
 #include <string_view>
 
+#include "compare_policies/front.hpp"
 #include "compare_policies/results.hpp"
 
 namespace comparison {
 
-inline nlohmann::ordered_json row_json(const Row& row) {
+inline nlohmann::ordered_json row_json(const Row& row, bool on_front) {
   nlohmann::ordered_json json{
       {"policy", row.policy.name},
       {"settings", row.policy.settings},
@@ -36,7 +37,13 @@ inline nlohmann::ordered_json row_json(const Row& row) {
       {"cache_us_per_token", row.cache_us_per_token},
       {"peak_bytes", row.peak_bytes},
       {"size_in", row.policy.budget},
+      {"on_front", on_front},
+      {"evicts", evicts_word(row.policy)},
+      {"needle_accuracy_inside", nullptr},
+      {"later_turn_accuracy", nullptr},
   };
+  if (const auto inside = row.inside_accuracy()) { json["needle_accuracy_inside"] = *inside; }
+  if (const auto later = row.later_turns()) { json["later_turn_accuracy"] = *later; }
   if (const auto accuracy = row.needle_accuracy()) { json["needle_accuracy"] = *accuracy; }
   return json;
 }
@@ -67,15 +74,21 @@ inline std::string json_text(const Comparison& c) {
       {"machine", facts_json(c.machine)},
       {"results", nlohmann::ordered_json::array()},
   };
-  for (const Row& row : c.rows) {
-    json["results"].push_back(row_json(row));
+  const std::vector<bool> front = on_front(c.rows);
+  for (std::size_t r = 0; r < c.rows.size(); ++r) {
+    const Row& row = c.rows[r];
+    json["results"].push_back(row_json(row, front[r]));
     json["results"].back()["needles_by_depth"] = row.needles_by_depth;
+    json["results"].back()["needles_inside_by_depth"] = row.inside_by_depth;
+    json["results"].back()["right_by_turn"] = row.right_by_turn;
     json["results"].back()["layer_bytes"] = row.layer_bytes;
   }
   json["llama_cpp_types"] = nlohmann::ordered_json::array();
   for (const Row& row : c.references) {
-    json["llama_cpp_types"].push_back({{"type", row.policy.name}, {"bits_per_value", row.bits_per_value}, {"kl", row.kl}});
+    json["llama_cpp_types"].push_back(
+        {{"type", row.policy.name}, {"bits_per_value", row.bits_per_value}, {"kl", row.kl}, {"beyond_front", is_beyond(row, c.rows)}});
   }
+  if (!c.calibrated.empty()) { json["calibrated"] = c.calibrated; }
   return json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }
 
@@ -90,8 +103,9 @@ inline std::string in_quotes(std::string_view text) {
 /// The rows of the JSON's results; texts are quoted.
 inline std::string csv_text(const Comparison& c) {
   std::string text;
-  for (const Row& row : c.rows) {
-    const nlohmann::ordered_json json = row_json(row);
+  const std::vector<bool> front = on_front(c.rows);
+  for (std::size_t r = 0; r < c.rows.size(); ++r) {
+    const nlohmann::ordered_json json = row_json(c.rows[r], front[r]);
     if (text.empty()) {
       for (const auto& [name, value] : json.items()) { text += (text.empty() ? "" : ",") + name; }
       text += "\n";

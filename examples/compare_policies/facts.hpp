@@ -1,8 +1,7 @@
-// examples/compare_policies/facts.hpp - what a report states about the model, the machine and the run.
+// examples/compare_policies/facts.hpp - what a report states about the machine and the run.
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include <chrono>
@@ -17,25 +16,8 @@
 
 #include "compare_policies/results.hpp"
 #include "kvcompress/core/version.hpp"
-#include "llama/model.hpp"
 
 namespace comparison {
-
-inline std::vector<Fact> model_facts(const llama::Model& model, const std::filesystem::path& path) {
-  const llama::Config& c = model.config;
-  std::size_t parameters = 0;
-  for (const auto& [name, tensor] : model.gguf.tensors()) { parameters += tensor.rows * tensor.columns; }
-  return {
-      {"Model",
-       fmt::format("{} ({}), {:.2f} million parameters, {:.1f} MB", model.gguf.text_or("general.name", "unnamed"), path.filename().string(),
-                   static_cast<double>(parameters) / 1e6, static_cast<double>(std::filesystem::file_size(path)) / 1e6)},
-      {"Architecture", fmt::format("{}: {} layers, {} query heads and {} KV heads of {} channels, vocabulary {}, context {}, RoPE base {}",
-                                   c.rope_halves ? "Qwen2" : "Llama", c.layers, c.query_heads, c.kv_heads, c.head_dim, c.vocabulary,
-                                   c.context, c.rope_base)},
-      {"KV cache", fmt::format("{} numbers per token, {} bytes in f16", 2 * c.layers * c.kv_heads * c.head_dim,
-                               4 * c.layers * c.kv_heads * c.head_dim)},
-  };
-}
 
 /// The list under "## Known limits" of MODEL.md beside the model, if there is one.
 inline std::vector<std::string> known_limits(std::istream& card) {
@@ -80,7 +62,12 @@ inline std::vector<Fact> machine_facts(const std::string& simd) {
 }
 
 inline std::string date_now() {
-  return fmt::format("{:%Y-%m-%d %H:%M} UTC", fmt::gmtime(std::chrono::system_clock::to_time_t(std::chrono::system_clock::now())));
+  const std::time_t now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
+  std::tm parts{};
+  gmtime_r(&now, &parts);
+  char text[32] = "";
+  std::strftime(text, sizeof text, "%Y-%m-%d %H:%M UTC", &parts);
+  return text;
 }
 
 /// The arguments of a program without the folders of this machine: "/home/me/model.gguf" -> "model.gguf".

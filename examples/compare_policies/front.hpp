@@ -30,5 +30,17 @@ inline std::vector<std::size_t> pareto_front(const std::vector<Row>& rows) {
   for (const Row& row : rows) { points.emplace_back(row.bytes, row.kl); }
   return pareto_front(points);
 }
+/// The same, row by row.
+inline std::vector<bool> on_front(const std::vector<Row>& rows) {
+  std::vector<bool> on(rows.size(), false);
+  for (const std::size_t row : pareto_front(rows)) { on[row] = true; }
+  return on;
+}
+
+/// Whether no row is as small as something else and as close to the exact model.
+inline bool is_beyond(const Row& other, const std::vector<Row>& rows) {
+  return std::none_of(rows.begin(), rows.end(),
+                      [&](const Row& row) { return row.bits_per_value <= other.bits_per_value && row.kl <= other.kl; });
+}
 
 }  // namespace comparison

@@ -3,11 +3,14 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <fstream>
 #include <iterator>
+#include <random>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -22,16 +25,20 @@ namespace comparison {
 
 /// One window of the text, or one haystack: its tokens, and what the exact model made of the prompt.
 struct Item {
+  enum class Kind { window, haystack, inside };  // inside: the question stands at the end of the haystack's prompt
+  Kind kind = Kind::window;
+  std::size_t needle = 0;            // of an item inside: which is asked for
   std::vector<llama::Token> tokens;  // a window has a second half behind the prompt
   std::size_t prompt_tokens = 0;
   std::vector<Haystack::Question> questions;
-  std::vector<LayerRows> layers;  // of the prompt
-  double prompt_seconds = 0.0;    // of the exact forward pass
-  Reference reference;            // for the tokens behind the prompt, but the last
+  std::vector<LayerRows> layers;   // of the prompt
+  double prompt_seconds = 0.0;     // of the exact forward pass
+  std::vector<float> next_logits;  // behind the prompt, of an item inside
+  Reference reference;             // for the tokens behind the prompt, but the last
 };
 
 struct Items {
-  std::vector<Item> all;  // (windows) of the text, then the haystacks
+  std::vector<Item> all;  // (windows) of the text, then the haystacks, then those with a question inside
   std::size_t windows = 0;
   std::size_t text_tokens = 0;
 };
@@ -42,18 +49,51 @@ Item haystack_item(const Item& window, const auto& vocabulary, std::size_t needl
   const std::span<const llama::Token> filler(window.tokens.data() + 1, window.prompt_tokens - 1 - needles * needle_tokens);
   Haystack haystack = make_haystack(vocabulary, vocabulary.decode(filler), draw_needles(needles, seed));
   Item item;
+  item.kind = Item::Kind::haystack;
   item.prompt_tokens = haystack.prompt.size();
   item.tokens = std::move(haystack.prompt);
   item.questions = std::move(haystack.questions);
   return item;
 }
 
+/// A haystack with one of its questions at the end of the prompt: the first digit follows from the exact prompt, the others from the cache.
+inline Item inside_item(const Item& haystack, std::size_t needle) {
+  Item item;
+  item.kind = Item::Kind::inside;
+  item.needle = needle;
+  Haystack::Question question = haystack.questions[needle];
+  item.tokens = haystack.tokens;
+  item.tokens.insert(item.tokens.end(), question.asked.begin(), question.asked.end());
+  item.prompt_tokens = item.tokens.size();
+  question.asked.clear();
+  item.questions = {std::move(question)};
+  return item;
+}
+
+/// The text of --text, or one that is unlike what models of books have read: a ledger of `lines` lines of codes, numbers and places. The
+/// same everywhere.
+inline std::string read_text(const std::string& path) {
+  if (path == made_text) {
+    constexpr std::array<std::string_view, 8> places{"north", "Oslo", "dock 7", "B12", "yard", "Lima", "cold room", "gate"};
+    constexpr std::array<std::string_view, 8> goods{"bolt M8", "valve", "cable 2.5", "resin", "gasket", "relay", "hinge", "rotor"};
+    std::mt19937_64 random(20);
+    const auto below = [&](std::uint64_t count) { return static_cast<std::size_t>(random() % count); };
+    std::string text = "no,date,item,place,count,price\n";
+    for (std::size_t line = 1; line <= 900; ++line) {
+      text += std::to_string(line) + ",2021-" + std::to_string(10 + below(3)) + "-" + std::to_string(10 + below(20)) + ",";
+      text += std::string(goods[below(goods.size())]) + "," + std::string(places[below(places.size())]) + ",";
+      text += std::to_string(below(500)) + "," + std::to_string(below(90)) + "." + std::to_string(10 + below(90)) + "\n";
+    }
+    return text;
+  }
+  std::ifstream file(path, std::ios::binary);
+  if (!file) { llama::fail("{}: cannot be opened.", path); }
+  return {std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+}
+
 /// Reads the text, cuts it into windows and hides needles in the first half of each. `vocabulary`: a llama::Vocabulary or what is like it.
 Items make_items(const Setup& setup, const auto& vocabulary) {
-  std::ifstream file(setup.text, std::ios::binary);
-  if (!file) { llama::fail("{}: cannot be opened.", setup.text); }
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  const std::vector<llama::Token> tokens = vocabulary.encode(text);
+  const std::vector<llama::Token> tokens = vocabulary.encode(read_text(setup.text));
   Items items;
   items.text_tokens = tokens.size();
   items.windows = tokens.size() / setup.context;
@@ -72,6 +112,9 @@ Items make_items(const Setup& setup, const auto& vocabulary) {
   const std::size_t needles = needles_for(setup.context / 2);
   for (std::size_t w = 0; w < items.windows && needles > 0; ++w) {
     items.all.push_back(haystack_item(items.all[w], vocabulary, needles, setup.seed + w));
+  }
+  for (std::size_t w = 0; w < items.windows && needles > 0 && setup.inside; ++w) {
+    for (std::size_t needle = 0; needle < needles; ++needle) { items.all.push_back(inside_item(items.all[items.windows + w], needle)); }
   }
   return items;
 }

@@ -13,7 +13,7 @@
 #include "compare_policies/kv_results.hpp"
 #include "kvcompress/attention/attend.hpp"
 #include "kvcompress/attention/rope.hpp"
-#include "tensors/dump.hpp"
+#include "tensors/dump_data.hpp"
 
 namespace comparison {
 

@@ -7,13 +7,13 @@
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
-#include <optional>
 #include <string_view>
 
 #include "compare_policies/kv_measure.hpp"
+#include "compare_policies/make_cache.hpp"
 #include "compare_policies/policies.hpp"
-#include "compare_policies/policy_list.hpp"
 #include "compare_policies/progress.hpp"
+#include "compare_policies/read_dump.hpp"
 #include "compare_policies/schedule.hpp"
 
 namespace comparison {
@@ -71,18 +71,6 @@ std::vector<Fact> dump_facts(const KvSetup& setup, const tensors::Dump& dump, co
   return facts;
 }
 
-void check(const std::vector<Policy>& policies, const kvcompress::Shape& shape) {
-  for (const Policy& policy : policies) {
-    try {
-      static_cast<void>(make_cache(policy.settings, shape, {}));
-    } catch (const kvcompress::Error& error) {
-      std::string_view sentence = error.what();
-      if (sentence.starts_with("kvcompress: ")) { sentence.remove_prefix(12); }
-      throw BadArgument(fmt::format("policy {}: {}", policy.settings, sentence));
-    }
-  }
-}
-
 /// work(task) for every task below `tasks`, over threads.
 void for_all(std::size_t tasks, std::size_t threads, auto&& work) {
   Schedule schedule(tasks, 1);
@@ -95,9 +83,7 @@ void for_all(std::size_t tasks, std::size_t threads, auto&& work) {
 
 KvComparison compare_dump(const KvSetup& setup) {
   const auto start = std::chrono::steady_clock::now();
-  std::optional<tensors::Layout> layout;
-  if (!setup.layout.empty()) { layout = tensors::parse_layout("--layout", setup.layout); }
-  const tensors::Dump dump = tensors::read_dump(setup.path, "--layout", layout);
+  const tensors::Dump dump = read_dump(setup);
   const kvcompress::Shape shape = shape_of(dump, setup.rope_theta >= 0.0 ? setup.rope_theta : dump.config.rotary.base);
   KvComparison result;
   result.setup = setup;
@@ -108,7 +94,7 @@ KvComparison compare_dump(const KvSetup& setup) {
   result.budget = budget_rows(setup.budget, dump.tokens - result.decoded);
   result.dump = dump_facts(setup, dump, shape);
   const auto dense = static_cast<std::size_t>(std::count_if(dump.layers.begin(), dump.layers.end(), [](std::size_t l) { return l < 2; }));
-  const std::vector<Policy> policies = read_policies(setup.policies, result.budget, dump.tokens - result.decoded, dense);
+  const std::vector<Policy> policies = read_policies(setup.policies, result.budget, dump.tokens - result.decoded, parts(), dense);
   check(policies, shape);
 
   const std::size_t layers = dump.layers.size();

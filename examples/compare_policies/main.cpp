@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <fstream>
+#include <iterator>
 #include <optional>
 #include <string>
 #include <thread>
@@ -16,6 +19,7 @@
 #include "compare_policies/kv_protocol.hpp"
 #include "compare_policies/policies.hpp"
 #include "compare_policies/policy_list.hpp"
+#include "compare_policies/presets.hpp"
 #include "compare_policies/progress.hpp"
 #include "compare_policies/protocol.hpp"
 #include "compare_policies/report.hpp"
@@ -37,7 +41,9 @@ tokens/s: the whole model, token by token.)";
 
 constexpr const char* policies_help =
     "policies, separated by ',' or ';'. A piece like key=value behind a ',' belongs to the policy before it: "
-    "\"h2o:budget=256,recent=128+kivi2,full\" are two. See --list";
+    "\"h2o:budget=256,recent=128+kivi2,full\" are two. See --list. front: ways to hold rows at 1.5 to 6 bits, beside llama.cpp's types; "
+    "evictions: all of them, each sized so that it takes the bytes of --budget rows, from the prompt only and while decoding; "
+    "@FILE: a list in a file";
 
 struct Options {
   comparison::Setup setup;
@@ -81,7 +87,10 @@ void declare(CLI::App& app, Options& o) {
   o.setup.text = KVCOMPRESS_EXAMPLE_DATA "/the-lighthouse-ledger.txt";
   o.setup.threads = std::min(std::max(1U, std::thread::hardware_concurrency()), 64U);
   CLI::Option* model = app.add_option("MODEL", o.setup.model, "a GGUF file (default: the project's own)")->check(CLI::ExistingFile);
-  CLI::Option* text = app.add_option("--text", o.setup.text, "a text file (default: the project's own)")->check(CLI::ExistingFile);
+  CLI::Option* text =
+      app.add_option("--text", o.setup.text,
+                     "a text file (default: the project's own); made: a list of goods that the program makes, unlike a book")
+          ->check(CLI::ExistingFile | CLI::IsMember({comparison::made_text}));
   app.add_option("--policies", o.policies, policies_help)->capture_default_str();
   app.add_option("--budget", o.budget,
                  "rows per lane that evictions keep (streaming: sinks and window), and that a query reads with quest, landmarks and "
@@ -100,14 +109,62 @@ void declare(CLI::App& app, Options& o) {
                             ->capture_default_str();
   app.add_option("--threads", o.setup.threads, "windows and policies are spread over them (default: what the machine has)")
       ->check(CLI::Range(1, 256));
+  CLI::Option* inside =
+      app.add_flag("--inside", o.setup.inside, "ask for needles also in the prompt, before it is compressed (evictions: always)");
+  CLI::Option* turns =
+      app.add_option("--turns", o.setup.turns,
+                     "also hold conversations: this many questions one after another, after one compression (as SCBench does)")
+          ->check(is_whole);
+  CLI::Option* by_layer = app.add_flag("--by-layer", o.setup.by_layer,
+                                       "each policy also in one layer at a time, a storage in one layer's keys or values, the rest in f32");
+  CLI::Option* calibrate =
+      app.add_option(
+             "--calibrate", o.setup.calibrate,
+             "choose one of --policies' storages (default: lm2;lm3;lm4;rot8) for the keys and the values of each layer, so that a number "
+             "takes at most this many bits; by the KL of each alone on the first two windows")
+          ->check(CLI::Range(1.0, 32.0));
+  app.add_option("--calibrated", o.setup.calibrated_to, "a file for that choice, which --policies @FILE reads")->needs(calibrate);
   app.add_option("--seed", o.setup.seed, "of the needles' names and numbers")->check(is_whole)->capture_default_str();
   app.add_option("--format", o.format, "of the results on standard output")
       ->check(CLI::IsMember({"table", "json", "csv"}))
       ->capture_default_str();
   CLI::Option* report = app.add_option(
       "--report", o.report, "also write an HTML report with plots to this file; llama.cpp's types of caches are measured for them too");
-  declare_kv(app, o.kv, {model, text, report, engine});
+  for (CLI::Option* option : {by_layer, calibrate, turns, inside}) { option->excludes(engine); }
+  declare_kv(app, o.kv, {model, text, report, engine, by_layer, calibrate, turns, inside});
   app.add_flag("--list", o.list, "print the parts that policies are made of, with their options, and end");
+}
+
+/// The list of --policies, or what stands for it.
+std::string policies_text(const std::string& given) {
+  if (!given.starts_with('@')) { return given; }
+  std::ifstream file(given.substr(1));
+  std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  if (!file && text.empty()) { throw comparison::BadArgument("--policies " + given + ": cannot be read"); }
+  std::replace(text.begin(), text.end(), '\n', ';');
+  return text;
+}
+
+/// What the words front and evictions, and --calibrate, mean for the policies and for how they are measured.
+std::vector<comparison::Policy> policies_of(Options& o, bool is_default) {
+  const std::vector<comparison::Part>& parts = comparison::parts();
+  const std::size_t prompt = o.setup.context / 2;
+  if (o.policies == "evictions") {
+    o.setup.inside = true;
+    std::vector<comparison::Policy> policies = comparison::read_policies("", o.setup.budget, prompt, parts);
+    for (comparison::Policy& policy : comparison::eviction_policies(parts, o.setup.budget, prompt)) {
+      policies.push_back(std::move(policy));
+    }
+    return policies;
+  }
+  std::string list = policies_text(o.policies);
+  if (o.policies == "front") {
+    o.setup.references = true;
+    list = comparison::front_list;
+  } else if (o.setup.calibrate > 0.0 && is_default) {
+    list = "lm2;lm3;lm4;rot8";
+  }
+  return comparison::read_policies(list, o.setup.budget, prompt, parts);
 }
 
 void run_kv(Options& o, const std::string& command) {
@@ -126,7 +183,10 @@ void run_kv(Options& o, const std::string& command) {
 void run(Options& o, const std::string& command) {
   if (!o.kv.path.empty()) { return run_kv(o, command); }
   o.setup.budget = comparison::budget_rows(o.budget, o.setup.context / 2);
-  o.setup.policies = comparison::read_policies(o.policies, o.setup.budget, o.setup.context / 2);
+  o.setup.references = !o.report.empty();
+  o.setup.policies = policies_of(o, o.policies == Options{}.policies);
+  std::optional<comparison::ReportFile> calibrated;
+  if (!o.setup.calibrated_to.empty()) { calibrated.emplace("--calibrated", o.setup.calibrated_to); }
   std::optional<comparison::ReportFile> report;
   if (!o.report.empty()) { report.emplace("--report", o.report); }
   for (const std::string& input : {o.setup.model, o.setup.text}) {
@@ -135,18 +195,20 @@ void run(Options& o, const std::string& command) {
       throw comparison::BadArgument("--report " + o.report + ": would replace what is read");
     }
   }
-  o.setup.references = report.has_value();
   const std::filesystem::path model(o.setup.model);
   comparison::Comparison result;
   if (o.engine == "example") {
     result = comparison::compare_policies(o.setup);
-    result.model = comparison::model_facts(llama::Model(model), model);
   } else {
 #ifdef KVCOMPRESS_LLAMA_CPP_LIBRARIES
     result = comparison::compare_in_llama_cpp(o.setup);
 #else
     throw comparison::BadArgument("--engine is llama.cpp, which was not there when this program was built: cmake/get_llama_cpp.sh");
 #endif
+  }
+  if (o.policies == "front") {
+    std::stable_sort(result.rows.begin() + 1, result.rows.end(),
+                     [](const comparison::Row& a, const comparison::Row& b) { return a.bits_per_value < b.bits_per_value; });
   }
   std::ifstream card(model.parent_path() / "MODEL.md");
   result.known_limits = comparison::known_limits(card);
@@ -155,6 +217,7 @@ void run(Options& o, const std::string& command) {
   result.command = command;
   fmt::print("{}", comparison::formatted(result, o.format));  // first, so that a report that fails does not take it along
   if (std::fflush(stdout) != 0) { throw std::runtime_error("standard output cannot be written"); }
+  if (calibrated) { calibrated->write(result.calibrated + "\n"); }
   if (report) { report->write(comparison::html_report(result)); }
 }
 

@@ -25,6 +25,7 @@ struct Measurement {
   double decode_seconds = 0.0;
   double cache_seconds = 0.0;       // the part of decode_seconds spent in the cache
   std::vector<bool> right;          // by question
+  std::vector<double> turns;        // right answers by turn, over the conversations
   std::vector<double> layer_bytes;  // empty where the engine does not tell
 };
 
@@ -42,11 +43,18 @@ inline Row row_of(const Setup& setup, const std::vector<Item>& items, std::size_
   double cache_seconds = 0.0;
   for (std::size_t i = 0; i < items.size(); ++i) {
     const Measurement& m = measured[i][policy];
+    if (items[i].kind == Item::Kind::inside) {
+      row.inside_by_depth.resize(std::max(row.inside_by_depth.size(), items[i].needle + 1));
+      row.inside_by_depth[items[i].needle] += !m.right.empty() && m.right.front() ? 1.0 / windows : 0.0;
+      continue;
+    }
+    row.right_by_turn.resize(std::max(row.right_by_turn.size(), m.turns.size()));
+    for (std::size_t turn = 0; turn < m.turns.size(); ++turn) { row.right_by_turn[turn] += m.turns[turn] / windows; }
     row.needles_asked += items[i].questions.size();
     row.needles_by_depth.resize(std::max(row.needles_by_depth.size(), m.right.size()));
     for (std::size_t depth = 0; depth < m.right.size(); ++depth) {
       row.needles_right += m.right[depth] ? 1U : 0U;
-      row.needles_by_depth[depth] += m.right[depth] ? 1.0 / static_cast<double>(items.size() - window_count) : 0.0;
+      row.needles_by_depth[depth] += m.right[depth] ? 1.0 / windows : 0.0;
     }
     if (i >= window_count) { continue; }
     row.layer_bytes.resize(m.layer_bytes.size());
@@ -80,7 +88,8 @@ inline Comparison summary(const Setup& setup, const std::vector<Item>& items, st
   result.exact_perplexity = exact.perplexity();
   result.windows = windows;
   result.scored_tokens = exact.tokens;
-  result.needle_prompts = items.size() - windows;
+  result.needle_prompts = static_cast<std::size_t>(
+      std::count_if(items.begin(), items.end(), [](const Item& item) { return item.kind == Item::Kind::haystack; }));
   for (std::size_t i = windows; i < items.size(); ++i) { result.needle_tokens = std::max(result.needle_tokens, items[i].tokens.size()); }
   for (std::size_t p = 0; p < setup.policies.size(); ++p) {
     result.rows.push_back(row_of(setup, items, windows, measured, p, result.exact_perplexity));

@@ -30,6 +30,7 @@ struct Haystack {
   struct Question {
     std::vector<llama::Token> asked;   // follow the prompt
     std::vector<llama::Token> answer;  // follow the question
+    std::vector<llama::Token> end;     // close the sentence, so that another question may follow
   };
   std::vector<llama::Token> prompt;
   std::vector<Question> questions;
@@ -83,7 +84,9 @@ Haystack make_haystack(const auto& vocabulary, std::string_view text, const std:
   for (std::size_t i = 0; i < needles.size(); ++i) {
     const auto prompt_end = answered[i].begin() + static_cast<std::ptrdiff_t>(haystack.prompt.size());
     const auto asked_end = answered[i].begin() + common(answered[i], vocabulary.encode(hay + needles[i].question()));
-    haystack.questions.push_back({{prompt_end, asked_end}, {asked_end, answered[i].end()}});
+    const std::vector<llama::Token> closed = vocabulary.encode(hay + needles[i].question() + " " + needles[i].number + ".\n");
+    const auto end = closed.begin() + common(closed, answered[i]);
+    haystack.questions.push_back({{prompt_end, asked_end}, {asked_end, answered[i].end()}, {end, closed.end()}});
   }
   return haystack;
 }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "compare_policies/make_cache.hpp"
 #include "registry/registry.hpp"
 
 namespace comparison {
@@ -14,9 +15,32 @@ kvcompress::AnyCache make_cache(const std::string& policy, const kvcompress::Sha
   return examples::registry().make(policy, shape, memory);
 }
 
+const std::vector<Part>& parts() {
+  static const std::vector<Part> all = [] {
+    std::vector<Part> some;
+    for (kvcompress::PartInfo& part : examples::registry().parts()) {
+      some.push_back({std::move(part.name), std::move(part.kind), std::move(part.defaults)});
+    }
+    return some;
+  }();
+  return all;
+}
+
+void check(const std::vector<Policy>& policies, const kvcompress::Shape& shape) {
+  for (const Policy& policy : policies) {
+    try {
+      static_cast<void>(make_cache(policy.settings, shape, {}));
+    } catch (const kvcompress::Error& error) {
+      std::string_view sentence = error.what();
+      if (sentence.starts_with("kvcompress: ")) { sentence.remove_prefix(12); }
+      if (sentence.starts_with("policy \"")) { throw BadArgument(std::string(sentence)); }
+      throw BadArgument(fmt::format("policy {}: {}", policy.settings, sentence));
+    }
+  }
+}
+
 bool retrieves(const std::string& policy) {
-  const auto& parts = examples::registry().parts();
-  return std::any_of(parts.begin(), parts.end(), [&](const kvcompress::PartInfo& part) {
+  return std::any_of(parts().begin(), parts().end(), [&](const Part& part) {
     return part.kind.find("retrieval") != std::string::npos && policy.find(part.name) != std::string::npos;
   });
 }
@@ -28,14 +52,11 @@ std::string list_of_parts() {
       "  storage: how rows are held (none: f16, also called full)\n"
       "  retrieval: which of the rows that stay a query reads (none: all)\n"
       "The options stand with their defaults in the library; --help says what --budget changes. A rank of 0 follows the model's size.\n\n";
-  const kvcompress::Registry& registry = examples::registry();
   const auto cell = [](const std::string& info) { return info.empty() ? std::string("(no options)") : info; };
-  for (const kvcompress::PartInfo& part : registry.parts()) {
-    text += fmt::format("  {:<9}  {:<21}  {}\n", part.name, part.kind, cell(part.defaults));
-  }
+  for (const Part& part : parts()) { text += fmt::format("  {:<9}  {:<21}  {}\n", part.name, part.kind, cell(part.defaults)); }
   text += "\nWhat goes together:\n";
   std::string line(1, ' ');
-  for (const std::string& policy : registry.policies()) {
+  for (const std::string& policy : examples::registry().policies()) {
     if (line.size() + 1 + policy.size() > 110) {
       text += line + "\n";
       line.resize(1);

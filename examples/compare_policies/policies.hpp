@@ -1,16 +1,21 @@
-// examples/compare_policies/policies.hpp - caches by name, and what names there are.
+// examples/compare_policies/policies.hpp - what the registry says of policies, without the library's cache.
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <memory>
 #include <string>
+#include <vector>
 
-#include "kvcompress/any/any_cache.hpp"
+#include "compare_policies/policy_list.hpp"
+#include "compare_policies/results.hpp"
+#include "kvcompress/core/shape.hpp"
 
 namespace comparison {
 
-/// The cache that a policy names; raises the registry's Error.
-kvcompress::AnyCache make_cache(const std::string& policy, const kvcompress::Shape& shape, const kvcompress::Memory& memory);
+/// The registry's parts, in its order.
+const std::vector<Part>& parts();
+
+/// A BadArgument with the registry's sentence for the first policy that it does not make a cache of.
+void check(const std::vector<Policy>& policies, const kvcompress::Shape& shape);
 
 /// Whether a query reads only some of the rows that the policy's cache holds.
 bool retrieves(const std::string& policy);

@@ -21,6 +21,13 @@ struct BadArgument : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+/// A part of policies as the registry tells of it.
+struct Part {
+  std::string name;
+  std::string kind;      // "eviction", "storage", "retrieval", several joined by " and ", or what stands behind evictions
+  std::string defaults;  // "key=value,..." of every option
+};
+
 /// "128" or "25%" (of the prompt's tokens) as rows.
 inline std::size_t budget_rows(std::string_view text, std::size_t prompt_tokens) {
   const bool percent = text.ends_with('%');
@@ -39,8 +46,18 @@ inline std::size_t budget_rows(std::string_view text, std::size_t prompt_tokens)
   return static_cast<std::size_t>(rows);
 }
 
+/// Whether a policy says which lanes have what: "layers 0-1: f16; rest: kivi4".
+inline bool is_by_lane(std::string_view policy) { return policy.starts_with("layers ") || policy.starts_with("heads "); }
+
+/// Whether a piece of a list goes on with the clauses of the policy before it; `before` is what stands between them.
+inline bool continues_clauses(std::string_view policy, std::string_view piece, char before) {
+  if (!is_by_lane(policy) || piece.empty()) { return false; }
+  const bool more = policy.find("rest:") == std::string_view::npos;  // the rest comes last
+  return before == ';' ? more && (is_by_lane(piece) || piece.starts_with("rest:")) : piece.front() >= '0' && piece.front() <= '9';
+}
+
 /// Cuts a list of policies at ',' and ';'. Behind a ',' a piece like key=value (no ':' or '+' in front of its '=') continues the policy
-/// before it: "h2o:budget=256,recent=128+kivi2,full" is "h2o:budget=256,recent=128+kivi2" and "full".
+/// before it: "h2o:budget=256,recent=128+kivi2,full" is "h2o:budget=256,recent=128+kivi2" and "full". Clauses stay together up to "rest:".
 inline std::vector<std::string> split_policies(std::string_view list) {
   std::vector<std::string> policies;
   char before = ';';
@@ -50,7 +67,9 @@ inline std::vector<std::string> split_policies(std::string_view list) {
     while (piece.starts_with(' ')) { piece.remove_prefix(1); }
     while (piece.ends_with(' ')) { piece.remove_suffix(1); }
     const bool setting = piece.find('=') != std::string_view::npos && piece[piece.find_first_of(":+=")] == '=';
-    if (before == ',' && setting && !policies.empty()) {
+    if (!policies.empty() && continues_clauses(policies.back(), piece, before)) {
+      policies.back().append(before == ';' ? "; " : ",").append(piece);
+    } else if (before == ',' && setting && !policies.empty()) {
       policies.back().append(",").append(piece);  // GCC 12 warns of operator+ here (-Wrestrict)
     } else if (!piece.empty()) {
       policies.emplace_back(piece);
@@ -120,45 +139,61 @@ inline void fill_landmarks(PartSettings& part, std::size_t budget) {
   part.fill("outlier_chunks", std::max<std::size_t>(1, 48 * part.number("budget", budget) / 2048));
 }
 
-/// Evictions with a budget, and those of them that look at the last queries of a prompt.
-inline bool has_budget(std::string_view name) {
-  constexpr std::string_view names[] = {"h2o",   "tova",     "keydiff",           "expected_attention",
-                                        "knorm", "lagkv",    "keyformer",         "observed_attention",
-                                        "cur",   "leverage", "largest_attention", "d2o",
-                                        "cam",   "windowkv", "compactor",         "non_causal_attention",
-                                        "cap",   "random"};
-  return std::find(std::begin(names), std::end(names), name) != std::end(names);
-}
-inline bool has_window(std::string_view name) {
-  constexpr std::string_view names[] = {"snapkv", "pyramidkv", "adakv", "chunkkv", "criticalkv", "criticaladakv",
-                                        "dropkv", "cake",      "finch", "rkv",     "grid_logits"};
-  return std::find(std::begin(names), std::end(names), name) != std::end(names);
-}
+/// What the registry says of a name's options: of an eviction that has a budget, or looks at the last queries of a prompt, or has neither.
+class Known {
+ public:
+  Known(std::string_view name, const std::vector<Part>& parts) {
+    const auto part = std::find_if(parts.begin(), parts.end(), [&](const Part& one) { return one.name == name && one.kind == "eviction"; });
+    if (part != parts.end()) { options_ = "," + part->defaults; }
+  }
+  [[nodiscard]] bool evicts() const noexcept { return !options_.empty(); }
+  [[nodiscard]] bool has(std::string_view option) const { return options_.find("," + std::string(option) + "=") != std::string::npos; }
+
+ private:
+  std::string options_;
+};
 
 /// The policy with `budget` rows for its eviction or retrieval, and what else would not suit a short prompt, where it names none of its
-/// own. Names of parts that are not known here pass as they are, and so do those of evictions behind an eviction, which mean an allocator or a selector.
-inline std::string with_defaults(std::string_view policy, std::size_t budget, std::size_t prompt_tokens, std::size_t dense_layers = 2) {
+/// own. `parts` are those of the registry; names that it does not know pass as they are, and so do those of evictions behind an eviction, which mean
+/// an allocator or a selector.
+inline std::string with_defaults(std::string_view policy, std::size_t budget, std::size_t prompt_tokens, const std::vector<Part>& parts,
+                                 std::size_t dense_layers = 2) {
   std::string result;
+  if (is_by_lane(policy)) {  // clause by clause
+    while (!policy.empty()) {
+      const std::string_view clause = policy.substr(0, policy.find(';'));
+      policy.remove_prefix(std::min(policy.size(), clause.size() + 1));
+      const std::size_t colon = std::min(clause.find(':'), clause.size());
+      std::string_view held = clause.substr(std::min(colon + 1, clause.size()));
+      while (held.starts_with(' ')) { held.remove_prefix(1); }
+      result.append(result.empty() ? "" : ";").append(clause.substr(0, colon)).append(": ");
+      result += with_defaults(held, budget, prompt_tokens, parts, dense_layers);
+    }
+    return result;
+  }
   const bool landmarks = policy.find("shadowkv") != std::string_view::npos || policy.find("landmarks") != std::string_view::npos;
   bool evicts = false;  // an eviction has come
   while (true) {
     const std::size_t end = std::min(policy.find('+'), policy.size());
     PartSettings part(policy.substr(0, end));
-    const bool behind = std::exchange(evicts, evicts || has_budget(part.name()) || has_window(part.name()));
-    if (part.name() == "streaming" || part.name() == "razorattention") {
-      if (!part.find("window")) {
+    const Known known(part.name(), parts);
+    const bool behind = std::exchange(evicts, evicts || known.evicts());
+    if (known.evicts() && !behind) {
+      if (known.has("budget")) {
+        for (const char* newest : {"window", "suffix"}) {  // of which the defaults keep 32
+          if (known.has(newest) && !part.find("budget") && budget <= 32) { part.fill(newest, budget / 2); }
+        }
+        part.fill("budget", budget);
+      } else if (known.has("sinks") && !part.find("window")) {
         const std::size_t sinks = part.number("sinks", std::min<std::size_t>(4, budget / 2));
         const std::size_t others = sinks + (part.name() == "razorattention" ? 1 : 0);  // it has a row for the rest
         part.fill("sinks", sinks);
         part.fill("window", budget > others ? budget - others : 1);
+      } else if (known.has("first_rows") && known.has("recent")) {
+        const std::size_t first = part.number("first_rows", 4);
+        part.fill("recent", budget > first ? budget - first : 1);
       }
       if (landmarks && part.name() == "streaming") { part.fill("in_cache_positions", "false"); }  // landmarks are made at the original ones
-    } else if (has_budget(part.name()) && !behind) {
-      if (part.name() == "windowkv" && budget <= 32) { part.fill("suffix", budget / 2); }
-      part.fill("budget", budget);
-    } else if (has_window(part.name()) && !behind) {
-      if (!part.find("budget") && budget <= 32) { part.fill("window", budget / 2); }
-      part.fill("budget", budget);
     } else if (part.name().starts_with("kivi")) {
       part.fill("residual", kivi_residual(prompt_tokens));
     } else if (part.name().starts_with("gear")) {
@@ -177,6 +212,7 @@ inline std::string with_defaults(std::string_view policy, std::size_t budget, st
 
 /// "xkv:rank_keys=48+quest" -> "xkv+quest"
 inline std::string label_of(std::string_view policy) {
+  if (is_by_lane(policy)) { return "by layer"; }
   std::string label;
   bool in_settings = false;
   for (const char c : policy) {
@@ -190,6 +226,11 @@ inline std::string label_of(std::string_view policy) {
 /// What the size of a policy is chosen by, part by part: rows that stay, rows that a query reads, bits of a number, ranks of factors.
 inline std::string budget_of(std::string_view policy) {
   std::string kinds;
+  if (is_by_lane(policy)) {  // of its first clause
+    std::string_view held = policy.substr(0, policy.find(';')).substr(std::min(policy.find(':') + 1, policy.size()));
+    while (held.starts_with(' ')) { held.remove_prefix(1); }
+    return budget_of(held);
+  }
   const std::string parts = label_of(policy) + "+";
   for (std::size_t from = 0; from < parts.size(); from = parts.find('+', from) + 1) {
     const std::string_view part = std::string_view(parts).substr(from, parts.find('+', from) - from);
@@ -207,14 +248,14 @@ inline std::string budget_of(std::string_view policy) {
 
 /// The rows of the table: full first, then the policies of the list.
 inline std::vector<Policy> read_policies(std::string_view list, std::size_t budget, std::size_t prompt_tokens,
-                                         std::size_t dense_layers = 2) {
+                                         const std::vector<Part>& parts, std::size_t dense_layers = 2) {
   std::vector<Policy> policies{{"full", "full", "full", "-"}};
   for (const std::string& name : split_policies(list)) {
     if (name == "full") { continue; }
     std::string label = label_of(name);
     const auto same = std::count_if(policies.begin(), policies.end(), [&](const Policy& other) { return label_of(other.name) == label; });
     if (same > 0) { label.append("(").append(std::to_string(same + 1)).append(")"); }
-    policies.push_back({name, with_defaults(name, budget, prompt_tokens, dense_layers), label, budget_of(name)});
+    policies.push_back({name, with_defaults(name, budget, prompt_tokens, parts, dense_layers), label, budget_of(name)});
   }
   return policies;
 }

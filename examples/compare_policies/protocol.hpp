@@ -3,14 +3,10 @@
 #pragma once
 
 #include "compare_policies/results.hpp"
-#include "llama/model.hpp"
 
 namespace comparison {
 
-/// Throws if the model or its context cannot serve the setup, or if the registry knows no such policy (a BadArgument).
-void check(const Setup& setup, const llama::Model& model);
-
-/// Measures. Protocol, for each window of `context` tokens of the text (its first one replaced by BOS):
+/// Measures; throws if the model or its context cannot serve the setup, or if the registry knows no such policy (a BadArgument). Protocol, for each window of `context` tokens of the text (its first one replaced by BOS):
 ///
 /// 1. The exact model (f32, plain attention) runs the first half, the prompt, once, then predicts the second half: the reference.
 /// 2. Each policy gets the prompt's rows and queries, end_prompt, then the second half token by token through its own cache.

@@ -4,11 +4,9 @@
 
 #include <algorithm>
 #include <cstddef>
-#include <numeric>
-#include <span>
+#include <utility>
 #include <vector>
 
-#include "kvcompress/any/any_cache.hpp"
 #include "llama/attention.hpp"
 #include "llama/model.hpp"
 
@@ -61,20 +59,5 @@ class Recording final : public llama::Attention {
   std::vector<LayerRows> layers_;
   std::vector<bool> ended_;
 };
-
-/// Gives the recorded prompt to a cache: rows, queries for policies that observe, end of prompt.
-inline void compress_prompt(const std::vector<LayerRows>& layers, kvcompress::AnyCache& cache) {
-  const kvcompress::Shape& shape = cache.shape();
-  const auto rows = [&](const std::vector<float>& data, std::size_t heads) {
-    return kvcompress::Rows::tokens_first(data.data(), data.size() / (heads * shape.head_dim), heads, shape.head_dim);
-  };
-  std::vector<kvcompress::Position> positions(layers.front().keys.size() / (shape.kv_heads * shape.head_dim));
-  std::iota(positions.begin(), positions.end(), kvcompress::Position{0});
-  for (std::size_t layer = 0; layer < layers.size(); ++layer) {
-    cache.append(layer, rows(layers[layer].keys, shape.kv_heads), rows(layers[layer].values, shape.kv_heads));
-    cache.observe(layer, rows(layers[layer].queries, shape.query_heads), positions, {}, nullptr);
-    cache.end_prompt(layer);
-  }
-}
 
 }  // namespace comparison

@@ -40,14 +40,17 @@ svg.layers { display: block; } svg.layers rect { fill: var(--best); } svg.layers
 
 inline std::string html_table(const Comparison& c) {
   const std::vector<std::size_t> front = pareto_front(c.rows);
+  const std::vector<const Column*> columns_shown = shown_columns(c);
   std::string text = "<div class=\"wide\"><table class=\"numbers\">\n<thead><tr>";
-  for (const Column& column : columns()) {
+  for (const Column* const shown : columns_shown) {
+    const Column& column = *shown;
     text += fmt::format("<th>{}{}{}</th>", escaped(column.upper), column.upper.empty() ? "" : "<br>", escaped(column.lower));
   }
   text += "</tr></thead>\n<tbody>\n";
   for (std::size_t i = 0; i < c.rows.size(); ++i) {
     text += "<tr>";
-    for (const Column& column : columns()) {
+    for (const Column* const shown : columns_shown) {
+      const Column& column = *shown;
       const bool best = &column == &columns().front() && std::find(front.begin(), front.end(), i) != front.end();
       text += fmt::format("<td{}>{}</td>", best ? " class=\"best\"" : "", escaped(column.cell(c.rows[i])));
     }

@@ -46,23 +46,40 @@ struct Column {
   std::string_view lower;
   std::string (*cell)(const Row&);
   int spare = 0;  // in the table for the terminal: 0 always; else left out where 120 columns are too few, the largest first; 9 never there
+  bool optional = false;  // left out where it says nothing of any row
 };
+
+inline std::string percent_or_none(const std::optional<double>& share) { return share ? percent(*share) : std::string("-"); }
+/// "100 80 0": shares from a text's beginning to its end, in percent.
+inline std::string depths(const std::vector<double>& shares) {
+  std::string text;
+  for (const double share : shares) { text += fmt::format("{}{:.0f}", text.empty() ? "" : " ", 100.0 * share); }
+  return text.empty() ? "-" : text;
+}
+/// The row of something that is no policy of ours says bits and KL only.
+inline bool is_said_of_references(std::string_view lower) { return lower == "policy" || lower == "value ↓" || lower == "nats ↓"; }
 
 inline const std::vector<Column>& columns() {
   static const std::vector<Column> all{
       {"", "policy", [](const Row& r) { return r.policy.shown(); }},
       {"size", "in", [](const Row& r) { return r.policy.budget; }},
+      {"evicts", "in", [](const Row& r) { return r.policy.evicts == Policy::Evicts::unsaid ? std::string("-") : evicts_word(r.policy); }, 0,
+       true},
       {"cache", "KiB ↓", [](const Row& r) { return grouped(r.bytes / 1024.0); }},
       {"% of", "f16 ↓", [](const Row& r) { return percent(r.fraction_of_f16); }, 2},
       {"% after", "prompt ↓", [](const Row& r) { return percent(r.fraction_after_prompt); }, 9},
       {"bits per", "value ↓", [](const Row& r) { return fmt::format("{:.2f}", r.bits_per_value); }},
-      {"slow", "KiB", [](const Row& r) { return r.slow_bytes > 0.0 ? grouped(r.slow_bytes / 1024.0) : std::string("-"); }, 1},
+      {"slow", "KiB", [](const Row& r) { return r.slow_bytes > 0.0 ? grouped(r.slow_bytes / 1024.0) : std::string("-"); }, 1, true},
       {"fetched", "KiB/tok",
        [](const Row& r) { return r.slow_bytes > 0.0 ? fmt::format("{:.1f}", r.fetched_per_token / 1024.0) : std::string("-"); }, 9},
       {"perplexity", "ratio ↓", [](const Row& r) { return fmt::format("{:.4f}", r.perplexity_ratio); }},
       {"KL", "nats ↓", [](const Row& r) { return short_number(r.kl); }},
       {"same", "top-1 % ↑", [](const Row& r) { return percent(r.top1_agreement); }, 3},
-      {"needles", "% ↑", [](const Row& r) { return r.needle_accuracy() ? percent(*r.needle_accuracy()) : std::string("-"); }},
+      {"needles", "% ↑", [](const Row& r) { return percent_or_none(r.needle_accuracy()); }},
+      {"by depth", "% ↑", [](const Row& r) { return r.inside_by_depth.empty() ? std::string("-") : depths(r.needles_by_depth); }, 5, true},
+      {"inside", "% ↑", [](const Row& r) { return percent_or_none(r.inside_accuracy()); }, 0, true},
+      {"by depth", "% ↑", [](const Row& r) { return depths(r.inside_by_depth); }, 0, true},
+      {"later", "turns % ↑", [](const Row& r) { return percent_or_none(r.later_turns()); }, 0, true},
       {"prompt", "tok/s ↑", [](const Row& r) { return grouped(r.prompt_tokens_per_s); }, 4},
       {"decode", "tok/s ↑", [](const Row& r) { return grouped(r.decode_tokens_per_s); }},
       {"in cache", "us/tok ↓", [](const Row& r) { return fmt::format("{:.0f}", r.cache_us_per_token); }},
@@ -133,6 +150,28 @@ inline std::vector<std::string> legend(const Comparison& c) {
                     "compression, found if greedy decoding gives every digit (seed {}).",
                     c.rows.front().needles_asked, counted(c.needle_prompts, "prompt"), c.needle_tokens, c.setup.seed));
   }
+  if (any_row(c, [](const Row& row) { return !row.inside_by_depth.empty(); })) {
+    lines.push_back(
+        "Inside: the question stands at the prompt's end, so that a policy sees it before it compresses; the first digit follows from the "
+        "exact "
+        "prompt, the others from the cache. By depth: from the text's beginning to its end.");
+  }
+  if (any_row(c, [](const Row& row) { return !row.right_by_turn.empty(); })) {
+    lines.push_back(
+        "Later turns: conversations of several questions after one compression, the right answer behind each; needles are the first turn "
+        "of as "
+        "many conversations.");
+  }
+  if (any_row(c, [](const Row& row) { return !row.policy.fitted.empty(); })) {
+    std::string left_out;
+    for (const std::string& name : c.left_out) {
+      left_out += (left_out.empty() ? " Left out, as their sizes do not follow: " : ", ") + name;
+    }
+    lines.push_back(fmt::format(
+        "Sizes are fitted on the first window, to the bytes of StreamingLLM with {} rows: those that evict in the prompt right after it, "
+        "those that evict in decoding after the last token.{}",
+        c.setup.budget, left_out.empty() ? left_out : left_out + "."));
+  }
   lines.push_back(
       "Size in: what a policy's size is chosen by. rows: how many stay; read: how many a query reads, all stay; bits: of a number; rank: "
       "of "
@@ -184,14 +223,26 @@ inline std::vector<std::string> aligned(std::vector<std::string> cells, bool to_
 inline std::vector<std::string> cells_of(const Comparison& c, const Column& column) {
   std::vector<std::string> cells{std::string(column.upper), std::string(column.lower)};
   for (const Row& row : c.rows) { cells.push_back(column.cell(row)); }
+  for (const Row& row : c.references) { cells.push_back(is_said_of_references(column.lower) ? column.cell(row) : std::string()); }
   return cells;
+}
+inline bool says_nothing(const std::vector<std::string>& cells) {
+  return std::all_of(cells.begin() + 2, cells.end(), [](const std::string& cell) { return cell.empty() || cell == "-"; });
+}
+/// The columns but those that may be left out and say nothing.
+inline std::vector<const Column*> shown_columns(const Comparison& c) {
+  std::vector<const Column*> shown;
+  for (const Column& column : columns()) {
+    if (!column.optional || !says_nothing(cells_of(c, column))) { shown.push_back(&column); }
+  }
+  return shown;
 }
 /// The lines of the table behind the names, without the columns that are spared more than `spare`.
 inline std::vector<std::string> number_lines(const Comparison& c, int spare) {
-  std::vector<std::string> lines(c.rows.size() + 2);
-  for (std::size_t k = 1; k < columns().size(); ++k) {
-    if (columns()[k].spare > spare) { continue; }
-    const std::vector<std::string> cells = aligned(cells_of(c, columns()[k]), false);
+  std::vector<std::string> lines(c.rows.size() + c.references.size() + 2);
+  for (const Column* const column : shown_columns(c)) {
+    if (column == &columns().front() || column->spare > spare) { continue; }
+    const std::vector<std::string> cells = aligned(cells_of(c, *column), false);
     for (std::size_t i = 0; i < lines.size(); ++i) { lines[i] += "  " + cells[i]; }
   }
   return lines;
@@ -204,7 +255,22 @@ inline std::vector<std::string> name_lines(const Comparison& c, std::size_t most
     const bool best = std::find(front.begin(), front.end(), i) != front.end();
     cells[i + 2] = cut(std::move(cells[i + 2]), most - 2) + (best ? " *" : "");
   }
+  for (std::size_t i = c.rows.size() + 2; i < cells.size(); ++i) { cells[i] = cut("llama.cpp " + cells[i], most); }
   return aligned(std::move(cells), true);
+}
+
+/// How llama.cpp's types stand to the front.
+inline std::string references_line(const Comparison& c, std::size_t width) {
+  if (c.references.empty()) { return {}; }
+  std::string beyond;
+  for (const Row& row : c.references) {
+    if (is_beyond(row, c.rows)) { beyond += (beyond.empty() ? "" : ", ") + row.policy.name; }
+  }
+  return wrapped(
+      "llama.cpp's types of caches, bits as their blocks take them, KL on the same tokens, plain or turned by a Hadamard matrix, whichever "
+      "is better: " +
+          (beyond.empty() ? std::string("none lies beyond the front.") : beyond + " beyond the front."),
+      width);
 }
 
 inline std::string table(const Comparison& c) {
@@ -223,6 +289,7 @@ inline std::string table(const Comparison& c) {
   text += "\n";
   for (const std::string& line : lines) { text += line + "\n"; }
   text += "\n* No other policy here is both smaller and closer to the exact model (KL).\n";
+  text += references_line(c, width);
   for (const std::string& line : legend(c)) { text += wrapped(line, width); }
   text += "Settings:\n";
   for (const Row& row : c.rows) {

@@ -13,31 +13,12 @@
 #include <utility>
 #include <vector>
 
+#include "tensors/dump_data.hpp"
 #include "tensors/folder.hpp"
 #include "tensors/layout.hpp"
 #include "tensors/model_config.hpp"
 
 namespace tensors {
-
-/// One layer of one sequence.
-struct LayerRows {
-  std::vector<float> keys;     // (tokens, kv_heads, key_dim)
-  std::vector<float> values;   // (tokens, kv_heads, value_dim)
-  std::vector<float> queries;  // (queries, query_heads, key_dim), of the newest tokens
-};
-
-struct Dump {
-  std::size_t tokens = 0;
-  std::size_t queries = 0;  // of the newest tokens, at most `tokens`
-  std::size_t kv_heads = 0;
-  std::size_t query_heads = 0;
-  std::size_t key_dim = 0;
-  std::size_t value_dim = 0;
-  std::vector<std::size_t> layers;                // their numbers in the model
-  std::vector<std::vector<LayerRows>> sequences;  // (batch, layers)
-  ModelConfig config;
-  std::vector<std::string> read;  // how each role was read, for people
-};
 
 /// The arrays of a role: one per layer, or a single one for all.
 using ByLayer = std::map<std::size_t, const Array*>;

@@ -14,23 +14,9 @@
 #include <vector>
 
 #include "tensors/array.hpp"
+#include "tensors/dump_data.hpp"
 
 namespace tensors {
-
-/// How keys were rotated: channel i with i + dims/2, as Hugging Face pairs them. base 0: not at all, or not known.
-struct Rotary {
-  double base = 0.0;
-  double dims_fraction = 1.0;              // of the key's channels, the leading ones
-  double scale = 1.0;                      // of positions
-  std::vector<double> frequency_divisors;  // one per pair, or none; made for `key_dim` channels
-};
-
-struct ModelConfig {
-  std::optional<std::size_t> query_heads;
-  std::optional<std::size_t> kv_heads;
-  Rotary rotary;
-  std::string unknown_rotary;  // a scaling that is not known here: then the base is 0
-};
 
 /// Llama 3.1's: pairs that turn slowly turn `factor` times slower still, those between two wavelengths by a mean.
 inline std::vector<double> llama3_divisors(double base, std::size_t pairs, double factor, double low, double high, double original) {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -15,11 +16,14 @@
 #include <sys/stat.h>
 #endif
 
+#include "compare_policies/calibrate.hpp"
 #include "compare_policies/counting_memory.hpp"
 #include "compare_policies/facts.hpp"
+#include "compare_policies/items.hpp"
 #include "compare_policies/metrics.hpp"
 #include "compare_policies/needles.hpp"
 #include "compare_policies/policy_list.hpp"
+#include "compare_policies/presets.hpp"
 #include "compare_policies/report_file.hpp"
 #include "compare_policies/schedule.hpp"
 
@@ -27,6 +31,25 @@ namespace comparison {
 namespace {
 
 using Names = std::vector<std::string>;
+
+/// As the registry tells of them, some with fewer options.
+const std::vector<Part>& some_parts() {
+  static const std::vector<Part> parts{
+      {"streaming", "eviction", "sinks=4,window=1020,in_cache_positions=true"},
+      {"h2o", "eviction", "budget=2048,recent=0,reduction=mean"},
+      {"snapkv", "eviction", "budget=1024,window=32,kernel=7,decode_budget=0"},
+      {"adakv", "eviction", "budget=1024,decode_budget=0,window=32,floor=0.2"},
+      {"chunkkv", "eviction", "budget=1024,window=32,length=20"},
+      {"simlayerkv", "eviction", "threshold=0.9,first_rows=4,recent=1024,last=1"},
+      {"d2o", "eviction", "budget=1024,sinks=4,recent=0,period=1"},
+      {"razorattention", "eviction", "sinks=4,window=1020"},
+      {"kivi4", "storage", "residual=128"},
+      {"shadowkv", "storage and retrieval", "budget=2048,window=9"},
+      {"adakv", "allocator", "floor=0.2"},
+      {"chunkkv", "selector", "length=20"},
+  };
+  return parts;
+}
 
 TEST(PolicyList, CutsAtCommasAndSemicolons) {
   EXPECT_EQ(split_policies("full,h2o;kivi2"), (Names{"full", "h2o", "kivi2"}));
@@ -46,33 +69,109 @@ TEST(PolicyList, KeepsTheSettingsOfAPolicyTogether) {
 }
 
 TEST(PolicyList, FillsInWhatAPolicyLeavesOpen) {
-  EXPECT_EQ(with_defaults("streaming", 128, 512), "streaming:sinks=4,window=124");
-  EXPECT_EQ(with_defaults("streaming:sinks=8", 128, 512), "streaming:sinks=8,window=120");
-  EXPECT_EQ(with_defaults("streaming:window=50", 128, 512), "streaming:window=50");
-  EXPECT_EQ(with_defaults("h2o:recent=3+kivi2", 128, 512), "h2o:recent=3,budget=128+kivi2:residual=32");
-  EXPECT_EQ(with_defaults("h2o:budget=20%", 128, 512), "h2o:budget=20%");
-  EXPECT_EQ(with_defaults("d2o", 128, 512), "d2o:budget=128");
-  EXPECT_EQ(with_defaults("razorattention", 128, 512), "razorattention:sinks=4,window=123") << "and a row for the rest";
-  EXPECT_EQ(with_defaults("snapkv+adakv+chunkkv", 128, 512), "snapkv:budget=128+adakv+chunkkv") << "its allocator and selector";
-  EXPECT_EQ(with_defaults("snapkv+kivi4:residual=64", 20, 512), "snapkv:window=10,budget=20+kivi4:residual=64");
-  EXPECT_EQ(with_defaults("kivi4", 128, 4096), "kivi4:residual=128");
-  EXPECT_EQ(with_defaults("quest", 256, 1024), "quest:budget=256,dense_layers=2");
-  EXPECT_EQ(with_defaults("quest", 128, 512), "quest:budget=128,page=8,dense_layers=2");
-  EXPECT_EQ(with_defaults("gear4", 128, 512), "gear4:buffer=128");
-  EXPECT_EQ(with_defaults("gear4", 16, 64), "gear4:buffer=20") << "as published, where a prompt is short";
-  EXPECT_EQ(with_defaults("quest+kivi4", 20, 512), "quest:budget=20,page=8,dense_layers=2+kivi4:residual=32");
-  EXPECT_EQ(with_defaults("quest:page=32,dense_layers=0", 20, 512), "quest:page=32,dense_layers=0,budget=64");
-  EXPECT_EQ(with_defaults("landmarks", 2048, 8192), "landmarks:budget=2048,outlier_chunks=48") << "as published";
-  EXPECT_EQ(with_defaults("shadowkv", 128, 512), "shadowkv:budget=128,outlier_chunks=3");
-  EXPECT_EQ(with_defaults("shadowkv:budget=512", 128, 512), "shadowkv:budget=512,outlier_chunks=12");
-  EXPECT_EQ(with_defaults("landmarks", 2, 512), "landmarks:chunk=2,budget=2,outlier_chunks=1");
-  EXPECT_EQ(with_defaults("streaming+shadowkv", 128, 512),
+  EXPECT_EQ(with_defaults("streaming", 128, 512, some_parts()), "streaming:sinks=4,window=124");
+  EXPECT_EQ(with_defaults("streaming:sinks=8", 128, 512, some_parts()), "streaming:sinks=8,window=120");
+  EXPECT_EQ(with_defaults("streaming:window=50", 128, 512, some_parts()), "streaming:window=50");
+  EXPECT_EQ(with_defaults("h2o:recent=3+kivi2", 128, 512, some_parts()), "h2o:recent=3,budget=128+kivi2:residual=32");
+  EXPECT_EQ(with_defaults("h2o:budget=20%", 128, 512, some_parts()), "h2o:budget=20%");
+  EXPECT_EQ(with_defaults("d2o", 128, 512, some_parts()), "d2o:budget=128");
+  EXPECT_EQ(with_defaults("razorattention", 128, 512, some_parts()), "razorattention:sinks=4,window=123") << "and a row for the rest";
+  EXPECT_EQ(with_defaults("snapkv+adakv+chunkkv", 128, 512, some_parts()), "snapkv:budget=128+adakv+chunkkv")
+      << "its allocator and selector";
+  EXPECT_EQ(with_defaults("snapkv+kivi4:residual=64", 20, 512, some_parts()), "snapkv:window=10,budget=20+kivi4:residual=64");
+  EXPECT_EQ(with_defaults("kivi4", 128, 4096, some_parts()), "kivi4:residual=128");
+  EXPECT_EQ(with_defaults("quest", 256, 1024, some_parts()), "quest:budget=256,dense_layers=2");
+  EXPECT_EQ(with_defaults("quest", 128, 512, some_parts()), "quest:budget=128,page=8,dense_layers=2");
+  EXPECT_EQ(with_defaults("gear4", 128, 512, some_parts()), "gear4:buffer=128");
+  EXPECT_EQ(with_defaults("gear4", 16, 64, some_parts()), "gear4:buffer=20") << "as published, where a prompt is short";
+  EXPECT_EQ(with_defaults("quest+kivi4", 20, 512, some_parts()), "quest:budget=20,page=8,dense_layers=2+kivi4:residual=32");
+  EXPECT_EQ(with_defaults("quest:page=32,dense_layers=0", 20, 512, some_parts()), "quest:page=32,dense_layers=0,budget=64");
+  EXPECT_EQ(with_defaults("landmarks", 2048, 8192, some_parts()), "landmarks:budget=2048,outlier_chunks=48") << "as published";
+  EXPECT_EQ(with_defaults("shadowkv", 128, 512, some_parts()), "shadowkv:budget=128,outlier_chunks=3");
+  EXPECT_EQ(with_defaults("shadowkv:budget=512", 128, 512, some_parts()), "shadowkv:budget=512,outlier_chunks=12");
+  EXPECT_EQ(with_defaults("landmarks", 2, 512, some_parts()), "landmarks:chunk=2,budget=2,outlier_chunks=1");
+  EXPECT_EQ(with_defaults("streaming+shadowkv", 128, 512, some_parts()),
             "streaming:sinks=4,window=124,in_cache_positions=false+shadowkv:budget=128,outlier_chunks=3");
-  EXPECT_EQ(with_defaults("another:x=1+", 128, 512), "another:x=1+") << "what is wrong is left for the registry to say";
+  EXPECT_EQ(with_defaults("another:x=1+", 128, 512, some_parts()), "another:x=1+") << "what is wrong is left for the registry to say";
+}
+
+TEST(PolicyList, AsksTheRegistryWhatAnEvictionHas) {
+  EXPECT_EQ(with_defaults("simlayerkv", 128, 512, some_parts()), "simlayerkv:recent=124");
+  const std::vector<Part> fresh{{"brand_new", "eviction", "budget=7,window=3"}};
+  EXPECT_EQ(with_defaults("brand_new+kivi4", 20, 512, fresh), "brand_new:window=10,budget=20+kivi4:residual=32");
+  EXPECT_EQ(with_defaults("h2o", 20, 512, fresh), "h2o") << "it does not know that one";
+}
+
+TEST(PolicyList, KeepsTheClausesOfAPolicyTogether) {
+  EXPECT_EQ(split_policies("layers 0-1,3: f32; heads 4.0,5.1: lm4; rest: keys=lm4,values=lm3;kivi4,full"),
+            (Names{"layers 0-1,3: f32; heads 4.0,5.1: lm4; rest: keys=lm4,values=lm3", "kivi4", "full"}));
+  EXPECT_EQ(split_policies("layers 0: f32;kivi4"), (Names{"layers 0: f32", "kivi4"}));
+  EXPECT_EQ(with_defaults("layers 0: snapkv+kivi4; rest: h2o", 128, 512, some_parts()),
+            "layers 0: snapkv:budget=128+kivi4:residual=32; rest: h2o:budget=128");
+  EXPECT_EQ(label_of("layers 0: f32; rest: lm4"), "by layer");
+  EXPECT_EQ(budget_of("layers 0: lm4; rest: f32"), "bits");
+}
+
+TEST(Presets, RunEveryEvictionInTheWaysThatItHas) {
+  Names prompt, decoding;
+  for (const Policy& policy : eviction_policies(some_parts(), 128, 512)) {
+    (policy.evicts == Policy::Evicts::prompt ? prompt : decoding).push_back(policy.settings);
+    EXPECT_GT(option_of(policy.settings, policy.fitted), 0U) << policy.settings << " has no " << policy.fitted;
+  }
+  EXPECT_EQ(prompt, (Names{"snapkv:budget=128", "adakv:budget=128", "d2o:period=1048576,budget=128"}));
+  EXPECT_EQ(decoding, (Names{"streaming:sinks=4,window=124", "h2o:budget=128", "snapkv:budget=96,decode_budget=32",
+                             "adakv:budget=96,decode_budget=32", "chunkkv:budget=128", "simlayerkv:recent=124", "d2o:budget=128",
+                             "razorattention:sinks=4,window=123"}));
+  EXPECT_EQ(with_option("snapkv:budget=96,decode_budget=32+kivi4", "budget", 7), "snapkv:budget=7,decode_budget=32+kivi4");
+  EXPECT_EQ(with_option("snapkv:decode_budget=32,budget=96", "budget", 7), "snapkv:decode_budget=32,budget=7");
+}
+
+TEST(Presets, HoldOneLayerOrOneSideOfItInsteadOfAll) {
+  const std::vector<Policy> policies = by_layer({{"full", "full"}, {"lm4", "lm4"}, {"h2o+lm4", "h2o:budget=9+lm4", "h2o+lm4"}}, 2);
+  Names settings;
+  for (const Policy& policy : policies) { settings.push_back(policy.settings); }
+  EXPECT_EQ(settings, (Names{"full", "lm4", "layers 0: keys=lm4,values=f32; rest: f32", "layers 0: keys=f32,values=lm4; rest: f32",
+                             "layers 1: keys=lm4,values=f32; rest: f32", "layers 1: keys=f32,values=lm4; rest: f32", "h2o:budget=9+lm4",
+                             "layers 0: h2o:budget=9+lm4; rest: f32", "layers 1: h2o:budget=9+lm4; rest: f32"}));
+  EXPECT_EQ(policies[3].shown(), "lm4, layer 0 values");
+  EXPECT_EQ(sides_of("keys=lm4:residual=8,values=lm3").values, "lm3");
+  EXPECT_EQ(sides_of("keys=lm4:residual=8,values=lm3").keys, "lm4:residual=8");
+}
+
+TEST(Calibration, SpendsBitsWhereTheyTakeAwayMost) {
+  const auto ways = [](double kl) { return std::vector<HeldSide>{{"lm2", 2.0, kl}, {"lm4", 4.0, kl / 8.0}}; };
+  const std::vector<std::vector<HeldSide>> sides{ways(0.1), ways(0.9), ways(0.3), ways(0.2)};
+  EXPECT_EQ(greedy_bits(sides, 1.0), (std::vector<std::size_t>{0, 0, 0, 0})) << "the fewest there are";
+  EXPECT_EQ(greedy_bits(sides, 2.5), (std::vector<std::size_t>{0, 1, 0, 0}));
+  EXPECT_EQ(greedy_bits(sides, 3.4), (std::vector<std::size_t>{0, 1, 1, 0}));
+  EXPECT_EQ(greedy_bits(sides, 4.0), (std::vector<std::size_t>{1, 1, 1, 1}));
+  EXPECT_EQ(policy_of(sides, {0, 1, 1, 0}), "layers 0: keys=lm2,values=lm4; rest: keys=lm4,values=lm2");
+  const std::vector<std::vector<HeldSide>> worse{{{"bad", 3.0, 0.5}, {"good", 2.0, 0.1}, {"best", 4.0, 0.05}}};
+  EXPECT_EQ(greedy_bits(worse, 3.5), (std::vector<std::size_t>{1}));
+}
+
+TEST(Items, AskInsideThePrompt) {
+  Item haystack;
+  haystack.tokens = {1, 2, 3};
+  haystack.questions = {{{4, 5}, {6}, {7}}, {{8, 9, 10}, {11, 12}, {13}}};
+  const Item item = inside_item(haystack, 1);
+  EXPECT_EQ(item.tokens, (std::vector<llama::Token>{1, 2, 3, 8, 9, 10}));
+  EXPECT_EQ(item.prompt_tokens, 6U);
+  EXPECT_EQ(item.needle, 1U);
+  ASSERT_EQ(item.questions.size(), 1U);
+  EXPECT_TRUE(item.questions[0].asked.empty());
+  EXPECT_EQ(item.questions[0].answer, (std::vector<llama::Token>{11, 12}));
+}
+
+TEST(Items, MakeATextThatIsAlwaysTheSame) {
+  const std::string text = read_text(made_text);
+  EXPECT_EQ(text, read_text(made_text));
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 901);
+  EXPECT_NE(text.find("\n1,2021-1"), std::string::npos);
 }
 
 TEST(PolicyList, PutsFullFirst) {
-  const std::vector<Policy> policies = read_policies("h2o,full", 64, 512);
+  const std::vector<Policy> policies = read_policies("h2o,full", 64, 512, some_parts());
   ASSERT_EQ(policies.size(), 2U);
   EXPECT_EQ(policies[0].name, "full");
   EXPECT_EQ(policies[1].settings, "h2o:budget=64");
@@ -259,7 +358,7 @@ TEST(PolicyList, SaysWhatASizeIsChosenBy) {
   EXPECT_EQ(budget_of("keys=lm4,values=lm3"), "bits");
   EXPECT_EQ(budget_of("snapkv+adakv+merge+rot4"), "rows, bits");
   EXPECT_EQ(label_of("xkv:rank_keys=48,fold_in=64+quest:page=8"), "xkv+quest");
-  const std::vector<Policy> policies = read_policies("xkv,xkv:fold_in=64", 64, 512);
+  const std::vector<Policy> policies = read_policies("xkv,xkv:fold_in=64", 64, 512, some_parts());
   EXPECT_EQ(policies[1].shown(), "xkv");
   EXPECT_EQ(policies[2].shown(), "xkv(2)");
 }

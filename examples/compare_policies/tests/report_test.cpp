@@ -80,6 +80,37 @@ TEST(Formats, JsonHasTheAgreedFields) {
   EXPECT_EQ(json["results"][1]["fetched_bytes_per_token"], 1536.0);
 }
 
+TEST(Formats, JsonHasTheFrontTheReferencesAndWhatWasAsked) {
+  Comparison c = example();
+  c.rows[1].inside_by_depth = {1.0, 0.5};
+  c.rows[1].right_by_turn = {1.0, 0.5, 0.0};
+  c.rows[1].policy.evicts = Policy::Evicts::prompt;
+  c.references.push_back(Row{.policy = {"q4_0", "q4_0"}, .bits_per_value = 4.5, .kl = 0.06});
+  const auto json = nlohmann::json::parse(json_text(c));
+  EXPECT_EQ(json["results"][1]["on_front"], true);
+  EXPECT_EQ(json["results"][2]["on_front"], false);
+  EXPECT_EQ(json["results"][1]["needle_accuracy_inside"], 0.75);
+  EXPECT_EQ(json["results"][1]["later_turn_accuracy"], 0.25);
+  EXPECT_TRUE(json["results"][0]["later_turn_accuracy"].is_null());
+  EXPECT_EQ(json["results"][1]["evicts"], "prompt");
+  EXPECT_EQ(json["llama_cpp_types"][0]["beyond_front"], true) << "8.5 bits at 1e-4: full has more bits";
+  EXPECT_EQ(json["llama_cpp_types"][1]["beyond_front"], false) << "a quarter of 16 bits at 0.05 is better";
+}
+
+TEST(Table, HasColumnsForWhatWasAskedOnly) {
+  Comparison c = example();
+  for (const char* absent : {"inside", "evicts", "turns"}) { EXPECT_EQ(table(c).find(absent), std::string::npos) << absent; }
+  c.rows[1].inside_by_depth = {1.0, 0.5};
+  c.rows[1].right_by_turn = {1.0, 0.5, 0.0};
+  c.rows[1].policy.evicts = Policy::Evicts::prompt;
+  const std::string text = table(c);
+  for (const char* shown : {"inside", "evicts", "turns", "100 50", "75.0", "25.0"}) {
+    EXPECT_NE(text.find(shown), std::string::npos) << shown << "\n" << text;
+  }
+  EXPECT_NE(text.find("llama.cpp q8_0"), std::string::npos);
+  EXPECT_NE(text.find("q8_0 beyond the front"), std::string::npos) << text;
+}
+
 TEST(Formats, CsvQuotesTexts) {
   std::istringstream csv(csv_text(example()));
   std::string header, full, evil;
@@ -155,6 +186,28 @@ TEST(BlockTypes, RoundAsTheirDefinitionSays) {
     EXPECT_GT(worst, 0.0) << type.name;
     EXPECT_LT(worst, 2.2 / std::ldexp(1.0, type.bits)) << type.name;
   }
+}
+
+TEST(BlockTypes, TurnBackWhatTheyTurned) {
+  std::vector<float> numbers(96);
+  for (std::size_t i = 0; i < 96; ++i) { numbers[i] = std::sin(static_cast<float>(3 * i)); }
+  numbers[7] = 50.0F;  // alone it makes the others of its block small
+  const auto error = [&](std::size_t turned) {
+    BlockType type = block_types[4];
+    type.turned = turned;
+    std::vector<float> rounded = numbers;
+    round_rows(type, rounded);
+    double worst = 0.0;
+    for (std::size_t i = 32; i < 96; ++i) { worst = std::max(worst, static_cast<double>(std::abs(rounded[i] - numbers[i]))); }
+    return worst;
+  };
+  EXPECT_EQ(turned_width(96), 32U);
+  EXPECT_LT(error(32), 0.5) << "two steps of a block of sines";
+  std::vector<float> twice = numbers;
+  turn(twice, 32);
+  EXPECT_GT(std::abs(twice[0] - numbers[0]), 1.0F);
+  turn(twice, 32);
+  for (std::size_t i = 0; i < 96; ++i) { EXPECT_NEAR(twice[i], numbers[i], 1e-4F); }
 }
 
 TEST(Table, SaysWhatThePoliciesAtHandNeed) {
