@@ -188,8 +188,8 @@ TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
       "streaming, h2o, snapkv, pyramidkv, adakv, tova, keydiff, expected_attention, knorm, lagkv, keyformer, chunkkv, criticalkv, "
       "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, cake, finch, largest_attention, d2o, cam, razorattention, "
       "f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, tiers2, tiers4, rot2, rot3, rot4, rot8, lm2, lm3, lm4, gear2, gear4, xkv, shadowkv, "
-      "quest, landmarks, in_layer, uniform, kvcompose, variance_shares, top_mass, best, eg_chunkkv, best_of_each_chunk, kvcrush, "
-      "merge, merge_weighted, merge_ranked, value_spread, mean_row, demote";
+      "quest, landmarks, in_layer, uniform, kvcompose, variance_shares, top_mass, best, eg_chunkkv, best_of_each_chunk, sentences, "
+      "kvcrush, merge, merge_weighted, merge_ranked, value_spread, mean_row, demote";
   expect_error("kivi5", "\"kivi5\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o+kiwi2", "\"kiwi2\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o:budgets=5", "h2o has no option \"budgets\", must be one of budget, recent, reduction, in_cache_positions");
@@ -353,6 +353,7 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "selector chunkkv",
                                           "selector eg_chunkkv",
                                           "selector best_of_each_chunk",
+                                          "selector sentences",
                                           "selector criticalkv",
                                           "selector kvcrush"}));
 }
