@@ -160,4 +160,102 @@ TEST(PartsByName, AreRefusedWhereTheyHaveNoPlace) {
   expect_error("keys=adakv+kivi4", "policy \"keys=adakv+kivi4\": keys=adakv is given, which is eviction, must be a storage alone");
 }
 
+/// Rows that stay by definition: whole sentences by their mean score, then the best rows of the best one that did not fit.
+std::vector<Position> best_sentences(const std::vector<double>& scores, const std::vector<Position>& ends, std::size_t budget) {
+  std::vector<std::vector<Position>> sentences(1);
+  for (Position p = 0; p < scores.size(); ++p) {
+    sentences.back().push_back(p);
+    if (std::find(ends.begin(), ends.end(), p) != ends.end()) { sentences.emplace_back(); }
+  }
+  std::erase_if(sentences, [](const auto& sentence) { return sentence.empty(); });
+  const auto mean = [&](const std::vector<Position>& sentence) {
+    double sum = 0.0;
+    for (const Position p : sentence) { sum += scores[p]; }
+    return sum / static_cast<double>(sentence.size());
+  };
+  std::sort(sentences.begin(), sentences.end(), [&](const auto& a, const auto& b) { return mean(a) > mean(b); });
+  std::vector<Position> kept;
+  std::vector<Position> torn;
+  for (const auto& sentence : sentences) {
+    if (kept.size() + sentence.size() <= budget) {
+      kept.insert(kept.end(), sentence.begin(), sentence.end());
+    } else if (torn.empty()) {
+      torn = sentence;
+    }
+  }
+  std::sort(torn.begin(), torn.end(), [&](Position a, Position b) { return scores[a] > scores[b]; });
+  for (std::size_t i = 0; kept.size() < budget && i < torn.size(); ++i) { kept.push_back(torn[i]); }
+  std::sort(kept.begin(), kept.end());
+  return kept;
+}
+
+TEST(PartsByName, SentencesStayWhole) {
+  const Text text(shape, 150, 12);
+  const std::vector<Position> ends{6, 20, 21, 40, 63, 64, 80, 97, 120, 133, 149};
+  const std::vector<std::uint8_t> kinds(150, 0);
+  const auto made = [] { return registry().make("knorm:budget=60+sentences+f32", shape); };
+  const auto add = [&](AnyCache& cache, std::size_t first, std::size_t count) {
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      cache.append(layer, text.key_rows(first, count), text.value_rows(first, count));
+    }
+  };
+  const auto expect = [](auto&& work, const std::string& sentence) {
+    try {
+      work();
+      ADD_FAILURE() << "expected: " << sentence;
+    } catch (const Error& error) { EXPECT_EQ(std::string(error.what()), "kvcompress: " + sentence); }
+  };
+  AnyCache cache = made();
+  add(cache, 0, 150);
+  const std::string needs = ", since key_norm needs to know where sentences end: describe them first";
+  expect([&] { cache.end_prompt(0); }, "end_prompt(layer = 0): 0 tokens are described, must be 150" + needs);
+  const auto tell = [&](AnyCache& to, std::size_t count) {  // in two calls
+    const auto half = std::find_if(ends.begin(), ends.end(), [](Position p) { return p >= 70; });
+    const auto last = std::find_if(ends.begin(), ends.end(), [&](Position p) { return p >= count; });
+    to.describe(0, {kinds.data(), 70}, {ends.data(), static_cast<std::size_t>(half - ends.begin())});
+    to.describe(70, {kinds.data(), count - 70}, {&*half, static_cast<std::size_t>(last - half)});
+  };
+  tell(cache, 150);
+  cache.truncate(100);
+  add(cache, 100, 50);
+  expect([&] { cache.end_prompt(0); }, "end_prompt(layer = 0): 100 tokens are described, must be 150" + needs);
+  tell(cache, 150);
+  AnyCache loaded = made();
+  load_from(loaded, saved(cache));
+  EXPECT_TRUE(saved(loaded) == saved(cache));
+  AnyCache copy = cache.fork();
+  for (AnyCache* one : {&cache, &loaded, &copy}) { one->end_prompt(1); }
+  for (std::size_t head = 0; head < shape.kv_heads; ++head) {
+    std::vector<double> scores;
+    for (reference::Index t = 0; t < 150; ++t) { scores.push_back(-text.key_matrix(head).row(t).norm()); }
+    const std::vector<Position> expected = best_sentences(scores, ends, 60);
+    EXPECT_EQ(expected.size(), 60U);
+    for (const AnyCache* one : {&cache, &loaded, &copy}) { EXPECT_EQ(one->kept(1, head), expected) << head; }
+  }
+  expect([&] { cache.describe(151, {kinds.data(), 1}); }, "describe: first is 151, must be at most the 150 tokens described so far");
+  const std::vector<Position> outside{160};
+  expect(
+      [&] {
+    cache.describe(150, {kinds.data(), 3}, outside);
+      },
+      "describe: boundaries[0] is 160, must be the position of one of the 3 tokens from 150 on, and more than the one before");
+  const std::uint8_t kind = 200;
+  expect([&] { cache.describe(150, {&kind, 1}); }, "describe: kinds[0] is 200, must be at most 127");
+}
+
+TEST(PartsByName, WhatIsKnownOfTokensMovesWithThem) {
+  Tokens tokens(Memory{});
+  const std::vector<std::uint8_t> kinds{0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+  const std::vector<Position> ends{3, 7};
+  tokens.describe(0, kinds, ends);
+  Tokens back(tokens);
+  back.shift(6, 10, -4);
+  EXPECT_EQ(back.size(), 6U);
+  EXPECT_TRUE(back.kind(2) == 6 && back.kind(5) == 9 && back.kind(1) == 1 && back.ends(3) && !back.ends(7) && back.kind(6) == 0);
+  tokens.shift(2, 4, 3);
+  EXPECT_EQ(tokens.size(), 10U);
+  EXPECT_TRUE(tokens.kind(2) == 0 && tokens.kind(3) == 0 && tokens.kind(5) == 2 && tokens.ends(6) && !tokens.ends(3) &&
+              tokens.kind(9) == 9);
+}
+
 }  // namespace parts_test

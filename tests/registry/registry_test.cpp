@@ -199,8 +199,8 @@ TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
       "rkv, windowkv, grid_logits, compactor, non_causal_attention, cap, random, "
       "kvzip, "
       "f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, tiers2, tiers4, rot2, rot3, rot4, rot8, lm2, lm3, lm4, gear2, gear4, xkv, shadowkv, "
-      "quest, landmarks, in_layer, uniform, kvcompose, variance_shares, top_mass, best, eg_chunkkv, best_of_each_chunk, kvcrush, "
-      "merge, merge_weighted, merge_ranked, value_spread, mean_row, demote";
+      "quest, landmarks, in_layer, uniform, kvcompose, variance_shares, top_mass, best, eg_chunkkv, best_of_each_chunk, sentences, "
+      "kvcrush, merge, merge_weighted, merge_ranked, value_spread, mean_row, demote";
   expect_error("kivi5", "\"kivi5\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o+kiwi2", "\"kiwi2\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o:budgets=5", "h2o has no option \"budgets\", must be one of budget, recent, reduction, in_cache_positions");
@@ -372,6 +372,7 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "selector chunkkv",
                                           "selector eg_chunkkv",
                                           "selector best_of_each_chunk",
+                                          "selector sentences",
                                           "selector criticalkv",
                                           "selector kvcrush"}));
 }

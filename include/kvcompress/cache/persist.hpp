@@ -65,7 +65,6 @@ struct Persistence {
   /// access(layer) gives a layer of a cache to save, or a new one to read into.
   void run(auto& archive, auto& tokens, auto&& access) const {
     archive.section(archive::Kind::fingerprint, 0, [&] { describe<P>(shape, options, archive); });
-    archive.section(archive::Kind::tokens, 0, [&] { persist_tokens(tokens, archive); });
     for (std::size_t number = 0; number < shape.layers; ++number) {
       if (!shape.owns(number)) { continue; }
       auto& layer = access(number);
@@ -76,6 +75,7 @@ struct Persistence {
         archive.section(archive::Kind::lane, Site(number, head, shape).lane(), [&] { persist_lane(layer, of, head, archive); });
       }
     }
+    archive.section(archive::Kind::tokens, 0, [&] { persist_tokens(tokens, archive); });
   }
 
   static void persist_tokens(auto& tokens, auto& archive) {

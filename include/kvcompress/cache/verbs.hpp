@@ -249,7 +249,9 @@ template <class P>
 void KVCache<P>::shift(Position first, Position last, std::int64_t delta) {
   require(first <= last, ErrorCode::position, "shift: first is ", first, ", must be at most last = ", last);
   require(delta >= -std::int64_t{first}, ErrorCode::position, "shift: delta is ", delta, ", must be at least ", -std::int64_t{first});
-  for (std::size_t layer = 0; layer < shape_.layers; ++layer) { check_shift(layer, first, last, delta); }
+  for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
+    if (shape_.owns(layer)) { check_shift(layer, first, last, delta); }
+  }
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
     for (RowTable& table : changes().own(layer).tables) { table.prepare_to_shift(); }
   }

@@ -13,9 +13,9 @@
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
 /// Like ChunkKV's choice (see Chunks), but over sentences, or whatever else ends at the boundaries of KVCache::describe, instead of equal chunks: those
-/// with the largest mean scores stay whole, one after the other, as long as the budget lasts; one that no longer fits goes, and shorter ones may still
-/// fit. So fewer rows than the budget may stay. A sentence with protected rows comes first; if it does not fit, these stay alone. Of a sentence that lost
-/// rows before the rest is one. Cost: a sort of the sentences, and of rows whose store is not in text order.
+/// with the largest mean scores stay whole, one after the other, as long as they fit in the budget; what is left of it goes to the best rows of the best
+/// one that did not. A sentence with protected rows comes first; if it does not fit, these stay at least. Of a sentence that lost rows before the rest is
+/// one. Tokens that nothing is known of belong to the last sentence. Cost: a sort of the sentences, and of rows whose store is not in text order.
 struct Sentences {
   static constexpr std::string_view name = "sentences";
   static constexpr bool needs_tokens = true;
@@ -50,9 +50,15 @@ struct Sentences {
     close(rows);
     detail::Keeping keeping(set, protected_rows, budget);
     std::sort(sentences.begin(), sentences.end(), detail::Chunk::before);
+    const detail::Chunk* torn = nullptr;
     for (const detail::Chunk& sentence : sentences) {
-      if (keeping.missing(sentence) <= keeping.left()) { keeping.keep(sentence.first, sentence.last); }
+      if (keeping.missing(sentence) <= keeping.left()) {
+        keeping.keep(sentence.first, sentence.last);
+      } else if (torn == nullptr) {
+        torn = &sentence;
+      }
     }
+    if (torn != nullptr) { keeping.keep_best(torn->first, torn->last, keeping.left(), scores); }
   }
 };
 
