@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -70,8 +69,8 @@ struct PlanMark {
   Position end = 0;                // rows at positions before this one are in some plan: truncated, they make it void
 
   static std::uint64_t fresh() noexcept {
-    static std::atomic<std::uint64_t> last{0};
-    return ++last;
+    static std::uint64_t last = 0;
+    return __atomic_add_fetch(&last, 1U, __ATOMIC_RELAXED);  // see core/reference_count.hpp
   }
   /// Of rows that have moved so many times.
   [[nodiscard]] std::uint64_t epoch(std::uint64_t moves) const noexcept { return (number << 32U) + moves; }

@@ -3,10 +3,10 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 
+#include "kvcompress/core/math.hpp"
 #include "kvcompress/core/views.hpp"
 #include "kvcompress/kernels/codes.hpp"
 #include "kvcompress/kernels/levels.hpp"
@@ -209,7 +209,7 @@ class PerTokenValues : public CodeBlocks {
             const auto scale = static_cast<float>(scales(block)[at]);
             steps[g * block_rows + t] = scale * code_.step();
             starts[g * block_rows + t] = scale * code_.start();
-            if constexpr (Code::signed_scales) { sizes[g * block_rows + t] = std::abs(steps[g * block_rows + t]); }
+            if constexpr (Code::signed_scales) { sizes[g * block_rows + t] = math::abs(steps[g * block_rows + t]); }
             if constexpr (Code::numbers == 2) { starts[g * block_rows + t] += static_cast<float>(minima(block)[at]); }
           }
         }
