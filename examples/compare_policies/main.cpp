@@ -150,6 +150,7 @@ std::vector<comparison::Policy> policies_of(Options& o, bool is_default) {
   const std::vector<comparison::Part>& parts = comparison::parts();
   const std::size_t prompt = o.setup.context / 2;
   if (o.policies == "evictions") {
+    if (o.engine != "example") { throw comparison::BadArgument("--policies is evictions, which --engine " + o.engine + " does not run"); }
     o.setup.inside = true;
     std::vector<comparison::Policy> policies = comparison::read_policies("", o.setup.budget, prompt, parts);
     for (comparison::Policy& policy : comparison::eviction_policies(parts, o.setup.budget, prompt)) {

@@ -94,7 +94,7 @@ inline std::vector<Policy> by_layer(const std::vector<Policy>& list, std::size_t
   std::vector<Policy> policies;
   for (const Policy& policy : list) {
     policies.push_back(policy);
-    if (policy.name == "full") { continue; }
+    if (policy.name == "full" || is_by_lane(policy.settings)) { continue; }
     const Sides sides = sides_of(policy.settings);
     for (std::size_t layer = 0; layer < layers; ++layer) {
       const auto add = [&](const std::string& held, const char* what) {

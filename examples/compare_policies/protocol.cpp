@@ -224,13 +224,16 @@ Comparison Measuring::run(std::vector<std::unique_ptr<llama::Engine>>& engines) 
   return result;
 }
 
-void check_setup(const Setup& setup, const llama::Model& model) {
+/// The context, and the policies that were given by name.
+void check_setup(const Setup& setup, const llama::Model& model, const kvcompress::Shape& shape) {
   if (setup.context > model.config.context) {
     throw BadArgument(fmt::format("--context is {}, must be at most {}, what the model knows", setup.context, model.config.context));
   }
-  std::vector<double> factors;
-  const kvcompress::Shape shape = llama::shape_of(model, factors);
-  check(setup.policies, shape);
+  std::vector<Policy> given;
+  for (const Policy& policy : setup.policies) {
+    if (policy.fitted.empty()) { given.push_back(policy); }
+  }
+  check(given, shape);
 }
 
 using Engines = std::vector<std::unique_ptr<llama::Engine>>;
@@ -243,12 +246,27 @@ Items only_windows(const Items& items, std::size_t windows) {
   return some;
 }
 
+bool is_made(const Policy& policy, const kvcompress::Shape& shape) {
+  try {
+    check({policy}, shape);
+  } catch (const BadArgument&) { return false; }
+  return true;
+}
+
 /// Policies that ask for it get the number of rows with which they take as many bytes as StreamingLLM with `budget` rows, measured on the first
 /// window: after the prompt where they evict from that only, else after the last token. Those that come no nearer than a tenth are left out; their names
 /// are returned.
 std::vector<std::string> fit_sizes(Setup& setup, const kvcompress::Shape& shape, const Items& items, Engines& engines) {
   if (std::none_of(setup.policies.begin(), setup.policies.end(), [](const Policy& policy) { return !policy.fitted.empty(); })) {
     return {};
+  }
+  std::vector<std::string> left_out;
+  const auto leave_out = [&](std::size_t p) {
+    left_out.push_back(setup.policies[p].shown() + " (" + evicts_word(setup.policies[p]) + ")");
+    setup.policies.erase(setup.policies.begin() + static_cast<std::ptrdiff_t>(p));
+  };
+  for (std::size_t p = setup.policies.size(); p-- > 0;) {  // at this budget the registry may refuse one
+    if (!setup.policies[p].fitted.empty() && !is_made(setup.policies[p], shape)) { leave_out(p); }
   }
   std::vector<double> nearest(setup.policies.size(), 1e300);
   Setup trial = setup;
@@ -270,14 +288,12 @@ std::vector<std::string> fit_sizes(Setup& setup, const kvcompress::Shape& shape,
       }
       const double change = (target - bytes_of(result.rows[p])) / (2.0 * static_cast<double>(shape.values_per_token()));  // rows of a lane
       const auto wanted = std::llround(static_cast<double>(option_of(tried, policy.fitted)) + change);
-      tried = with_option(tried, policy.fitted, static_cast<std::size_t>(std::max(2LL, wanted)));
+      Policy next{policy.name, with_option(tried, policy.fitted, static_cast<std::size_t>(std::max(2LL, wanted)))};
+      if (is_made(next, shape)) { tried = std::move(next.settings); }
     }
   }
-  std::vector<std::string> left_out;
   for (std::size_t p = setup.policies.size(); p-- > 0;) {
-    if (setup.policies[p].fitted.empty() || nearest[p] <= 0.1) { continue; }
-    left_out.insert(left_out.begin(), setup.policies[p].shown() + " (" + evicts_word(setup.policies[p]) + ")");
-    setup.policies.erase(setup.policies.begin() + static_cast<std::ptrdiff_t>(p));
+    if (!setup.policies[p].fitted.empty() && nearest[p] > 0.1) { leave_out(p); }
   }
   return left_out;
 }
@@ -323,11 +339,11 @@ Comparison compare_policies(const Setup& asked) {
   Engines engines;
   for (std::size_t i = 0; i < setup.threads; ++i) { engines.push_back(std::make_unique<llama::Engine>(setup.model, 1)); }
   const llama::Model& model = engines.front()->model();
-  check_setup(setup, model);
-  Items items = make_items(setup, engines.front()->vocabulary());
-  const std::size_t text_tokens = items.text_tokens;
   std::vector<double> factors;
   const kvcompress::Shape shape = llama::shape_of(model, factors);
+  check_setup(setup, model, shape);
+  Items items = make_items(setup, engines.front()->vocabulary());
+  const std::size_t text_tokens = items.text_tokens;
   std::vector<std::string> left_out = fit_sizes(setup, shape, items, engines);
   std::string chosen;
   if (setup.calibrate > 0.0) {
@@ -335,7 +351,7 @@ Comparison compare_policies(const Setup& asked) {
     setup.policies.push_back({"calibrated", chosen, "calibrated", "bits"});
   }
   if (setup.by_layer) { setup.policies = by_layer(setup.policies, shape.layers); }
-  check_setup(setup, model);
+  check(setup.policies, shape);
   Comparison result = Measuring(setup, model, std::move(items)).run(engines);
   result.calibrated = std::move(chosen);
   result.left_out = std::move(left_out);
