@@ -9,6 +9,7 @@
 #include "kvcompress/policies/full.hpp"
 #include "kvcompress/policies/h2o.hpp"
 #include "kvcompress/policies/knorm.hpp"
+#include "kvcompress/policies/kvzip.hpp"
 #include "kvcompress/policies/pyramidkv.hpp"
 #include "kvcompress/policies/snapkv.hpp"
 #include "kvcompress/policies/streaming_llm.hpp"
@@ -55,6 +56,7 @@ TEST(AnyEviction, StreamingLLMIsStreamingLLM) { expect_chosen<StreamingLLM>(stre
 TEST(AnyEviction, H2OIsH2O) { expect_chosen<H2O>(heavy); }
 TEST(AnyEviction, SnapKVIsSnapKV) { expect_chosen<SnapKV>(snap); }
 TEST(AnyEviction, TOVAIsTOVA) { expect_chosen<TOVA>({.budget = 50}); }
+TEST(AnyEviction, KVzipIsKVzip) { expect_chosen<KVzip>({.budget = 50}); }
 TEST(AnyEviction, PartsThatAreReplacedAreThoseOfTheType) {
   using P = Made<Evict<InLayer<KeyNorm>, Pyramid, Chunks>>;
   using ByName = Evict<KeyNorm, AnyAllocator, AnySelector>;  // as a registry makes it

@@ -62,6 +62,15 @@ void expect_chosen() {
 
 TEST(AnyRetrieval, ReadAllIsReadAll) { expect_chosen<Full<>>(); }
 TEST(AnyRetrieval, PageBoundsArePageBounds) { expect_chosen<Quest>(); }
+TEST(AnyRetrieval, ReusedChoicesAreThoseOfTheType) {
+  Pages::Options reused = pages;
+  reused.reuse = 3;
+  KVCache<Quest> typed(shape, {.retrieval = reused, .speculation = 3});
+  ChosenCache::Options options = chosen({AnyRetrieval::of<Pages>(reused)});
+  options.speculation = 3;
+  ChosenCache named(shape, options);
+  expect_same(named, typed, shape);
+}
 TEST(AnyRetrieval, LandmarksAreLandmarks) { expect_chosen<Landmarks>(); }
 
 TEST(AnyRetrieval, LanesMayDiffer) {

@@ -300,18 +300,17 @@ void KVCache<P>::make_room_to_attend(std::size_t layer, std::size_t tokens, cons
 
 template <class P>
 void KVCache<P>::remember(std::size_t layer, const Rows& queries, const AttendOptions& options, HeadRange heads, Workspace& ws) noexcept {
-  if (!detail::may_note_queries<P> || options.query_position != no_position || !options.among_open.empty()) { return; }
+  if (!detail::may_note_queries<P> || options.record == Record::none) { return; }
+  if (options.query_position != no_position || !options.among_open.empty()) { return; }
   const Shape& shape = shape_.of(layer);
   const bool reads_others = !shape_.owns(layer);  // of its queries nothing is kept: they may be many times those of the owner
   layer = shape_.store(layer);
   for (std::size_t head = heads.first; head < heads.last; ++head) {
     if (!at(layer).lanes[head].notes_queries()) { continue; }
-    if (options.record != Record::none) {
-      detail::place_queries(at(layer).table(head), queries.tokens(), ws);
-      note_queries(layer, head, options, ws);
-    }
+    detail::place_queries(at(layer).table(head), queries.tokens(), ws);
+    note_queries(layer, head, options, ws);
     if (reads_others) { continue; }
-    if (options.record == Record::kept || (options.record == Record::usual && at(layer).in_prompt)) {
+    if (options.record == Record::kept || at(layer).in_prompt) {
       detail::show_queries<P>(shape, options_, writable(layer).lanes[head], queries, head, at(layer).next, options.record, ws);
     }
     const std::size_t window = detail::query_window<P>(options_, site(layer, head));
