@@ -67,7 +67,8 @@ void measure_append(benchmark::State& state, const Policy& which, const Case& c)
 
 void add_append() {
   const Case c{.context = 4096};
-  for (const char* name : {"f16", "kivi8", "kivi4", "kivi2", "gear4", "streaming1024", "h2o1024", "h2o1024+kivi4", "snapkv1024"}) {
+  for (const char* name : {"f16", "kivi8", "kivi4", "kivi2", "rot4", "lm4", "q8_0", "q4_0", "nvfp4", "gear4", "streaming1024", "h2o1024",
+                           "h2o1024+kivi4", "snapkv1024"}) {
     const Policy& which = policy(name);
     add_row("append/" + std::string(name) + "/" + c.path(), [&which, c](benchmark::State& state) { measure_append(state, which, c); });
   }

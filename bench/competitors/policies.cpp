@@ -20,6 +20,12 @@ const std::vector<Policy>& policies() {
       {.name = "kivi2", .spec = "kivi2", .reserves = true},
       {.name = "kivi4_fast", .spec = "kivi4:accumulation=fast", .tolerance = 5e-2, .reserves = true},
       {.name = "kivi2_fast", .spec = "kivi2:accumulation=fast", .tolerance = 5e-2, .reserves = true},
+      {.name = "kivi4_g64", .spec = "kivi4:group=64", .reserves = true},
+      {.name = "rot4", .spec = "rot4", .reserves = true},
+      {.name = "lm4", .spec = "lm4", .reserves = true},
+      {.name = "q8_0", .spec = "q8_0", .reserves = true},
+      {.name = "q4_0", .spec = "q4_0", .reserves = true},
+      {.name = "nvfp4", .spec = "nvfp4", .reserves = true},
       {.name = "gear4", .spec = "gear4"},  // rank 4, 2 % outliers
       {.name = "gear4_fast", .spec = "gear4:accumulation=fast", .tolerance = 5e-2},
       {.name = "streaming1024", .spec = "streaming:sinks=4,window=1020,in_cache_positions=false", .shortest = 2048},

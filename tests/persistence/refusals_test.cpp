@@ -53,7 +53,7 @@ TEST(Refusals, AnotherPolicy) {
   expect("xkv", "f16", "keys.form is low rank in the file, exact here");
   const KVCache<Kivi<2, 64>> groups(small);
   auto cache = registry().make("kivi2", small);
-  expect_refused(cache, saved(groups), "load: policy.keys.group is 64 in the file, 32 here");
+  expect_refused(cache, saved(groups), "load: options.storage.group is 64 in the file, 32 here");
 }
 
 template <class Index>

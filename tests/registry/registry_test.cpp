@@ -198,7 +198,8 @@ TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
       "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, cake, finch, largest_attention, d2o, cam, razorattention, "
       "rkv, windowkv, grid_logits, compactor, non_causal_attention, cap, random, "
       "kvzip, "
-      "f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, tiers2, tiers4, rot2, rot3, rot4, rot8, lm2, lm3, lm4, gear2, gear4, xkv, shadowkv, "
+      "f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, tiers2, tiers4, rot2, rot3, rot4, rot8, lm2, lm3, lm4, q8_0, q4_0, iq4_nl, "
+      "mxfp4, nvfp4, gear2, gear4, xkv, shadowkv, "
       "quest, landmarks, in_layer, uniform, kvcompose, variance_shares, top_mass, best, eg_chunkkv, best_of_each_chunk, sentences, "
       "kvcrush, merge, merge_weighted, merge_ranked, value_spread, mean_row, demote";
   expect_error("kivi5", "\"kivi5\" is no part of a policy, must be one of full, " + parts);
@@ -213,6 +214,7 @@ TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
   expect_error("snapkv:pooling=min", "option snapkv:pooling is \"min\", must be average or max");
   expect_error("streaming:in_cache_positions=maybe", "option streaming:in_cache_positions is \"maybe\", must be true or false");
   expect_error("rot4:group=40", "rotated: group is 40, must be 0 or a multiple of 32");
+  expect_error("kivi4:group=40", "kivi: group is 40, must be 8, 16, 32, 64 or 128");
   expect_error("lm4:accumulation=fast",
                "rotated: accumulation is fast, must be exact or near_exact with levels, which have 8 bits in products");
   expect_error("kivi2:residual=33", "kivi: residual is 33, must be a positive multiple of the group size 32");
@@ -283,7 +285,7 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
     if (part.name == "streaming") { EXPECT_EQ(part.defaults, "sinks=4,window=1020,in_cache_positions=true"); }
     if (part.name == "h2o") { EXPECT_EQ(part.defaults, "budget=2048,recent=0,reduction=mean,in_cache_positions=false"); }
     if (part.name == "snapkv") { EXPECT_EQ(part.defaults, "budget=1024,window=32,kernel=7,pooling=max,reduction=mean,decode_budget=0"); }
-    if (part.name == "kivi2") { EXPECT_EQ(part.defaults, "residual=128,accumulation=near_exact"); }
+    if (part.name == "kivi2") { EXPECT_EQ(part.defaults, "residual=128,group=32,accumulation=near_exact"); }
     if (part.name == "gear4") {
       EXPECT_EQ(
           part.defaults,
@@ -313,6 +315,11 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "storage lm2",
                                           "storage lm3",
                                           "storage lm4",
+                                          "storage q8_0",
+                                          "storage q4_0",
+                                          "storage iq4_nl",
+                                          "storage mxfp4",
+                                          "storage nvfp4",
                                           "eviction streaming",
                                           "eviction h2o",
                                           "eviction snapkv",
