@@ -126,7 +126,7 @@ inline bool has_budget(std::string_view name) {
                                         "knorm", "lagkv",    "keyformer",         "observed_attention",
                                         "cur",   "leverage", "largest_attention", "d2o",
                                         "cam",   "windowkv", "compactor",         "non_causal_attention",
-                                        "cap",   "random"};
+                                        "cap",   "random",   "global_local",      "largest_window"};
   return std::find(std::begin(names), std::end(names), name) != std::end(names);
 }
 inline bool has_window(std::string_view name) {
