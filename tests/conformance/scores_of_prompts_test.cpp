@@ -5,11 +5,14 @@
 
 #include "kvcompress/any/any_cache.hpp"
 #include "kvcompress/eviction/allocators/prompt_table.hpp"
+#include "kvcompress/eviction/allocators/threshold.hpp"
 #include "kvcompress/eviction/scorers/blended_leverage.hpp"
 #include "kvcompress/eviction/scorers/grid_logits.hpp"
+#include "kvcompress/eviction/scorers/largest_window_attention.hpp"
 #include "kvcompress/eviction/scorers/query_alignment.hpp"
 #include "kvcompress/eviction/scorers/redundant_keys.hpp"
 #include "kvcompress/eviction/shared_windows.hpp"
+#include "kvcompress/policies/lookm.hpp"
 #include "support/eviction_cases.hpp"
 
 namespace scores_of_prompts_test {
@@ -313,7 +316,71 @@ void compaction(const Case& one) {
 }
 TEST(RKV, ReproducesTheOfficialVectors) { conformance::run_cases("rkv", {{"decode_compaction", compaction}}); }
 
+// ---------------------------------------------------------------- MPCache, its static step
+
+/// By hand, since there logits are not divided and queries see later rows: two heads of one layer, as two query heads.
+void static_step(const Case& one) {
+  using E = Evict<Watched<LargestWindowAttention>, Threshold>;
+  const HeadArray q(one.array("q_observed"));
+  const HeadArray k(one.array("k"));
+  const auto prompt_rows = one.get<std::size_t>("prompt");
+  conformance::LaneByHand<E> lane(
+      {.budget = prompt_rows, .scorer = {.window = q.tokens}, .allocator = {.threshold = one.get<double>("threshold")}},
+      {.query_heads = q.heads, .kv_heads = 1, .head_dim = k.dim}, prompt_rows);
+  for (std::size_t t = 0; t < q.tokens; ++t) {
+    for (std::size_t head = 0; head < q.heads; ++head) {
+      std::vector<double> logits(prompt_rows, 0.0);
+      for (std::size_t r = 0; r < prompt_rows; ++r) {
+        for (std::size_t c = 0; c < k.dim; ++c) {
+          logits[r] += static_cast<double>(q.at(head, t, c)) * static_cast<double>(k.at(head * k.heads / q.heads, r, c));
+        }
+      }
+      const double largest = *std::max_element(logits.begin(), logits.end());
+      double sum = 0.0;
+      for (const double logit : logits) { sum += std::exp(logit - largest); }
+      std::vector<float> probabilities;
+      for (const double logit : logits) { probabilities.push_back(static_cast<float>(std::exp(logit - largest) / sum)); }
+      E::observe(lane.options, lane.state, head, probabilities);
+    }
+  }
+  EXPECT_EQ(lane.kept(), members(one.array("static_kept").values)) << one.path();
+  throw conformance::NotCovered(one.path() + ": the clusters of the dynamic step (the rows that stay are right)");
+}
+TEST(MPCache, KeepsTheOfficialRows) { conformance::run_cases("mpcache", {{"two_stage", static_step}}); }
+
+// ---------------------------------------------------------------- LOOK-M as a policy; its cases are run where rows are merged
+
+TEST(LookM, KeepsTextBeforeImages) {
+  const HeadArray rows(2, 60, 8);
+  const Shape shape = test::shape_of(rows, rows, rows);
+  const auto kept = [&](std::vector<float> images) {
+    LookM::Eviction::Options options;
+    EXPECT_EQ(options.fate.weights, MergeWeights::pivot);
+    options.budget = 30;
+    options.recent = 5;
+    options.scorer.images = LoadedNumbers(images);
+    AnyCache cache = cache_of<LookM::Eviction>(shape, options);
+    prompt(cache, rows, rows, rows);  // all rows are alike: what was seen longest stays
+    return members(cache.kept(0, 1));
+  };
+  Members expected(25);
+  std::iota(expected.begin(), expected.end(), 0);
+  for (std::int64_t row = 55; row < 60; ++row) { expected.push_back(row); }
+  EXPECT_EQ(kept({}), expected);
+  for (std::int64_t row = 10; row < 25; ++row) { expected[static_cast<std::size_t>(row)] = row + 15; }
+  EXPECT_EQ(kept({10.0F, 25.0F}), expected);
+  for (std::int64_t row = 0; row < 25; ++row) { expected[static_cast<std::size_t>(row)] = row < 20 ? row + 35 : row - 20; }
+  std::sort(expected.begin(), expected.end());
+  EXPECT_EQ(kept({0.0F, 7.0F, 7.0F, 35.0F}), expected);  // too little text: the best rows of images
+  try {
+    kept({10.0F, 10.0F});
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "kvcompress: text_first: image 0 is from 10 to 10, must be from 0 or more to a larger position below 2^24");
+  }
+}
+
 const conformance::Method methods[]{
-    {"non_causal_attention", {}}, {"compactor", {}}, {"cap", {}}, {"scalekv", {}}, {"windowkv", {}}, {"rkv", {}}};
+    {"non_causal_attention", {}}, {"compactor", {}}, {"cap", {}}, {"scalekv", {}}, {"windowkv", {}}, {"rkv", {}}, {"mpcache", {}}};
 
 }  // namespace scores_of_prompts_test

@@ -286,7 +286,7 @@ TEST(Fate, WhatCannotBeWrittenIsRefusedWithASentence) {
   refused("merge", "merge is given, an eviction's fate, must stand behind an eviction, like snapkv+merge");
   refused("h2o+merge+mean_row", "names two fates: merge and mean_row");
   refused("h2o+merge:threshold=2", "merge: threshold is 2, must be -1 to 1");
-  refused("h2o+merge:weights=all", "must be average, pivot, cosine, exponential, similarity or value_norm");
+  refused("h2o+merge:weights=all", "must be average, pivot, cosine, exponential, similarity, value_norm or gaussian");
   refused("h2o+demote", std::string(detail::Rules::tiers_sentence));
   refused("h2o+demote+kivi4", std::string(detail::Rules::tiers_sentence));
   refused("h2o:budget=1000000B+demote+tiers2", "budget is given in bytes, must be rows or a fraction where rows get colder");

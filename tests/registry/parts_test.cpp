@@ -2,7 +2,14 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <initializer_list>
+#include <iterator>
+#include <memory>
+
 #include "any/lives.hpp"
+#include "kvcompress/eviction/evict.hpp"
+#include "kvcompress/eviction/scored.hpp"
 #include "registry/refused.hpp"
 #include "registry/registry.hpp"
 
@@ -50,6 +57,89 @@ TEST(PartsByName, EveryLayerOfAGroupIsHeard) {
       return cache.kept(1, 0);
     };
     EXPECT_NE(kept(text), kept(other)) << policy;
+  }
+}
+/// Rows that lane (0, 0) keeps of a prompt of 150 tokens.
+std::vector<Position> kept_of(const std::string& policy) {
+  const Text text(shape, 150, 11);
+  AnyCache cache = registry().make(policy, shape);
+  for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+    static_cast<void>(step(cache, text, 0, 150, layer));
+    cache.end_prompt(layer);
+  }
+  return cache.kept(0, 0);
+}
+TEST(PartsByName, SampledRowsAreOftenTheBest) {
+  const std::vector<Position> best = kept_of("keydiff:budget=60,sinks=3,recent=5");
+  const auto sampled = [&](const std::string& options) { return kept_of("keydiff:budget=60,sinks=3,recent=5+sampled" + options); };
+  EXPECT_EQ(sampled(":best_share=1"), best);
+  EXPECT_EQ(sampled(":best_share=0,temperature=0.000001"), best);
+  const std::vector<Position> drawn = sampled(":best_share=0.5,seed=1");
+  EXPECT_EQ(drawn, sampled(":best_share=0.5,seed=1"));
+  EXPECT_NE(drawn, sampled(":best_share=0.5,seed=2"));
+  EXPECT_NE(drawn, best);
+  const auto in_common = [&](const std::vector<Position>& rows) {
+    std::vector<Position> both;
+    std::set_intersection(rows.begin(), rows.end(), best.begin(), best.end(), std::back_inserter(both));
+    return both.size();
+  };
+  EXPECT_GE(in_common(drawn), 8U + 26U);
+  EXPECT_GT(in_common(drawn), in_common(sampled(":best_share=0,temperature=1000000")));
+  for (const std::vector<Position>& rows : {drawn, sampled(":best_share=0,temperature=1000000")}) {
+    EXPECT_EQ(rows.size(), 60U);
+    EXPECT_EQ((std::vector<Position>{rows[0], rows[1], rows[2]}), (std::vector<Position>{0, 1, 2}));
+    EXPECT_EQ(rows[55], 145U);
+  }
+}
+TEST(PartsByName, AThresholdKeepsWhatScoresEnough) {
+  const auto rows = [&](const std::string& threshold) {
+    return kept_of("largest_window:budget=150,sinks=2,recent=4,window=16+threshold:threshold=" + threshold).size();
+  };
+  EXPECT_EQ(rows("0"), 150U);
+  EXPECT_EQ(rows("2"), 6U);
+  std::size_t before = 150;
+  for (const char* const threshold : {"0.01", "0.03", "0.1"}) {
+    const std::size_t own = rows(threshold);
+    EXPECT_LT(own, before) << threshold;
+    EXPECT_GT(own, 6U) << threshold;
+    before = own;
+  }
+  EXPECT_EQ(kept_of("largest_window:budget=20,window=16+threshold:threshold=0").size(), 20U);
+  expect_refused("keydiff+threshold:threshold=inf", shape, "threshold: threshold is inf, must be finite");
+}
+
+// What a prompt's queries say does not depend on how it is cut, and is saved and loaded with it while it is open.
+TEST(PartsByName, QueriesOfAPromptAreKeptUntilItEnds) {
+  const Text text(shape, 160, 12);
+  for (const std::string policy : {"cap", "non_causal_attention:chunk=32", "compactor:chunk=32", "grid_logits", "rkv:window=8",
+                                   "windowkv:suffix=8", "largest_window:window=8", "global_local"}) {
+    const std::string name = policy + (policy.find(':') == std::string::npos ? ":" : ",") + "budget=50";
+    const auto kept = [&](std::initializer_list<std::size_t> pieces, bool reloads) {
+      auto cache = std::make_unique<AnyCache>(registry().make(name, shape));
+      for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+        std::size_t first = 0;
+        for (const std::size_t count : pieces) {
+          static_cast<void>(step(*cache, text, first, count, layer));
+          first += count;
+          if (!reloads) { continue; }
+          auto loaded = std::make_unique<AnyCache>(registry().make(name, shape));
+          load_from(*loaded, test::saved(*cache));
+          cache = std::move(loaded);
+        }
+        cache->end_prompt(layer);
+      }
+      std::vector<Position> all;
+      for (std::size_t lane = 0; lane < shape.layers * shape.kv_heads; ++lane) {
+        const auto own = cache->kept(lane / shape.kv_heads, lane % shape.kv_heads);
+        if (!name.starts_with("windowkv")) { EXPECT_EQ(own.size(), 50U) << name; }
+        all.insert(all.end(), own.begin(), own.end());
+      }
+      return all;
+    };
+    const std::vector<Position> whole = kept({160}, false);
+    EXPECT_EQ(kept({60, 90, 10}, false), whole) << name;
+    EXPECT_EQ(kept({60, 90, 10}, true), whole) << name;
+    EXPECT_LE(whole.size(), 4U * 50U) << name;
   }
 }
 TEST(PartsByName, KeepTheBudgetsThatTheyShareOut) {
@@ -256,6 +346,46 @@ TEST(PartsByName, WhatIsKnownOfTokensMovesWithThem) {
   EXPECT_EQ(tokens.size(), 10U);
   EXPECT_TRUE(tokens.kind(2) == 0 && tokens.kind(3) == 0 && tokens.kind(5) == 2 && tokens.ends(6) && !tokens.ends(3) &&
               tokens.kind(9) == 9);
+}
+
+/// Every third row.
+struct Chosen : ComputedRows {
+  static constexpr std::string_view name = "chosen";
+  static std::span<const float> score(const Options&, const LaneView&, const RowTable& rows, const Moment&, std::span<float> out) {
+    for (std::size_t r = 0; r < rows.rows(); ++r) { out[r] = rows.position(r) % 3 == 0 ? 1.0F : 0.0F; }
+    return out;
+  }
+};
+struct EveryThird {
+  using Eviction = Evict<Chosen>;
+};
+/// Rows 0 and 3 stay. 1 is like 0, 2 like 3; 4 is like no one, so that 5, which is like 3, does not reach it; 6 stays.
+TEST(MergeNeighbours, RunsOfLikeRowsBecomeOne) {
+  const Shape one{.query_heads = 1, .kv_heads = 1, .head_dim = 2};
+  const float keys[][2] = {{1, 0}, {2, 0.2F}, {0.1F, 1}, {0, 2}, {-1, 0.1F}, {0, 1}, {-1, -1}};
+  Registry names = examples::registry();
+  names.add<EveryThird>("chosen");
+  for (const bool gaussian : {true, false}) {
+    AnyCache cache = names.make(std::string("chosen:budget=3+f32+merge_neighbours") + (gaussian ? "" : ":weights=average"), one);
+    float values[7][2];
+    for (std::size_t r = 0; r < 7; ++r) { values[r][0] = static_cast<float>(r), values[r][1] = 1.0F; }
+    cache.append(0, Rows::tokens_first(&keys[0][0], 7, 1, 2), Rows::tokens_first(&values[0][0], 7, 1, 2));
+    cache.end_prompt(0);
+    ASSERT_EQ(cache.kept(0, 0), (std::vector<Position>{0, 3, 6}));
+    const float weight = gaussian ? std::exp(-1.0F) : 1.0F;  // of one row that is merged: its distance is the mean
+    float key[2];
+    float value[2];
+    for (std::size_t r = 0; r < 3; ++r) {
+      const std::size_t own = 3 * r;
+      const std::size_t other = r == 0 ? 1 : r == 1 ? 2 : 6;
+      const float share = r == 2 ? 0.0F : weight / (1.0F + weight);
+      cache.read(0, 0, r, key, value);
+      for (std::size_t c = 0; c < 2; ++c) {
+        EXPECT_NEAR(key[c], keys[own][c] + share * (keys[other][c] - keys[own][c]), 1e-6F) << r;
+        EXPECT_NEAR(value[c], values[own][c] + share * (values[other][c] - values[own][c]), 1e-6F) << r;
+      }
+    }
+  }
 }
 
 }  // namespace parts_test

@@ -56,7 +56,7 @@ TEST(Registry, EveryEvictionWorksWithEveryStorage) {
 TEST(Registry, EveryNameDecodesAFewTokens) {
   const Text text(small, 150, 6);
   const std::vector<std::string> names = registry().policies();
-  EXPECT_EQ(names.size(), 1457U);
+  EXPECT_EQ(names.size(), 1533U);
   EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), names.size());
   for (std::string name : names) {
     const std::string plain = name;
@@ -65,35 +65,12 @@ TEST(Registry, EveryNameDecodesAFewTokens) {
     };
     set("streaming", "window=80,in_cache_positions=false");
     set("h2o", "budget=80");
-    for (const char* eviction : {"snapkv",
-                                 "pyramidkv",
-                                 "adakv",
-                                 "tova",
-                                 "keydiff",
-                                 "expected_attention",
-                                 "knorm",
-                                 "lagkv",
-                                 "keyformer",
-                                 "chunkkv",
-                                 "criticalkv",
-                                 "criticaladakv",
-                                 "observed_attention",
-                                 "cur",
-                                 "leverage",
-                                 "dropkv",
-                                 "cake",
-                                 "finch",
-                                 "largest_attention",
-                                 "d2o",
-                                 "rkv",
-                                 "windowkv",
-                                 "grid_logits",
-                                 "compactor",
-                                 "non_causal_attention",
-                                 "cap",
-                                 "random"}) {
-      if (plain.substr(0, plain.find('+')) == eviction) { set(eviction, "budget=80"); }
-    }
+    const std::string with_budget =
+        " snapkv pyramidkv adakv tova keydiff expected_attention knorm lagkv keyformer chunkkv criticalkv criticaladakv "
+        "observed_attention cur leverage dropkv cake finch largest_attention d2o rkv windowkv grid_logits compactor "
+        "non_causal_attention cap random global_local largest_window ";
+    const std::string evicting = plain.substr(0, plain.find('+'));
+    if (with_budget.find(" " + evicting + " ") != std::string::npos) { set(evicting, "budget=80"); }
     set("simlayerkv", "first_rows=4,recent=90,threshold=0,last=8");
     set("cam", "budget=80,period=4");
     set("razorattention", "window=80");
@@ -196,12 +173,12 @@ TEST(Registry, ErrorsNameWhatIsUnknownAndWhatThereIs) {
   const std::string parts =
       "streaming, h2o, snapkv, pyramidkv, adakv, tova, keydiff, expected_attention, knorm, lagkv, keyformer, chunkkv, criticalkv, "
       "criticaladakv, simlayerkv, observed_attention, cur, leverage, dropkv, cake, finch, largest_attention, d2o, cam, razorattention, "
-      "rkv, windowkv, grid_logits, compactor, non_causal_attention, cap, random, "
-      "kvzip, "
+      "rkv, windowkv, grid_logits, compactor, non_causal_attention, cap, random, kvzip, global_local, largest_window, "
       "f16, f32, bf16, kivi2, kivi3, kivi4, kivi8, tiers2, tiers4, rot2, rot3, rot4, rot8, lm2, lm3, lm4, q8_0, q4_0, iq4_nl, "
       "mxfp4, nvfp4, gear2, gear4, xkv, shadowkv, "
-      "quest, landmarks, in_layer, uniform, kvcompose, variance_shares, top_mass, best, eg_chunkkv, best_of_each_chunk, sentences, "
-      "kvcrush, merge, merge_weighted, merge_ranked, value_spread, mean_row, demote";
+      "quest, landmarks, in_layer, uniform, kvcompose, variance_shares, top_mass, threshold, best, eg_chunkkv, best_of_each_chunk, "
+      "sentences, kvcrush, sampled, "
+      "merge, merge_weighted, merge_ranked, merge_neighbours, value_spread, mean_row, demote";
   expect_error("kivi5", "\"kivi5\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o+kiwi2", "\"kiwi2\" is no part of a policy, must be one of full, " + parts);
   expect_error("h2o:budgets=5", "h2o has no option \"budgets\", must be one of budget, recent, reduction, in_cache_positions");
@@ -353,9 +330,12 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "eviction cap",
                                           "eviction random",
                                           "eviction kvzip",
+                                          "eviction global_local",
+                                          "eviction largest_window",
                                           "fate merge",
                                           "fate merge_weighted",
                                           "fate merge_ranked",
+                                          "fate merge_neighbours",
                                           "fate value_spread",
                                           "fate mean_row",
                                           "fate demote",
@@ -375,12 +355,14 @@ TEST(Registry, ListsPartsWithTheirDefaults) {
                                           "allocator kvcompose",
                                           "allocator variance_shares",
                                           "allocator top_mass",
+                                          "allocator threshold",
                                           "selector best",
                                           "selector chunkkv",
                                           "selector eg_chunkkv",
                                           "selector best_of_each_chunk",
                                           "selector sentences",
                                           "selector criticalkv",
+                                          "selector sampled",
                                           "selector kvcrush"}));
 }
 

@@ -22,7 +22,7 @@ enum class ErrorCode {
   format,    ///< a saved cache is damaged, cut short, of another format, or of another policy, option or shape than the cache
 };
 
-/// Text of at most 767 characters, formed without allocating; what does not fit is cut.
+/// Text of at most 1535 characters, formed without allocating; what does not fit is cut.
 class Sentence {
  public:
   void add(std::string_view part) noexcept {
@@ -44,7 +44,7 @@ class Sentence {
   [[nodiscard]] const char* c_str() const noexcept { return text_; }
 
  private:
-  static constexpr std::size_t capacity = 767;
+  static constexpr std::size_t capacity = 1535;
   void add_formatted(const char* digits, int count) noexcept { add(std::string_view(digits, static_cast<std::size_t>(count))); }
 
   char text_[capacity + 1] = {};

@@ -3,13 +3,16 @@
 #pragma once
 
 #include "kvcompress/eviction/allocators/composites.hpp"
+#include "kvcompress/eviction/allocators/threshold.hpp"
 #include "kvcompress/eviction/allocators/top_mass.hpp"
 #include "kvcompress/eviction/allocators/variance_shares.hpp"
 #include "kvcompress/eviction/dispositions/demote.hpp"
 #include "kvcompress/eviction/dispositions/merge_nearest.hpp"
+#include "kvcompress/eviction/dispositions/merge_neighbours.hpp"
 #include "kvcompress/eviction/selectors/best_of_each_chunk.hpp"
 #include "kvcompress/eviction/selectors/crush.hpp"
 #include "kvcompress/eviction/selectors/gated_chunks.hpp"
+#include "kvcompress/eviction/selectors/sampled.hpp"
 #include "kvcompress/eviction/selectors/sentences.hpp"
 #include "kvcompress/policies/adakv.hpp"
 #include "kvcompress/policies/cake.hpp"
@@ -34,6 +37,7 @@
 #include "kvcompress/policies/simlayerkv.hpp"
 #include "kvcompress/policies/snapkv.hpp"
 #include "kvcompress/policies/streaming_llm.hpp"
+#include "kvcompress/policies/styles.hpp"
 #include "kvcompress/policies/tova.hpp"
 #include "kvcompress/policies/windowkv.hpp"
 #include "kvcompress/registry.hpp"
@@ -76,6 +80,8 @@ inline void add_evictions(Registry& registry) {
   registry.add<CapPress>("cap");
   registry.add<RandomPress>("random");
   registry.add<KVzip>("kvzip");
+  registry.add<GlobalLocal>("global_local");
+  registry.add<LargestWindow>("largest_window");
   registry.add_agreement("in_layer");
   registry.add_allocator<Uniform>("uniform");
   registry.add_allocator<Pyramid>("pyramidkv");
@@ -84,6 +90,7 @@ inline void add_evictions(Registry& registry) {
   registry.add_allocator<Composites>("kvcompose");
   registry.add_allocator<VarianceShares>("variance_shares");
   registry.add_allocator<TopMass>("top_mass");
+  registry.add_allocator<Threshold>("threshold");
   registry.add_selector<Best>("best");
   registry.add_selector<Chunks>("chunkkv");
   registry.add_selector<GatedChunks>("eg_chunkkv");
@@ -91,9 +98,11 @@ inline void add_evictions(Registry& registry) {
   registry.add_selector<Sentences>("sentences");
   registry.add_selector<TwoStages>("criticalkv");
   registry.add_selector<Crush>("kvcrush");
+  registry.add_selector<Sampled>("sampled");
   registry.add_fate<MergeNearest<false>>("merge");
   registry.add_fate<MergeNearest<true>>("merge_weighted");
   registry.add_fate<MergeRanked>("merge_ranked");
+  registry.add_fate<MergeNeighbours>("merge_neighbours");
   registry.add_fate<ValueSpread<>>("value_spread");
   registry.add_fate<MeanRow>("mean_row");
   registry.add_fate<Demote>("demote");

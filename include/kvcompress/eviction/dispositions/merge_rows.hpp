@@ -18,10 +18,11 @@ enum class MergeWeights {
   cosine,       ///< sum of the row and u times each other, divided by their number: norms shrink (D2O and LOOK-M as released)
   exponential,  ///< e and e^u, normalised (D2O's paper)
   similarity,   ///< 1 and (u + 1) / 2, at least 1e-6, normalised
-  value_norm    ///< 1 and max(u, 0) * |v| / (|v| + |v of the row| + 1e-6), normalised
+  value_norm,   ///< 1 and max(u, 0) * |v| / (|v| + |v of the row| + 1e-6), normalised
+  gaussian      ///< 1 and exp(-(d / m)^2), normalised: d the distance of both keys, m the mean of the distances
 };
 constexpr auto names_of(MergeWeights) noexcept {
-  return std::array{"average", "pivot", "cosine", "exponential", "similarity", "value_norm"};
+  return std::array{"average", "pivot", "cosine", "exponential", "similarity", "value_norm", "gaussian"};
 }
 
 namespace detail {
@@ -44,6 +45,8 @@ class MergedRow {
   void write(const RowSet& set, const LaneView& lane, std::size_t row, std::span<const Position> others, std::span<const float> cosines,
              const MergeHow& how) {
     read(set, lane, row, how, own_.data());
+    const bool by_distance = how.weights == MergeWeights::gaussian;
+    const double mean = by_distance ? mean_distance(set, lane, others, how) : 1.0;
     const double norm = how.weights == MergeWeights::value_norm ? length_of(own_.data() + key_width_, values()) : 0.0;
     const double mass = weight_of(set, row, how);
     double total = mass;
@@ -53,7 +56,9 @@ class MergedRow {
     for (std::size_t i = 0; i < others.size(); ++i) {
       read(set, lane, others[i], how, other_.data());
       const double times = weight_of(set, others[i], how);
-      const double share = times * share_of(how.weights, static_cast<double>(cosines[i]), norm);
+      const double distance = by_distance ? distance_to_other() / mean : 0.0;
+      const double share =
+          times * (by_distance ? math::exp(-distance * distance) : share_of(how.weights, static_cast<double>(cosines[i]), norm));
       total += times;
       if (how.weights == MergeWeights::pivot) { own += share; }
       divisor += how.weights == MergeWeights::pivot || how.weights == MergeWeights::cosine ? times : share;
@@ -76,6 +81,23 @@ class MergedRow {
   static double weight_of(const RowSet& set, std::size_t row, const MergeHow& how) noexcept {
     return how.weighs ? math::exp(static_cast<double>(set.rows.log_weight(row))) : 1.0;
   }
+  /// Of the keys of the row and the other that were read last; 0 where keys are not merged.
+  [[nodiscard]] double distance_to_other() const noexcept {
+    double sum = 0.0;
+    for (std::size_t c = 0; c < key_width_; ++c) {
+      const double difference = static_cast<double>(own_[c]) - static_cast<double>(other_[c]);
+      sum += difference * difference;
+    }
+    return math::sqrt(sum);
+  }
+  [[nodiscard]] double mean_distance(const RowSet& set, const LaneView& lane, std::span<const Position> others, const MergeHow& how) {
+    double sum = 0.0;
+    for (const Position other : others) {
+      read(set, lane, other, how, other_.data());
+      sum += distance_to_other();
+    }
+    return std::max(sum / static_cast<double>(others.size()), 1e-30);
+  }
   [[nodiscard]] double share_of(MergeWeights weights, double cosine, double norm) const noexcept {
     switch (weights) {
       case MergeWeights::average:
@@ -89,6 +111,7 @@ class MergedRow {
       case MergeWeights::similarity:
         return std::max(0.5 * (cosine + 1.0), 1e-6);
       case MergeWeights::value_norm:
+      case MergeWeights::gaussian:
         break;
     }
     const double other = length_of(other_.data() + key_width_, values());
