@@ -4,10 +4,8 @@
 
 #include <cmath>
 
-#include "kvcompress/low_rank/fit_rotation.hpp"
 #include "kvcompress/policies/rotated.hpp"
 #include "kvcompress/quantization/fitted_codes.hpp"
-#include "kvcompress/quantization/loaded_rotation.hpp"
 #include "support/codec_cases.hpp"
 
 namespace rotated_test {
@@ -21,12 +19,6 @@ struct CodecOptions {
   Accumulation accumulation = Accumulation::exact;
   const LevelTable<std::min(Bits, 4)>* levels = &lloyd_max_levels<std::min(Bits, 4)>;
 };
-struct ClipOptions {
-  std::size_t group = 0;
-  double clip = 0.0;
-  Accumulation accumulation = Accumulation::exact;
-};
-
 /// vLLM's TurboQuant: keys as levels of their rotated direction times the norm, values from min to max, per token.
 template <int Bits>
 void turboquant_of_vllm(const conformance::Case& one) {
@@ -190,45 +182,6 @@ void rotated_affine(const conformance::Case& one) {
   conformance::expect_within(one, "decoded keys", error, 2e-6 * largest_of(hats));
 }
 
-/// What a codec decodes against official rows: one step in a thousandth of the numbers, else 2e-6 of the largest.
-class Decoded {
- public:
-  void compare(float ours, float theirs, float scale) {
-    ++all_;
-    largest_ = std::max(largest_, std::abs(static_cast<double>(theirs)));
-    const double off = std::abs(static_cast<double>(ours - theirs));
-    if (scale > 0.0F && off > 0.5 * static_cast<double>(scale)) {
-      ++steps_;
-      EXPECT_LT(off, 1.01 * static_cast<double>(scale));
-    } else {
-      error_ = std::max(error_, off);
-    }
-  }
-  void finish(const Case& one, const std::string& what) const {
-    expect_within(one, what + ", share of steps", static_cast<double>(steps_) / static_cast<double>(all_), 1e-3);
-    expect_within(one, what, error_, 2e-6 * largest_);
-  }
-
- private:
-  std::size_t all_ = 0;
-  std::size_t steps_ = 0;
-  double largest_ = 0.0;
-  double error_ = 0.0;
-};
-/// Rows as `keys` decodes them, against an official array of them.
-void compare_rows(const Case& one, const std::string& what, const auto& keys, std::size_t dim, const std::vector<float>& official,
-                  std::size_t first = 0) {
-  Decoded decoded;
-  std::vector<float> row(dim);
-  for (std::size_t r = 0; r < keys.rows(); ++r) {
-    keys.read(r, row.data());
-    for (std::size_t c = 0; c < dim; ++c) {
-      decoded.compare(row[c], official[(first + r) * dim + c], static_cast<float>(keys.scale(r, c)));
-    }
-  }
-  decoded.finish(one, what);
-}
-
 /// vLLM's INT4 per token and head: signs, Hadamard, a zero point cut to the codes, in the low bits of the scale.
 void rotated_int4(const Case& one) {
   const Table k(one.array("k"));
@@ -278,131 +231,10 @@ void int8(const Case& one) {
   compare_rows(one, "decoded keys", keys, k.dim, one.array("hat_round").as<float>());
 }
 
-/// Rotations as options have them, and the official ones of keys and values.
-struct Rotations {
-  LoadedNumbers key_rotations{};
-  LoadedNumbers value_rotations{};
-};
-/// A matrix in the frame of a rotation: R^T C R.
-Eigen::MatrixXd in_frame(const Eigen::MatrixXd& moment, const std::vector<float>& rotation) {
-  const Eigen::MatrixXd r =
-      Eigen::Map<const Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>>(rotation.data(), moment.rows(), moment.cols())
-          .cast<double>();
-  return r.transpose() * moment * r;
-}
-/// OSCAR's rotations fitted to rows; of eigenvectors, whose signs are free, what they make of the second moment.
-void fit_rotation(const Case& one) {
-  const auto objective = one.get<std::string>("objective");
-  const npy::Array queries = one.array("q");
-  const npy::Array keys = one.array("k");
-  const npy::Array values = one.array("v");
-  const std::size_t kv_heads = keys.shape[0];
-  const std::size_t tokens = keys.shape[1];
-  const std::size_t dim = keys.shape[2];
-  const std::size_t group = queries.shape[0] / kv_heads;
-  const auto q = queries.as<float>();
-  const auto k = keys.as<float>();
-  const auto v = values.as<float>();
-  const auto width = static_cast<Eigen::Index>(dim);
-  Eigen::MatrixXd moment = Eigen::MatrixXd::Zero(width, width);
-  for (std::size_t h = 0; h < kv_heads; ++h) {
-    const std::size_t at = h * tokens * dim;
-    Eigen::MatrixXd of_queries = Eigen::MatrixXd::Zero(width, width);
-    add_second_moment(q.data() + group * at, group * tokens, {}, 1.0, of_queries);
-    const double share = 1.0 / static_cast<double>(kv_heads);
-    if (objective == "qqt") {
-      moment += share * of_queries;
-    } else if (objective == "sst") {
-      add_second_moment(v.data() + at, tokens, value_weights(k.data() + at, tokens, of_queries), share, moment);
-    } else {
-      add_second_moment(k.data() + at, tokens, {}, share, moment);
-    }
-  }
-  const auto official = one.array("second_moment").as<double>();
-  double error = 0.0;
-  double top = 0.0;
-  for (std::size_t i = 0; i < dim * dim; ++i) {
-    top = std::max(top, std::abs(official[i]));
-    error = std::max(error, std::abs(moment(static_cast<Eigen::Index>(i / dim), static_cast<Eigen::Index>(i % dim)) - official[i]));
-  }
-  expect_within(one, "second moment", error, 1e-5 * top);
-  const std::pair<const char*, RotationForm> forms[] = {
-      {"rot_plain", RotationForm::eigenvectors}, {"rot_r_h", RotationForm::hadamard}, {"rot_r_h_pbr", RotationForm::hadamard_spread}};
-  for (const auto& [name, form] : forms) {
-    if (!one.has(name)) { continue; }
-    const auto ours = in_frame(moment, kvcompress::fit_rotation(moment, form));
-    const auto theirs = in_frame(moment, one.array(name).as<float>());
-    expect_within(one, std::string(name) + ", the second moment in its frame", (ours - theirs).cwiseAbs().maxCoeff(), 1e-5 * top);
-  }
-}
-/// OSCAR's INT2: loaded rotations, rows cut at a percentile of their magnitudes, one group.
-void rotated_int2(const Case& one) {
-  for (const std::string name : {"k", "v"}) {
-    const Table turned(one.array(name + "_rot"));
-    const npy::Array x = one.array(name);
-    const Rotations loaded{.key_rotations = LoadedNumbers(one.array("R_K").as<float>()),
-                           .value_rotations = LoadedNumbers(one.array("R_V").as<float>())};
-    const Shape shape{.query_heads = 1, .kv_heads = 1, .head_dim = turned.dim};
-    const LoadedRotation<true> of_keys(loaded, Site{0, 0, shape}, turned.dim);
-    const LoadedRotation<false> of_values(loaded, Site{0, 0, shape}, turned.dim);
-    const std::size_t per_head = turned.rows() / x.shape[0];
-    double rotation = 0.0;
-    double back = 0.0;
-    for (std::size_t r = 0; r < turned.rows(); ++r) {
-      const Table all(x);
-      const float* from = all.row(r / per_head * x.shape[1] + r % per_head);
-      std::vector<float> row;
-      const auto put = [&](std::size_t, const float* numbers, std::size_t count) { row.assign(numbers, numbers + count); };
-      name == "k" ? of_keys.row(from, put) : of_values.row(from, put);
-      for (std::size_t c = 0; c < turned.dim; ++c) {
-        rotation = std::max(rotation, std::abs(static_cast<double>(row[c] - turned.row(r)[c])));
-      }
-      name == "k" ? of_keys.outputs(row.data(), turned.dim, 1) : of_values.outputs(row.data(), turned.dim, 1);
-      for (std::size_t c = 0; c < turned.dim; ++c) { back = std::max(back, std::abs(static_cast<double>(row[c] - from[c]))); }
-    }
-    expect_within(one, name + " rotated", rotation, 2e-6 * largest_of(turned.data));
-    expect_within(one, name + " rotated and back", back, 4e-6 * largest_of(turned.data));
-    PerTokenKeys<ClippedCode<2, float>> rows(ClipOptions{.clip = one.get<double>("clip_" + name)}, turned.dim, {});
-    rows.append(turned.data.data(), turned.rows());
-    compare_rows(one, "decoded " + name, rows, turned.dim, one.array(name + "_dequant_rot").as<float>());
-  }
-}
-/// Its Lloyd codes, decoded by the exact levels.
-void rotated_int2_lloyd(const Case& one) {
-  const Table turned(one.array("k_rot"));
-  LevelTable<2> table = lloyd_max_levels<2>;
-  const auto thresholds = one.get<std::vector<float>>("thresholds");  // 5e-4 off Lloyd's and Max's
-  std::copy(thresholds.begin(), thresholds.end(), table.boundaries.begin());
-  PerTokenKeys<CentredLevelCode<2, float>> keys(CodecOptions<2>{.levels = &table}, turned.dim, {});
-  keys.append(turned.data.data(), turned.rows());
-  const auto code = one.array("code").as<int>();
-  const auto dequant = one.array("dequant_exact_levels").as<float>();
-  const auto deviations = one.array("std").as<float>();
-  Codes codes;
-  double error = 0.0;
-  std::vector<float> row(turned.dim);
-  for (std::size_t r = 0; r < turned.rows(); ++r) {
-    keys.read(r, row.data());
-    EXPECT_NEAR(keys.scale(r, 0), deviations[r], 1e-5F * deviations[r]);
-    for (std::size_t c = 0; c < turned.dim; ++c) {
-      codes.compare(keys.code(r, c), code[r * turned.dim + c]);
-      if (keys.code(r, c) != code[r * turned.dim + c]) { continue; }
-      error = std::max(error, std::abs(static_cast<double>(row[c] - dequant[r * turned.dim + c])) / static_cast<double>(keys.scale(r, c)));
-    }
-  }
-  codes.finish(one, "keys");
-  const double grid = static_cast<double>(lloyd_max_levels<2>.step) / 2 + 1e-3;  // their levels have four digits
-  expect_within(one, "decoded keys, in deviations", error, grid);
-}
-
 const conformance::Method turboquant("turboquant", {{"lloyd_max_vllm", lloyd_max_vllm}, {"lloyd_max", lloyd_max}});
 TEST(Rotated, ReproducesTurboQuantsOfficialVectors) { turboquant.run(); }
 const conformance::Method per_token_int4("per_token_int4",
                                          {{"rotated_int4_affine", rotated_affine}, {"rotated_int4", rotated_int4}, {"int8", int8}});
 TEST(Rotated, ReproducesTheVectorsOfRotatedInt4) { per_token_int4.run(); }
-const conformance::Method oscar_rotation("oscar_rotation", {{"fit_rotation", fit_rotation},
-                                                            {"rotated_int2", rotated_int2},
-                                                            {"rotated_int2_lloyd", rotated_int2_lloyd}});
-TEST(Rotated, ReproducesOscarsCodes) { oscar_rotation.run(); }
 
 }  // namespace rotated_test

@@ -58,4 +58,43 @@ class Codes {
   std::size_t differ_ = 0;
 };
 
+/// What a codec decodes against official rows: one step in a thousandth of the numbers, else 2e-6 of the largest.
+class Decoded {
+ public:
+  void compare(float ours, float theirs, float scale) {
+    ++all_;
+    largest_ = std::max(largest_, std::abs(static_cast<double>(theirs)));
+    const double off = std::abs(static_cast<double>(ours - theirs));
+    if (scale > 0.0F && off > 0.5 * static_cast<double>(scale)) {
+      ++steps_;
+      EXPECT_LT(off, 1.01 * static_cast<double>(scale));
+    } else {
+      error_ = std::max(error_, off);
+    }
+  }
+  void finish(const Case& one, const std::string& what) const {
+    expect_within(one, what + ", share of steps", static_cast<double>(steps_) / static_cast<double>(all_), 1e-3);
+    expect_within(one, what, error_, 2e-6 * largest_);
+  }
+
+ private:
+  std::size_t all_ = 0;
+  std::size_t steps_ = 0;
+  double largest_ = 0.0;
+  double error_ = 0.0;
+};
+/// Rows as `keys` decodes them, against an official array of them.
+inline void compare_rows(const Case& one, const std::string& what, const auto& keys, std::size_t dim, const std::vector<float>& official,
+                         std::size_t first = 0) {
+  Decoded decoded;
+  std::vector<float> row(dim);
+  for (std::size_t r = 0; r < keys.rows(); ++r) {
+    keys.read(r, row.data());
+    for (std::size_t c = 0; c < dim; ++c) {
+      decoded.compare(row[c], official[(first + r) * dim + c], static_cast<float>(keys.scale(r, c)));
+    }
+  }
+  decoded.finish(one, what);
+}
+
 }  // namespace kvcompress::conformance

@@ -90,9 +90,8 @@ struct ClippedCode : IntegerCode<Bits, 0, 2, ScaleType> {
   static constexpr std::string_view name = "clipped codes per token";
   float clip = 0.0F;
 
-  explicit ClippedCode(const auto& options) noexcept {
-    if constexpr (requires { options.clip; }) { clip = static_cast<float>(options.clip); }
-  }
+  explicit ClippedCode(float share) noexcept : clip(share) {}
+  explicit ClippedCode(const auto& options) noexcept : clip(static_cast<float>(options.clip)) {}
   void encode(const float* x, std::size_t count, ScaleType* number, std::size_t stride, std::uint8_t* codes) const noexcept {
     float cut[most_token_width];
     for (std::size_t i = 0; i < count; ++i) { cut[i] = std::abs(x[i]); }

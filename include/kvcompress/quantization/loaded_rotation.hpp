@@ -12,6 +12,22 @@
 
 namespace kvcompress::inline KVCOMPRESS_ABI {
 
+/// Raises an Error unless there are `layers` matrices (dim, dim), all of them orthogonal to 1e-3.
+inline void check_rotations(const char* name, const LoadedNumbers& numbers, std::size_t layers, std::size_t dim) {
+  numbers.check(name, layers * dim * dim, "layers * the width * the width");
+  for (std::size_t row = 0; row < layers * dim; ++row) {
+    for (std::size_t other = row / dim * dim; other <= row; ++other) {
+      const float* a = numbers.all().data() + row * dim;
+      const float* b = numbers.all().data() + other * dim;
+      float product = 0.0F;
+      for (std::size_t i = 0; i < dim; ++i) { product += a[i] * b[i]; }
+      const float off = product - (row == other ? 1.0F : 0.0F);
+      require(off < 1e-3F && off > -1e-3F, ErrorCode::option, name, " has rows ", row, " and ", other, " with product ", product,
+              ", must be orthogonal matrices");
+    }
+  }
+}
+
 /// Rows x as x R, queries as q R, sums as y R^T: R is (width, width) of options.key_rotations or options.value_rotations, (layers, width, width), orthogonal.
 /// `fit_rotation` makes it. Memory: the matrices once, whatever the number of lanes. Cost: width^2 multiply-adds a row, or a query, or an output.
 template <bool Keys>
