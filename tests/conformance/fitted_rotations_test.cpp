@@ -11,7 +11,7 @@
 #include "kvcompress/policies/oscar.hpp"
 #include "support/codec_cases.hpp"
 
-namespace {
+namespace fitted_rotations_test {
 
 using namespace kvcompress;
 using namespace kvcompress::conformance;
@@ -253,4 +253,4 @@ TEST(FittedRotations, ReproducesOscarsCodes) { oscar_rotation.run(); }
 const Method rotatekv("rotatekv", {{"rotated_reordered", rotated_reordered}});
 TEST(FittedRotations, ReproducesRotateKvsCodes) { rotatekv.run(); }
 
-}  // namespace
+}  // namespace fitted_rotations_test
