@@ -333,6 +333,7 @@ class KVCache {
 
 }  // namespace kvcompress
 
+#include "kvcompress/cache/appending.hpp"
 #include "kvcompress/cache/attending.hpp"
 #include "kvcompress/cache/read_back.hpp"
 #include "kvcompress/cache/verbs.hpp"
