@@ -3,7 +3,6 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
-#include "kvcompress/any/any_eviction.hpp"
 #include "kvcompress/eviction/allocators/ada.hpp"
 #include "kvcompress/eviction/allocators/composites.hpp"
 #include "kvcompress/eviction/allocators/pruned_shares.hpp"
@@ -17,10 +16,8 @@
 #include "kvcompress/eviction/selectors/best_of_each_chunk.hpp"
 #include "kvcompress/eviction/selectors/crush.hpp"
 #include "kvcompress/policies/cake.hpp"
-#include "kvcompress/policies/kvzip.hpp"
-#include "kvcompress/policies/swiftkv.hpp"
+#include "support/any_eviction_cache.hpp"
 #include "support/d2o_cases.hpp"
-#include "support/eviction_cases.hpp"
 
 namespace layers_test {
 
@@ -33,23 +30,13 @@ using conformance::members;
 using conformance::Watched;
 using test::HeadArray;
 
-using Cache = KVCache<conformance::PolicyOf<AnyEviction>>;  // of all cases: compiled once
+using Cache = conformance::AnyEvictionCache;
+using conformance::cache_of;
+using conformance::slice;
 
-template <class E>
-Cache cache_of(const Shape& shape, const typename E::Options& options) {
-  Cache::Options all;
-  all.eviction.chosen = {{AnyEviction::of<E>(options)}, {}};
-  return Cache(shape, all);
-}
 void attend(Cache& cache, std::size_t layer, const HeadArray& q, std::size_t first, std::size_t count) {
   HeadArray out(q.heads, count, cache.shape().value_width());
   cache.attend(layer, q.rows(first, count), Output(out.data.data(), count, out.heads, out.dim, out.dim, out.tokens * out.dim));
-}
-/// Slice `index` of the first axis of an array.
-npy::Array slice(const npy::Array& all, std::size_t index) {
-  const std::size_t size = all.values.size() / all.shape.at(0);
-  const auto first = all.values.begin() + static_cast<std::ptrdiff_t>(index * size);
-  return {{all.shape.begin() + 1, all.shape.end()}, {first, first + static_cast<std::ptrdiff_t>(size)}};
 }
 
 // ---------------------------------------------------------------- CAKE
@@ -226,102 +213,6 @@ void composites(const Case& one) {
 }
 TEST(KVCompose, ReproducesTheOfficialVectors) { conformance::run_cases("kvcompose", {{"cross_layer_budgets", composites}}); }
 
-// ---------------------------------------------------------------- KVzip
-
-/// |W_o[head] v|_2 of one layer's projection, (hidden, query heads * width), behind that of the others.
-struct HeadNorms {
-  std::vector<float> weights;
-  std::size_t hidden = 0;
-
-  static double of(const void* context, const Site& site, std::size_t head, std::span<const float> value) {
-    const auto& [weights, hidden] = *static_cast<const HeadNorms*>(context);
-    const std::size_t query_head = site.kv_head * site.shape.group() + head;
-    double square = 0.0;
-    for (std::size_t row = 0; row < hidden; ++row) {
-      const float* w = weights.data() + ((site.layer * hidden + row) * site.shape.query_heads + query_head) * value.size();
-      double dot = 0.0;
-      for (std::size_t c = 0; c < value.size(); ++c) { dot += static_cast<double>(w[c]) * static_cast<double>(value[c]); }
-      square += dot * dot;
-    }
-    return std::sqrt(square);
-  }
-};
-/// The scores of a layer's lanes lie in Watched; sinks have 1 in the case, and stay by themselves here.
-void repeats(const Case& one) {
-  using S = Watched<RepeatAttention>;
-  S::scores.clear();
-  const bool plus = one.get<bool>("plus_normalization");
-  const auto layers = one.get<std::size_t>("layers");
-  const auto tokens = one.get<std::size_t>("tokens");
-  const auto sinks = one.get<std::size_t>("n_sink");
-  const auto chunks = one.get<std::vector<std::vector<std::size_t>>>("chunks");
-  const npy::Array k = one.array("k_postrope");
-  const HeadArray first_keys(slice(k, 0));
-  const npy::Array v = plus ? one.array("v") : k;
-  Shape shape = test::shape_of(HeadArray(slice(one.array("repeat0_q_postrope"), 0)), first_keys, first_keys);
-  shape.layers = layers;
-  HeadNorms norms;
-  if (plus) {
-    const npy::Array w = one.array("w_o");
-    norms = {w.as<float>(), w.shape.at(1)};
-  }
-  const double lanes = static_cast<double>(layers * shape.kv_heads);
-  const double kept = lanes * static_cast<double>(tokens) - one.get<double>("evicted");
-  const Budget budget = Budget::fraction(kept / lanes / static_cast<double>(tokens));
-  const RepeatAttention::Options scorer{plus ? HeadNorm{&HeadNorms::of, &norms} : HeadNorm{}};
-  Cache cache = one.get<bool>("layerwise")
-                    ? cache_of<Evict<S, Ada>>(shape, {.budget = budget, .sinks = sinks, .scorer = scorer, .allocator = {.floor = 0.0}})
-                    : cache_of<Evict<S, BestRows>>(shape, {.budget = budget, .sinks = sinks, .scorer = scorer});
-  for (std::size_t l = 0; l < layers; ++l) {
-    const HeadArray keys(slice(k, l));
-    const HeadArray values(slice(v, l));
-    cache.append(l, keys.rows(0, tokens), values.rows(0, tokens));
-  }
-  for (std::size_t chunk = 0; chunk < chunks.size(); ++chunk) {
-    const std::string of = "repeat" + std::to_string(chunk) + "_";
-    for (std::size_t l = 0; l < layers; ++l) {
-      const HeadArray q(slice(one.array(of + "q_postrope"), l));
-      const HeadArray keys(slice(one.array(of + "k_postrope"), l));
-      const HeadArray values = plus ? HeadArray(slice(one.array(of + "v"), l)) : keys;
-      const Plan plan = repeat_plan(cache, l, chunks[chunk].at(0), chunks[chunk].at(1), sinks);
-      cache.append(l, keys.rows(0, keys.tokens), values.rows(0, keys.tokens));
-      HeadArray out(q.heads, q.tokens, shape.value_width());
-      std::vector<float> log_sum_exp(q.tokens * q.heads);
-      AttendOptions options{.log_sum_exp = log_sum_exp.data(), .record = plus ? Record::none : Record::kept, .plan = &plan};
-      cache.attend(l, q.rows(0, q.tokens), Output(out.data.data(), q.tokens, out.heads, out.dim, out.dim, out.tokens * out.dim), options);
-      if (!plus) { continue; }
-      const auto sizes = conformance::matrix(one.array(of + "hidden_norm"));  // dividing probabilities by them adds to the log-sum-exp
-      std::vector<Position> positions(q.tokens);
-      for (std::size_t t = 0; t < q.tokens; ++t) {
-        positions[t] = static_cast<Position>(tokens + t);
-        const double size = sizes(static_cast<reference::Index>(l), static_cast<reference::Index>(t));
-        for (std::size_t h = 0; h < q.heads; ++h) { log_sum_exp[t * q.heads + h] += static_cast<float>(std::log(size)); }
-      }
-      options = {.record = Record::kept, .plan = &plan};
-      cache.observe(l, q.rows(0, q.tokens), positions, options, log_sum_exp.data());
-    }
-    cache.truncate(static_cast<Position>(tokens));
-  }
-  for (std::size_t l = 0; l < layers; ++l) { cache.end_prompt(l); }
-  const std::vector<float> official = one.array("score").as<float>();
-  double worst = 0.0;
-  for (std::size_t lane = 0; lane < layers * shape.kv_heads; ++lane) {
-    for (std::size_t r = sinks; r < tokens; ++r) {
-      worst = std::max(worst, std::abs(static_cast<double>(S::scores.at(lane).at(r)) - static_cast<double>(official[lane * tokens + r])));
-    }
-  }
-  expect_within(one, "scores", worst, one.params.at("tolerance").at("score_abs").get<double>());
-  const std::vector<float> mask = one.array("kept_mask").as<float>();
-  for (std::size_t lane = 0; lane < layers * shape.kv_heads; ++lane) {
-    Members stay;
-    for (std::size_t r = 0; r < tokens; ++r) {
-      if (mask[lane * tokens + r] != 0.0F) { stay.push_back(static_cast<std::int64_t>(r)); }
-    }
-    EXPECT_EQ(members(cache.kept(lane / shape.kv_heads, lane % shape.kv_heads)), stay) << one.path() << " lane " << lane;
-  }
-}
-TEST(KVzip, ReproducesTheOfficialVectors) { conformance::run_cases("kvzip", {{"reconstruction", repeats}}); }
-
 // ---------------------------------------------------------------- D2O's budgets
 
 void shares_of_d2o(const Case& one) {
@@ -487,29 +378,8 @@ void delayed_threshold(const Case& one) {
 }
 TEST(DMS, ReproducesTheOfficialVectors) { conformance::run_cases("dms", {{"delayed_threshold", delayed_threshold}}); }
 
-const conformance::Method methods[]{{"cake", {}}, {"kvcompose", {}}, {"kvzip", {}},   {"zipvl_topmass", {}},
-                                    {"dms", {}},  {"lukv", {}},      {"kvcrush", {}}, {"finch", {}}};
-
-// ---------------------------------------------------------------- SwiftKV
-
-void layer_map(const Case& one) {
-  const auto layers = one.params.at("layers").get<std::size_t>();
-  const std::vector<Shape> each = SwiftKV::each({.layers = layers}, one.params.at("num_key_value_layers").get<std::size_t>(),
-                                                one.params.at("key_value_group_size").get<std::size_t>());
-  const Shape shape{.layers = layers, .each = each.data()};
-  shape.validate();
-  const auto official = one.array("store_of_layer").as<int>();  // numbers of stores
-  std::size_t stores = 0;
-  for (std::size_t a = 0; a < layers; ++a) {
-    stores += shape.owns(a) ? 1U : 0U;
-    for (std::size_t b = 0; b < layers; ++b) {
-      EXPECT_EQ(shape.store(a) == shape.store(b), official.at(a) == official.at(b)) << a << " " << b;
-    }
-  }
-  EXPECT_EQ(stores, one.params.at("unique_stores").get<std::size_t>());
-}
-
-TEST(SwiftKV, ReproducesTheOfficialVectors) { conformance::run_cases("swiftkv", {{"layer_map", layer_map}}); }
+const conformance::Method methods[]{{"cake", {}}, {"kvcompose", {}}, {"zipvl_topmass", {}}, {"dms", {}},
+                                    {"lukv", {}}, {"kvcrush", {}},   {"finch", {}}};
 
 }  // namespace layers_test
 
