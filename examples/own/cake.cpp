@@ -19,7 +19,7 @@ struct MeanAndVariance : ScoredRows {
   struct Options {
     std::size_t window = 32;
     std::size_t kernel = 5;
-    float gamma = 200.0F;
+    double gamma = 200.0;
     static void fields(auto& options, auto&& field) {
       field("window", options.window);
       field("kernel", options.kernel);
@@ -63,7 +63,9 @@ struct MeanAndVariance : ScoredRows {
     const std::size_t group = lane.site.shape.group();
     for (std::size_t row = 0; row < out.size(); ++row) {
       out[row] = 0.0F;
-      for (std::size_t h = 0; h < group; ++h) { out[row] += mean(state, row, h, group) + options.gamma * variance(state, row, h, group); }
+      for (std::size_t h = 0; h < group; ++h) {
+        out[row] += mean(state, row, h, group) + static_cast<float>(options.gamma) * variance(state, row, h, group);
+      }
     }
     return out;
   }

@@ -17,9 +17,9 @@ struct NoisyAttention : ScoredRows {
   static constexpr std::string_view name = "noisy_sums";
   static constexpr Needs may{.observes = Observes::every_query};
   struct Options {
-    float tau = 1.0F;
-    float step = 0.0F;   ///< more of it per query
-    float noise = 1.0F;  ///< 0: none
+    double tau = 1.0;
+    double step = 0.0;   ///< more of it per query
+    double noise = 1.0;  ///< 0: none
     std::size_t seed = 1;
     double recent = 0.3;
     static void fields(auto& options, auto&& field) {
@@ -49,19 +49,19 @@ struct NoisyAttention : ScoredRows {
     }
   };
   static void validate(const Options& options, const Shape&) {
-    require(options.tau > 0.0F && options.step >= 0.0F, ErrorCode::option, "keyformer: tau is ", options.tau, ", step ", options.step,
+    require(options.tau > 0.0 && options.step >= 0.0, ErrorCode::option, "keyformer: tau is ", options.tau, ", step ", options.step,
             ", must be above 0 and not below");
   }
   static std::size_t row_bytes(const Options&, const Shape&) noexcept { return RowScores::row_bytes(2); }
   static State state(const Options&, const Site& site, const Memory& memory) { return State(site, memory); }
   static void observe(const Options& options, State& state, std::size_t /*head*/, std::span<const float> probabilities) {
     state.found.assign(probabilities.begin(), probabilities.end());
-    const float tau = options.tau + options.step * static_cast<float>(state.queries);
+    const auto tau = static_cast<float>(options.tau + options.step * static_cast<double>(state.queries));
+    const auto noise = static_cast<float>(options.noise);
     float largest = -HUGE_VALF;
     for (std::size_t row = 0; row < state.found.size(); ++row) {
       float& x = state.found[row];
-      x = (std::log(x) + options.noise * gumbel(options.seed + state.lane * 7919, state.queries, row)) /
-          tau;  // of rows not seen: -infinity
+      x = (std::log(x) + noise * gumbel(options.seed + state.lane * 7919, state.queries, row)) / tau;  // of rows not seen: -infinity
       largest = std::max(largest, x);
     }
     float sum = 0.0F;
@@ -104,7 +104,7 @@ int main() {
   const std::vector<Position> noisy = kept_of(text, 100, {});
   const std::vector<Position> again = kept_of(text, 100, {});
   const std::vector<Position> other = kept_of(text, 100, {.seed = 2});
-  const std::vector<Position> plain = kept_of(text, 100, {.noise = 0.0F});
+  const std::vector<Position> plain = kept_of(text, 100, {.noise = 0.0});
   KVCache<H2O> h2o(text.shape, {.eviction = {.budget = 60, .recent = 18}});
   text.append(h2o, 0, 0, 100);
   text.attend(h2o, 0, 0, 100);

@@ -16,8 +16,8 @@ using namespace kvcompress;
 /// A gate per KV head of the model, layer by layer: those of at least `threshold` are retrieval heads, the others stream.
 struct Gates {
   LoadedNumbers numbers{};
-  float threshold = 0.5F;
-  [[nodiscard]] bool streams(const Site& site) const { return numbers.all()[site.lane()] < threshold; }
+  double threshold = 0.5;
+  [[nodiscard]] bool streams(const Site& site) const { return static_cast<double>(numbers.all()[site.lane()]) < threshold; }
   void validate(const Shape& shape) const { numbers.check("lserve: gates", shape.lanes(), "layers * kv_heads"); }
   static Gates load(std::istream& file) {
     std::vector<float> numbers;
@@ -124,7 +124,7 @@ int main(int argc, char** argv) {
     Plan plan;
     cache.select(layer, text.query_rows(layer, text.tokens - 1, text.tokens), plan);
     for (std::size_t head = 0; head < 2; ++head) {
-      const bool streams = gates.numbers.all()[layer * 2 + head] < gates.threshold;
+      const bool streams = gates.streams(Site(layer, head, text.shape));
       std::size_t read = 0;  // a plan has fewer rows of a head that attend reads in full
       for (const RowRange& range : plan.ranges(head)) { read += range.size(); }
       read = streams ? cache.kept(layer, head).size() : read;
