@@ -130,6 +130,11 @@ void read_setting(const std::string& key, const std::string& text, Enum& value) 
   bad_setting(key, text, known.c_str());
 }
 
+template <class T>
+requires(!std::is_enum_v<T>) void read_setting(const std::string&, const std::string&, T&) {
+  static_assert(sizeof(T) == 0, "what Options::fields names must be std::size_t, bool, double, std::string, Budget or an enumeration");
+}
+
 inline std::string show_setting(std::size_t value) { return value == static_cast<std::size_t>(-1) ? "max" : std::to_string(value); }
 inline std::string show_setting(bool value) { return value ? "true" : "false"; }
 inline std::string show_setting(double value) {
