@@ -6,6 +6,7 @@
 #include <mpi.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstddef>
 #include <limits>
 #include <numeric>
@@ -15,6 +16,15 @@
 #include "kvcompress/attention/partial.hpp"
 
 namespace over_ranks {
+
+/// What the other ranks' rows weigh in a softmax, of the merged log-sum-exp and this rank's own: AttendOptions::partials for `observe`, which
+/// looks at the log-sum-exps alone. So it takes no message beyond those of Merger::merge.
+inline void weigh_others(std::span<const float> merged, std::span<const float> own, std::span<float> others) {
+  for (std::size_t q = 0; q < merged.size(); ++q) {
+    const double share = own[q] == -INFINITY ? 0.0 : std::exp(static_cast<double>(own[q]) - static_cast<double>(merged[q]));
+    others[q] = share < 1.0 ? static_cast<float>(static_cast<double>(merged[q]) + std::log1p(-share)) : -INFINITY;
+  }
+}
 
 /// Merges the ranks' attention over their own rows into attention over all rows, the same bits on every rank.
 ///
