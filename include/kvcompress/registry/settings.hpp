@@ -168,11 +168,11 @@ class NamedOptions {
     const OptionFunctions* functions;
   };
   [[nodiscard]] const std::vector<Option>& all() const noexcept { return all_; }
-  /// Those that `options` lists.
-  void list(auto& options) { options.fields(options, visitor()); }
   [[nodiscard]] auto visitor() {
     return [this]<class T>(const char* name, T& field) { add(name, &field, option_functions_of<T>); };
   }
+  /// Those that `options` lists.
+  void list(auto& options) { options.fields(options, visitor()); }
 
  private:
   void add(const char* name, void* value, const OptionFunctions& functions);
