@@ -225,7 +225,7 @@ template <class Storage>
 constexpr void describes_storage(StoreOps& ops) noexcept {
   using Options = typename Storage::Options;
   ops.storage = &address_of_storage<Storage>;
-  ops.needs_retrieval = needs_retrieval<Storage>(Options{});
+  ops.needs_retrieval = requires { Storage::needs_retrieval; };
   ops.fast = [](const void* options) noexcept { return accumulates_fast(*static_cast<const Options*>(options)); };
   ops.validate = [](const void* options) { Storage::validate(*static_cast<const Options*>(options)); };
   if constexpr (requires(const Options& options, const Shape& shape) { Storage::validate_shape(options, shape); }) {
