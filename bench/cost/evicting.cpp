@@ -33,7 +33,7 @@ std::vector<Evicting> evicting() {
   for (const PartInfo& part : examples::registry().parts()) {
     if (part.kind == "eviction") {
       const bool has_budget = part.defaults.find("budget=") == 0;
-      // What a decision of these takes is meant to be shared by many tokens: the sources wait that long.
+      // A decision of these is meant to be shared by many tokens: 128 in the source of R-KV.
       const bool waits = part.name == "rkv" || part.name == "cam";
       all.push_back(evicting_of(part.name, (has_budget ? part.name + ":" + budget : part.name) + (waits ? ",period=128" : "")));
       if (part.name == "rkv") { all.back().prompt = 4096; }  // its time grows as the prompt's attention does, and is as long
