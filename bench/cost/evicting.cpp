@@ -41,9 +41,7 @@ std::vector<Evicting> evicting() {
       if (has_budget || part.defaults.find("window=1020") != std::string::npos) { all.back().budget = budget_rows; }
     } else if (part.kind == "allocator" && part.name != "cake") {  // which SnapKV's scores are refused by
       all.push_back(evicting_of("snapkv+" + part.name, "snapkv:" + budget + "+" + part.name));
-      // variance_shares leaves the first two layers and the last whole; the others may need fewer rows than the budget.
-      const bool by_text = part.name == "variance_shares" || part.name == "top_mass" || part.name == "threshold";
-      if (!by_text) { all.back().budget = budget_rows; }
+      if (part.name != "variance_shares") { all.back().budget = budget_rows; }  // which leaves the first two layers and the last whole
     }
   }
   return all;
