@@ -27,6 +27,8 @@ inline constexpr const char* dropped = "rounds_dropped";
 inline constexpr const char* hits = "hit_rate";
 inline constexpr const char* call_share = "call_share";
 inline constexpr const char* against_plain = "time_against_plain";
+inline constexpr const char* cost_share = "share_of_attention";
+inline constexpr const char* observing_share = "observing_share_of_attention";
 }  // namespace counter
 
 class Row {

@@ -19,6 +19,7 @@ void add_append();
 void add_call();
 void add_prompt();
 void add_end_prompt();
+void add_cost();
 void add_save_load();
 void add_factorisation();
 

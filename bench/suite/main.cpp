@@ -50,6 +50,7 @@ int main(int argc, char** argv) {
   bench::add_call();
   bench::add_prompt();
   bench::add_end_prompt();
+  bench::add_cost();
   bench::add_save_load();
   bench::add_factorisation();
 #ifndef KVCOMPRESS_BENCH_GGML
