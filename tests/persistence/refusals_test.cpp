@@ -47,7 +47,7 @@ TEST(Refusals, AnotherPolicy) {
   expect("quest", "landmarks", "retrieval is page_bounds in the file, landmarks here");
   expect("f16", "f32", "keys.numbers is f16 in the file, f32 here");
   expect("bf16", "kivi4", "keys.form is exact in the file, codes per channel here");
-  expect("kivi2", "kivi4", "keys.bits is 2 in the file, 5 here");
+  expect("kivi2", "kivi4", "keys.bits is 2 in the file, 4 here");
   expect("gear2", "gear4", "keys.bits is 2 in the file, 4 here");
   expect("kivi4", "gear4", "keys.form is codes per channel in the file, gear keys here");
   expect("xkv", "f16", "keys.form is low rank in the file, exact here");
