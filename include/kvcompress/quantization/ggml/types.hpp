@@ -12,7 +12,7 @@
 
 #include "kvcompress/quantization/token_code.hpp"
 
-/// Codes, scales and decoded numbers of ggml-org/llama.cpp@v0.4.0's reference encoders (quantize_row_*_ref), and of q6_0 and q8_KV of
+/// Codes, scales and decoded numbers of llama.cpp's reference encoders (ggml-org/llama.cpp, version 0.4.0: quantize_row_*_ref), and of q6_0 and q8_KV of
 /// ikawrakow/ik_llama.cpp@8337e4cd3861, as codes of PerTokenKeys and PerTokenValues (see token_code.hpp), with a group of `group` channels. How the bytes of
 /// a block lie is said by blocks.hpp. Deviations: scales of mxfp4 and nvfp4 are held in 16 bits where a block has 8; numbers whose scale half cannot
 /// hold, as of a block with a number above 8 * 65504 in q4_0, are cut (there they become infinite).
