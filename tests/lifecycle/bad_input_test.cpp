@@ -5,6 +5,7 @@
 #include <limits>
 #include <string>
 
+#include "support/errors.hpp"
 #include "support/policies.hpp"
 
 namespace bad_input_test {
@@ -13,18 +14,6 @@ using namespace kvcompress;
 using namespace kvcompress::test;
 
 const Shape small{.layers = 2, .query_heads = 4, .kv_heads = 2, .head_dim = 32};
-
-/// Calls `verb` and expects an Error with that code and sentence.
-template <class Verb>
-void expect_error(ErrorCode code, const std::string& sentence, Verb&& verb) {
-  try {
-    verb();
-    ADD_FAILURE() << "no error, expected: " << sentence;
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code);
-    EXPECT_EQ(error.what(), "kvcompress: " + sentence);
-  }
-}
 
 template <class P>
 class BadInput : public ::testing::Test {

@@ -2,28 +2,14 @@
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <cmath>
-#include <cstdlib>
-#include <functional>
 #include <limits>
-#include <new>
 #include <string>
 #include <vector>
 
 #include "kvcompress/any/any_cache.hpp"
-#include "support/counting_memory.hpp"
+#include "support/errors.hpp"
 #include "support/policies.hpp"
-
-static std::atomic<std::size_t> allocations{0};  // by operator new, in this program
-
-void* operator new(std::size_t bytes) {
-  ++allocations;
-  if (void* address = std::malloc(bytes)) { return address; }
-  throw std::bad_alloc();
-}
-void operator delete(void* address) noexcept { std::free(address); }
-void operator delete(void* address, std::size_t) noexcept { std::free(address); }
 
 namespace public_entries_test {
 
@@ -35,18 +21,6 @@ constexpr float nan = std::numeric_limits<float>::quiet_NaN();
 constexpr float infinity = std::numeric_limits<float>::infinity();
 constexpr std::size_t huge = std::size_t{1} << 63U;
 constexpr std::size_t all_ones = static_cast<std::size_t>(-1);
-
-/// `verb` raises an Error whose sentence has all of `parts`: argument, value, bound.
-template <class Verb>
-void expect_error(ErrorCode code, const std::vector<std::string>& parts, Verb&& verb) {
-  try {
-    verb();
-    ADD_FAILURE() << "no error, expected one about " << parts.front();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), code) << error.what();
-    for (const std::string& part : parts) { EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what(); }
-  }
-}
 
 template <class P>
 class PublicEntries : public ::testing::Test {
@@ -65,7 +39,7 @@ class PublicEntries : public ::testing::Test {
   void refused(ErrorCode code, const std::vector<std::string>& parts, Verb&& verb) {
     const auto held = [&] { return cache.memory().total() - cache.memory().scratch; };
     const std::size_t bytes = held();
-    expect_error(code, parts, verb);
+    expect_error_with(code, parts, verb);
     EXPECT_EQ(held(), bytes) << parts.front();
     EXPECT_EQ(cache.kept(0, 1), untouched.kept(0, 1)) << parts.front();
     EXPECT_EQ(cache.tokens(0), untouched.tokens(0)) << parts.front();
@@ -170,61 +144,6 @@ TYPED_TEST(PublicEntries, HeadsWorkspacesAndExecutors) {
   this->refused(ErrorCode::input, {"workspaces is empty"}, [&] { c.attend(0, q, this->to(), std::span<Workspace>{}, SerialExecutor{}); });
 }
 
-/// Executors that break their word: what they left out is missing, but it is said.
-TEST(PublicEntriesOfExecutors, ThatDoOtherThanTheyMust) {
-  const Text text(small, 20, 72);
-  KVCache<Full<float>> cache(small);
-  for (const std::size_t count : {std::size_t{19}, std::size_t{1}}) {
-    cache.append(0, text.key_rows(20 - count, count), text.value_rows(20 - count, count), cache.tokens(0) == 0 ? 0 : 19);
-    Outputs out(count * 64);
-    std::vector<Workspace> workspaces(2, Workspace(small));
-    const auto attend = [&](auto&& executor) {
-      cache.attend(0, text.query_rows(20 - count, count), Output::tokens_first(out.data(), count, 4, 16), workspaces, executor);
-    };
-    expect_error(ErrorCode::input, {"worker is 2", "less than workspaces.size() = 2"}, [&] {
-      attend([](std::size_t tasks, auto&& run) {
-        for (std::size_t task = 0; task < tasks; ++task) { run(task, 2 * task); }
-      });
-    });
-    expect_error(ErrorCode::input, {"task is 2", "less than 2"},
-                 [&] { attend([](std::size_t tasks, auto&& run) { run(tasks, std::size_t{0}); }); });
-    expect_error(ErrorCode::input, {"has run 0 tasks", "must run 2"}, [&] { attend([](std::size_t, auto&&) {}); });
-    const Outputs before = out;
-    attend(SerialExecutor{});
-    EXPECT_NE(out, before);
-  }
-  auto any = any_cache<Full<float>>(small);
-  any.append(0, text.key_rows(0, 1), text.value_rows(0, 1));
-  std::vector<Workspace> workspaces(1, Workspace(small));
-  Outputs out(64);
-  expect_error(ErrorCode::input, {"executor is empty"},
-               [&] { any.attend(0, text.query_rows(0, 1), Output::tokens_first(out.data(), 1, 4, 16), workspaces, AnyExecutor{}, {}); });
-}
-
-/// Neither the rows that threads share nor the heads take memory, from the heap or the handle.
-TEST(PublicEntriesOfExecutors, ChosenAtRunTimeTakeNoMemory) {
-  const Text text(small, 20, 73);
-  CountingMemory memory;
-  auto cache = any_cache<Full<float>>(small, {}, memory.handle());
-  cache.append(0, text.key_rows(0, 20), text.value_rows(0, 20));
-  std::vector<Workspace> workspaces(2, Workspace(small, memory.handle()));
-  Outputs out(2 * 64);
-  const AnyExecutor executor = [](std::size_t tasks, const std::function<void(std::size_t, std::size_t)>& run) {
-    for (std::size_t task = 0; task < tasks; ++task) { run(task, task % 2); }
-  };
-  for (const std::size_t count : {std::size_t{1}, std::size_t{2}}) {
-    const auto attend = [&] {
-      cache.attend(0, text.query_rows(20 - count, count), Output::tokens_first(out.data(), count, 4, 16), workspaces, executor);
-    };
-    attend();
-    memory.restart();
-    const std::size_t before = allocations;
-    attend();
-    EXPECT_EQ(allocations - before, 0U) << count;
-    EXPECT_EQ(memory.calls, 0U) << count;
-  }
-}
-
 TYPED_TEST(PublicEntries, WhatIsAppended) {
   auto& c = this->cache;
   std::vector<float> row(32, 1.0F);
@@ -290,7 +209,7 @@ TYPED_TEST(PublicEntries, NumbersOfTokens) {
     const std::vector<std::string> parts{"tokens is " + std::to_string(tokens), "at most 4294967294"};
     this->refused(ErrorCode::shape, parts, [&] { c.reserve(tokens); });
     this->refused(ErrorCode::shape, parts, [&] { static_cast<void>(c.bytes_for(small, tokens, c.options())); });
-    expect_error(ErrorCode::shape, {"rows is " + std::to_string(tokens)}, [&] { Workspace(small).reserve(small, tokens); });
+    expect_error_with(ErrorCode::shape, {"rows is " + std::to_string(tokens)}, [&] { Workspace(small).reserve(small, tokens); });
   }
   EXPECT_GT(c.bytes_for(small, most_rows, c.options()), most_rows * 32);
   c.truncate(no_position);  // nothing is that new: no change
@@ -301,11 +220,11 @@ TEST(PublicEntriesOfCaches, ShapesAndMemory) {
   const auto bad = [](ErrorCode code, const std::vector<std::string>& parts, auto change) {
     Shape shape = small;
     change(shape);
-    expect_error(code, parts, [&] { shape.validate(); });
-    expect_error(code, parts, [&] { KVCache<Full<half>> cache(shape); });
-    expect_error(code, parts, [&] { static_cast<void>(KVCache<Full<half>>::bytes_for(shape, 10)); });
-    expect_error(code, parts, [&] { Workspace workspace(shape); });
-    expect_error(code, parts, [&] { static_cast<void>(any_cache<Full<half>>(shape)); });
+    expect_error_with(code, parts, [&] { shape.validate(); });
+    expect_error_with(code, parts, [&] { KVCache<Full<half>> cache(shape); });
+    expect_error_with(code, parts, [&] { static_cast<void>(KVCache<Full<half>>::bytes_for(shape, 10)); });
+    expect_error_with(code, parts, [&] { Workspace workspace(shape); });
+    expect_error_with(code, parts, [&] { static_cast<void>(any_cache<Full<half>>(shape)); });
   };
   for (const std::size_t size : {std::size_t{65537}, std::size_t{1} << 60U, std::size_t{1} << 61U, huge, all_ones}) {
     const std::string is = " is " + std::to_string(size);
@@ -339,18 +258,18 @@ TEST(PublicEntriesOfCaches, ShapesAndMemory) {
   bad(ErrorCode::option, {"shape.keys is 2", "0 to 1"}, [](Shape& s) { s.keys = static_cast<KeyForm>(2); });
   Memory memory;
   memory.allocate = nullptr;
-  expect_error(ErrorCode::input, {"memory: allocate is null"}, [&] { KVCache<Full<half>> cache(small, {}, memory); });
-  expect_error(ErrorCode::input, {"memory: allocate is null"}, [&] { Workspace workspace(small, memory); });
+  expect_error_with(ErrorCode::input, {"memory: allocate is null"}, [&] { KVCache<Full<half>> cache(small, {}, memory); });
+  expect_error_with(ErrorCode::input, {"memory: allocate is null"}, [&] { Workspace workspace(small, memory); });
   memory = {};
   memory.release = nullptr;
-  expect_error(ErrorCode::input, {"memory: release is null"}, [&] { KVCache<Full<half>> cache(small, {}, memory); });
+  expect_error_with(ErrorCode::input, {"memory: release is null"}, [&] { KVCache<Full<half>> cache(small, {}, memory); });
 }
 
 TEST(PublicEntriesOfCaches, Options) {
   const auto bad = [](auto policy, const std::vector<std::string>& parts, auto change) {
     using P = typename decltype(policy)::type;
     PolicyOptions<P> options{};
-    expect_error(ErrorCode::option, parts, [&] {
+    expect_error_with(ErrorCode::option, parts, [&] {
       change(options);
       static_cast<void>(KVCache<P>::bytes_for(small, 10, options));
     });
@@ -453,7 +372,7 @@ TEST(PublicEntriesOfObserve, LogSumExp) {
   const auto refused = [&](float bad, const std::vector<std::string>& parts) {
     std::vector<float> given = right;
     given[3] = bad;
-    expect_error(ErrorCode::input, parts, [&] { cache.observe(0, text.query_rows(59, 1), at, {}, given.data()); });
+    expect_error_with(ErrorCode::input, parts, [&] { cache.observe(0, text.query_rows(59, 1), at, {}, given.data()); });
     EXPECT_EQ(cache.memory().total() - cache.memory().scratch, untouched.memory().total() - untouched.memory().scratch);
     for (std::size_t head = 0; head < 2; ++head) {
       for (std::size_t row = 0; row < cache.table(0, head).rows(); ++row) {
