@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "compare_policies/make_cache.hpp"
+#include "kvcompress/capabilities.hpp"
 #include "registry/registry.hpp"
 
 namespace comparison {
@@ -29,7 +30,11 @@ const std::vector<Part>& parts() {
 void check(const std::vector<Policy>& policies, const kvcompress::Shape& shape) {
   for (const Policy& policy : policies) {
     try {
-      static_cast<void>(make_cache(policy.settings, shape, {}));
+      const kvcompress::AnyCache cache = make_cache(policy.settings, shape, {});
+      if (kvcompress::capabilities<kvcompress::AnyPolicy>(shape, cache.options()).needs_kept_queries) {
+        throw BadArgument(
+            fmt::format("policy {}: it needs queries that repeat the prompt, a second pass that is not run here", policy.settings));
+      }
     } catch (const kvcompress::Error& error) {
       std::string_view sentence = error.what();
       if (sentence.starts_with("kvcompress: ")) { sentence.remove_prefix(12); }

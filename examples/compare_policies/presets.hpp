@@ -24,7 +24,7 @@ inline constexpr std::string_view front_list =
 /// Rows over its budget at which an eviction would decide again: so many that it decides at the end of the prompt only.
 inline constexpr std::size_t never_again = 1U << 20U;
 
-/// Every eviction of the registry but KVzip in the ways that it can be run: from the prompt only, and while tokens are decoded. Its size is fitted so
+/// Every eviction of the registry in the ways that it can be run: from the prompt only, and while tokens are decoded. Its size is fitted so
 /// that all of a kind take the same bytes; `budget` is where the search begins.
 inline std::vector<Policy> eviction_policies(const std::vector<Part>& parts, std::size_t budget, std::size_t prompt_tokens) {
   std::vector<Policy> policies;
@@ -39,7 +39,7 @@ inline std::vector<Policy> eviction_policies(const std::vector<Part>& parts, std
   for (const Policy::Evicts when : {Policy::Evicts::prompt, Policy::Evicts::decoding}) {
     const bool once = when == Policy::Evicts::prompt;
     for (const Part& part : parts) {
-      if (part.kind != "eviction" || part.name == "kvzip") { continue; }  // KVzip's second pass over the prompt is not run here
+      if (part.kind != "eviction") { continue; }
       const Known known(part.name, parts);
       if (known.has("decode_budget")) {  // a quarter of the rows for decoded ones
         const std::size_t decoded = std::max<std::size_t>(1, budget / 4);

@@ -21,7 +21,8 @@ struct Capabilities {
   bool evicts = false;                ///< rows may leave
   bool keeps_every_row = false;       ///< whatever a later question asks for is still there, if less exact
   bool observes_queries = false;      ///< it sees every query after the prompt: attend or observe each, once
-  bool needs_prompt_queries = false;  ///< end_prompt needs queries: attend or observe them (of KVzip with Record::kept)
+  bool needs_prompt_queries = false;  ///< end_prompt needs queries: attend or observe them
+  bool needs_kept_queries = false;    ///< with Record::kept, which repeat the prompt (KVzip)
   bool retrieves = false;             ///< a query reads chosen rows
   bool encodes = false;               ///< rows become codes
   bool offloads = false;              ///< rows are fetched from a slow tier before they are read
@@ -57,6 +58,7 @@ template <class P>
     all.observes_queries = all.observes_queries || observes;
     all.needs_prompt_queries = all.needs_prompt_queries || needs.queries || needs.observes == Observes::kept_queries ||
                                detail::sees_queries<P>(options, site, true) || detail::query_window<P>(options, site) > 0;
+    all.needs_kept_queries = all.needs_kept_queries || needs.observes == Observes::kept_queries;
     all.retrieves = all.retrieves || detail::retrieves<P>(options, site);
     all.encodes = all.encodes || keys.encodes || values.encodes;
     all.offloads = all.offloads || keys.prepares || values.prepares;

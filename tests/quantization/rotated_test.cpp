@@ -9,43 +9,28 @@
 #include <vector>
 
 #include "kvcompress/policies/rotated.hpp"
+#include "support/hard_rows.hpp"
 
 namespace rotated_test {
 
 using namespace kvcompress;
+using test::hard_rows;
 
 constexpr std::size_t dim = 64;
 constexpr std::size_t count = 40;
 const Shape shape{.layers = 1, .query_heads = 1, .kv_heads = 1, .head_dim = dim};
 
-std::vector<float> rows_of(const std::string& kind) {
-  std::mt19937 random(3);
-  std::normal_distribution<float> normal;
-  std::vector<float> rows(count * dim);
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const float x = normal(random);
-    const std::size_t c = i % dim;
-    rows[i] = kind == "constant"     ? 3.0F
-              : kind == "one sign"   ? 5.0F + std::abs(x)
-              : kind == "outliers"   ? (c == 3 || c == 17 || c == 40 ? 60.0F * x : x)
-              : kind == "half scale" ? std::copysign(60000.0F, x)
-              : kind == "zero"       ? 0.0F
-                                     : x;
-  }
-  return rows;
-}
-
 /// Length of what decoded rows differ by, of their length; products of a query with codes must be those with decoded rows.
 template <class Storage>
 double loss(const std::string& kind) {
-  const std::vector<float> rows = rows_of(kind);
+  const std::vector<float> rows = hard_rows(kind, count, dim, 3);
   const typename Storage::Options options{.residual = 0, .accumulation = Accumulation::exact};
   typename Storage::Keys keys(options, Site{0, 0, shape}, dim, {});
   for (std::size_t r = 0; r < count; ++r) { keys.append(rows.data() + r * dim); }
   Vector<float> scratch{Allocator<float>(Memory{})};
   keys.settle(scratch);
   EXPECT_EQ(keys.settled(), 32U);  // and 8 exact ones
-  std::vector<float> queries = rows_of("normal");
+  std::vector<float> queries = hard_rows("normal", count, dim, 3);
   queries.resize(dim);
   std::vector<float> framed = queries;
   keys.frame_queries(framed.data(), dim, 1);

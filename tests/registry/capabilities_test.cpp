@@ -70,7 +70,7 @@ TEST(Capabilities, AreWhatACacheDoes) {
     EXPECT_EQ(says.encodes, cache.memory().codes + cache.memory().factors > 0) << policy;
     EXPECT_EQ(says.offloads, cache.memory().slow_tier > 0) << policy;
     EXPECT_EQ(says.in_cache_positions, cache.table(0, 0).renumbers()) << policy;
-    EXPECT_EQ(says.layers_together, policy.starts_with("xkv") || policy.starts_with("shadowkv") ? says.layers_together : 1U) << policy;
+    EXPECT_EQ(says.layers_together, policy.starts_with("xkv") ? 2U : 1U) << policy;
     AnyCache unseen = examples::registry().make(policy, shape);
     for (std::size_t layer = 0; layer < 2; ++layer) { unseen.append(layer, text.key_rows(0, 300), text.value_rows(0, 300)); }
     EXPECT_EQ(says.needs_prompt_queries, !refusal([&] {
@@ -78,6 +78,7 @@ TEST(Capabilities, AreWhatACacheDoes) {
                                             unseen.end_prompt(1);
                                           }).empty())
         << policy;
+    EXPECT_FALSE(says.needs_kept_queries) << policy;
     AnyCache moved = cache.fork();
     const std::string shift = refusal([&] { moved.shift(0, 306, 5); });
     EXPECT_EQ(says.shift.empty(), shift.empty()) << policy << ": " << shift;

@@ -7,31 +7,16 @@
 #include <random>
 
 #include "registry/registry.hpp"
+#include "support/hard_rows.hpp"
 
 namespace hard_rows_test {
 
 using namespace kvcompress;
+using test::hard_rows;
 
 constexpr std::size_t dim = 64;
 constexpr std::size_t count = 300;
 
-/// Rows of one kind; "outliers" are three channels 60 times as large, "half scale" numbers near the largest of half.
-std::vector<float> rows_of(const std::string& kind, unsigned seed) {
-  std::mt19937 random(seed);
-  std::normal_distribution<float> normal;
-  std::vector<float> rows(count * dim);
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const float x = normal(random);
-    const std::size_t c = i % dim;
-    rows[i] = kind == "constant"     ? 3.0F
-              : kind == "one sign"   ? 5.0F + std::abs(x)
-              : kind == "outliers"   ? (c == 3 || c == 17 || c == 40 ? 60.0F * x : x)
-              : kind == "half scale" ? std::copysign(60000.0F, x)
-              : kind == "zero"       ? 0.0F
-                                     : x;
-  }
-  return rows;
-}
 /// The most of their length that encoded rows may lose.
 struct Bound {
   double normal;
@@ -57,7 +42,7 @@ double root_of_share(const std::vector<float>& x, const std::vector<float>& y, s
 
 /// What attention on the codes differs by from attention on the decoded rows, of the largest value.
 double off_attention(AnyCache& cache, const std::vector<float>& keys, const std::vector<float>& values) {
-  std::vector<float> query = rows_of("normal", 9);
+  std::vector<float> query = hard_rows("normal", count, dim, 9);
   query.resize(dim);
   float largest = 1e-3F;
   for (const float x : keys) { largest = std::max(largest, std::abs(x)); }
@@ -93,8 +78,8 @@ TEST_P(HardRows, LoseNoMoreThanTheCommentsSay) {
                                                   {"outliers", bound.outliers}, {"half scale", bound.half_scale},
                                                   {"constant", bound.constant}, {"zero", 0.0}};
   for (const auto& [kind, most] : kinds) {
-    const auto keys = rows_of(kind, 3);
-    const auto values = rows_of(kind, 4);
+    const auto keys = hard_rows(kind, count, dim, 3);
+    const auto values = hard_rows(kind, count, dim, 4);
     AnyCache cache = examples::registry().make(GetParam().policy, shape);
     cache.append(0, Rows::tokens_first(keys.data(), count, 1, dim), Rows::tokens_first(values.data(), count, 1, dim));
     cache.end_prompt(0);

@@ -12,6 +12,17 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 
 namespace detail {
 
+/// Sum of products, in eight partial sums.
+inline float dot_of(const float* a, const float* b, std::size_t count) noexcept {
+  float parts[8] = {};
+  std::size_t c = 0;
+  for (; c + 8 <= count; c += 8) {
+    for (std::size_t i = 0; i < 8; ++i) { parts[i] += a[c + i] * b[c + i]; }
+  }
+  for (; c < count; ++c) { parts[0] += a[c] * b[c]; }
+  return ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
+}
+
 /// Calls visit(row, key, value) for every live row, in store order; null for what is not asked for.
 template <bool Keys, bool Values>
 void for_each_decoded(const LaneView& lane, const RowTable& rows, const Moment& moment, auto&& visit) {

@@ -147,9 +147,9 @@ struct ExpectedQueries : ScoredRows {
     const float scale = 1.0F / math::sqrt(static_cast<float>(width));
     for_each_key(lane, rows, moment, [&](std::size_t r, const float* key) {
       for (std::size_t head = 0; counts(r) && head < group; ++head) {
-        float logit = dot(turned.means.data() + head * width, key, width) * scale;
+        float logit = detail::dot_of(turned.means.data() + head * width, key, width) * scale;
         for (std::size_t a = 0; options.covariance && a < width; ++a) {
-          logit += 0.5F * scale * scale * key[a] * dot(turned.spreads.data() + (head * width + a) * width, key, width);
+          logit += 0.5F * scale * scale * key[a] * detail::dot_of(turned.spreads.data() + (head * width + a) * width, key, width);
         }
         logits[head * rows.rows() + r] = logit;
       }
@@ -166,7 +166,7 @@ struct ExpectedQueries : ScoredRows {
     }
     if (options.value_norm) {
       for_each_value(lane, rows, moment, [&](std::size_t r, const float* value) {
-        out[r] = (out[r] + static_cast<float>(options.epsilon)) * math::sqrt(dot(value, value, shape.value_width()));
+        out[r] = (out[r] + static_cast<float>(options.epsilon)) * math::sqrt(detail::dot_of(value, value, shape.value_width()));
       });
     }
     for (std::size_t r = 0; r < out.size(); ++r) {
@@ -190,15 +190,6 @@ struct ExpectedQueries : ScoredRows {
   }
 
  private:
-  static float dot(const float* a, const float* b, std::size_t count) noexcept {
-    float parts[8] = {};
-    std::size_t c = 0;
-    for (; c + 8 <= count; c += 8) {
-      for (std::size_t i = 0; i < 8; ++i) { parts[i] += a[c + i] * b[c + i]; }
-    }
-    for (; c < count; ++c) { parts[0] += a[c] * b[c]; }
-    return ((parts[0] + parts[1]) + (parts[2] + parts[3])) + ((parts[4] + parts[5]) + (parts[6] + parts[7]));
-  }
   /// The channel that turns together with `c`, and whether `c` is the first of the two; c itself if it does not turn.
   static std::pair<std::size_t, bool> partner(const Shape& shape, std::size_t c) noexcept {
     const std::size_t pairs = shape.rotary_pairs();

@@ -31,31 +31,6 @@ template <class Scale>
 Scale held(float x) noexcept {
   return Scale(std::clamp(x, -largest<Scale>, largest<Scale>));
 }
-/// Symmetric codes whose lowest is the largest number: q4_0, q5_0.
-template <int Bits>
-void encode_signed(const float* x, std::size_t count, half* number, std::uint8_t* codes) noexcept {
-  constexpr int offset = 1 << (Bits - 1);
-  const float scale = largest_of(x, count) / static_cast<float>(-offset);
-  const float inverted = inverse(scale);
-  for (std::size_t i = 0; i < count; ++i) {
-    const int code = static_cast<int>(x[i] * inverted + (static_cast<float>(offset) + 0.5F));
-    codes[i] = static_cast<std::uint8_t>(std::min(code, 2 * offset - 1));
-  }
-  number[0] = held<half>(scale);
-}
-/// From the smallest number to the largest: q4_1, q5_1.
-template <int Bits>
-void encode_range(const float* x, std::size_t count, half* number, std::size_t stride, std::uint8_t* codes) noexcept {
-  const auto [low, high] = std::minmax_element(x, x + count);
-  constexpr int top = (1 << Bits) - 1;
-  const float scale = (*high - *low) / static_cast<float>(top);
-  const float inverted = inverse(scale);
-  for (std::size_t i = 0; i < count; ++i) {
-    codes[i] = static_cast<std::uint8_t>(std::min(static_cast<int>((x[i] - *low) * inverted + 0.5F), top));
-  }
-  number[0] = held<half>(scale);
-  number[stride] = held<half>(*low);
-}
 
 /// E2M1 numbers, doubled: the nearest to x / scale, the lower index of two that are as near.
 inline constexpr std::array<std::int8_t, 16> doubled_fp4{0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
@@ -74,44 +49,46 @@ inline std::uint8_t nearest_fp4(float x, float scale) noexcept {
 
 }  // namespace detail
 
-/// 4 bits, scale = the largest number / -8.
-struct Q4_0 : IntegerCode<4, 8, 1, half> {
-  static constexpr std::string_view name = "q4_0";
+/// q4_0, q5_0: scale = the largest number / -2^(Bits - 1).
+template <int Bits>
+struct FromLargest : IntegerCode<Bits, 1 << (Bits - 1), 1, half> {
+  static constexpr std::string_view name = Bits == 4 ? "q4_0" : "q5_0";
   static constexpr bool signed_scales = true;
   static constexpr std::size_t group = 32;
-  explicit Q4_0(const auto& /*options*/) noexcept {}
+  explicit FromLargest(const auto& /*options*/) noexcept {}
   static void encode(const float* x, std::size_t count, half* number, std::size_t /*stride*/, std::uint8_t* codes) noexcept {
-    detail::encode_signed<4>(x, count, number, codes);
+    constexpr int offset = 1 << (Bits - 1);
+    const float scale = detail::largest_of(x, count) / static_cast<float>(-offset);
+    const float inverted = detail::inverse(scale);
+    for (std::size_t i = 0; i < count; ++i) {
+      const int code = static_cast<int>(x[i] * inverted + (static_cast<float>(offset) + 0.5F));
+      codes[i] = static_cast<std::uint8_t>(std::min(code, 2 * offset - 1));
+    }
+    number[0] = detail::held<half>(scale);
   }
 };
-/// 5 bits, scale = the largest number / -16.
-struct Q5_0 : IntegerCode<5, 16, 1, half> {
-  static constexpr std::string_view name = "q5_0";
-  static constexpr bool signed_scales = true;
+/// q4_1, q5_1: from the smallest number to the largest.
+template <int Bits>
+struct FromRange : IntegerCode<Bits, 0, 2, half> {
+  static constexpr std::string_view name = Bits == 4 ? "q4_1" : "q5_1";
   static constexpr std::size_t group = 32;
-  explicit Q5_0(const auto& /*options*/) noexcept {}
-  static void encode(const float* x, std::size_t count, half* number, std::size_t /*stride*/, std::uint8_t* codes) noexcept {
-    detail::encode_signed<5>(x, count, number, codes);
-  }
-};
-/// 4 bits, from the smallest to the largest number.
-struct Q4_1 : IntegerCode<4, 0, 2, half> {
-  static constexpr std::string_view name = "q4_1";
-  static constexpr std::size_t group = 32;
-  explicit Q4_1(const auto& /*options*/) noexcept {}
+  explicit FromRange(const auto& /*options*/) noexcept {}
   static void encode(const float* x, std::size_t count, half* number, std::size_t stride, std::uint8_t* codes) noexcept {
-    detail::encode_range<4>(x, count, number, stride, codes);
+    const auto [low, high] = std::minmax_element(x, x + count);
+    constexpr int top = (1 << Bits) - 1;
+    const float scale = (*high - *low) / static_cast<float>(top);
+    const float inverted = detail::inverse(scale);
+    for (std::size_t i = 0; i < count; ++i) {
+      codes[i] = static_cast<std::uint8_t>(std::min(static_cast<int>((x[i] - *low) * inverted + 0.5F), top));
+    }
+    number[0] = detail::held<half>(scale);
+    number[stride] = detail::held<half>(*low);
   }
 };
-/// 5 bits, from the smallest to the largest number.
-struct Q5_1 : IntegerCode<5, 0, 2, half> {
-  static constexpr std::string_view name = "q5_1";
-  static constexpr std::size_t group = 32;
-  explicit Q5_1(const auto& /*options*/) noexcept {}
-  static void encode(const float* x, std::size_t count, half* number, std::size_t stride, std::uint8_t* codes) noexcept {
-    detail::encode_range<5>(x, count, number, stride, codes);
-  }
-};
+using Q4_0 = FromLargest<4>;
+using Q5_0 = FromLargest<5>;
+using Q4_1 = FromRange<4>;
+using Q5_1 = FromRange<5>;
 /// 8 bits, scale = the largest magnitude / 127.
 struct Q8_0 : IntegerCode<8, 128, 1, half> {
   static constexpr std::string_view name = "q8_0";
