@@ -11,7 +11,6 @@
 #include "support/random_rows.hpp"
 
 namespace capabilities_test {
-namespace capabilities_test {
 
 using namespace kvcompress;
 using namespace kvcompress::test;
@@ -119,5 +118,4 @@ TEST(Capabilities, EveryPolicyHasThemAndWhatIsRefusedSaysWhy) {
             std::string::npos);
 }
 
-}  // namespace capabilities_test
 }  // namespace capabilities_test

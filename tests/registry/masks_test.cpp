@@ -10,7 +10,6 @@
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
-namespace masks {
 namespace masks_test {
 
 using namespace kvcompress;
@@ -365,4 +364,3 @@ TEST(Masks, BadOnesAreRefused) {
 }
 
 }  // namespace masks_test
-}  // namespace masks

@@ -17,7 +17,6 @@
 #include "support/random_rows.hpp"
 #include "support/saved.hpp"
 
-namespace quick_reference {
 namespace quick_reference_test {
 
 using namespace kvcompress;
@@ -158,4 +157,3 @@ TEST(QuickReference, SaysWhatEveryVerbDoesInEveryPhase) {
 }
 
 }  // namespace quick_reference_test
-}  // namespace quick_reference

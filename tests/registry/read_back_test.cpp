@@ -7,9 +7,9 @@
 
 #include "kvcompress/attention/rope.hpp"
 #include "registry/registry.hpp"
+#include "support/errors.hpp"
 #include "support/random_rows.hpp"
 
-namespace read_back {
 namespace read_back_test {
 
 using namespace kvcompress;
@@ -138,19 +138,32 @@ TEST(Write, RowsAreThoseThatComeInstead) {
 
 TEST(Write, IsRefusedWhereRowsAreNotExactOrWereJudged) {
   const Text text(shape, 320, 5);
-  const auto refusal = [&](const std::string& policy, Position position) {
+  const auto written = [&](const std::string& policy, Position position) {
     AnyCache cache = settled(policy, text);
-    try {
-      cache.write(0, std::span(&position, 1), text.key_rows(310, 1), text.value_rows(310, 1));
-    } catch (const Error& error) { return std::string(error.what()); }
-    return std::string("nothing was refused");
+    return refusal([&] { cache.write(0, std::span(&position, 1), text.key_rows(310, 1), text.value_rows(310, 1)); });
   };
-  EXPECT_EQ(refusal("kivi4:residual=32", 200),
+  EXPECT_EQ(written("kivi4:residual=32", 200),
             "kvcompress: write: positions[0] is 200, must be that of an exact row: in layer 0, KV head 0, the first 288 rows are encoded "
             "or indexed");
-  EXPECT_EQ(refusal("f16", 303), "kvcompress: write: positions[0] is 303, must be that of a row of layer 0, KV head 0");
-  EXPECT_NE(refusal("h2o:budget=100", 302).find("which judges rows by what they were"), std::string::npos);
-  EXPECT_NE(refusal("f32+quest:page=16", 100).find("encoded or indexed"), std::string::npos);
+  EXPECT_EQ(written("f16", 303), "kvcompress: write: positions[0] is 303, must be that of a row of layer 0, KV head 0");
+  EXPECT_NE(written("h2o:budget=100", 302).find("which judges rows by what they were"), std::string::npos);
+  EXPECT_NE(written("f32+quest:page=16", 100).find("encoded or indexed"), std::string::npos);
+}
+
+/// What a rotation and Rope::magnitude make of a key must be held, too.
+TEST(Write, KeysHaveTheBoundOfAppend) {
+  const Shape grown{.query_heads = 2, .kv_heads = 1, .head_dim = 16, .keys = KeyForm::unrotated, .rope = {.theta = 1e4, .magnitude = 4.0}};
+  AnyCache cache = examples::registry().make("f16", grown);
+  std::vector<float> row(16, 1.0F);
+  const Rows rows = Rows::tokens_first(row.data(), 1, 1, 16);
+  const std::vector<Position> positions{0};
+  cache.append(0, rows, rows);
+  row[3] = 11000.0F;  // 65504 / (1.5 * 4) is 10917
+  const std::string appended = refusal([&] { cache.append(0, rows, rows); });
+  const std::string written = refusal([&] { cache.write(0, positions, rows, rows); });
+  EXPECT_NE(appended.find("keys is 11000 at token 0, head 0, channel 3, must be finite and at most 10917.3"), std::string::npos)
+      << appended;
+  EXPECT_EQ(written.substr(written.find("keys")), appended.substr(appended.find("keys")));
 }
 
 TEST(ReadRows, SayWhatTheyNeed) {
@@ -174,4 +187,3 @@ TEST(ReadRows, SayWhatTheyNeed) {
 }
 
 }  // namespace read_back_test
-}  // namespace read_back

@@ -63,6 +63,11 @@ inline void check_finite(const char* name, const Rows& rows, float bound, std::s
   }
 }
 
+/// By how much a channel of a key may grow when the cache turns it: sqrt(2) by the rotation, and Rope::magnitude.
+inline float key_growth(const Shape& shape) noexcept {
+  return shape.keys == KeyForm::unrotated ? 1.5F * std::max(1.0F, static_cast<float>(shape.rope.magnitude)) : 1.0F;
+}
+
 /// `key_bound` and `value_bound`: the largest magnitudes that the stores, and an index of the keys, can hold.
 inline void check_rows(const Shape& shape, const Rows& keys, const Rows& values, Position first_position, Position next, float key_bound,
                        float value_bound, float* row) {
@@ -79,9 +84,7 @@ inline void check_rows(const Shape& shape, const Rows& keys, const Rows& values,
           first_position + keys.tokens() - 1, ", must be less than ", no_position);
   check_extent("append: keys", keys);
   check_extent("append: values", values);
-  const float grows = std::max(1.0F, static_cast<float>(shape.rope.magnitude));
-  const float turning = shape.keys == KeyForm::unrotated ? 1.5F * grows : 1.0F;  // a rotation can grow a channel by sqrt(2)
-  check_finite("append: keys", keys, key_bound / turning, 0, shape.kv_heads, row);
+  check_finite("append: keys", keys, key_bound / key_growth(shape), 0, shape.kv_heads, row);
   check_finite("append: values", values, value_bound, 0, shape.kv_heads, row);
 }
 

@@ -19,7 +19,7 @@ namespace kvcompress::inline KVCOMPRESS_ABI {
 enum class Angle {
   position,   ///< that of the position that the row is at now
   held,       ///< that which its codes carry: another one only after shift
-  unrotated,  ///< none
+  unrotated,  ///< none; Rope::magnitude stays
 };
 constexpr auto names_of(Angle) noexcept { return std::array{"position", "held", "unrotated"}; }
 

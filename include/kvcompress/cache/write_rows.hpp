@@ -37,8 +37,7 @@ void KVCache<P>::write(std::size_t layer, std::span<const Position> positions, c
   require(!keys.empty() && !values.empty(), ErrorCode::input, "write: keys or values is null");
   detail::check_extent("write: keys", keys);
   detail::check_extent("write: values", values);
-  const float turning = shape.keys == KeyForm::unrotated ? 1.5F : 1.0F;  // as for append
-  detail::check_finite("write: keys", keys, largest_key(layer) / turning, 0, shape.kv_heads, row_.data());
+  detail::check_finite("write: keys", keys, largest_key(layer) / detail::key_growth(shape), 0, shape.kv_heads, row_.data());
   detail::check_finite("write: values", values, largest_value(layer), 0, shape.kv_heads, row_.data());
   check_waits("write", layer);
   check_branches("write", layer);
