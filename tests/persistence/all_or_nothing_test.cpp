@@ -23,6 +23,7 @@ struct Case {
   std::size_t layers;
   std::size_t steps;     // decoded, so that evictions, encodings and rebuilds fall due
   bool fetches = false;  // what attend brings to hand may stay there, and is saved
+  bool writes = true;    // rows may be written in place
 };
 
 /// What a cache holds: its file, and bytes by purpose, without scratch and spare room.
@@ -195,6 +196,44 @@ TEST_P(AllOrNothing, AVerbThatIsRefusedMemoryChangesNothing) {
   EXPECT_EQ(memory.live, 0U);
 }
 
+/// Verbs of drafts, of what is known of tokens, and of rows that are written in place.
+class AllOrNothingOfDrafts : public AllOrNothing {};
+TEST_P(AllOrNothingOfDrafts, AVerbThatIsRefusedMemoryChangesNothing) {
+  const std::vector<std::uint8_t> kinds(80, 1);
+  const std::vector<Position> ends{10, 50, 72};
+  const std::vector<Position> tree{71, 72, 72, 73};
+  const std::vector<std::size_t> path{0, 2};
+  const auto grow = [&](AnyCache& one, std::size_t layer) { one.append(layer, text.key_rows(71, 4), text.value_rows(71, 4), tree); };
+  {
+    AnyCache cache = registry().make(GetParam().policy, shape, memory.handle());
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      append(cache, layer, 0, first_prompt);
+      static_cast<void>(look(cache, workspace, layer, first_prompt, first_prompt));
+      cache.end_prompt(layer);
+      append(cache, layer, first_prompt, 1);
+      static_cast<void>(look(cache, workspace, layer, first_prompt + 1, 1));
+      cache.commit(layer);
+    }
+    expect_all_or_nothing(cache, "describe", calling([&](AnyCache& one) { one.describe(0, std::span(kinds).first(30), {}); }));
+    cache.describe(0, std::span(kinds).first(30), std::span(ends).first(1));
+    expect_all_or_nothing(cache, "describe of more",
+                          calling([&](AnyCache& one) { one.describe(20, std::span(kinds).first(60), std::span(ends).last(2)); }));
+    cache.describe(0, kinds, ends);
+    expect_all_or_nothing(cache, "append of a tree", calling([&](AnyCache& one) { grow(one, 0); }));
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) { grow(cache, layer); }
+    expect_all_or_nothing(cache, "truncate of a tree", calling([](AnyCache& one) { one.truncate(72); }));
+    expect_all_or_nothing(cache, "keep_open", calling([&](AnyCache& one) { one.keep_open(0, path); }));
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) { cache.keep_open(layer, path); }
+    if (GetParam().writes) {
+      const std::vector<Position> at{72};
+      expect_all_or_nothing(cache, "write", calling([&](AnyCache& one) { one.write(0, at, text.key_rows(9, 1), text.value_rows(9, 1)); }));
+    }
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) { cache.commit(layer); }
+    expect_all_or_nothing(cache, "shift", calling([](AnyCache& one) { one.shift(40, 100, 30); }));
+  }
+  EXPECT_EQ(memory.live, 0U);
+}
+
 /// The slow tier's directory goes away before the prompt ends. Later rows go into the file that is open then, so they need no directory.
 TEST(SlowTier, ADirectoryThatIsGoneChangesNothing) {
   const Shape shape{.query_heads = 2, .kv_heads = 2, .head_dim = 16};
@@ -218,6 +257,12 @@ TEST(SlowTier, ADirectoryThatIsGoneChangesNothing) {
   EXPECT_EQ(cache.tokens(0), 120U);
 }
 
+INSTANTIATE_TEST_SUITE_P(Policies, AllOrNothingOfDrafts,
+                         ::testing::Values(Case{"f16", 2, 0}, Case{"kivi4:residual=32", 1, 0}, Case{"rot4", 1, 0},
+                                           Case{"h2o:budget=100", 1, 0, false, false},
+                                           Case{"snapkv:budget=40,window=8+f16", 1, 0, false, false},
+                                           Case{"quest:budget=32,page=8,dense_layers=0", 1, 0, true}),
+                         [](const auto& of) { return "number_" + std::to_string(of.index); });
 INSTANTIATE_TEST_SUITE_P(
     Policies, AllOrNothing,
     ::testing::Values(Case{"f16", 2, 10}, Case{"kivi4:residual=32", 1, 50}, Case{"h2o:budget=40", 1, 20},

@@ -136,8 +136,10 @@ void KVCache<P>::describe(Position first, std::span<const std::uint8_t> kinds, s
             ErrorCode::position, "describe: boundaries[", i, "] is ", boundaries[i], ", must be the position of one of the ", kinds.size(),
             " tokens from ", first, " on, and more than the one before");
   }
-  if (!tokens_) { tokens_.emplace(memory_, memory_); }
-  tokens_->write().describe(first, kinds, boundaries);
+  if (tokens_) { return tokens_->write().describe(first, kinds, boundaries); }
+  std::optional<Shared<Tokens>> fresh;
+  fresh.emplace(memory_, memory_).write_in_place().describe(first, kinds, boundaries);
+  tokens_ = std::move(fresh);
 }
 
 template <class P>
@@ -148,6 +150,7 @@ void KVCache<P>::truncate(Position position) {
     Layer& l = changes().own(layer);
     if (l.branches) { detail::OpenStep<P>{l}.make_room(); }
   }
+  if (tokens_) { static_cast<void>(tokens_->write()); }
   Vector<std::size_t> kept{Allocator<std::size_t>(memory_)};  // of a tree of drafts, whose rows are not in order
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
     const Layer& l = layers_[layer].read();
@@ -161,7 +164,7 @@ void KVCache<P>::truncate(Position position) {
     }
     detail::OpenStep<P>{shared.write_in_place()}.keep({kept.data(), kept.size()});
   }
-  if (tokens_) { tokens_->write().truncate(position); }
+  if (tokens_) { tokens_->write_in_place().truncate(position); }
   for (std::size_t layer = 0; layer < shape_.layers; ++layer) {
     if (layers_[layer].read().next > position) { layers_[layer].write_in_place().truncate(position, shape_.of(layer)); }
   }
