@@ -24,6 +24,7 @@ struct Case {
   std::size_t steps;     // decoded, so that evictions, encodings and rebuilds fall due
   bool fetches = false;  // what attend brings to hand may stay there, and is saved
   bool writes = true;    // rows may be written in place
+  std::size_t window = 0;
 };
 
 /// What a cache holds: its file, and bytes by purpose, without scratch and spare room.
@@ -180,7 +181,8 @@ class AllOrNothing : public ::testing::TestWithParam<Case> {
   }
 
   static constexpr std::size_t first_prompt = 70;
-  const Shape shape{.layers = GetParam().layers, .query_heads = 2, .kv_heads = 2 / GetParam().layers, .head_dim = 16};
+  const Shape shape{
+      .layers = GetParam().layers, .query_heads = 2, .kv_heads = 2 / GetParam().layers, .head_dim = 16, .window = GetParam().window};
   const Text text{shape, 400, 3};
   CountingMemory memory;
   Workspace workspace{shape};
@@ -257,16 +259,23 @@ TEST(SlowTier, ADirectoryThatIsGoneChangesNothing) {
   EXPECT_EQ(cache.tokens(0), 120U);
 }
 
+std::string name_of(const ::testing::TestParamInfo<Case>& of) {
+  std::string name = of.param.policy;
+  std::erase_if(name, [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; });
+  return of.param.window == 0 ? name : name + "_in_a_window";
+}
+
 INSTANTIATE_TEST_SUITE_P(Policies, AllOrNothingOfDrafts,
                          ::testing::Values(Case{"f16", 2, 0}, Case{"kivi4:residual=32", 1, 0}, Case{"rot4", 1, 0},
                                            Case{"h2o:budget=100", 1, 0, false, false},
                                            Case{"snapkv:budget=40,window=8+f16", 1, 0, false, false},
                                            Case{"quest:budget=32,page=8,dense_layers=0", 1, 0, true}),
-                         [](const auto& of) { return "number_" + std::to_string(of.index); });
+                         name_of);
 INSTANTIATE_TEST_SUITE_P(
     Policies, AllOrNothing,
-    ::testing::Values(Case{"f16", 2, 10}, Case{"kivi4:residual=32", 1, 50}, Case{"h2o:budget=40", 1, 20},
-                      Case{"h2o:budget=40+kivi4:residual=32", 1, 90}, Case{"d2o:budget=40,recent=10", 1, 16},
+    ::testing::Values(Case{"f16", 2, 10}, Case{"f16", 2, 14, false, true, 36},
+                      Case{"h2o:budget=30+kivi4:residual=32", 1, 50, false, true, 60}, Case{"kivi4:residual=32", 1, 50},
+                      Case{"h2o:budget=40", 1, 20}, Case{"h2o:budget=40+kivi4:residual=32", 1, 90}, Case{"d2o:budget=40,recent=10", 1, 16},
                       Case{"razorattention:window=36", 1, 16}, Case{"streaming:window=36", 2, 14},
                       Case{"streaming:window=36+kivi2:residual=32", 1, 60}, Case{"snapkv:budget=40,window=8,decode_budget=10", 1, 20},
                       Case{"snapkv:budget=40,window=8+kivi4:residual=32", 1, 12}, Case{"gear4:buffer=8,merge=2", 1, 24},
@@ -280,10 +289,6 @@ INSTANTIATE_TEST_SUITE_P(
                            true},
                       Case{"shadowkv:budget=16,outlier_chunks=2,local_chunks=2,fold_in=8,rank=8", 1, 12, true},
                       Case{"shadowkv:budget=16,outlier_chunks=2,local_chunks=2,rank=8,directory=/tmp", 2, 5, true}),
-    [](const auto& of) {
-  std::string name = of.param.policy;
-  std::erase_if(name, [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; });
-  return name;
-    });
+    name_of);
 
 }  // namespace all_or_nothing_test
