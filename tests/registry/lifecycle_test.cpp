@@ -182,4 +182,46 @@ TEST(Reserve, RoomStaysThroughEveryVerb) {
   }
 }
 
+/// Three beams, each a cache: after every token a beam goes on as a fork of its parent.
+TEST(Beams, AreReorderedByForks) {
+  constexpr std::size_t prompt = 100;
+  constexpr std::size_t steps = 40;
+  std::vector<Text> texts;
+  for (unsigned beam = 0; beam < 3; ++beam) { texts.emplace_back(two_layers, prompt + steps, 21 + beam); }
+  const std::size_t parents[][3] = {{2, 0, 0}, {0, 1, 2}, {1, 1, 0}};
+  for (const std::string policy : {"f16", "kivi4:residual=32", "h2o:budget=60", "snapkv:budget=60+quest:budget=16,page=8,dense_layers=0"}) {
+    AnyCache prompted = registry().make(policy, two_layers);
+    for (std::size_t layer = 0; layer < 2; ++layer) {
+      static_cast<void>(step(prompted, texts[0], 0, prompt, layer));
+      prompted.end_prompt(layer);
+    }
+    const auto see = [&](AnyCache& cache, std::size_t beam, std::size_t t) {
+      for (std::size_t layer = 0; layer < 2; ++layer) { static_cast<void>(step(cache, texts[beam], t, 1, layer)); }
+    };
+    std::vector<AnyCache> beams;
+    std::vector<std::vector<std::size_t>> said(3);  // which text each of a beam's tokens is of
+    for (std::size_t beam = 0; beam < 3; ++beam) { beams.push_back(prompted.fork()); }
+    for (std::size_t t = 0; t < steps; ++t) {
+      std::vector<AnyCache> next;
+      std::vector<std::vector<std::size_t>> says;
+      for (std::size_t beam = 0; beam < 3; ++beam) {
+        see(beams[beam], beam, prompt + t);
+        said[beam].push_back(beam);
+      }
+      for (const std::size_t parent : parents[t % 3]) {
+        next.push_back(beams[parent].fork());
+        says.push_back(said[parent]);
+      }
+      beams = std::move(next);
+      said = std::move(says);
+    }
+    EXPECT_NE(said[0], said[2]);
+    for (std::size_t beam = 0; beam < 3; ++beam) {
+      AnyCache alone = prompted.fork();
+      for (std::size_t t = 0; t < steps; ++t) { see(alone, said[beam][t], prompt + t); }
+      EXPECT_TRUE(saved(beams[beam]) == saved(alone)) << policy << " beam " << beam;
+    }
+  }
+}
+
 }  // namespace lifecycle_test
